@@ -1,0 +1,39 @@
+"""The errors a person can cause, each one sentence: what, got, wanted, which knob.
+
+Every class takes one message argument only: an exception with arguments of its own cannot be
+unpickled, and would reach the driver of a cluster as another type.
+"""
+
+
+class RagdistError(Exception):
+    """Base of all errors that ragdist raises on purpose; the command line exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(RagdistError):
+    """A setting is unknown, out of range, or contradicts another one."""
+
+
+class DataError(RagdistError):
+    """A document, question or record cannot be used as it is."""
+
+
+class ModelError(RagdistError):
+    """A model or tokenizer cannot be loaded or does not fit its use."""
+
+
+class StorageError(RagdistError):
+    """A file or folder cannot be written or read: disk full, no permission, locked by another run."""
+
+
+class TrainError(RagdistError):
+    """A training job ended without a tuned model, though its input was fine."""
+
+    exit_code = 1
+
+
+class Stopped(RagdistError):
+    """A person or the cluster asked the run to end; its state is saved and the same command goes on."""
+
+    exit_code = 130

@@ -1,0 +1,174 @@
+"""What travels between stages: frozen, flat records. Every list is a tuple, every id a content hash.
+
+Flat on purpose: a record is one line of JSON (`store.py`), and refers to others by id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+Split = Literal["train", "test"]
+Record = TypeVar("Record")
+
+
+def content_id(*parts: str) -> str:
+    """16 hexadecimal digits that name this content: equal content has equal ids on every machine."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A source text as it was read. Example: Document(id="9f...", title="guide", text="Install ...", source="a.md")."""
+
+    id: str
+    title: str
+    text: str
+    source: str
+    """Where it came from: a path, or a package name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a document, the unit that is retrieved and shown.
+
+    Example: Chunk(id="03...", document_id="9f...", title="guide", text="Install ...", start=0)
+    """
+
+    id: str
+    document_id: str
+    title: str
+    text: str
+    start: int = 0
+    """Offset of the first character in the document's text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question with its right answers and the chunks that hold them.
+
+    Example: Question(id="77...", text="What is the default of `encoding` in `pathlib.Path.read_text`?",
+    answers=("None",), oracle_ids=("03...",), split="train")
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    """Any one is right, except where `all_answers_required`. The first is the training target."""
+    oracle_ids: tuple[str, ...]
+    """Chunks that hold the answer; empty when none is known (`questions.missing_oracle` decides)."""
+    split: Split
+    near_miss_ids: tuple[str, ...] = ()
+    """Chunks that the data itself offers as distractors, best first."""
+    wrong_answers: tuple[str, ...] = ()
+    """Plausible wrong answers, best first, for forgeries; never equal to a right one."""
+    reasoning: str = ""
+    """Why the answer holds, perhaps with `##begin_quote## ... ##end_quote##`; empty when the data has none."""
+    topic: str = ""
+    """What alone might give the answer away (the parameter's name in API questions); the floor is scored on it."""
+    dataset: str = ""
+    all_answers_required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Distractors for one question, found once and used for every oracle fraction.
+
+    Example: Candidates(question_id="77...", chunk_ids=("a1...", "b2...", "c3...", "d4...", "e5..."))
+    """
+
+    question_id: str
+    chunk_ids: tuple[str, ...]
+    """In order of use; none is an oracle, none repeats a text, none holds an answer (when filtered)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """A question with the chunks a reader will see, by id.
+
+    Example: Context(question_id="77...", chunk_ids=("d7...", "03...", "d2..."), oracle_positions=(1,))
+    """
+
+    question_id: str
+    chunk_ids: tuple[str, ...]
+    """In the order they are shown."""
+    oracle_positions: tuple[int, ...]
+    """Indexes of the oracles in `chunk_ids`; empty when they were left out on purpose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgery:
+    """A document written to mislead, marked as such for good. It is never an oracle and never a Chunk.
+
+    Example: Forgery(id="f0...", question_id="77...", number=0, title="pathlib.Path.read_text",
+    text="read_text(encoding='ascii') ...", states="'ascii'", method="template")
+    """
+
+    id: str
+    question_id: str
+    number: int
+    """0, 1, 2, ... within the question."""
+    title: str
+    text: str
+    states: str
+    """The wrong answer that it argues for."""
+    method: Literal["template", "dataset"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A rendered prompt, ready for a model. Example: Prompt(id="77...", tokens=(1, 4093, 198))."""
+
+    id: str
+    tokens: tuple[int, ...]
+    cut_tokens: int = 0
+    """Document tokens left out so that the question and the answer fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One training row. Example: Example(id="77...", tokens=(1, 4093, 198, 60, 2), prompt_tokens=3)."""
+
+    id: str
+    tokens: tuple[int, ...]
+    """Prompt, then target, then the end token."""
+    prompt_tokens: int
+    """Length of the prompt; the loss is on all tokens after it, the end token included."""
+    cut_tokens: int = 0
+
+    @property
+    def labels(self) -> list[int]:
+        """The tokens with -100 on the prompt, as trainers expect."""
+        return [-100] * self.prompt_tokens + list(self.tokens[self.prompt_tokens :])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A text that a Writer wrote. Example: Written(prompt_id="77...", sample=0, text="None", tokens=2, ended=True)."""
+
+    prompt_id: str
+    sample: int
+    text: str
+    tokens: int
+    """New tokens, the end token included."""
+    ended: bool
+    """False when the limit of new tokens cut it off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A retrieved chunk. Example: Hit(chunk_id="03...", score=7.1)."""
+
+    chunk_id: str
+    score: float
+
+
+def as_row(record: object) -> dict[str, object]:
+    """The record's fields by name, in declared order, without copying values."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def from_row(kind: type[Record], row: dict[str, object]) -> Record:
+    """The record that `as_row` and one trip through JSON made into `row`."""
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})

@@ -1,0 +1,176 @@
+"""Stages on disk: named by what made them, finished by one rename, reused when they are there.
+
+runs/data/contexts-3f9a1c02d4e5/rows.jsonl      one record a line
+runs/data/contexts-3f9a1c02d4e5/stage.json      what made it, how many rows, counts worth knowing
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ragdist.errors import StorageError
+from ragdist.records import as_row, from_row
+
+Record = TypeVar("Record")
+ROWS, CARD = "rows.jsonl", "stage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What makes a stage's output: its name, the fingerprints of its inputs, and the settings that it reads.
+
+    Example: Stage("contexts", {"candidates": rows.fingerprint}, {"oracle_fraction": 0.6, "seed": 0})
+    """
+
+    name: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+    """Raised by hand whenever the stage's code gives other rows for the same inputs."""
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits; equal inputs, settings and code version give the same."""
+        made_by = [self.name, dict(self.inputs), dict(self.settings), self.version]
+        return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Generic[Record]):
+    """A finished stage: iterate over it as often as you like, one row in memory at a time."""
+
+    folder: Path
+    kind: type[Record]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What made it, `rows`, and the counts that its stage left."""
+        return json.loads((self.folder / CARD).read_text())
+
+    @property
+    def fingerprint(self) -> str:
+        """The stage's fingerprint."""
+        return self.folder.name.rpartition("-")[2]
+
+    @property
+    def path(self) -> Path:
+        """The JSONL file."""
+        return self.folder / ROWS
+
+    def __iter__(self) -> Iterator[Record]:
+        with self.path.open() as lines:
+            for line in lines:
+                yield from_row(self.kind, json.loads(line))
+
+    def __len__(self) -> int:
+        return self.card["rows"]
+
+
+class Output:
+    """Where a stage puts its rows while it is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w")
+        self.rows = 0
+        self.counts: dict[str, Any] = {}
+        """Numbers for the stage's card, such as rows that were skipped."""
+
+    def add(self, record: object) -> None:
+        """Writes one record as a line of JSON."""
+        self._file.write(json.dumps(as_row(record), ensure_ascii=False) + "\n")
+        self.rows += 1
+
+    def close(self) -> None:
+        """Flushes to the disk, so that the rename never names a file whose data is not there."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class Store:
+    """A folder of stages. Two processes that want the same stage: one makes it, the other waits and reads."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        make_folder(self.folder)
+
+    def path(self, stage: Stage) -> Path:
+        """Where the stage's output lies, or will."""
+        return self.folder / f"{stage.name}-{stage.fingerprint}"
+
+    def find(self, stage: Stage, kind: type[Record]) -> Rows[Record] | None:
+        """The finished stage, or None."""
+        return Rows(self.path(stage), kind) if (self.path(stage) / CARD).exists() else None
+
+    @contextmanager
+    def writing(self, stage: Stage) -> Iterator[Output]:
+        """Rows go to a folder beside; leaving without an error renames it into place, an error leaves nothing.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        final, half = self.path(stage), self.path(stage).with_suffix(".tmp")
+        with translate_errors(self.folder):
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir(parents=True)
+            out = Output(half / ROWS)
+            try:
+                yield out
+                out.close()
+                card = {"name": stage.name, "version": stage.version, "inputs": dict(stage.inputs)}
+                card |= {"settings": dict(stage.settings), "rows": out.rows, "counts": out.counts}
+                (half / CARD).write_text(json.dumps(card, indent=1))
+                half.rename(final)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
+
+    @contextmanager
+    def holding(self, stage: Stage) -> Iterator[None]:
+        """Keeps other processes from making the same stage; waits for one that does."""
+        with translate_errors(self.folder), (self.folder / f".{stage.name}-{stage.fingerprint}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made with its parents.
+
+    Raises:
+        StorageError: it cannot be made or written.
+    """
+    with translate_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return folder
+
+
+@contextmanager
+def translate_errors(folder: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+        }:
+            raise
+        raise StorageError(
+            f"cannot write below {folder}: {os.strerror(error.errno)}; free space there or set run.folder=... to another place"
+        ) from None
