@@ -1,3 +1,12 @@
-"""ragdist: fine-tune language models so that they stay right when retrieval is wrong."""
+"""ragdist: fine-tune language models so that they stay right when retrieval is wrong.
+
+    import ragdist
+    run = ragdist.raft(ragdist.load(["settings.yaml", "contexts.oracle_fraction=0.8"]))
+    print(run.summary)
+"""
+
+from ragdist.config import Settings, load
+from ragdist.runs import Run, audit, build, evaluate, raft
 
 __version__ = "0.1.0"
+__all__ = ["Run", "Settings", "audit", "build", "evaluate", "load", "raft"]

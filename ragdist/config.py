@@ -37,6 +37,9 @@ class RunConfig(Block):
     name: str = ""
     """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command goes on where it stopped."""
 
+    processes: int = Field(1, ge=1)
+    """Processes that cut documents and tokenize rows; the rows do not depend on it."""
+
 
 class ModelConfig(Block):
     """The model that is tuned, and how it is held in memory."""
@@ -325,6 +328,22 @@ def describe(block: type[Block] = Settings, prefix: str = "") -> Iterator[tuple[
             yield from describe(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _kind(kind), json.dumps(field.default), field.description or ""
+
+
+def markdown() -> str:
+    """docs/settings.md: every setting, from the sentences in this file."""
+    lines = ["# Settings", "", "Made from `ragdist/config.py` by `make docs`; a test holds it current.", ""]
+    lines += ["A settings file is YAML with these keys; on the command line each is `key=value`.", ""]
+    owner = None
+    for key, kind, default, sentence in describe():
+        block = key.rpartition(".")[0]
+        if block != owner:
+            lines += [*([""] if owner else []), f"## {block}", ""] if block else []
+            lines += ["| setting | type | default | what it does |", "|---|---|---|---|"]
+            owner = block
+        cells = (f"`{key}`", kind, f"`{default}`", sentence)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _kind(kind: Any) -> str:

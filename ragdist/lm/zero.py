@@ -1,0 +1,91 @@
+"""DeepSpeed as this project uses it: one configuration from the settings, nothing compiled, nothing printed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ragdist.config import Settings
+
+NOISY = ("transformers", "trl", "accelerate", "deepspeed", "DeepSpeed", "peft", "datasets", "torch.distributed")
+
+
+def accumulation(settings: Settings) -> int:
+    """Microbatches that one worker sums into a step; settings hold that it divides evenly."""
+    return settings.train.examples_per_step // (settings.train.microbatch * settings.cluster.workers)
+
+
+def zero_config(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's configuration; one path for all stages, so that ZeRO 0 is the same engine unsharded.
+
+    Args:
+        settings: `train` decides stage, offload, clipping and sizes, `cluster.workers` the accumulation.
+        dtype: bfloat16 keeps fp32 master weights in the optimizer; float32 has nothing to keep.
+    """
+    train = settings.train
+    zero: dict[str, Any] = {"stage": train.zero_stage, "overlap_comm": torch.cuda.is_available()}
+    if train.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if train.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if train.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "train_micro_batch_size_per_gpu": train.microbatch,
+        "gradient_accumulation_steps": accumulation(settings),
+        "train_batch_size": train.examples_per_step,
+        "gradient_clipping": train.gradient_clip,  # silent means 1.0 to DeepSpeed
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own would be compiled on first use
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": sys.maxsize,
+    }
+
+
+def prepare() -> None:
+    """Makes deepspeed importable without a compiler and silent; call it before anything imports deepspeed.
+
+    The shared-memory op only serves tensor-parallel inference, and takes a minute to compile.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    import deepspeed  # noqa: F401
+
+    # `import deepspeed.comm.torch` would give torch itself, which that module imports under its own name.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """A torch process group: the one that is there (Ray Train makes it), else one of this process alone."""
+    if "RANK" in os.environ or torch.distributed.is_initialized():
+        yield
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(alone)
+    try:
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name in alone:
+            del os.environ[name]

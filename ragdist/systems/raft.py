@@ -1,0 +1,101 @@
+"""RAFT (arXiv 2403.10131): fine-tune on questions whose context holds the oracle in P% of rows only.
+
+    L_RAFT = - E_(Q, D, A*) mean_t log p(A*_t | D, Q, A*_<t)          (section 3)
+
+    share P        D = a permutation of {D*, D_1 .. D_k}       `data/contexts.py`, contexts.oracle_fraction
+    share 1 - P    D = a permutation of {D_1 .. D_k+1}         same length, same target A*
+    A*             the answer, or reasoning with quotes        `data/prompts.py`, prompts.answer
+    loss           on A* and its end token only                `data/examples.py`, `lm/tune.py`
+
+Then the question that RAFT is about: does the tuned model stay right when the oracle is absent, when distractors
+stand beside it, when forgeries agree against it? Each is a condition, asked before and after, same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragdist.config import Settings
+from ragdist.data import apidocs
+from ragdist.data.road import Road
+from ragdist.evaluation import robustness
+from ragdist.evaluation.report import Report
+from ragdist.records import Question
+from ragdist.roles import Reader, Tuner, Writer
+from ragdist.track import span
+
+OpenModel = Callable[[str], AbstractContextManager[tuple[Writer, Reader]]]
+"""Loads the model at a source for as long as the block lasts."""
+BASE, TUNED = "base", "RAFT"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a RAFT run made."""
+
+    model: Path
+    """Folder of the tuned model."""
+    report: Report
+
+
+def run(road: Road, tuner: Tuner, open_model: OpenModel, folder: Path, settings: Settings) -> Outcome:
+    """The tuned model and how it compares with the one it came from.
+
+    Args:
+        road: corpus, questions and training rows.
+        tuner: who trains.
+        open_model: who answers; called with the base model's source and with the tuned folder.
+        folder: the run's folder.
+        settings: all settings.
+
+    Raises:
+        RagdistError: bad input, a stop request, or a failed training job; what is finished stays.
+    """
+    with span("road"):
+        road.make("examples")
+    models = {BASE: settings.model.source} if settings.evaluation.before else {}
+    asked = evaluate(road, models, open_model, folder, settings)
+    with span("train"):
+        tuned = tuner.tune(road.examples.path, folder)
+    asked |= evaluate(road, {TUNED: str(tuned)}, open_model, folder, settings)
+    return Outcome(tuned, report(road, asked, settings))
+
+
+def evaluate(
+    road: Road, models: dict[str, str], open_model: OpenModel, folder: Path, settings: Settings
+) -> dict[str, list[robustness.Prediction]]:
+    """Each model's answers to every test question in every condition of `evaluation.conditions`."""
+    tests = test_questions(road)
+    cases = robustness.cases(
+        tests,
+        road.chunk_by_id,
+        {found.question_id: found for found in road.candidates},
+        robustness.by_question(road.forgeries),
+        road.retriever,
+        road.codec,
+        settings,
+    )
+    cases = list(cases) if models else []
+    asked = {}
+    for label, source in models.items():
+        with span(f"evaluate {label}"), open_model(source) as (writer, reader):
+            asked[label] = robustness.evaluate(
+                label, source, writer, reader, cases, tests, folder / "evaluation", settings
+            )
+    return asked
+
+
+def report(road: Road, asked: dict[str, list[robustness.Prediction]], settings: Settings) -> Report:
+    """Scores with intervals, differences, and the floor that the parameter's name alone reaches."""
+    train = [question for question in road.questions if question.split == "train"]
+    tests = test_questions(road)
+    floor = apidocs.floor(train, tests) if settings.corpus.source == "apidocs" else {}
+    return robustness.summarise(asked, tests, settings, floor)
+
+
+def test_questions(road: Road) -> list[Question]:
+    """The held-out questions, in the road's order."""
+    return [question for question in road.questions if question.split == "test"]

@@ -1,0 +1,37 @@
+"""Documentation that is made from code is current, and what it shows loads."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ragdist import config
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_settings_page_is_current():
+    assert (ROOT / "docs" / "settings.md").read_text() == config.markdown(), "run `make docs`"
+
+
+def test_every_setting_has_a_sentence():
+    for key, _, _, sentence in config.describe():
+        assert sentence.endswith(".") and len(sentence) > 15, key
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "settings").glob("*.yaml")), ids=lambda path: path.name)
+def test_settings_file_loads(path):
+    config.load([str(path)])
+
+
+@pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])
+def test_pages_name_files_settings_and_yaml_that_exist(page):
+    text = (ROOT / page).read_text()
+    for path in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+        assert ((ROOT / page).parent / path).exists(), f"{page} links to {path}"
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
+        config.resolve(yaml.safe_load(block))
+    known = {key for key, *_ in config.describe()}
+    for key in re.findall(r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus)\.\w+(?:\.\w+)?)`", text):
+        assert key in known, f"{page} speaks of {key}"

@@ -1,0 +1,63 @@
+"""A run's folder: one process at a time, and a state that says how it ended."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ragdist import config, track
+from ragdist.errors import Stopped, StorageError, TrainError
+
+
+def settings(tmp_path, *more):
+    return config.load([f"run.folder={tmp_path}", "run.name=one", *more])
+
+
+def test_run_leaves_settings_versions_metrics_and_state(tmp_path):
+    with track.open_run(settings(tmp_path), "raft") as run:
+        with track.span("train"):
+            track.metrics("train", step=1, loss=0.5)
+    assert config.load([str(run.folder / "settings.yaml")]) == run.settings
+    assert json.loads((run.folder / "versions.json").read_text())["torch"] .startswith("2.")
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert (lines[0]["loss"], lines[1]["name"]) == (0.5, "train")
+    assert json.loads((run.folder / "state.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(("error", "state"), [(Stopped("later"), "stopped"), (TrainError("rank 1"), "failed")])
+def test_state_says_how_the_run_ended(tmp_path, error, state):
+    with pytest.raises(type(error)), track.open_run(settings(tmp_path), "raft"):
+        raise error
+    assert json.loads((tmp_path / "one" / "state.json").read_text())["state"] == state
+
+
+def test_run_folder_is_locked_against_another_process(tmp_path):
+    code = f"""
+from ragdist import config, track
+with track.open_run(config.load(["run.folder={tmp_path}", "run.name=one"]), "raft"):
+    pass
+"""
+    with track.open_run(settings(tmp_path), "raft"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "StorageError" in done.stderr and "run.name" in done.stderr
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_same_settings_find_the_same_folder_again():
+    one, other = config.load([]), config.load(["seed=1"])
+    assert track.run_folder(one, "raft") == track.run_folder(config.load([]), "raft")
+    assert track.run_folder(one, "raft") != track.run_folder(other, "raft")
+
+
+def test_versions_hold_nothing_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2-planted")
+    with track.open_run(settings(tmp_path), "raft"):
+        track.say("hello")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and "hunter2-planted" in p.read_text()]
+
+
+def test_unwritable_folder_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"run\.folder"), track.open_run(settings(tmp_path / "file"), "raft"):
+        pass
