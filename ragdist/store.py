@@ -186,5 +186,6 @@ def translate_errors(folder: Path) -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise StorageError(
-            f"cannot write below {folder}: {os.strerror(error.errno)}; free space there or set run.folder=... to another place"
+            f"cannot write below {folder}: {os.strerror(error.errno)}; "
+            "free space there or set run.folder=... to another place"
         ) from None

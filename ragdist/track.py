@@ -25,25 +25,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ragdist.config import Settings, dump
-from ragdist.errors import RagdistError, StorageError, Stopped
+from ragdist.errors import RagdistError, Stopped, StorageError
 from ragdist.store import make_folder, translate_errors
 
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
-PACKAGES = (
-    "ragdist",
-    "ray",
-    "torch",
-    "transformers",
-    "deepspeed",
-    "trl",
-    "accelerate",
-    "peft",
-    "datasets",
-    "bm25s",
-    "griffe",
-)
+LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe")
 
 
 @dataclass
@@ -209,7 +197,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
-    for name in PACKAGES:
+    for name in ("ragdist", *LIBRARIES):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

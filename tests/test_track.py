@@ -15,11 +15,10 @@ def settings(tmp_path, *more):
 
 
 def test_run_leaves_settings_versions_metrics_and_state(tmp_path):
-    with track.open_run(settings(tmp_path), "raft") as run:
-        with track.span("train"):
-            track.metrics("train", step=1, loss=0.5)
+    with track.open_run(settings(tmp_path), "raft") as run, track.span("train"):
+        track.metrics("train", step=1, loss=0.5)
     assert config.load([str(run.folder / "settings.yaml")]) == run.settings
-    assert json.loads((run.folder / "versions.json").read_text())["torch"] .startswith("2.")
+    assert json.loads((run.folder / "versions.json").read_text())["torch"].startswith("2.")
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert (lines[0]["loss"], lines[1]["name"]) == (0.5, "train")
     assert json.loads((run.folder / "state.json").read_text())["state"] == "finished"

@@ -1,11 +1,11 @@
 """The one place where questions, documents and answers are worded.
 
-    <DOCUMENT>title
-    text</DOCUMENT>
-    <DOCUMENT>...</DOCUMENT>
+<DOCUMENT>title
+text</DOCUMENT>
+<DOCUMENT>...</DOCUMENT>
 
-    Question: ...
-    one line on how to answer
+Question: ...
+one line on how to answer
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _STOP = re.compile(r"<stop>", re.IGNORECASE)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CODE_TOKEN = re.compile(
-    r"""(?<!\w)[rbuRBU]{0,2}(?:'[^'\n]*'|"[^"\n]*")|(?<![\w.)\]])-?\d[\w.]*(?:(?<=[eE])[-+]\d+)?|\w+|[^\w\s]"""
+    r"""(?<!\w)[rbuRBU]{0,2}(?:'[^'\n]*'|"[^"\n]*")|(?<![\w.)\]])-?\d(?:[\w.]*\w)?(?:(?<=[eE])[-+]\d+)?|\w+|[^\w\s]"""
 )
 
 

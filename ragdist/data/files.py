@@ -1,0 +1,57 @@
+"""JSON lines read with the file and line of each, and what becomes of input that cannot be used."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ragdist.errors import DataError
+
+READ_ERRORS = (OSError, EOFError, zlib.error)
+"""What a missing, forbidden or torn file raises."""
+
+
+class Broken:
+    """What becomes of a file or row that cannot be used: the run stops, or it is named and left out."""
+
+    def __init__(self, policy: Literal["stop", "skip"], named: list[str]) -> None:
+        self.policy, self.named = policy, named
+
+    def add(self, where: str, why: object) -> None:
+        """Notes one, as `where: why`.
+
+        Raises:
+            DataError: the policy is to stop.
+        """
+        if self.policy == "stop":
+            raise DataError(f"{where}: {why}; mend it, or set corpus.broken=skip to leave such input out")
+        self.named.append(f"{where}: {why}")
+
+
+def json_lines(path: Path, broken: Broken) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`path, line n`, object) for each line of a JSONL file, gzipped if its name ends in .gz; blank lines are no rows.
+
+    Raises:
+        DataError: a line is not a JSON object, or the file cannot be read (and the policy is to stop).
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path}, line {number}"
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    broken.add(where, f"is not JSON ({error})")
+                    continue
+                if isinstance(row, dict):
+                    yield where, row
+                else:
+                    broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
+    except READ_ERRORS as error:
+        broken.add(str(path), f"cannot be read ({error})")

@@ -1,0 +1,104 @@
+"""What a model answered, and the file that keeps it while the rest is being asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragdist.config import Condition
+from ragdist.store import make_folder, translate_errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One answer and how right it is.
+
+    Example: Prediction(question_id="77...", condition="oracle", model="RAFT", text="None", answer="None",
+    tagged=False, em=1.0, f1=1.0, subspan=1.0, states_forgery=False, retrieved_oracle=None, quotes_valid=None,
+    ended=True, cut_tokens=0)
+    """
+
+    question_id: str
+    condition: Condition
+    model: str
+    text: str
+    """All that the model wrote."""
+    answer: str
+    """The final answer in it, which is what the scores judge."""
+    tagged: bool
+    em: float
+    f1: float
+    subspan: float
+    states_forgery: bool | None
+    """Whether it repeats what the question's forgeries state, shown or not; None where it has no forgeries."""
+    retrieved_oracle: bool | None
+    """Whether retrieval found an oracle; None in other conditions and where no oracle is known."""
+    quotes_valid: bool | None
+    """Whether all its quotes stand in the documents shown; None where it quotes nothing."""
+    ended: bool
+    """False when the limit of new tokens cut the answer off."""
+    cut_tokens: int
+    """Document tokens that did not fit into the prompt."""
+    perplexity: float | None = None
+    """Of the right answer after this prompt, per token; None unless a reader was asked."""
+
+
+class Journal:
+    """Rows of JSON appended as they come; the same fingerprint finds them again after a kill, another starts anew.
+
+    The first line holds the fingerprint. A torn last line is dropped.
+
+    Raises:
+        StorageError: the folder cannot be written, or its disk is full.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self._path = path
+        make_folder(path.parent)
+        header = {"fingerprint": fingerprint}
+        with translate_errors(path.parent):
+            lines, good = _whole_lines(path)
+            if lines[:1] != [header]:
+                lines, good = [], 0
+            self._file = path.open("ab")
+            self._file.truncate(good)
+            if not good:
+                self._write([header])
+        self.rows: list[dict[str, Any]] = lines[1:]
+        """What an earlier process left."""
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Appends rows and hands them to the operating system, so that a killed process loses none."""
+        with translate_errors(self._path.parent):
+            self._write(rows)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        self._file.flush()
+
+
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows up to the first torn line, and the bytes that they fill."""
+    rows: list[dict[str, Any]] = []
+    good = 0
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    break
+                rows.append(row)
+                good += len(line)
+    return rows, good
