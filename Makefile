@@ -29,7 +29,7 @@ types: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ONLY)
 
 docs: install
 	$(BIN)/ragdist settings --markdown > docs/settings.md

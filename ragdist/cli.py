@@ -8,15 +8,28 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 
 from ragdist import config, runs
-from ragdist.errors import ConfigError, RagdistError
+from ragdist.errors import ConfigError, RagdistError, Stopped
+
+
+class Commands(typer.core.TyperGroup):
+    """The command group; Ctrl-C outside training ends like a stop inside it, not as typer's `Aborted.`"""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped("stopped; the same command goes on from here") from None
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Fine-tune language models so that they stay right when retrieval is wrong.",
     epilog="Begin with `ragdist demo`; then `ragdist train raft settings.yaml contexts.oracle_fraction=0.8`.",
     no_args_is_help=True,
@@ -35,16 +48,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and exits: 0 done, 1 a run failed, 2 bad input, 130 stopped."""
     try:
-        sys.exit(app(args=arguments, standalone_mode=False))
+        app(args=arguments)
     except RagdistError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _complain("stopped; the same command goes on from here")
-        sys.exit(130)
 
 
 @app.command()

@@ -33,8 +33,8 @@ class RunConfig(Block):
     """Where a run keeps what it makes."""
 
     folder: str = "runs"
-    """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see it.
-    Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see it."""
+    """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see
+    it."""
     name: str = ""
     """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command goes on
     where it stopped."""
@@ -146,8 +146,8 @@ class ContextsConfig(Block):
     documents: int = Field(5, ge=1)
     """Documents shown, oracles included; the same in both shares."""
     distractors: Literal["random", "hard", "mixed", "given"] = "given"
-    """random chunks; hard: ranked by BM25; mixed; given: near misses that come with the data, filled up with hard ones.
-    random chunks; hard: ranked by BM25; mixed; given: near misses that come with the data, filled up with hard ones."""
+    """random chunks; hard: ranked by BM25; mixed; given: near misses that come with the data, filled up with hard
+    ones."""
     hard_share: float = Field(0.5, ge=0, le=1)
     """mixed: share of hard distractors, the rest is random."""
     filter_answers: bool = True
@@ -345,7 +345,7 @@ def markdown() -> str:
     for key, kind, default, sentence in describe():
         block = key.rpartition(".")[0]
         if block != owner:
-            lines += [*([""] if owner else []), f"## {block}", ""] if block else []
+            lines += ["", f"## {block}", ""] if block else []
             lines += ["| setting | type | default | what it does |", "|---|---|---|---|"]
             owner = block
         cells = (f"`{key}`", kind, f"`{default}`", sentence)

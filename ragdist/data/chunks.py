@@ -44,7 +44,9 @@ def _borders(text: str, codec: Codec) -> tuple[list[int], list[int]]:
     """Characters where a token begins and no other goes on, with both ends of the text, and the tokens before each."""
     offsets = codec.encode(text).offsets
     reached = accumulate((stop for _, stop in offsets), max, initial=0)
-    inner = [(start, i) for i, ((start, _), so_far) in enumerate(zip(offsets, reached)) if 0 < so_far <= start]  # noqa: B905
+    inner = [
+        (start, i) for i, ((start, _), so_far) in enumerate(zip(offsets, reached, strict=False)) if 0 < so_far <= start
+    ]
     return [0, *(start for start, _ in inner), len(text)], [0, *(i for _, i in inner), len(offsets)]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ragdist.config import PromptsConfig
-from ragdist.data.prompts import Shown, prompt, target
-from ragdist.records import Example, Question
+from ragdist.data.prompts import Shown, prompt, quotes_hold, target
+from ragdist.records import Chunk, Example, Question
 from ragdist.roles import Codec
 
 
@@ -26,3 +26,13 @@ def example(
         prompt_tokens=len(asked.tokens),
         cut_tokens=asked.cut_tokens,
     )
+
+
+def from_row(row: tuple[Question, Sequence[Shown]], codec: Codec, prompts: PromptsConfig, max_tokens: int) -> Example:
+    """`example` of a question and its documents as one item, for a Mapper."""
+    return example(*row, codec, prompts, max_tokens=max_tokens)
+
+
+def quotes_valid(question: Question, chunks: Mapping[str, Chunk], prompts: PromptsConfig) -> bool:
+    """Whether the target quotes word for word from the oracles; plain answers quote nothing."""
+    return prompts.answer == "plain" or quotes_hold(question.reasoning, [chunks[i].text for i in question.oracle_ids])

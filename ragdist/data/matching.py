@@ -12,6 +12,11 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
+def flat(text: str) -> str:
+    """Every run of whitespace as one space, and none at the ends; otherwise letter for letter."""
+    return " ".join(text.split())
+
+
 def normalise(text: str) -> str:
     """SQuAD's normal form: lower case, then no ASCII punctuation, then no English articles, then single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
@@ -19,8 +24,9 @@ def normalise(text: str) -> str:
 
 def words(text: str) -> str:
     """DPR's normal form: the words alone, without case, accents or punctuation, one space between and around them."""
-    plain = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
-    return f" {' '.join(_WORDS.findall(plain.casefold()))} "
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+    return f" {' '.join(_WORDS.findall(text.casefold()))} "
 
 
 def contains(text: str, answer: str) -> bool:

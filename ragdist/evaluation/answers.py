@@ -7,14 +7,15 @@ expressions, because that normalisation deletes punctuation and would make `-1` 
 from __future__ import annotations
 
 import ast
+import math
 import re
-import string
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ragdist.data.matching import normalise
 from ragdist.errors import DataError
 from ragdist.records import Question
 
@@ -25,8 +26,6 @@ Metric = Literal["text", "hotpot", "code"]
 LABELS = ("yes", "no", "maybe")
 _TAG = re.compile(r"<answer>\s?:|##\s?answer\s?:", re.IGNORECASE)
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CODE_TOKEN = re.compile(
     r"""(?<!\w)[rbuRBU]{0,2}(?:'[^'\n]*'|"[^"\n]*")|(?<![\w.)\]])-?\d(?:[\w.]*\w)?(?:(?<=[eE])[-+]\d+)?|\w+|[^\w\s]"""
 )
@@ -57,9 +56,14 @@ class Tally:
     f1: float = 0.0
     subspan: float = 0.0
 
-    def __add__(self, other: Tally | Score) -> Tally:
-        rows = other.rows if isinstance(other, Tally) else 1
-        return Tally(self.rows + rows, self.em + other.em, self.f1 + other.f1, self.subspan + other.subspan)
+    @staticmethod
+    def of(scores: Iterable[Score]) -> Tally:
+        """The sums over these scores."""
+        rows = list(scores)
+        return Tally(len(rows), *(math.fsum(column) for column in zip(*rows, strict=True)))
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.rows + other.rows, self.em + other.em, self.f1 + other.f1, self.subspan + other.subspan)
 
     @property
     def mean(self) -> Score:
@@ -84,11 +88,6 @@ def extract(text: str) -> Extracted:
     return Extracted((lines[0] if tags else lines[-1]).strip(), bool(tags))
 
 
-def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, no articles, single blanks: SQuAD's, in this order."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
 def exact_match(prediction: str, golds: Iterable[str]) -> float:
     """1.0 when the prediction equals any gold after normalisation."""
     said = normalise(prediction)
@@ -110,9 +109,7 @@ def f1(prediction: str, golds: Iterable[str]) -> float:
 def hotpot_f1(prediction: str, golds: Iterable[str]) -> float:
     """As `f1`, but 0.0 when one side is yes, no or noanswer and the other is not the same."""
     closed, said = {"yes", "no", "noanswer"}, normalise(prediction)
-    pairs = [(said, normalise(gold)) for gold in golds]
-    allowed = [gold for said, gold in pairs if said == gold or not closed & {said, gold}]
-    return f1(prediction, allowed)
+    return f1(prediction, [gold for gold in golds if normalise(gold) == said or not closed & {said, normalise(gold)}])
 
 
 def code_match(prediction: str, golds: Iterable[str]) -> float:
@@ -211,7 +208,7 @@ def pubmed_accuracy(truth: Mapping[str, str], predicted: Mapping[str, str], labe
     right = sum(count for (wanted, said), count in pairs.items() if wanted == said)
     scores = []
     for label in labels:
-        involved = sum(count * (pair.count(label)) for pair, count in pairs.items())
+        involved = sum(count * pair.count(label) for pair, count in pairs.items())
         if involved:
             scores.append(2 * pairs[label, label] / involved)
     return Labels(rows, right / max(rows, 1), sum(scores) / max(len(scores), 1))

@@ -23,7 +23,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def interval(values: Sequence[float], resamples: int, seed: int) -> Interval:
+def interval(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> Interval:
     """Mean of one value per question, with the 2.5 and 97.5 percentiles of the means of resampled questions.
 
     A resample is drawn as how often each distinct value occurs (multinomial), which has the same distribution as

@@ -1,7 +1,8 @@
-"""What a model answered, and the file that keeps it while the rest is being asked."""
+"""What a model is asked, what it answered, and the file that keeps it while the rest is being asked."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,39 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import Condition
+from ragdist.data import prompts
+from ragdist.evaluation import answers
+from ragdist.evaluation.answers import Score
+from ragdist.records import Chunk, Forgery, Prompt, Question, Written
 from ragdist.store import make_folder, translate_errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One question under one condition, ready to be asked.
+
+    Example: Case(id="attacked/77...", condition="attacked", question_id="77...", documents=(d7, forged, oracle, d2),
+    oracle_ids=("03...",), wrong=("'ascii'",), prompt=Prompt(...), answer=(60, 2))
+    """
+
+    id: str
+    """Also the prompt's."""
+    condition: Condition
+    question_id: str
+    documents: tuple[Chunk | Forgery, ...]
+    """In the order they are shown."""
+    oracle_ids: tuple[str, ...]
+    """Those of `documents` that hold the answer."""
+    wrong: tuple[str, ...]
+    """What the question's forgeries state, in every condition, so that repeating it has a base rate."""
+    prompt: Prompt
+    answer: tuple[int, ...]
+    """The right answer as tokens, with its tag if answers are reasoned, and the end token; what a Reader is asked."""
+
+    @property
+    def forged_ids(self) -> tuple[str, ...]:
+        """Those of `documents` that were written to mislead."""
+        return tuple(document.id for document in self.documents if isinstance(document, Forgery))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +76,48 @@ class Prediction:
     cut_tokens: int
     """Document tokens that did not fit into the prompt."""
     perplexity: float | None = None
-    """Of the right answer after this prompt, per token; None unless a reader was asked."""
+    """Of the right answer after this prompt, per token; None unless `evaluation.perplexity`."""
+
+    @property
+    def score(self) -> Score:
+        """The three scores together."""
+        return Score(self.em, self.f1, self.subspan)
+
+
+def judge(label: str, case: Case, question: Question, written: Written, reasoned: bool) -> Prediction:
+    """What the text says and how right it is; quotes are looked at where answers are reasoned."""
+    found = answers.extract(written.text)
+    score = answers.score(found.answer, question)
+    spans, balanced = prompts.quotes(written.text)
+    quoting = reasoned and (spans or not balanced)
+    valid = prompts.quotes_hold(written.text, [document.text for document in case.documents]) if quoting else None
+    found_oracle = bool(case.oracle_ids) if case.condition == "retrieved" and question.oracle_ids else None
+    return Prediction(
+        question_id=question.id,
+        condition=case.condition,
+        model=label,
+        text=written.text,
+        answer=found.answer,
+        tagged=found.tagged,
+        em=score.em,
+        f1=score.f1,
+        subspan=score.subspan,
+        states_forgery=answers.repeats(found.answer, question, case.wrong) if case.wrong else None,
+        retrieved_oracle=found_oracle,
+        quotes_valid=valid,
+        ended=written.ended,
+        cut_tokens=case.prompt.cut_tokens,
+    )
+
+
+def fingerprint(asked: Sequence[Case], questions: Mapping[str, Question], settings: list[object]) -> str:
+    """16 hexadecimal digits of all that a prediction depends on: prompts, answers, forgeries, model, scoring."""
+    digest = hashlib.sha256(json.dumps([answers.VERSION, *settings]).encode())
+    for case in asked:
+        question = questions[case.question_id]
+        judged_by = [question.answers, question.dataset, question.all_answers_required, question.oracle_ids, case.wrong]
+        digest.update(json.dumps([case.id, case.prompt.tokens, case.answer, judged_by]).encode())
+    return digest.hexdigest()[:16]
 
 
 class Journal:

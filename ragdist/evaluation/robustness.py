@@ -9,52 +9,37 @@ attacked     the list of `oracle` with forgeries strewn in; nothing of it is rem
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ragdist import track
 from ragdist.config import Condition, Settings
 from ragdist.data import contexts, prompts
+from ragdist.data.matching import normalise
 from ragdist.draws import rng_for
+from ragdist.errors import DataError
 from ragdist.evaluation import answers
-from ragdist.evaluation.answers import Score, Tally
-from ragdist.evaluation.predictions import Journal, Prediction
-from ragdist.records import Candidates, Chunk, Example, Forgery, Prompt, Question, Written, as_row, from_row
+from ragdist.evaluation.answers import LABELS, Tally
+from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.predictions import Case, Journal, Prediction, fingerprint, judge
+from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change, Floor, Metric, Report
+from ragdist.records import Candidates, Chunk, Example, Forgery, Hit, Question, as_row, from_row
 from ragdist.roles import Codec, Reader, Retriever, Writer
 
+RIGHT_OR_WRONG: tuple[Metric, ...] = ("em", "subspan")
+Group = dict[str, Prediction]
+"""Predictions of one model under one condition, by question id."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One question under one condition, ready to be asked.
 
-    Example: Case(id="attacked/77...", condition="attacked", question_id="77...", documents=(d7, forged, oracle, d2),
-    oracle_ids=("03...",), wrong=("'ascii'",), prompt=Prompt(...), answer=(60, 2))
-    """
-
-    id: str
-    """Also the prompt's."""
-    condition: Condition
-    question_id: str
-    documents: tuple[Chunk | Forgery, ...]
-    """In the order they are shown."""
-    oracle_ids: tuple[str, ...]
-    """Those of `documents` that hold the answer."""
-    wrong: tuple[str, ...]
-    """What the question's forgeries state, in every condition, so that repeating it has a base rate."""
-    prompt: Prompt
-    answer: tuple[int, ...]
-    """The right answer as tokens, with its tag if answers are reasoned, and the end token; what a Reader is asked."""
-
-    @property
-    def forged_ids(self) -> tuple[str, ...]:
-        """Those of `documents` that were written to mislead."""
-        return tuple(document.id for document in self.documents if isinstance(document, Forgery))
+def by_question(forgeries: Iterable[Forgery]) -> dict[str, list[Forgery]]:
+    """Forgeries by the question that they mislead about, in their order."""
+    found: dict[str, list[Forgery]] = {}
+    for forgery in forgeries:
+        found.setdefault(forgery.question_id, []).append(forgery)
+    return found
 
 
 def cases(
@@ -65,51 +50,49 @@ def cases(
     retriever: Retriever,
     codec: Codec,
     settings: Settings,
-    conditions: Sequence[Condition],
 ) -> Iterator[Case]:
-    """Every question under every condition that it allows, condition by condition.
+    """Every question under every condition of `evaluation.conditions` that it allows, condition by condition.
 
     `oracle` and `attacked` take questions whose oracle is known, `attacked` only those with forgeries. What a question
     is shown depends on the seed, the question and the condition, and on no other question.
 
     Raises:
-        DataError: a question has no answer that can be scored, or does not fit into `model.max_tokens`.
+        DataError: a question has no answer that can be scored, or does not fit into `model.max_tokens`; no question
+            allows any of the conditions.
     """
     for question in questions:
         answers.usable(question)
-    count = settings.retrieval.count
-    hits = (
-        retriever.search([q.text for q in questions], count) if "retrieved" in conditions else [[] for _ in questions]
-    )
+    conditions, count = settings.evaluation.conditions, settings.retrieval.count
+    found = retriever.search([q.text for q in questions], count) if "retrieved" in conditions else [()] * len(questions)
+    allowed = False
     for condition in conditions:
-        for question, found in zip(questions, hits, strict=True):
+        for question, hits in zip(questions, found, strict=True):
             forged = tuple(forgeries.get(question.id, ()))[: settings.evaluation.forgeries]
-            if condition in ("oracle", "attacked") and not question.oracle_ids:
+            if not _allowed(condition, question, forged):
                 continue
-            if condition == "attacked" and not forged:
-                continue
-            shown: tuple[Chunk | Forgery, ...] = ()
-            if condition == "retrieved":
-                shown = tuple(chunks[hit.chunk_id] for hit in found)
-            elif condition != "closed_book":
-                keep = condition != "absent"
-                listed = contexts.assemble(question, candidates[question.id], keep, settings.contexts, settings.seed)
-                shown = tuple(chunks[chunk_id] for chunk_id in listed.chunk_ids)
+            allowed = True
+            ids = _shown_ids(question, condition, hits, candidates, settings)
+            shown: list[Chunk | Forgery] = [chunks[chunk_id] for chunk_id in ids]
             if condition == "attacked":
-                shown = _strewn(shown, forged, settings.seed, question.id)
-            yield _case(question, condition, shown, forged, codec, settings)
+                shown += forged
+                rng_for(settings.seed, "attacked", question.id).shuffle(shown)
+            yield _case(question, condition, tuple(shown), forged, codec, settings)
+    if conditions and not allowed:
+        raise DataError(
+            f"none of {len(questions)} test questions can be asked under {', '.join(conditions)}; raise "
+            "questions.test_fraction or questions.test_rows, or add closed_book to evaluation.conditions"
+        )
 
 
 def evaluate(
     label: str,
+    source: str,
     writer: Writer,
-    cases: Iterable[Case],
+    reader: Reader,
+    cases: Sequence[Case],
     questions: Iterable[Question],
     folder: Path,
     settings: Settings,
-    *,
-    weights: str,
-    reader: Reader | None = None,
 ) -> list[Prediction]:
     """One prediction for each case, in their order, greedy; kept in `folder/<label>.jsonl` microbatch by microbatch.
 
@@ -117,53 +100,59 @@ def evaluate(
 
     Args:
         label: the model's name in reports.
+        source: where its weights come from; a folder that was written again counts as other weights.
         writer: the model, which may finish its microbatches in any order.
+        reader: the same model; reads the right answers' perplexity if `evaluation.perplexity`.
         cases: what it is asked.
         questions: those of the cases, perhaps more.
         folder: where predictions are kept.
-        settings: `evaluation`, `prompts.answer` and the seed are read.
-        weights: whatever changes with the model's weights: a commit, a hash, a training fingerprint.
-        reader: the same model, to read the right answers' perplexity as well.
+        settings: `evaluation`, `model`, `prompts.answer` and the seed are read.
 
     Raises:
         StorageError: `folder` cannot be written, or its disk is full.
     """
-    asked = list(cases)
-    by_id = {case.id: case for case in asked}
-    by_question = {question.id: question for question in questions}
-    reasoned = settings.prompts.answer == "reasoned"
+    by_id = {case.id: case for case in cases}
+    asked_of = {question.id: question for question in questions}
+    reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
+    made_by = fingerprint(cases, asked_of, [label, _weights(source, settings), limit, reasoned])
     path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
-    made_by = _fingerprint(asked, by_question, [label, weights, settings.evaluation.max_new_tokens, reasoned])
-    done: dict[str, Prediction] = {}
-    total = Tally()
-
-    def note(new: list[Prediction]) -> None:
-        nonlocal total
-        for prediction in new:
-            done[f"{prediction.condition}/{prediction.question_id}"] = prediction
-            total += Score(prediction.em, prediction.f1, prediction.subspan)
-        bar.advance(len(new), f"EM {total.mean.em:.2f} Subspan {total.mean.subspan:.2f}")
-
-    with Journal(path, made_by) as journal, track.Bar(f"asking {label}", len(asked), "prompts") as bar:
-        note([from_row(Prediction, row) for row in journal.rows])
-        missing = [case.prompt for case in asked if case.id not in done]
-        limit = settings.evaluation.max_new_tokens
+    with Journal(path, made_by) as journal, track.Bar(f"asking {label}", len(cases), "prompts") as bar:
+        done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
+        tally = Tally.of(row.score for row in done.values())
+        bar.advance(len(done))
+        missing = [case.prompt for case in cases if case.id not in done]
         for written in writer.write(missing, max_new_tokens=limit, seed=settings.seed) if missing else ():
             pairs = [(by_id[text.prompt_id], text) for text in written]
-            new = [_judged(label, case, by_question[case.question_id], text, reasoned) for case, text in pairs]
-            journal.add([as_row(prediction) for prediction in new])
-            note(new)
-    read = _perplexities(label, reader, asked, path.with_suffix(".perplexity.jsonl"), made_by) if reader else {}
-    return [replace(done[case.id], perplexity=read.get(case.id)) for case in asked]
+            new = {case.id: judge(label, case, asked_of[case.question_id], text, reasoned) for case, text in pairs}
+            journal.add([as_row(prediction) for prediction in new.values()])
+            done |= new
+            tally += Tally.of(row.score for row in new.values())
+            bar.advance(len(new), f"EM {tally.mean.em:.2f}, Subspan EM {tally.mean.subspan:.2f}")
+    if not settings.evaluation.perplexity:
+        return [done[case.id] for case in cases]
+    read = _perplexities(label, reader, cases, path.with_suffix(".perplexity.jsonl"), made_by)
+    return [replace(done[case.id], perplexity=read[case.id]) for case in cases]
 
 
-def _strewn(
-    shown: tuple[Chunk | Forgery, ...], forged: tuple[Forgery, ...], seed: int, question_id: str
-) -> tuple[Chunk | Forgery, ...]:
-    """Both, in an order that is uniform over all orders and belongs to the question."""
-    mixed = [*shown, *forged]
-    rng_for(seed, "attacked", question_id).shuffle(mixed)
-    return tuple(mixed)
+def _allowed(condition: Condition, question: Question, forged: Sequence[Forgery]) -> bool:
+    if condition == "attacked":
+        return bool(question.oracle_ids and forged)
+    return condition != "oracle" or bool(question.oracle_ids)
+
+
+def _shown_ids(
+    question: Question,
+    condition: Condition,
+    hits: Sequence[Hit],
+    candidates: Mapping[str, Candidates],
+    settings: Settings,
+) -> Sequence[str]:
+    if condition == "closed_book":
+        return ()
+    if condition == "retrieved":
+        return [hit.chunk_id for hit in hits]
+    keep = condition != "absent"
+    return contexts.assemble(question, candidates[question.id], keep, settings.contexts, settings.seed).chunk_ids
 
 
 def _case(
@@ -174,8 +163,7 @@ def _case(
     codec: Codec,
     settings: Settings,
 ) -> Case:
-    tag = "<ANSWER>: " if settings.prompts.answer == "reasoned" else ""
-    answer = (*codec.encode(tag + question.answers[0]).ids, codec.end)
+    answer = (*codec.encode(prompts.target(replace(question, reasoning=""), settings.prompts)).ids, codec.end)
     name = f"{condition}/{question.id}"
     prompt = prompts.prompt(
         question.text,
@@ -198,51 +186,21 @@ def _case(
     )
 
 
-def _judged(label: str, case: Case, question: Question, written: Written, reasoned: bool) -> Prediction:
-    found = answers.extract(written.text)
-    score = answers.score(found.answer, question)
-    quoted = prompts.quotes(written.text) if reasoned else None
-    valid = None
-    if quoted and (quoted.spans or not quoted.balanced):
-        valid = quoted.balanced and prompts.quotes_hold(written.text, [document.text for document in case.documents])
-    found_oracle = bool(case.oracle_ids) if case.condition == "retrieved" and question.oracle_ids else None
-    return Prediction(
-        question_id=question.id,
-        condition=case.condition,
-        model=label,
-        text=written.text,
-        answer=found.answer,
-        tagged=found.tagged,
-        em=score.em,
-        f1=score.f1,
-        subspan=score.subspan,
-        states_forgery=answers.repeats(found.answer, question, case.wrong) if case.wrong else None,
-        retrieved_oracle=found_oracle,
-        quotes_valid=valid,
-        ended=written.ended,
-        cut_tokens=case.prompt.cut_tokens,
-    )
-
-
-def _fingerprint(asked: Sequence[Case], questions: Mapping[str, Question], settings: list[object]) -> str:
-    """16 hexadecimal digits of all that a prediction depends on: prompts, answers, forgeries, model, scoring."""
-    digest = hashlib.sha256(json.dumps([answers.VERSION, *settings]).encode())
-    for case in asked:
-        question = questions[case.question_id]
-        judged_by = [question.answers, question.dataset, question.all_answers_required, question.oracle_ids, case.wrong]
-        digest.update(json.dumps([case.id, case.prompt.tokens, case.answer, judged_by]).encode())
-    return digest.hexdigest()[:16]
+def _weights(source: str, settings: Settings) -> list[object]:
+    """What tells this model from others: its source, how it is held, and for a folder when its files were written."""
+    files = sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []
+    written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [source, settings.model.model_dump(mode="json"), written]
 
 
 def _perplexities(label: str, reader: Reader, asked: Sequence[Case], path: Path, made_by: str) -> dict[str, float]:
     """exp of the mean negative log-probability of the right answer's tokens, the end token included, by case id."""
-    example = partial(Example, cut_tokens=0)
     read: dict[str, float] = {}
     with Journal(path, made_by) as journal, track.Bar(f"reading with {label}", len(asked), "answers") as bar:
         read.update((row["case"], row["perplexity"]) for row in journal.rows)
         bar.advance(len(read))
         rows = [
-            example(id=case.id, tokens=case.prompt.tokens + case.answer, prompt_tokens=len(case.prompt.tokens))
+            Example(id=case.id, tokens=case.prompt.tokens + case.answer, prompt_tokens=len(case.prompt.tokens))
             for case in asked
             if case.id not in read
         ]
@@ -252,3 +210,118 @@ def _perplexities(label: str, reader: Reader, asked: Sequence[Case], path: Path,
             read |= new
             bar.advance(len(new))
     return read
+
+
+def summarise(
+    asked: Mapping[str, Iterable[Prediction]],
+    questions: Iterable[Question],
+    settings: Settings,
+    floor: Mapping[str, str],
+    floor_name: str = "parameter name alone",
+) -> Report:
+    """Scores of every model and condition, and the change from the first model to each other.
+
+    Predictions of other questions are left out, so that one dataset of several can be a report of its own.
+
+    Args:
+        asked: predictions by label, the untuned model first.
+        questions: those to report on.
+        settings: `evaluation.resamples`, `prompts.answer`, `corpus.source` and the seed are read.
+        floor: what someone would answer who did not read, by question id; may be empty.
+        floor_name: what that someone knows.
+    """
+    by_id = {question.id: question for question in questions}
+    groups: dict[tuple[str, Condition], Group] = {}
+    for prediction in (prediction for predictions in asked.values() for prediction in predictions):
+        if prediction.question_id in by_id:
+            groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
+    baseline = next(iter(asked)) if len(asked) > 1 else ""
+    keys = [(model, condition) for model in asked for condition in CONDITIONS if (model, condition) in groups]
+    guessed = [by_id[i] for i in dict.fromkeys(i for key in keys for i in groups[key]) if i in floor]
+    labels = _labels(by_id.values())
+    return Report(
+        baseline=baseline,
+        attack_name="attacked" if settings.corpus.source == "records" else "template attack",
+        cells=tuple(_cell(groups[key], labels, settings) for key in keys),
+        attacks=tuple(
+            _attack(groups[model, "oracle"], groups[model, "attacked"], metric, settings)
+            for model in asked
+            for metric in RIGHT_OR_WRONG
+            if (model, "oracle") in groups and (model, "attacked") in groups
+        ),
+        changes=tuple(
+            _change(groups[baseline, condition], groups[model, condition], metric, settings)
+            for model, condition in keys
+            for metric in METRICS
+            if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+        ),
+        floor=_floor(guessed, floor, floor_name, settings) if guessed else None,
+    )
+
+
+def _labels(questions: Iterable[Question]) -> dict[str, str]:
+    """The right label by question id, for the datasets whose answers are all yes, no or maybe."""
+    asked = list(questions)
+    free = {question.dataset for question in asked if normalise(question.answers[0]) not in LABELS}
+    return {q.id: answers.pubmed_label(q.answers[0]) for q in asked if q.dataset not in free}
+
+
+def _cell(group: Group, labels: Mapping[str, str], settings: Settings) -> Cell:
+    rows = list(group.values())
+    bounds = _bounds(settings)
+    truth = {key: labels[key] for key in group if key in labels}
+    said = {key: answers.pubmed_label(group[key].answer) for key in truth}
+    binary = set(truth.values()) - {"maybe"}
+    return Cell(
+        model=rows[0].model,
+        condition=rows[0].condition,
+        rows=len(rows),
+        em=bounds([row.em for row in rows]),
+        f1=bounds([row.f1 for row in rows]),
+        subspan=bounds([row.subspan for row in rows]),
+        states_forgery=_mean(row.states_forgery for row in rows),
+        untagged=_mean(not row.tagged for row in rows) if settings.prompts.answer == "reasoned" else None,
+        quotes_valid=_mean(row.quotes_valid for row in rows),
+        retrieved_oracle=_mean(row.retrieved_oracle for row in rows),
+        unfinished=_mean(not row.ended for row in rows) or 0.0,
+        cut_prompts=_mean(row.cut_tokens > 0 for row in rows) or 0.0,
+        perplexity=_mean(row.perplexity for row in rows),
+        three_way=answers.pubmed_accuracy(truth, said) if truth else None,
+        two_way=answers.pubmed_accuracy(truth, said, ("yes", "no")) if binary else None,
+    )
+
+
+def _attack(clean: Group, attacked: Group, metric: Metric, settings: Settings) -> Attack:
+    right = [key for key in clean if key in attacked and getattr(clean[key], metric) == 1.0]
+    lost = [1.0 - getattr(attacked[key], metric) for key in right]
+    success = _bounds(settings)(lost) if lost else None
+    return Attack(model=next(iter(clean.values())).model, metric=metric, rows=len(right), success=success)
+
+
+def _change(before: Group, after: Group, metric: Metric, settings: Settings) -> Change:
+    shared = [key for key in before if key in after]
+    old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))
+    change = difference(old, new, settings.evaluation.resamples, settings.seed)
+    return Change(
+        before=before[shared[0]].model,
+        after=after[shared[0]].model,
+        condition=before[shared[0]].condition,
+        metric=metric,
+        rows=len(shared),
+        change=change,
+        verdict=verdict(change, len(shared)),
+    )
+
+
+def _floor(questions: Sequence[Question], said: Mapping[str, str], name: str, settings: Settings) -> Floor:
+    em = [answers.score(said[question.id], question).em for question in questions]
+    return Floor(name=name, rows=len(em), em=_bounds(settings)(em))
+
+
+def _bounds(settings: Settings) -> Callable[[Sequence[float]], Interval]:
+    return lambda values: interval(values, settings.evaluation.resamples, settings.seed)
+
+
+def _mean(values: Iterable[float | bool | None]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else None

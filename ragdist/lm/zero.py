@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ragdist.config import Settings
+from ragdist.errors import ConfigError
 
 NOISY = ("transformers", "trl", "accelerate", "deepspeed", "DeepSpeed", "peft", "datasets", "torch.distributed")
 
@@ -29,8 +30,21 @@ def zero_config(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
     Args:
         settings: `train` decides stage, offload, clipping and sizes, `cluster.workers` the accumulation.
         dtype: bfloat16 keeps fp32 master weights in the optimizer; float32 has nothing to keep.
+
+    Raises:
+        ConfigError: the stage does not shard what is to be offloaded, or keeps no master weights.
     """
     train = settings.train
+    needed = {"none": 0, "optimizer": 1, "all": 3}[train.offload]
+    if train.zero_stage < needed:
+        raise ConfigError(
+            f"train.offload={train.offload} needs train.zero_stage={needed} or more, got {train.zero_stage}; change one of the two"
+        )
+    if dtype == torch.bfloat16 and not train.zero_stage:
+        raise ConfigError(
+            "train.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "
+            "set train.zero_stage=1 or more, or model.dtype=float32"
+        )
     zero: dict[str, Any] = {"stage": train.zero_stage, "overlap_comm": torch.cuda.is_available()}
     if train.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -44,6 +58,7 @@ def zero_config(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
         "train_batch_size": train.examples_per_step,
         "gradient_clipping": train.gradient_clip,  # silent means 1.0 to DeepSpeed
         "bf16": {"enabled": dtype == torch.bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own would be compiled on first use
         "zero_force_ds_cpu_optimizer": False,
@@ -52,27 +67,46 @@ def zero_config(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def prepare() -> None:
-    """Makes deepspeed importable without a compiler and silent; call it before anything imports deepspeed.
+    """Makes deepspeed importable without a compiler; call it before anything else imports deepspeed.
 
     The shared-memory op only serves tensor-parallel inference, and takes a minute to compile.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning)
-    import deepspeed  # noqa: F401
-
+    with quiet():
+        import deepspeed  # noqa: F401
     # `import deepspeed.comm.torch` would give torch itself, which that module imports under its own name.
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps bars and warnings of the training libraries, which no setting of ours causes, out of the terminal."""
+    from transformers.utils import logging as hf_logging
+
+    levels = {name: logging.getLogger(name).level for name in NOISY}
+    bars = hf_logging.is_progress_bar_enabled()
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """A torch process group: the one that is there (Ray Train makes it), else one of this process alone."""
-    if "RANK" in os.environ or torch.distributed.is_initialized():
+    """A torch process group: the one that is there (Ray Train makes it), else one of this process alone.
+
+    The lonely one stays for the life of the process: DeepSpeed remembers its groups and cannot use a second one.
+    """
+    if "RANK" in os.environ:
         yield
         return
     with socket.socket() as free:
@@ -80,12 +114,15 @@ def process_group() -> Iterator[None]:
         port = free.getsockname()[1]
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    alone["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # unset, accelerate would halve it
+    before = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(alone)
     try:
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         yield
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
         for name in alone:
-            del os.environ[name]
+            os.environ.pop(name, None)
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before

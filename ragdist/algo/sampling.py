@@ -1,0 +1,75 @@
+"""Sampling whose draws belong to (key, position, token), so that no batch and no order changes them.
+
+Adding Gumbel noise to logits and taking the largest samples from their softmax. The noise is a hash, not a
+stream: a row's token t at position p has the same noise wherever and whenever it is computed.
+
+Axes: R rows (one a text), V vocabulary, N entries that are still possible.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the increment of splitmix64, as a signed number
+
+
+def gumbel_noise(keys_N: Tensor, position: int, tokens_N: Tensor) -> Tensor:
+    """[N] float64 draws from the standard Gumbel distribution.
+
+    Args:
+        keys_N: int64, the key of the text that each entry belongs to.
+        position: number of the new token within its text, from 0.
+        tokens_N: int64 token ids.
+    """
+    place = _mix(torch.tensor(position + 1, dtype=torch.int64, device=keys_N.device) * GOLDEN)
+    bits_N = _mix(_mix(keys_N ^ place) + (tokens_N + 1) * GOLDEN)
+    uniform_N = (_shift(bits_N, 12).double() + 0.5) / 2**52  # strictly between 0 and 1
+    return -(-uniform_N.log()).log()
+
+
+def choose(logits_RV: Tensor, keys_R: Tensor, position: int, *, temperature: float, top_p: float) -> Tensor:
+    """[R] token ids, drawn from softmax(logits / temperature) cut to its most likely `top_p`; the best at 0.
+
+    Args:
+        logits_RV: logits of the next token.
+        keys_R: int64, one for each text.
+        position: number of the new token within its text, from 0.
+        temperature: 0 takes the most likely token, the smallest id of equally likely ones.
+        top_p: keeps the fewest tokens whose probability reaches it; 1 keeps all.
+    """
+    if temperature == 0:
+        return logits_RV.argmax(-1)
+    scores_RV = logits_RV.float() / temperature
+    if top_p < 1:
+        scores_RV = _nucleus(scores_RV, top_p)
+    rows_N, tokens_N = scores_RV.isfinite().nonzero(as_tuple=True)
+    noisy_RV = torch.full(scores_RV.shape, -torch.inf, dtype=torch.float64, device=scores_RV.device)
+    noisy_RV[rows_N, tokens_N] = scores_RV[rows_N, tokens_N].double() + gumbel_noise(keys_R[rows_N], position, tokens_N)
+    return noisy_RV.argmax(-1)
+
+
+def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
+    """The scores, -inf outside the fewest tokens whose probability reaches `top_p`."""
+    probabilities_RV = scores_RV.softmax(-1)
+    count = min(1024, scores_RV.shape[1])
+    while True:  # sorting a whole vocabulary is slow, and its top is nearly always enough
+        top_RC, tokens_RC = probabilities_RV.topk(count)
+        if count == scores_RV.shape[1] or bool((top_RC.sum(-1) >= top_p).all()):
+            break
+        count = min(8 * count, scores_RV.shape[1])
+    inside_RC = top_RC.cumsum(-1) - top_RC < top_p
+    kept_RV = torch.full_like(scores_RV, -torch.inf)
+    return kept_RV.scatter(1, tokens_RC, scores_RV.gather(1, tokens_RC).masked_fill(~inside_RC, -torch.inf))
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """splitmix64's finaliser on int64 (multiplication wraps around, as it should)."""
+    bits = (bits ^ _shift(bits, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    bits = (bits ^ _shift(bits, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, count: int) -> Tensor:
+    """`bits` shifted right as if they were unsigned."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)

@@ -1,0 +1,205 @@
+"""The Ray cluster that a job runs on: one that is there, or a small one of this machine that ends with the job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from ragdist import track
+from ragdist.config import ClusterConfig
+from ragdist.errors import ConfigError
+
+REACH_S = 10.0
+"""Longest wait, in seconds, for the head of a cluster to answer."""
+SAY_EVERY_S = 30.0
+OBJECT_STORE_BYTES = 256 * 1024**2
+
+
+@contextmanager
+def connect(config: ClusterConfig) -> Iterator[None]:
+    """A Ray session for the block; the one that is open, where there is one.
+
+    `cluster.address`, else RAY_ADDRESS (set in a `ray job submit` driver), names a cluster to join. With neither,
+    a Ray of this machine starts: token authentication, no dashboard, no statistics sent, files private to the user.
+
+    Raises:
+        ConfigError: the cluster cannot be reached, or is too small for `cluster.workers`.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    with _environment(_knobs(config)), _joined(address) if address else _started():
+        _wait_for_room(config, deadline_s=config.start_timeout_s if address else 0.0)
+        yield
+
+
+def worker_cpus(config: ClusterConfig) -> float:
+    """CPU cores of one worker; asked for, or an even share of this machine, or 1 on a cluster that was joined."""
+    if config.cpus_per_worker:
+        return config.cpus_per_worker
+    if config.address or os.environ.get("RAY_ADDRESS"):
+        return 1.0
+    return int(10_000 * ray.cluster_resources().get("CPU", 1) / config.workers) / 10_000  # Ray counts in 1/10000
+
+
+def _knobs(config: ClusterConfig) -> dict[str, str]:
+    """What Ray only takes from the environment."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.start_timeout_s),
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the block; Ray reads them in this process, at any time."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    """A Ray of this machine, living in a folder that no other user can enter.
+
+    RAY_AUTH_MODE stays unset: Ray reads it when it is imported, but turns tokens on by itself for a local cluster.
+    """
+    own = {"RAY_AUTH_TOKEN_PATH": str(_token()), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+    home = tempfile.mkdtemp(prefix="ragdist-", dir="/tmp")  # Ray's sockets need a short path
+    with _environment(own), _quiet_ray():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=f"{home}/ray",  # below, because Ray opens it to everyone
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(home, ignore_errors=True)  # a process of Ray may still be writing its last log
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Keeps Ray's remarks about its own future, and about tokens being on, out of the terminal."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def _token() -> Path:
+    """The file with the secret of this user's local clusters, made on first use, readable by the user alone."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    token = state / "ragdist" / "ray_token"
+    token.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not token.exists():
+        half = token.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        half.replace(token)
+    return token
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """The cluster at `address`: `auto` or `host:port`; it outlives the block."""
+    if address != "auto":
+        _knock(address)
+    with _quiet_ray():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"cluster.address={address!r} does not let this process in: {reason}; set cluster.address to the head's "
+                "host:6379, RAY_AUTH_MODE and its token as on the cluster, or leave it empty for a Ray of this machine"
+            ) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Opens a connection to the head's port, because Ray itself waits for minutes before it gives up."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"cluster.address={address!r} is no address; wanted host:port (6379 is usual), or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"cluster.address={address!r} does not answer: {error}; set cluster.address to the head's host:6379, "
+            "or leave it empty for a Ray of this machine"
+        ) from None
+
+
+def _wait_for_room(config: ClusterConfig, deadline_s: float) -> None:
+    """Returns when the cluster's machines together have a seat for each worker, taken or not.
+
+    Raises:
+        ConfigError: they still do not after `deadline_s`.
+    """
+    cpus, gpus = worker_cpus(config), config.gpus_per_worker
+    start = said = time.monotonic()
+    while True:
+        seats = _seats(cpus, gpus)
+        if seats >= config.workers:
+            return
+        now = time.monotonic()
+        short = (
+            f"cluster.workers={config.workers} with {cpus:g} CPUs and {gpus:g} GPUs each, the cluster has room for "
+            f"{seats} ({_have()})"
+        )
+        if now - start >= deadline_s:
+            raise ConfigError(
+                f"{short}; lower cluster.workers, cluster.cpus_per_worker or cluster.gpus_per_worker, or add machines"
+            )
+        if now - said >= SAY_EVERY_S:
+            said = now
+            track.say(f"waiting for machines: {short}; {now - start:.0f} s of at most {deadline_s:.0f}")
+        time.sleep(1.0)
+
+
+def _seats(cpus: float, gpus: float) -> int:
+    """Workers that fit into the machines of the cluster; one worker never spans two."""
+    seats = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            fits = [int(has.get(kind, 0) / needed + 1e-6) for kind, needed in (("CPU", cpus), ("GPU", gpus)) if needed]
+            seats += min(fits, default=0)
+    return seats
+
+
+def _have() -> str:
+    total = ray.cluster_resources()
+    return f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs on {len(ray.nodes())} machines"

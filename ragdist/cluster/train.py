@@ -1,0 +1,268 @@
+"""Tuning as a Ray Train job: N workers, replaced when they die, stopped when asked.
+
+The workers run `lm.tune`, which writes into the run's folder; every machine needs to see it. Ray places and
+restarts them and is told of each checkpoint, but copies none.
+
+    folder/logs/rank-N.log    all that worker N said
+    folder/failure.json       an error that no restart can mend, left by the worker that met it
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ragdist import errors, track
+from ragdist.cluster import session
+from ragdist.config import Settings
+from ragdist.lm.order import training_steps
+from ragdist.lm.tune import CHECKPOINTS, MODEL, STOP, request_stop, tune
+from ragdist.store import make_folder
+
+FAILURE, LOGS = "failure.json", "logs"
+POLL_S = 0.2
+COLLECTIVE_TIMEOUT_S = 1800
+"""A rank that waits longer than this for the others takes the run down, and Ray restarts it."""
+
+
+class RayTuner:
+    """Plays Tuner: fine-tunes on `cluster.workers` Ray workers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def tune(self, examples: Path, folder: Path) -> Path:
+        """The tuned model's folder; at once where it is already there.
+
+        Args:
+            examples: JSONL of Example, seen by all workers.
+            folder: the run's folder, seen by all workers; what an earlier call left there is gone on with.
+
+        Raises:
+            ConfigError: too few rows for a step, or no cluster with enough room.
+            ModelError, DataError, StorageError: as a worker met it.
+            Stopped: SIGINT or SIGTERM; the state is saved and the same call goes on.
+            TrainError: workers died more than `cluster.max_failures` times, or did not start in time.
+        """
+        examples, folder = examples.resolve(), make_folder(folder).resolve()
+        if (folder / MODEL).exists():
+            return folder / MODEL
+        with examples.open() as lines:
+            rows = sum(1 for _ in lines)
+        train = self.settings.train
+        steps = training_steps(rows, epochs=train.epochs, examples_per_step=train.examples_per_step)
+        # Ray's own note of an earlier call: stale, or torn by a kill. The marks in the checkpoints decide.
+        for left in (STOP, FAILURE, f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"):
+            (folder / left).unlink(missing_ok=True)
+        with session.connect(self.settings.cluster), _stop_on_signal(folder) as stop:
+            job = _Job(_trainer(examples, folder, self.settings))
+            _watch(job, folder, steps, self.settings.cluster.start_timeout_s, stop)
+        return _outcome(job, folder)
+
+
+class _Job(threading.Thread):
+    """`TorchTrainer.fit` in a thread, so that the signals stay ours; it dies with the process."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(daemon=True)
+        self.trainer = trainer
+        self.told: dict[str, str] = {}
+        """What rank 0 returned."""
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.told = self.trainer.fit().return_value
+        except Exception as error:  # handed to the thread that waits: `_outcome` raises it
+            self.error = error
+
+
+def _trainer(examples: Path, folder: Path, settings: Settings) -> TorchTrainer:
+    cluster = settings.cluster
+    cpus = session.worker_cpus(cluster)
+    environment = {"OMP_NUM_THREADS": str(max(1, int(cpus))), "TOKENIZERS_PARALLELISM": "false"}
+    if not cluster.gpus_per_worker:
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    if cluster.network_interface:
+        environment |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), cluster.network_interface)
+    resources = {"CPU": cpus} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
+    return TorchTrainer(
+        _work,
+        train_loop_config={"examples": str(examples), "folder": str(folder), "settings": settings.model_dump()},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=CHECKPOINTS,
+            storage_path=str(folder),  # so that a checkpoint lies where Ray takes it without a copy
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            callbacks=[_Note(folder)],
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+
+
+def _work(job: dict[str, Any]) -> dict[str, str]:
+    """What every worker runs; returns why it stopped, if it did."""
+    folder, settings = Path(job["folder"]), Settings.model_validate(job["settings"])
+    if (folder / FAILURE).exists():
+        return {}  # Ray restarts workers after any error; this one would only come again
+    rank = ray.train.get_context().get_world_rank()
+    with _log_to(make_folder(folder / LOGS) / f"rank-{rank}.log"):
+        if rank == 0:
+            track.append_metrics(folder, "workers_started", workers=settings.cluster.workers)
+        try:
+            tune(Path(job["examples"]), folder, settings, callbacks=[Report(folder)])
+        except errors.Stopped as stopped:
+            return {"stopped": str(stopped)}
+        except errors.RagdistError as error:
+            track.write_json(folder / FAILURE, {"kind": type(error).__name__, "message": str(error)})
+            raise
+    return {}
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Whatever this worker prints, warns of, logs or dies of goes into `path`."""
+    with path.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            logging.getLogger().removeHandler(handler)
+
+
+class Report(TrainerCallback):
+    """Tells Ray of a checkpoint where it lies; all ranks call it together, after the checkpoint is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        name = f"checkpoint-{state.global_step}"
+        ray.train.report(
+            {"step": state.global_step},
+            checkpoint=ray.train.Checkpoint.from_directory(self.folder / CHECKPOINTS / name),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+class _Note(ray.train.UserCallback):
+    """Notes in metrics.jsonl that workers were lost, for the driver to say so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        ranks = {str(rank): _last_line(error) for rank, error in worker_exceptions.items()}
+        track.append_metrics(self.folder, "workers_lost", ranks=ranks)
+
+
+@contextmanager
+def _stop_on_signal(folder: Path) -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM asks the workers to save and end, the second ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals are the main thread's business
+        return
+
+    def heed(number: int, _: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        request_stop(folder)
+        track.say("stopping: the workers save after this step; once more ends at once")
+
+    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(job: _Job, folder: Path, steps: int, start_timeout_s: float, stop: threading.Event) -> None:
+    """Shows what the workers note in metrics.jsonl until the job ends.
+
+    Raises:
+        Stopped: a stop was asked for while no worker was at work; nothing is lost.
+        TrainError: workers did not start within `start_timeout_s`.
+    """
+    waiting: float | None = time.monotonic()
+    with track.Bar("train", steps, "steps") as bar, _tail(folder / "metrics.jsonl") as new_lines:
+        while job.is_alive():
+            job.join(POLL_S)
+            for line in new_lines():
+                if line["phase"] == "workers_started":
+                    waiting = None
+                elif line["phase"] == "workers_lost":
+                    waiting = time.monotonic()
+                    track.say("; ".join(f"worker {rank}: {why}" for rank, why in line["ranks"].items()))
+                elif line["phase"] in {"train_start", "train"} and line["step"] > bar.done:
+                    note = f"loss {line['loss']:.3f}, {line['useful_tokens_per_s']:.0f} tokens/s" if "loss" in line else ""
+                    bar.advance(line["step"] - bar.done, note)
+            if waiting is not None and stop.is_set():
+                raise errors.Stopped("stopped before the workers were at work; the same command goes on")
+            if waiting is not None and time.monotonic() - waiting > start_timeout_s:
+                raise errors.TrainError(
+                    f"no workers after {start_timeout_s:.0f} s ({ray.available_resources()} free of "
+                    f"{ray.cluster_resources()}); free machines, or raise cluster.start_timeout_s"
+                )
+
+
+@contextmanager
+def _tail(path: Path) -> Iterator[Any]:
+    """A function that gives the JSON lines written to `path` since it was last called."""
+    path.touch()
+    with path.open() as file:
+        file.seek(0, 2)
+        half = ""
+
+        def new_lines() -> list[dict[str, Any]]:
+            nonlocal half
+            *whole, half = (half + file.read()).split("\n")
+            return [json.loads(line) for line in whole]
+
+        yield new_lines
+
+
+def _outcome(job: _Job, folder: Path) -> Path:
+    """The model's folder, or the error that the job ended with."""
+    failure = folder / FAILURE
+    if failure.exists():
+        found = json.loads(failure.read_text())
+        raise getattr(errors, found["kind"])(found["message"])
+    if job.error is None and "stopped" in job.told:
+        raise errors.Stopped(f"{job.told['stopped']}; the same command goes on")
+    if job.error is None:
+        return folder / MODEL
+    ranks = job.error.worker_failures if isinstance(job.error, ray.train.WorkerGroupError) else {}
+    why = "; ".join(f"worker {rank}: {_last_line(error)}" for rank, error in ranks.items()) or _last_line(job.error)
+    raise errors.TrainError(f"training failed: {why}; the whole story is in {folder / LOGS}")
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of an error's text: where a remote traceback keeps what it is about."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()[:300]

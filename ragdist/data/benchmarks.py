@@ -1,0 +1,162 @@
+"""Question files with their documents: the benchmarks' common form, and a user's own by column names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ragdist.config import ColumnsConfig, CorpusConfig
+from ragdist.data.files import Broken, json_lines
+from ragdist.data.matching import flat, normalise
+from ragdist.data.questions import split_of
+from ragdist.errors import ConfigError, DataError
+from ragdist.records import Chunk, Forgery, Question, Split, content_id
+
+SPLITS: dict[str, Split] = {"train": "train", **dict.fromkeys(("eval", "validation", "dev", "test"), "test")}
+KINDS = ("golden", "distractor", "forged")
+Row = tuple[Question, list[Chunk], list[Forgery]]
+
+
+def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[str] | None = None) -> Iterator[Row]:
+    """Each question with its golden and distractor chunks and its forgeries, in the order of the files.
+
+    Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
+    every row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden
+    ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which
+    nothing but articles and punctuation is there are dropped, a question that has no other is left out.
+
+    Args:
+        config: the files, their columns, the datasets that are kept, and what to do with a broken row.
+        test_fraction: share of the rows without a split that is test, by draw on their text.
+        seed: of these draws.
+        broken: gets `where: why` for each row that is left out.
+
+    Raises:
+        ConfigError: no question file is named, or no row is of the datasets asked for.
+        DataError: a row cannot be used (and `corpus.broken` is stop).
+    """
+    if not config.questions:
+        raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
+    policy, ids, others = Broken(config.broken, [] if broken is None else broken), set[str](), set[str]()
+    for name in config.questions:
+        for where, row in json_lines(Path(name), policy):
+            dataset = str(row.get("dataset") or "")
+            if config.datasets and dataset not in config.datasets:
+                others.add(dataset)
+                continue
+            try:
+                found = _row(row, config, test_fraction, seed)
+                if found[0].id in ids:
+                    raise DataError(f"id {found[0].id!r} repeats; column {config.columns.id!r} must be unique")
+            except DataError as error:
+                policy.add(where, error)
+                continue
+            if not found[0].answers:
+                policy.named.append(f"{where}: left out, its answers are nothing but articles and punctuation")
+                continue
+            ids.add(found[0].id)
+            yield found
+    if not ids:
+        what = f"is of corpus.datasets={list(config.datasets)}, only of {sorted(others)}" if others else "can be used"
+        raise DataError(f"no row of corpus.questions={list(config.questions)} {what}")
+
+
+def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, seed: int) -> Row:
+    columns = config.columns
+    text = _string(row, columns.question)
+    answers = _answers(row, columns.answers)
+    if not row.get(columns.answers):
+        raise DataError(f"column {columns.answers!r} holds no answer; the columns' names are set in corpus.columns")
+    by_kind = _documents(row, columns, titles_only=config.source == "folder")
+    name = str(row.get(columns.id) or content_id(text, *answers, *(i for ids in by_kind.values() for i in ids)))
+    right = {normalise(answer) for answer in answers}
+    wrong = tuple(answer for answer in _answers(row, "wrong_answers") if normalise(answer) not in right)
+    question = Question(
+        id=name,
+        text=text,
+        answers=answers,
+        oracle_ids=tuple(by_kind["golden"]),
+        split=_split(row, columns.split) or split_of(flat(text).casefold(), test_fraction, seed),
+        near_miss_ids=tuple(i for i in by_kind["distractor"] if i not in by_kind["golden"]),
+        wrong_answers=wrong,
+        reasoning=_string(row, columns.reasoning, needed=False),
+        dataset=str(row.get("dataset") or ""),
+        all_answers_required=bool((row.get("meta") or {}).get("all_answers_required", False)),
+    )
+    chunks = [chunk for kind in ("golden", "distractor") for chunk in by_kind[kind].values() if chunk]
+    return question, chunks, _forgeries(question, [chunk for chunk in by_kind["forged"].values() if chunk])
+
+
+def _documents(
+    row: Mapping[str, Any], columns: ColumnsConfig, *, titles_only: bool
+) -> dict[str, dict[str, Chunk | None]]:
+    """For each kind its chunks by id, each once; by name and without a chunk where only titles count."""
+    found: dict[str, dict[str, Chunk | None]] = {kind: {} for kind in KINDS}
+    documents = row.get(columns.documents) or []
+    if not isinstance(documents, list):
+        raise DataError(f"column {columns.documents!r} holds a {type(documents).__name__}, wanted a list")
+    for document in documents:
+        if titles_only and isinstance(document, str):
+            found["golden"][document] = None
+            continue
+        if not isinstance(document, dict):
+            raise DataError(
+                f"column {columns.documents!r} holds a {type(document).__name__}, wanted {{title, text, kind}}"
+            )
+        kind = document.get("kind") or ("golden" if titles_only else None)
+        if kind not in KINDS:
+            raise DataError(f"a document is of kind {kind!r}, wanted {', '.join(KINDS)}")
+        title = _string(document, "title", needed=titles_only)
+        if titles_only:
+            found[kind][title] = None
+        else:
+            text = _string(document, "text")
+            name = content_id(title, text)
+            found[kind][name] = Chunk(id=name, document_id=name, title=title, text=text)
+    return found
+
+
+def _forgeries(question: Question, forged: list[Chunk]) -> list[Forgery]:
+    return [
+        Forgery(
+            id=content_id("dataset", question.id, str(number), chunk.id),
+            question_id=question.id,
+            number=number,
+            title=chunk.title,
+            text=chunk.text,
+            states=question.wrong_answers[0] if question.wrong_answers else "",
+            method="dataset",
+        )
+        for number, chunk in enumerate(forged)
+    ]
+
+
+def _string(row: Mapping[str, Any], column: str, *, needed: bool = True) -> str:
+    value = row.get(column)
+    if isinstance(value, str) and (value.strip() or not needed):
+        return value
+    if value is None and not needed:
+        return ""
+    got = (
+        "nothing" if value is None else f"an empty {type(value).__name__}" if not value else f"a {type(value).__name__}"
+    )
+    raise DataError(f"column {column!r} holds {got}, wanted a string; the columns' names are set in corpus.columns")
+
+
+def _answers(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """The column's strings and numbers, each once, less those that are nothing but articles and punctuation."""
+    value = row.get(column)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(answer, str | int | float) for answer in values):
+        raise DataError(f"column {column!r} holds {value!r:.60}, wanted a string or a list of strings")
+    return tuple(dict.fromkeys(text for text in map(str, values) if normalise(text)))
+
+
+def _split(row: Mapping[str, Any], column: str) -> Split | None:
+    value = row.get(column)
+    if value is None or value == "":
+        return None
+    if str(value).lower() not in SPLITS:
+        raise DataError(f"column {column!r} holds {value!r}, wanted {', '.join(SPLITS)}")
+    return SPLITS[str(value).lower()]

@@ -1,0 +1,134 @@
+"""Which questions are used, and for what: splits without leakage, oracles, caps."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+
+from ragdist.config import QuestionsConfig
+from ragdist.data.matching import contains, flat, words
+from ragdist.draws import draw
+from ragdist.errors import DataError
+from ragdist.records import Chunk, Hit, Question, Split
+
+LINK_DEPTH = 20
+"""Retrieved chunks among which the oracle of a folder's question is looked for."""
+LABELS = frozenset({"yes", "no", "maybe", "true", "false"})
+"""Answers that prove nothing by standing in a text."""
+
+
+def split_of(name: str, test_fraction: float, seed: int) -> Split:
+    """The split that belongs to this question or function by its own draw, whatever else is in the data."""
+    return "test" if draw(seed, "split", name) < test_fraction else "train"
+
+
+def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[Hit]) -> Question:
+    """The question with its oracle among the chunks of a folder: one chunk, or none.
+
+    It is the best hit that contains an answer between word borders (all of them where all are required), as DPR
+    does. Where the question names documents (`oracle_ids` holds titles or paths then), only their chunks count, also
+    those that were not retrieved, and the best one of them will do if none contains the answer, as in yes-no
+    questions. Yes, no and maybe prove nothing by occurring: without a named document they give no oracle.
+
+    Args:
+        question: as `benchmarks.read` gives it for `corpus.source=folder`.
+        chunks_by_id: all chunks.
+        hits: what the question's text retrieves, best first.
+    """
+    ranked = [chunks_by_id[hit.chunk_id] for hit in hits]
+    if question.oracle_ids:
+        names = {_title(name) for name in question.oracle_ids}
+        named = [chunk for chunk in ranked if chunk.title in names]
+        ranked = named + [chunk for chunk in chunks_by_id.values() if chunk.title in names and chunk not in named]
+    answers = [answer for answer in question.answers if words(answer).strip() not in LABELS]
+    enough = all if question.all_answers_required else any
+    proven = (chunk for chunk in ranked if answers and enough(contains(chunk.text, answer) for answer in answers))
+    best = next(proven, ranked[0] if ranked and question.oracle_ids else None)
+    return replace(question, oracle_ids=(best.id,) if best else ())
+
+
+def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, int]) -> list[Question]:
+    """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix.
+
+    A question is known by its text, without regard to case, blanks and final punctuation. Within a split the first
+    one is kept, one with an oracle before one without; a training question that is also a test question goes. Where
+    the documents are part of the question (bAbI: the same words about another story), text and oracles name it.
+
+    Args:
+        questions: of both splits, in any order.
+        config: what to do without an oracle, and the caps.
+        seed: of the draws.
+        counts: gets how many questions were left out and why, and how many remain.
+
+    Raises:
+        DataError: no training question with an oracle is left, or one has none and `missing_oracle` is error.
+    """
+    kept = _without_repeats(questions, counts)
+    found = [question for question in kept if _has_use(question, config)]
+    counts["without_oracle_dropped"] = len(kept) - len(found)
+    counts["without_oracle_kept"] = sum(not question.oracle_ids for question in found)
+    found.sort(key=lambda question: (draw(seed, "questions", question.id), question.id))
+    selected: list[Question] = []
+    for split, cap in (("train", config.train_rows), ("test", config.test_rows)):
+        rows = [question for question in found if question.split == split]
+        selected += rows[: cap or None]
+        counts[f"{split}_over_cap"] = max(0, len(rows) - cap) if cap else 0
+        counts[split] = len(rows) - counts[f"{split}_over_cap"]
+    if not counts["train"]:
+        raise DataError(
+            f"no training question with an oracle is left of {sum(q.split == 'train' for q in kept)} "
+            f"({len(kept)} questions in all); give documents of kind golden, or change corpus.datasets, "
+            "corpus.questions or questions.test_fraction"
+        )
+    return selected
+
+
+def _without_repeats(questions: Iterable[Question], counts: dict[str, int]) -> list[Question]:
+    rows = sorted(questions, key=lambda question: not question.oracle_ids)
+    stories = _story_datasets(rows)
+    by_key: dict[Split, dict[tuple[str, ...], Question]] = {"train": {}, "test": {}}
+    for question in rows:
+        key = (_text_key(question), *(sorted(question.oracle_ids) if question.dataset in stories else ()))
+        by_key[question.split].setdefault(key, question)
+    train, test = by_key["train"], by_key["test"]
+    counts["duplicates"] = len(rows) - len(train) - len(test)
+    counts["train_in_test"] = len(train.keys() & test.keys())
+    return [*(question for key, question in train.items() if key not in test), *test.values()]
+
+
+def _story_datasets(questions: Iterable[Question]) -> set[str]:
+    """Datasets where the text alone is no question: in a tenth of the rows it also stands with quite other answers.
+
+    Fewer such rows do not make one: two annotators may answer the same question differently.
+    """
+    answers: defaultdict[tuple[str, str], list[frozenset[str]]] = defaultdict(list)
+    for question in questions:
+        answers[question.dataset, _text_key(question)].append(frozenset(map(words, question.answers)))
+    rows, ambiguous = Counter[str](), Counter[str]()
+    for (dataset, _), golds in answers.items():
+        rows[dataset] += len(golds)
+        ambiguous[dataset] += len(golds) * (not frozenset.intersection(*golds))
+    return {dataset for dataset in rows if ambiguous[dataset] > rows[dataset] / 10}
+
+
+def _has_use(question: Question, config: QuestionsConfig) -> bool:
+    if question.oracle_ids:
+        return True
+    if config.missing_oracle == "error":
+        raise DataError(
+            f"question {question.id!r} has no oracle; give it a document of kind golden, "
+            "or set questions.missing_oracle to drop or keep_for_absent_eval"
+        )
+    return config.missing_oracle == "keep_for_absent_eval" and question.split == "test"
+
+
+def _text_key(question: Question) -> str:
+    return flat(question.text).casefold().rstrip(" ?.!")
+
+
+def _title(name: str) -> str:
+    """The title that `corpus` gives the document of this name: its path without the suffix, or the name itself."""
+    path = PurePath(name)
+    return str(path.with_suffix("")) if path.suffix in (".txt", ".md") else name

@@ -1,0 +1,237 @@
+"""Ranked chunks by BM25, and the distractors of each question."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from bm25s import BM25
+from bm25s.tokenization import Tokenized
+
+from ragdist.config import ContextsConfig, RetrievalConfig
+from ragdist.data import matching
+from ragdist.data.matching import flat
+from ragdist.data.questions import LABELS
+from ragdist.draws import draws
+from ragdist.errors import ConfigError, DataError
+from ragdist.records import Candidates, Chunk, Hit, Question
+from ragdist.roles import Retriever
+
+CJK = "\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
+_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_+")
+
+NOT_TELLING = LABELS | {""}
+SAMPLE, COMMON = 500, 20
+"""An answer that stands in more than COMMON of SAMPLE chunks says nothing about the chunk it stands in."""
+DRAWN = 16
+"""Random chunks looked at before all are taken in turn, as in a corpus that is hardly larger than the list shown."""
+HARD_DEPTH = 4
+"""Chunks ranked for each hard distractor wanted; some are oracles or hold an answer."""
+
+
+def terms(text: str) -> list[str]:
+    """The words to search by, in small letters: names in code whole and in parts, CJK by character.
+
+    Example: `terms("pathlib.readText(max_size)")` is pathlib, readtext, read, text, max_size, max, size.
+    """
+    found = []
+    for word in _WORD.findall(text):
+        found.append(word.lower())
+        parts = [part.lower() for part in _BORDER.split(word) if part]
+        if len(parts) > 1:
+            found += parts
+    return found
+
+
+class Bm25:
+    """Plays Retriever: BM25 over title and text of all chunks, held in memory.
+
+    Raises:
+        DataError: there is no chunk.
+    """
+
+    def __init__(self, chunks: Iterable[Chunk], config: RetrievalConfig) -> None:
+        vocabulary: dict[str, int] = {}
+        tokens: dict[str, np.ndarray] = {}
+        for chunk in chunks:
+            found = terms(f"{chunk.title}\n{chunk.text}")
+            tokens[chunk.id] = np.array([vocabulary.setdefault(w, len(vocabulary)) for w in found], np.int32)
+        if not tokens:
+            raise DataError("no chunk to search in; see corpus.source and chunks.tokens")
+        # In the order of their ids, so that among equal scores the lower position is the lower id.
+        self._ids = sorted(tokens)
+        vocabulary.setdefault("", len(vocabulary))
+        # The numpy backend by name: bm25s would compile with numba where that happens to be installed.
+        self._index = BM25(k1=config.k1, b=config.b, backend="numpy")
+        self._index.index(Tokenized([tokens[i] for i in self._ids], vocabulary), show_progress=False)
+
+    def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
+        """For each query the best `count` chunks (all, when there are fewer), by falling score, then by id."""
+        return [self._best(query, min(count, len(self._ids))) for query in queries]
+
+    def _best(self, query: str, count: int) -> list[Hit]:
+        known = self._index.get_tokens_ids(terms(query))
+        scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self._ids), np.float32)
+        # All that reach the last place's score, so that a tie at the cut is decided by id, not by the partition.
+        reach = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+        best = reach[np.argsort(-scores[reach], kind="stable")[:count]]
+        return [Hit(chunk_id=self._ids[i], score=float(scores[i])) for i in best]
+
+
+def telling(answers: Iterable[str]) -> list[str]:
+    """The answers by whose words a chunk can give itself away: not yes, no and the like, which stand anywhere."""
+    return [words for answer in answers if (words := matching.words(answer)).strip() not in NOT_TELLING]
+
+
+class Entry(NamedTuple):
+    """A chunk as a distractor. Example: Entry(chunk_id="03...", text_number=17, words=" install the ... ")."""
+
+    chunk_id: str
+    text_number: int
+    """Equal for chunks whose texts are equal, whitespace aside."""
+    words: str
+    """Title and text as `matching.words`."""
+
+
+class Pool:
+    """All chunks as distractors: drawn at random without reading them all, compared by text, searched for answers."""
+
+    def __init__(self, chunks: Mapping[str, Chunk]) -> None:
+        numbers: dict[str, int] = {}
+        self._entries = [
+            Entry(i, numbers.setdefault(flat(chunk.text), len(numbers)), matching.words(f"{chunk.title} {chunk.text}"))
+            for i, chunk in sorted(chunks.items())
+        ]
+        self._by_id = {entry.chunk_id: entry for entry in self._entries}
+        self._common: dict[str, bool] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, chunk_id: str) -> Entry:
+        return self._by_id[chunk_id]
+
+    def __contains__(self, chunk_id: str) -> bool:
+        return chunk_id in self._by_id
+
+    def gives_away(self, entry: Entry, answers: Iterable[str]) -> bool:
+        """Whether the chunk, shown as a distractor, would hold a right answer after all.
+
+        Answers that stand in a large part of the corpus do not count, such as the default `None` in API
+        documentation: where nearly every chunk has the string, having it is no sign of the answer.
+
+        Args:
+            entry: the chunk.
+            answers: as `telling` gives them.
+        """
+        # A plain loop: this runs for every document of every context, and any() doubles its cost.
+        for answer in answers:  # noqa: SIM110
+            if answer in entry.words and not self._is_common(answer):
+                return True
+        return False
+
+    def walk(self, seed: int, name: str) -> Iterator[Entry]:
+        """Every chunk at least once: independent draws, then all in turn; costs only what is taken from it."""
+        entries, size = self._entries, len(self._entries)
+        drawn = draws(seed, "distractors", name, DRAWN)
+        for number in drawn:
+            yield entries[number % size]
+        for number in range(size):
+            yield entries[(drawn[0] + number) % size]
+
+    def _is_common(self, wanted: str) -> bool:
+        if wanted not in self._common:
+            # Ids are content hashes, so every n-th of them is a fair sample.
+            sample = self._entries[:: max(1, len(self) // SAMPLE)][:SAMPLE]
+            self._common[wanted] = sum(wanted in entry.words for entry in sample) > COMMON
+        return self._common[wanted]
+
+
+def candidates(
+    questions: Iterable[Question],
+    chunks: Mapping[str, Chunk],
+    retriever: Retriever,
+    config: ContextsConfig,
+    *,
+    seed: int,
+    counts: dict[str, Any],
+) -> Iterator[Candidates]:
+    """The distractors of each question, in order; `counts` gets `too_few` and `with_answer`, see `find`."""
+    pool = Pool(chunks)
+    counts |= {"too_few": 0, "with_answer": 0}
+    for question in questions:
+        found, with_answer = find(question, pool, retriever, config, seed)
+        counts["too_few"] += len(found.chunk_ids) < config.documents
+        counts["with_answer"] += with_answer
+        yield found
+
+
+def find(
+    question: Question, pool: Pool, retriever: Retriever | None, config: ContextsConfig, seed: int
+) -> tuple[Candidates, int]:
+    """As many distractors as documents are shown, and how many of them hold an answer for want of others.
+
+    None is an oracle, none has the text of an oracle or of another one, whitespace aside.
+
+    Args:
+        question: with its oracles and near misses.
+        pool: all chunks.
+        retriever: ranks hard distractors; not asked for random ones.
+        config: how many, of what kind, filtered or not.
+        seed: of the run.
+
+    Raises:
+        ConfigError: the corpus has too few chunks and `contexts.too_few` is error.
+    """
+    with_answer: list[str] = []
+    seen = {pool[i].text_number for i in question.oracle_ids}
+    answers = telling(question.answers) if config.filter_answers else []
+
+    def usable(entries: Iterable[Entry]) -> Iterator[str]:
+        for entry in entries:
+            if entry.text_number in seen:
+                continue
+            seen.add(entry.text_number)
+            if answers and pool.gives_away(entry, answers):
+                with_answer.append(entry.chunk_id)
+            else:
+                yield entry.chunk_id
+
+    preferred, others = usable(_preferred(question, pool, retriever, config)), usable(pool.walk(seed, question.id))
+    chosen: list[str] = []
+    for is_hard in _hard_slots(config.distractors, config.hard_share, config.documents):
+        chunk_id = (is_hard and next(preferred, "")) or next(others, "")
+        if not chunk_id:
+            break
+        chosen.append(chunk_id)
+    wanted = config.documents
+    filled = with_answer[: wanted - len(chosen)]
+    chosen += filled
+    if len(chosen) < wanted and config.too_few == "error":
+        raise ConfigError(
+            f"contexts.documents={wanted} needs {wanted} chunks beside the oracles of question {question.id!r}, "
+            f"the corpus of {len(pool)} chunks has {len(chosen)} with other texts; lower contexts.documents or "
+            "chunks.tokens, or set contexts.too_few=fewer"
+        )
+    return Candidates(question_id=question.id, chunk_ids=tuple(chosen)), len(filled)
+
+
+@cache
+def _hard_slots(distractors: str, hard_share: float, documents: int) -> list[bool]:
+    """Which of the documents is a preferred one: spread evenly, as contexts with an oracle show the first ones only."""
+    share = {"random": 0.0, "mixed": hard_share}.get(distractors, 1.0)
+    return [int((slot + 1) * share + 0.5) > int(slot * share + 0.5) for slot in range(documents)]
+
+
+def _preferred(question: Question, pool: Pool, retriever: Retriever | None, config: ContextsConfig) -> Iterator[Entry]:
+    """Near misses where the data's own are wanted, then chunks that BM25 ranks for the question, best first."""
+    if config.distractors == "given":
+        yield from (pool[i] for i in question.near_miss_ids if i in pool)
+    if retriever is not None:
+        # Reached only where near misses are not enough.
+        count = HARD_DEPTH * config.documents + len(question.oracle_ids)
+        yield from (pool[hit.chunk_id] for hit in retriever.search([question.text], count)[0] if hit.score > 0)

@@ -1,0 +1,240 @@
+"""A model and its tokenizer in the memory of this process."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ragdist.config import LoraConfig, ModelConfig
+from ragdist.draws import rng_for
+from ragdist.errors import ConfigError, ModelError
+from ragdist.lm.source import adapter_base, resolve
+from ragdist.lm.zero import quiet
+from ragdist.roles import Tokens
+
+NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""CPU flags (x86, x86, arm) of machines that multiply bfloat16 faster than float32."""
+
+
+@dataclass(frozen=True)
+class ModelCodec:
+    """Plays Codec on a transformers tokenizer; pickles."""
+
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    end: int
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens of plain text, no special tokens added."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return Tokens(found["input_ids"], found["offset_mapping"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these tokens, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def chat(self, user: str, system: str = "") -> str:
+        """The conversation in the model's chat template, up to where the answer begins.
+
+        Special tokens spelled out in the texts are broken by a word joiner: no document can end its turn.
+        A model without a template gets the system text, a blank line, the user text and a newline.
+        """
+        system, user = self._harmless(system), self._harmless(user)
+        if not self.tokenizer.chat_template:
+            first = self.tokenizer("")["input_ids"][:1]
+            begin = self.tokenizer.bos_token if first == [self.tokenizer.bos_token_id] else ""
+            return begin + "\n\n".join(text for text in (system, user) if text) + "\n"
+        turns = [{"role": "system", "content": system}] if system else []
+        try:
+            return self._render([*turns, {"role": "user", "content": user}])
+        except TemplateError:
+            if not system:
+                raise
+            return self._render([{"role": "user", "content": f"{system}\n\n{user}"}])  # no place for a system message
+
+    def _render(self, turns: list[dict[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def _harmless(self, text: str) -> str:
+        special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        found = re.compile("|".join(re.escape(token) for token in special) or "(?!)")
+        return found.sub(lambda token: f"{token[0][:1]}\u2060{token[0][1:]}", text)
+
+
+def load_codec(config: ModelConfig) -> ModelCodec:
+    """The model's own tokenizer as a Codec.
+
+    Raises:
+        ModelError: there is no such model, or its tokenizer is absent or gives no character offsets.
+    """
+    folder = _tokenizer_folder(config)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(config), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model.source={config.source!r} has no tokenizer that loads ({_line(error)}); "
+            "put the base model's tokenizer files into its folder"
+        ) from None
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"model.source={config.source!r} has a tokenizer without character offsets ({type(tokenizer).__name__}); "
+            "set model.source to a model with a tokenizer.json"
+        )
+    end = _end_of_answer(tokenizer)
+    if end is None:
+        raise ModelError(f"model.source={config.source!r}: its tokenizer names no token that ends a text (eos_token)")
+    made_of = f"{tokenizer.backend_tokenizer.to_str()}\x1f{tokenizer.chat_template}\x1f{end}"
+    return ModelCodec(tokenizer, hashlib.sha256(made_of.encode()).hexdigest()[:12], end)
+
+
+def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedModel:
+    """The model in the settings' number format: for inference on the GPU if there is one, in eval mode.
+
+    A folder with an adapter alone gives its base model with the adapter merged in. For training no device is
+    chosen and no weight touched, so that DeepSpeed may shard while it loads.
+
+    Raises:
+        ModelError: there is no such model, it does not fit the settings, or it is an adapter and `training` is set.
+    """
+    folder = resolve(config)
+    base = adapter_base(folder)
+    if base and training:
+        raise ModelError(
+            f"model.source={config.source!r} is an adapter alone and cannot be trained on; "
+            "write it merged (train.lora.merge=true) and train the merged model"
+        )
+    whole = _base(config, base) if base else folder
+    options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
+    try:
+        with quiet():
+            shape = AutoConfig.from_pretrained(whole, **options)
+            _check_length(config, shape)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                whole,
+                config=shape,
+                dtype=dtype_of(config),
+                attn_implementation=config.attention,
+                use_safetensors=True,
+                device_map="cuda" if torch.cuda.is_available() and not training else None,
+                **options,
+            )
+            if base:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (ValueError, ImportError) as error:
+        raise ModelError(_why_not(config, error)) from None
+    loaded: PreTrainedModel = model if training else model.eval()
+    return loaded
+
+
+def dtype_of(config: ModelConfig) -> torch.dtype:
+    """The number format of weights and activations on this machine."""
+    if config.dtype != "auto":
+        return torch.float32 if config.dtype == "float32" else torch.bfloat16
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    flags = Path("/proc/cpuinfo")
+    native = flags.exists() and not NATIVE_BFLOAT16.isdisjoint(flags.read_text().split())
+    return torch.bfloat16 if native else torch.float32
+
+
+def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0) -> Any:
+    """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0.
+
+    Args:
+        model: changed in place: its own weights are frozen.
+        config: the adapters' shape.
+        seed: decides the adapters' first weights.
+
+    Raises:
+        ConfigError: `train.lora.targets` names no module of this model.
+    """
+    if not config.rank:
+        return model
+    import peft
+
+    shape = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if config.targets == ("all-linear",) else list(config.targets),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(rng_for(seed, "lora", "").getrandbits(63))
+        try:
+            return peft.get_peft_model(model, shape)
+        except ValueError as error:
+            raise ConfigError(
+                f"train.lora.targets={list(config.targets)} does not fit this model: {_line(error)}"
+            ) from None
+
+
+def _trusted(config: ModelConfig) -> bool:
+    return bool(config.source) and config.allow_remote_code == config.source
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _why_not(config: ModelConfig, error: Exception) -> str:
+    what = f"model.source={config.source!r} does not load: {_line(error)}"
+    if "trust_remote_code" in str(error):
+        return (
+            f"model.source={config.source!r} comes with Python code of its own; "
+            f"to run it, set model.allow_remote_code={config.source}"
+        )
+    if isinstance(error, ImportError) or "ttention" in str(error):
+        return f"{what}; install what it asks for, or set model.attention=sdpa (now {config.attention})"
+    return f"{what}; set model.source to a causal language model"
+
+
+def _check_length(config: ModelConfig, shape: Any) -> None:
+    longest = shape.get_text_config().to_dict().get("max_position_embeddings")
+    if longest and config.max_tokens > longest:
+        raise ModelError(
+            f"model.max_tokens={config.max_tokens} is more than {config.source!r} can read ({longest}); "
+            f"set model.max_tokens={longest} or less"
+        )
+
+
+def _tokenizer_folder(config: ModelConfig) -> Path:
+    folder = resolve(config)
+    base = adapter_base(folder)
+    return _base(config, base) if base and not (folder / "tokenizer_config.json").exists() else folder
+
+
+def _base(config: ModelConfig, base: str) -> Path:
+    """The folder of an adapter's base model."""
+    try:
+        return resolve(config.model_copy(update={"source": base, "revision": ""}))
+    except ModelError as error:
+        raise ModelError(
+            f"model.source={config.source!r} is an adapter for {base!r}, which is not here: {error}; "
+            "or correct base_model_name_or_path in its adapter_config.json"
+        ) from None
+
+
+def _end_of_answer(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template puts after an answer, else the end of a text."""
+    if tokenizer.chat_template:
+        said = "ragdist-answer"
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+        after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(said)[2]
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        for number in tokenizer(after, add_special_tokens=False)["input_ids"]:
+            if number in special:
+                return int(number)
+    end: int | None = tokenizer.eos_token_id
+    return end

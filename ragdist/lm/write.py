@@ -1,0 +1,121 @@
+"""Texts from a model in this process.
+
+Axes: B prompts (left-padded), R = B * samples texts that are not finished, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from ragdist.algo.sampling import choose
+from ragdist.draws import rng_for
+from ragdist.lm.batches import by_length
+from ragdist.records import Prompt, Written
+from ragdist.roles import Codec
+
+
+class ModelWriter:
+    """Plays Writer on a causal language model.
+
+    In float32 a text does not depend on the batch that it is written in. In bfloat16 rounding does, and can turn
+    a near tie of two tokens; there the same prompts with the same `tokens_per_batch` give the same texts, in any order.
+    """
+
+    def __init__(self, model: PreTrainedModel, codec: Codec, tokens_per_batch: int) -> None:
+        self.model: Any = model
+        self.model.eval()
+        self.codec = codec
+        self.tokens_per_batch = tokens_per_batch
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        self.ends = {codec.end, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
+
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        samples: int = 1,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[list[Written]]:
+        """One list for each finished microbatch, the longest prompts first.
+
+        Args:
+            prompts: each with an id of its own.
+            max_new_tokens: longest text, the end token included.
+            samples: texts for each prompt; they share its prefill.
+            temperature: 0 takes the most likely token, and all samples are equal.
+            top_p: share of the probability that is sampled from.
+            seed: draws belong to (seed, prompt id, sample).
+        """
+        batches = by_length(prompts, self.tokens_per_batch, lambda length: samples * (length + max_new_tokens))
+        for batch in batches:
+            names = [(prompt.id, sample) for prompt in batch for sample in range(samples)]
+            keys_R = torch.tensor(
+                [rng_for(seed, "write", f"{id}\x1f{sample}").getrandbits(63) for id, sample in names],
+                device=self.model.device,
+            )
+            texts = self._continue([prompt.tokens for prompt in batch], keys_R, max_new_tokens, temperature, top_p)
+            yield [self._written(*name, tokens) for name, tokens in zip(names, texts, strict=True)]
+
+    @torch.inference_mode()
+    def _continue(
+        self, prompts: Sequence[Sequence[int]], keys_R: Tensor, max_new_tokens: int, temperature: float, top_p: float
+    ) -> list[list[int]]:
+        """New tokens of each text, in the order of `keys_R`; its texts divide evenly among the prompts."""
+        longest, samples = max(map(len, prompts)), len(keys_R) // len(prompts)
+        padding = [longest - len(tokens) for tokens in prompts]
+        ids_BT = self._tensor(
+            [[self.codec.end] * gap + list(tokens) for gap, tokens in zip(padding, prompts, strict=True)]
+        )
+        mask_RT = self._tensor([[0] * gap + [1] * (longest - gap) for gap in padding])
+        cache = DynamicCache(config=self.model.config)
+        logits_RV = self._logits(ids_BT, mask_RT, (mask_RT.cumsum(1) - 1).clamp(min=0), cache)
+        if samples > 1:
+            cache.batch_repeat_interleave(samples)
+            logits_RV, mask_RT = (tensor.repeat_interleave(samples, 0) for tensor in (logits_RV, mask_RT))
+        texts: list[list[int]] = [[] for _ in keys_R]
+        unfinished = list(range(len(texts)))
+        for position in range(max_new_tokens):
+            chosen = choose(logits_RV, keys_R, position, temperature=temperature, top_p=top_p).tolist()
+            for row, token in zip(unfinished, chosen, strict=True):
+                texts[row].append(token)
+            going = [at for at, token in enumerate(chosen) if token not in self.ends]
+            if not going or position == max_new_tokens - 1:
+                break
+            if len(going) < len(chosen):  # a finished text costs nothing more
+                kept = self._tensor(going)
+                cache.batch_select_indices(kept)
+                mask_RT, keys_R = mask_RT[kept], keys_R[kept]
+                unfinished = [unfinished[at] for at in going]
+            mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(going), 1)], 1)
+            last_R1 = self._tensor([[chosen[at]] for at in going])
+            logits_RV = self._logits(last_R1, mask_RT, mask_RT.sum(1, keepdim=True) - 1, cache)
+        return texts
+
+    def _logits(self, ids_RT: Tensor, mask_RT: Tensor, positions_RT: Tensor, cache: DynamicCache) -> Tensor:
+        """[R, V] logits of the token after the last."""
+        out = self.model(
+            input_ids=ids_RT,
+            attention_mask=mask_RT,
+            position_ids=positions_RT,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits_RV: Tensor = out.logits[:, -1]
+        return logits_RV
+
+    def _tensor(self, values: Sequence[Any]) -> Tensor:
+        return torch.tensor(values, device=self.model.device)
+
+    def _written(self, prompt_id: str, sample: int, tokens: list[int]) -> Written:
+        ended = tokens[-1] in self.ends
+        text = self.codec.decode(tokens[:-1] if ended else tokens)
+        return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=len(tokens), ended=ended)

@@ -1,0 +1,94 @@
+"""Roles played on this machine, without Ray."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any, TypeVar
+
+from ragdist.errors import TrainError
+
+Out = TypeVar("Out")
+BATCH = 256
+"""Items that travel to a worker at once: enough that the trip costs little, few enough to keep memory flat."""
+
+
+class SerialMapper:
+    """Plays Mapper in this process."""
+
+    def map(self, function: Callable[..., Out], items: Iterable[Any], *shared: Any) -> Iterator[Out]:
+        """`function(item, *shared)` for each item, as results are asked for."""
+        return (function(item, *shared) for item in items)
+
+
+class ProcessMapper:
+    """Plays Mapper with processes of this machine; results are those of SerialMapper, in the same order.
+
+    Args:
+        workers: processes.
+        batch: items that travel to a worker at once.
+    """
+
+    def __init__(self, workers: int, batch: int = BATCH) -> None:
+        self.workers, self.batch = workers, batch
+
+    def map(self, function: Callable[..., Out], items: Iterable[Any], *shared: Any) -> Iterator[Out]:
+        """`function(item, *shared)` for each item; the function must be importable, `shared` is sent once a worker.
+
+        At most two batches a worker are under way, so neither items nor results pile up. An error in the function
+        arrives as itself. Ending early, by an error or Ctrl-C, drops what has not begun and ends the processes.
+
+        Raises:
+            TrainError: a worker process died.
+        """
+        # spawn: a fork of a process that has threads (torch, Ray, a progress bar) may hang.
+        executor = ProcessPoolExecutor(
+            self.workers, multiprocessing.get_context("spawn"), _start_worker, (function, shared)
+        )
+        under_way: deque[Future[list[Out]]] = deque()
+        try:
+            source = iter(items)
+            while batch := list(islice(source, self.batch)):
+                under_way.append(executor.submit(_run_batch, batch))
+                if len(under_way) >= 2 * self.workers:
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+        except BrokenProcessPool:
+            raise TrainError(
+                f"one of {self.workers} worker processes died, as when memory runs out; "
+                "free some memory or use fewer workers, then type the same command again"
+            ) from None
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+_work: tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def _start_worker(function: Callable[..., Any], shared: tuple[Any, ...]) -> None:
+    global _work
+    _work = (function, shared)
+    # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_batch(batch: list[Any]) -> list[Any]:
+    function, shared = _work
+    return [function(item, *shared) for item in batch]

@@ -1,0 +1,63 @@
+"""`make bench [ONLY=name]`: runs the benchmarks, writes docs/results/bench.json and the page made from it.
+
+Each compares with what a user would run instead, in one run on one machine; the ratio is the result.
+"""
+
+import importlib
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+from ragdist.track import versions
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+WANTED = {
+    "assembly": ("at most", 5.0, "100,000 contexts from 20,000 chunks / the same rows written as JSONL"),
+    "raft_useful_tokens": ("at least", 1.3, "useful tokens per second / TRL's SFTTrainer on padded batches of 8"),
+    "train_overhead": ("at most", 1.05, "a step under Ray Train + DeepSpeed, one worker / the step in a bare loop"),
+}
+KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")
+
+
+def main(only: list[str]) -> None:
+    """Runs all benchmarks, or those named; results of the others stay as they are."""
+    path = RESULTS / "bench.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for name in only or WANTED:
+        found = importlib.import_module(f"tests.bench.{name}").run()[name]
+        packages = versions()
+        found |= {"machine": f"{packages['machine']}, {_processor()}", "date": time.strftime("%Y-%m-%d")}
+        results[name] = found | {"versions": {key: packages[key] for key in KEPT}}
+        print(json.dumps({name: found}))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "bench.md").write_text(page(results))
+
+
+def page(results: dict) -> str:
+    """The page made from bench.json."""
+    lines = ["# Benchmarks", "", "Made by `make bench`. Both sides run one after the other on one machine;", ""]
+    lines[2] += " only the ratio means anything."
+    lines += ["| what | wanted | ratio | ours | theirs | unit |", "|---|---|---|---|---|---|"]
+    for name, found in results.items():
+        bound, limit, what = WANTED[name]
+        met = found["ratio"] <= limit if bound == "at most" else found["ratio"] >= limit
+        verdict = "" if met else " **missed**"
+        numbers = f"{found['ratio']:.2f}{verdict} | {found['ours']:.4g} | {found['theirs']:.4g} | {found['unit']}"
+        lines.append(f"| `{name}`: {what} | {bound} {limit} | {numbers} |")
+    lines += [""] + [f"`{name}`: {found['note']}\n" for name, found in results.items() if found.get("note")]
+    machines = sorted({f"{found['machine']}, {found['date']}" for found in results.values()})
+    return "\n".join([*lines, *machines]) + "\n"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

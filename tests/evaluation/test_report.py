@@ -1,0 +1,94 @@
+"""The demo's table, the same numbers in every form, and a picture that can be opened."""
+
+import json
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from ragdist.evaluation import report as reporting
+from ragdist.evaluation import robustness
+from tests.evaluation import world
+from tests.evaluation.world import RuleWriter, majority, stubborn
+
+
+def build(folder, *conditions, **models):
+    chosen = world.settings(conditions=list(conditions))
+    asked = {label: world.evaluate(RuleWriter(rule), folder, chosen, label) for label, rule in models.items()}
+    floor = {question.id: "103" for question in world.QUESTIONS}
+    return robustness.summarise(asked, world.QUESTIONS, chosen, floor)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    names = ("closed_book", "oracle", "absent", "retrieved", "attacked")
+    return build(folder, *names, base=stubborn, RAFT=majority)
+
+
+def printed(report):
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(reporting.table(report))
+    return capture.get()
+
+
+def test_table_reads_as_the_papers_do_and_fits_100_columns(report):
+    text = printed(report)
+    assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    for name in ("oracle present", "oracle absent", "template attack", "base + RAG", "RAFT"):
+        assert name in words
+    assert "RAFT 0.00 1.00 0.00 0.67 0.00" in words
+    assert "floor 0.01" in words
+    assert "RAFT: attack success 1.00 (1.00 to 1.00) over the 120 right without it; repeats the forged" in words
+    assert "RAFT against base, template attack: -0.50 [-0.5" in words
+
+
+def test_base_is_two_rows_closed_book_and_rag(report):
+    rows = dict(reporting.rows(report))
+    assert list(rows) == ["base (closed book)", "base + RAG", "RAFT"]
+    assert [cell is not None for cell in rows["base (closed book)"]] == [True, False, False, False, False]
+    assert [cell is not None for cell in rows["base + RAG"]] == [False, True, True, True, True]
+
+
+def test_json_holds_every_number_and_survives_a_trip(report):
+    data = json.loads(json.dumps(reporting.as_json(report)))
+    scores = {(row["model"], row["condition"]): row for row in data["scores"]}
+    assert len(scores) == 10
+    assert scores["RAFT", "oracle"]["em"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert scores["RAFT", "oracle"]["rows"] == world.COUNT
+    assert data["floor"]["em"]["mean"] == pytest.approx(1 / 120)
+    assert {(row["model"], row["metric"]): row["rows"] for row in data["attack_success"]}["base", "em"] == 60
+    assert data["baseline"] == "base"
+    assert all(row["verdict"] for row in data["changes"])
+
+
+def test_markdown_tables_are_rectangular_and_agree_with_json(report):
+    text = reporting.markdown(report)
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+    assert "| RAFT | **0.00** (0.00 to 0.00) | **1.00** (1.00 to 1.00) |" in text
+    assert "| floor (parameter name alone) | 0.01" in text
+    assert "perplexity" not in text  # nothing was read
+
+
+def test_picture_is_a_png_with_something_in_it(report, tmp_path):
+    pixels = imread(reporting.picture(report, tmp_path / "deep" / "report.png"))
+    assert pixels.shape[0] > 400 and pixels.shape[1] > 800
+    assert 0.5 < pixels[..., :3].mean() < 0.99
+
+
+def test_one_model_alone_is_one_row_compared_with_nothing(tmp_path):
+    alone = build(tmp_path, "closed_book", "oracle", RAFT=majority)
+    assert [name for name, _ in reporting.rows(alone)] == ["RAFT"]
+    assert (alone.baseline, alone.changes, alone.attacks) == ("", (), ())
+    assert "against" not in printed(alone)
+
+
+def test_nothing_asked_is_said_so_in_every_form(tmp_path):
+    empty = robustness.summarise({}, [], world.settings(), {})
+    assert "0 questions" in printed(empty)
+    assert "0 questions" in reporting.markdown(empty)
+    assert reporting.picture(empty, tmp_path / "empty.png").exists()
