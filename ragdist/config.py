@@ -354,7 +354,7 @@ def markdown() -> str:
 
 
 def _kind(kind: Any) -> str:
-    text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    text: str = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
     return (
         text.replace("typing.", "")
         .replace("Literal", "")
@@ -379,15 +379,9 @@ def _read(path: str) -> Mapping[str, Any]:
 
 def _parse(text: str, what: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
-        try:
-            return float(value) if "e" in value.lower() and value[:1] in "0123456789+-." else value
-        except ValueError:
-            return value
-    return value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -409,9 +403,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, [known for known, *_ in describe()], n=1, cutoff=0)
         return f"no such setting: {key!r}; the nearest is {near[0]!r} (`ragdist settings` lists all)"
-    message = error["msg"].removeprefix("Value error, ")
+    problem = str(error["msg"]).removeprefix("Value error, ")
     if not key:
-        return message
-    return (
-        f"{key}={error['input']!r}: {message[0].lower()}{message[1:]}; set {key}=... or change it in the settings file"
-    )
+        return problem
+    problem = problem[0].lower() + problem[1:]
+    return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"

@@ -25,10 +25,15 @@ class Tokens(NamedTuple):
 class Codec(Protocol):
     """The tuned model's own tokenizer. Played by `lm.load.ModelCodec`, in tests by `tests.tiny`."""
 
-    fingerprint: str
-    """Changes whenever the same text could give other tokens; part of the name of all that depends on it."""
-    end: int
-    """Id of the token that ends an answer."""
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the same text could give other tokens; part of the name of all that depends on it."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Id of the token that ends an answer."""
+        ...
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, no special tokens added."""

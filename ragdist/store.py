@@ -59,7 +59,8 @@ class Rows(Generic[Record]):
     @property
     def card(self) -> dict[str, Any]:
         """What made it, `rows`, and the counts that its stage left."""
-        return json.loads((self.folder / CARD).read_text())
+        found: dict[str, Any] = json.loads((self.folder / CARD).read_text())
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -77,7 +78,7 @@ class Rows(Generic[Record]):
                 yield from_row(self.kind, json.loads(line))
 
     def __len__(self) -> int:
-        return self.card["rows"]
+        return int(self.card["rows"])
 
 
 class Output:

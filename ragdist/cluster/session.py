@@ -70,16 +70,16 @@ def _knobs(config: ClusterConfig) -> dict[str, str]:
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Environment variables for the block; Ray reads them in this process, at any time."""
-    before = {name: os.environ.get(name) for name in values}
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+        for name in {*values, *(name for name in os.environ if name.startswith("RAY_"))}:  # Ray adds some of its own
+            if name in before:
+                os.environ[name] = before[name]
             else:
-                os.environ[name] = value
+                del os.environ[name]
 
 
 @contextmanager

@@ -23,8 +23,8 @@ LONGEST = 30
 """Characters of the longest default that is asked for."""
 NEAR_MISSES, WRONG_ANSWERS = 8, 5
 """At most so many of a question's."""
-FEWEST_OTHERS = 2
-"""Functions with another default of the same parameter that a question needs."""
+FEWEST_OTHERS = 4
+"""Functions with another default of the same parameter that a question needs, as a context of five has distractors."""
 COMMON_CUT = 3
 """How many times fewer questions have the answer that is most frequent over all parameters (`None`)."""
 _NAME = re.compile(r"([A-Za-z]\w*\.)*[A-Za-z]\w*")
@@ -60,12 +60,12 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 def read(packages: Sequence[str], seed: int, test_fraction: float) -> tuple[list[Chunk], list[Question]]:
     """A chunk for each documented public function, and questions about their parameters' defaults.
 
-    A function's questions are all in one split. What the parameter's name alone gives away is dropped: of each name's
-    values the most frequent is cut to the number of the second, and `None`, the most frequent over all names, to a
-    third of that, the others then again to the second; questions with less than two functions that share the name and
-    not the value go, and with them the names of one value. Which ones stay is drawn by `seed`. `floor` tells what
-    a guess from the name still scores: 0.6 before and below 0.2 after, for the default packages. It is not the
-    score of the best guesser: as values are even, one that avoids the frequent value would do better than that.
+    A function's questions are all in one split. What the parameter's name alone gives away is dropped: questions with
+    fewer than four functions that share the name and not the value, and with them names of one value; of each
+    name's values the most frequent beyond the number of the second; of `None`, the most frequent over all names, two
+    thirds of what is left, and the others again beyond the second. Which ones stay is drawn by `seed`. What a guess
+    from the name still scores tells `floor`: 0.60 before and 0.12 after for the default packages, 0.19 if it knows 160
+    training questions. It is not the best guess: as values are even, avoiding the frequent one would score higher.
 
     Near misses are functions with the same parameter and another default, wrong answers are those defaults: first
     the ones that training questions have for an answer, among these the most frequent in training functions.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +27,6 @@ _BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_+")
 NOT_TELLING = LABELS | {""}
 SAMPLE, COMMON = 500, 20
 """An answer that stands in more than COMMON of SAMPLE chunks says nothing about the chunk it stands in."""
-DRAWN = 16
-"""Random chunks looked at before all are taken in turn, as in a corpus that is hardly larger than the list shown."""
 HARD_DEPTH = 4
 """Chunks ranked for each hard distractor wanted; some are oracles or hold an answer."""
 
@@ -88,7 +86,7 @@ def telling(answers: Iterable[str]) -> list[str]:
 
 
 class Entry(NamedTuple):
-    """A chunk as a distractor. Example: Entry(chunk_id="03...", text_number=17, words=" install the ... ")."""
+    """A chunk as a distractor. Example: Entry("03...", text_number=17, words=" install the ... ")."""
 
     chunk_id: str
     text_number: int
@@ -102,10 +100,10 @@ class Pool:
 
     def __init__(self, chunks: Mapping[str, Chunk]) -> None:
         numbers: dict[str, int] = {}
-        self._entries = [
-            Entry(i, numbers.setdefault(flat(chunk.text), len(numbers)), matching.words(f"{chunk.title} {chunk.text}"))
-            for i, chunk in sorted(chunks.items())
-        ]
+        self._entries = []
+        for i, chunk in sorted(chunks.items()):
+            words = matching.words(f"{chunk.title} {chunk.text}")
+            self._entries.append(Entry(i, numbers.setdefault(flat(chunk.text), len(numbers)), words))
         self._by_id = {entry.chunk_id: entry for entry in self._entries}
         self._common: dict[str, bool] = {}
 
@@ -137,11 +135,12 @@ class Pool:
     def walk(self, seed: int, name: str) -> Iterator[Entry]:
         """Every chunk at least once: independent draws, then all in turn; costs only what is taken from it."""
         entries, size = self._entries, len(self._entries)
-        drawn = draws(seed, "distractors", name, DRAWN)
-        for number in drawn:
-            yield entries[number % size]
-        for number in range(size):
-            yield entries[(drawn[0] + number) % size]
+        for turn in range(4):
+            for number in draws(seed, f"distractors {turn}", name, 8):
+                yield entries[number % size]
+        # Hardly ever reached but in a corpus that is little larger than the list shown.
+        for at in range(size):
+            yield entries[(number + at) % size]
 
     def _is_common(self, wanted: str) -> bool:
         if wanted not in self._common:
@@ -191,24 +190,25 @@ def find(
     seen = {pool[i].text_number for i in question.oracle_ids}
     answers = telling(question.answers) if config.filter_answers else []
 
-    def usable(entries: Iterable[Entry]) -> Iterator[str]:
-        for entry in entries:
+    def take(entries: Iterable[Entry], count: int) -> list[str]:
+        taken: list[str] = []
+        for entry in entries if count else ():
             if entry.text_number in seen:
                 continue
             seen.add(entry.text_number)
             if answers and pool.gives_away(entry, answers):
                 with_answer.append(entry.chunk_id)
-            else:
-                yield entry.chunk_id
+                continue
+            taken.append(entry.chunk_id)
+            if len(taken) == count:
+                break
+        return taken
 
-    preferred, others = usable(_preferred(question, pool, retriever, config)), usable(pool.walk(seed, question.id))
-    chosen: list[str] = []
-    for is_hard in _hard_slots(config.distractors, config.hard_share, config.documents):
-        chunk_id = (is_hard and next(preferred, "")) or next(others, "")
-        if not chunk_id:
-            break
-        chosen.append(chunk_id)
     wanted = config.documents
+    hard = int({"random": 0.0, "mixed": config.hard_share}.get(config.distractors, 1.0) * wanted + 0.5)
+    others = pool.walk(seed, question.id)
+    chosen = take(chain(_preferred(question, pool, retriever, config), others), hard)
+    chosen = _spread(chosen, take(others, wanted - hard))
     filled = with_answer[: wanted - len(chosen)]
     chosen += filled
     if len(chosen) < wanted and config.too_few == "error":
@@ -220,11 +220,12 @@ def find(
     return Candidates(question_id=question.id, chunk_ids=tuple(chosen)), len(filled)
 
 
-@cache
-def _hard_slots(distractors: str, hard_share: float, documents: int) -> list[bool]:
-    """Which of the documents is a preferred one: spread evenly, as contexts with an oracle show the first ones only."""
-    share = {"random": 0.0, "mixed": hard_share}.get(distractors, 1.0)
-    return [int((slot + 1) * share + 0.5) > int(slot * share + 0.5) for slot in range(documents)]
+def _spread(hard: list[str], others: list[str]) -> list[str]:
+    """Both evenly mixed, because a context with its oracle shows the first ones only."""
+    if not hard or not others:
+        return hard or others
+    places = [((at + 0.5) / len(part), i) for part in (hard, others) for at, i in enumerate(part)]
+    return [i for _, i in sorted(places)]
 
 
 def _preferred(question: Question, pool: Pool, retriever: Retriever | None, config: ContextsConfig) -> Iterator[Entry]:

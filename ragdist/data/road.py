@@ -49,7 +49,8 @@ class Road:
         stage = Stage("documents", {"files": _hash_files(_files(config.folder))}, {"broken": config.broken})
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
-            counts["broken"] = broken = []
+            broken: list[str] = []
+            counts["broken"] = broken
             yield from track.progress(corpus.read(config, broken), "documents")
 
         return self.store.make(stage, Document, produce)

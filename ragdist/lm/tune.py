@@ -25,13 +25,13 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 import yaml
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ragdist import track
 from ragdist.config import Settings
 from ragdist.errors import DataError, Stopped, TrainError
 from ragdist.lm import checkpoints, zero
-from ragdist.lm.load import add_lora, dtype_of, load_model, resolve
+from ragdist.lm.load import add_lora, dtype_of, load_codec, load_model
 from ragdist.lm.order import training_order
 from ragdist.records import Example, from_row
 
@@ -111,6 +111,8 @@ def tune(examples: Path, folder: Path, settings: Settings, *, callbacks: Sequenc
         trainer, resume = _trainer(plan, folder, settings, callbacks)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if trainer.state.global_step < trainer.state.max_steps:
+            if dist.get_rank() == 0:
+                (folder / STOP).unlink(missing_ok=True)
             raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, state saved")
         _save(trainer, folder, settings, _card(trainer, plan, examples, settings))
     return folder / MODEL
@@ -133,14 +135,12 @@ def _trainer(plan: Plan, folder: Path, settings: Settings, callbacks: Sequence[T
     arguments = _arguments(folder, settings, len(plan.useful))  # first: it tells transformers to shard at loading
     found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
-    model = load_model(settings.model, training=True)
-    if settings.train.lora.rank:
-        model = add_lora(model, settings.train.lora)
+    model = add_lora(load_model(settings.model, training=True), settings.train.lora, settings.seed)
     trainer = Trainer(
         model,
         arguments,
         train_dataset=Dataset(plan.table).with_transform(_features).select(plan.order),
-        processing_class=AutoTokenizer.from_pretrained(resolve(settings.model)),
+        processing_class=load_codec(settings.model).tokenizer,
         callbacks=[Watch(plan, folder, settings), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)

@@ -22,6 +22,7 @@ from ragdist.config import Settings
 from ragdist.data import apidocs
 from ragdist.data.road import Road
 from ragdist.evaluation import robustness
+from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Question
 from ragdist.roles import Reader, Tuner, Writer
@@ -66,9 +67,11 @@ def run(road: Road, tuner: Tuner, open_model: OpenModel, folder: Path, settings:
 
 def evaluate(
     road: Road, models: dict[str, str], open_model: OpenModel, folder: Path, settings: Settings
-) -> dict[str, list[robustness.Prediction]]:
+) -> dict[str, list[Prediction]]:
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
     tests = test_questions(road)
+    if not models:
+        return {}
     cases = robustness.cases(
         tests,
         road.chunk_by_id,
@@ -78,17 +81,17 @@ def evaluate(
         road.codec,
         settings,
     )
-    cases = list(cases) if models else []
     asked = {}
+    every = list(cases)
     for label, source in models.items():
         with span(f"evaluate {label}"), open_model(source) as (writer, reader):
             asked[label] = robustness.evaluate(
-                label, source, writer, reader, cases, tests, folder / "evaluation", settings
+                label, source, writer, reader, every, tests, folder / "evaluation", settings
             )
     return asked
 
 
-def report(road: Road, asked: dict[str, list[robustness.Prediction]], settings: Settings) -> Report:
+def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -> Report:
     """Scores with intervals, differences, and the floor that the parameter's name alone reaches."""
     train = [question for question in road.questions if question.split == "train"]
     tests = test_questions(road)

@@ -1,0 +1,91 @@
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from ragdist.cluster import session
+from ragdist.config import ClusterConfig
+from ragdist.errors import ConfigError
+
+HERE = """
+import os, stat, sys
+from pathlib import Path
+import ray
+from ragdist.cluster import session
+from ragdist.config import ClusterConfig
+
+before = dict(os.environ)
+with session.connect(ClusterConfig()):
+    home = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
+    print(home, oct(home.stat().st_mode), os.environ["RAY_AUTH_MODE"])
+    assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+assert not home.exists() and not ray.is_initialized()
+assert dict(os.environ) == before, {name for name in os.environ.keys() | before.keys() if os.environ.get(name) != before.get(name)}
+"""
+
+
+def test_local_ray_is_private_has_tokens_says_nothing_and_leaves_nothing(tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    run = subprocess.run(
+        [sys.executable, "-c", HERE],
+        env=clean | {"XDG_STATE_HOME": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.split()[1:] == ["0o40700", "token"]
+    token = tmp_path / "ragdist" / "ray_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert len(token.read_text()) == 64
+
+
+def test_connect_inside_a_session_joins_it_and_leaves_it_open(ray_here):
+    with session.connect(ClusterConfig()):
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """No session is open, whatever other tests hold."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
+def test_address_nobody_listens_at_is_named_at_once(apart):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=f"cluster.address='{address}' does not answer"), session.connect(
+        ClusterConfig(address=address)
+    ):
+        pass
+    assert time.monotonic() - start < 2 * session.REACH_S
+
+
+def test_address_that_is_none_is_named(apart):
+    with pytest.raises(ConfigError, match="wanted host:port"), session.connect(ClusterConfig(address="ray")):
+        pass
+
+
+def test_too_many_workers_name_the_settings(ray_here):
+    with pytest.raises(ConfigError, match=r"cluster\.workers=3 with 64 CPUs .* room for 0"):
+        session._wait_for_room(ClusterConfig(workers=3, cpus_per_worker=64), deadline_s=0)
+    with pytest.raises(ConfigError, match=r"and 1 GPUs each.* lower cluster\.workers"):
+        session._wait_for_room(ClusterConfig(workers=9, cpus_per_worker=0.1, gpus_per_worker=1), deadline_s=0)
+
+
+def test_worker_share_of_this_machine_is_even(ray_here):
+    cores = ray.cluster_resources()["CPU"]
+    assert session.worker_cpus(ClusterConfig(workers=2)) == pytest.approx(cores / 2)
+    assert session.worker_cpus(ClusterConfig(workers=3)) * 3 <= cores
+    assert session.worker_cpus(ClusterConfig(address="auto", workers=2)) == 1
+    assert session.worker_cpus(ClusterConfig(cpus_per_worker=1.5)) == 1.5

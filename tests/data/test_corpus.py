@@ -1,0 +1,102 @@
+"""Documents of a folder: every kind of file, their order, their ids, and what happens to broken ones."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ragdist.config import CorpusConfig
+from ragdist.data import corpus
+from ragdist.errors import ConfigError, DataError
+from ragdist.records import content_id
+
+
+def read(folder, **more):
+    broken = []
+    return list(corpus.read(CorpusConfig(source="folder", folder=str(folder), **more), broken)), broken
+
+
+def test_folder_with_every_kind_of_file_is_read_in_path_order(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "hidden.txt").write_text("hidden")
+    (tmp_path / "b" / "guide.md").write_text("# Guide\n\nInstall it.", encoding="utf-8-sig")
+    (tmp_path / "a.txt").write_text("first", encoding="utf-8")
+    (tmp_path / "c.json").write_text(json.dumps([{"title": "one", "text": "1"}, {"text": "2"}]))
+    (tmp_path / "d.json").write_text(json.dumps({"title": "three", "text": "3"}))
+    (tmp_path / "e.jsonl").write_text('{"text": "4"}\n\n{"text": "ü"}\n', encoding="utf-8")
+    with gzip.open(tmp_path / "f.jsonl.gz", "wt") as file:
+        file.write('{"title": "six", "text": "6"}\n')
+    parquet.write_table(pa.table({"text": ["7", "8"], "more": [1, 2]}), tmp_path / "g.parquet")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+
+    documents, broken = read(tmp_path)
+
+    assert [(d.title, d.text) for d in documents] == [
+        ("a", "first"),
+        ("b/guide", "# Guide\n\nInstall it."),
+        ("one", "1"),
+        ("", "2"),
+        ("three", "3"),
+        ("", "4"),
+        ("", "ü"),
+        ("six", "6"),
+        ("", "7"),
+        ("", "8"),
+    ]
+    assert documents[1].source == "b/guide.md"
+    assert documents[0].id == content_id("a", "first")
+    assert broken == []
+
+
+def test_folder_moved_elsewhere_gives_equal_documents_and_a_copy_counts_once(tmp_path):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_text('{"text": "same"}\n{"text": "same"}\n{"text": "other"}\n')
+    here, there = read(tmp_path / "here")[0], read(tmp_path / "there")[0]
+    assert here == there
+    assert [d.text for d in here] == ["same", "other"]
+
+
+BROKEN = {
+    "latin.txt": (b"caf\xe9", "latin.txt"),
+    "empty.md": (b" \n", "empty.md"),
+    "torn.json": (b'{"text": ', "torn.json"),
+    "number.json": (b"[1]", "number.json, item 1"),
+    "line.jsonl": (b'{"text": "good"}\n{"text" "bad"}\n', "line.jsonl, line 2"),
+    "list.jsonl": (b'{"text": "good"}\n["bad"]\n', "list.jsonl, line 2"),
+    "field.jsonl": (b'{"text": "good"}\n{"body": "bad"}\n', "field.jsonl, line 2"),
+    "type.jsonl": (b'{"text": 5}\n', "type.jsonl, line 1"),
+    "torn.jsonl.gz": (gzip.compress(b'{"text": "good"}\n' * 999)[:-30], "torn.jsonl.gz"),
+    "no.parquet": (b"PAR1 nothing", "no.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_file_stops_with_its_name_or_is_skipped_and_named(tmp_path, name):
+    content, place = BROKEN[name]
+    (tmp_path / "a_good.txt").write_text("fine")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{place}.*corpus\.broken=skip"):
+        read(tmp_path)
+    documents, broken = read(tmp_path, broken="skip")
+    assert documents[0].text == "fine"
+    assert {d.text for d in documents} <= {"fine", "good"}
+    assert len(broken) == 1 and place in broken[0]
+
+
+def test_parquet_without_text_column_names_those_it_has(tmp_path):
+    parquet.write_table(pa.table({"body": ["x"]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet.*body"):
+        read(tmp_path)
+
+
+def test_empty_or_missing_folder_is_one_clear_error(tmp_path):
+    with pytest.raises(DataError, match=r"has no documents.*txt"):
+        read(tmp_path)
+    with pytest.raises(ConfigError, match=r"corpus\.folder"):
+        read(tmp_path / "missing")
+    with pytest.raises(ConfigError, match=r"corpus\.folder"):
+        read("")

@@ -1,0 +1,214 @@
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from ragdist.errors import ConfigError, DataError, Stopped, TrainError
+from ragdist.lm import checkpoints
+from ragdist.lm.tune import MODEL, lay_out, request_stop, tune
+from tests import tiny
+from tests.training import Spy, losses, noted, rows, settings, weights_hash, write_rows
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "run"
+    made.mkdir()
+    return made
+
+
+class StopAt(TrainerCallback):
+    """A person who asks for the end during a step."""
+
+    def __init__(self, folder, step):
+        self.folder, self.step = folder, step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step + 1 == self.step:
+            request_stop(self.folder)
+
+
+def mean_nll(model, row_numbers):
+    """Nats per target token, each row alone, by log_softmax: no padding, no trainer."""
+    total = tokens = 0
+    for row in (rows(24)[number] for number in row_numbers):
+        with torch.no_grad():
+            log_p = model(torch.tensor([row.tokens])).logits[0].log_softmax(-1)
+        total -= sum(log_p[at - 1, row.tokens[at]].item() for at in range(row.prompt_tokens, len(row.tokens)))
+        tokens += len(row.tokens) - row.prompt_tokens
+    return total / tokens
+
+
+def test_first_loss_is_the_hand_computed_mean_over_target_tokens_check_20_21_22(model, examples, folder):
+    made = settings(model, epochs=0.5)
+    tune(examples, folder, made)
+    first = lay_out(examples, made).order[:8]
+    by_hand = mean_nll(AutoModelForCausalLM.from_pretrained(model), first)
+    assert losses(folder)[0] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_loss_and_gradient_ignore_how_a_step_is_cut_check_24(model, examples, tmp_path):
+    found = []
+    for microbatch in (1, 2, 8):
+        run = tmp_path / str(microbatch)
+        run.mkdir()
+        tune(examples, run, settings(model, epochs=0.5, microbatch=microbatch))
+        found.append(noted(run)[0])
+    for other in found[1:]:
+        assert other["loss"] == pytest.approx(found[0]["loss"], abs=1e-6)
+        assert other["grad_norm"] == pytest.approx(found[0]["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_stopped_run_goes_on_and_ends_with_the_same_bits(model, examples, tmp_path, stage):
+    made = settings(model, zero_stage=stage, lora={"rank": 4, "dropout": 0.5}, checkpoint_every=4)
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for run in (whole, halves):
+        run.mkdir()
+    undisturbed = tune(examples, whole, made, callbacks=[Spy(whole / "seen")])
+    with pytest.raises(Stopped, match="after step 3 of 6"):
+        tune(examples, halves, made, callbacks=[StopAt(halves, 3), Spy(halves / "seen")])
+    assert not (halves / MODEL).exists()
+    resumed = tune(examples, halves, made, callbacks=[Spy(halves / "seen")])
+    assert weights_hash(resumed) == weights_hash(undisturbed)
+    assert losses(halves) == losses(whole)
+    assert [line["step"] for line in noted(halves)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_rows_of_every_step_are_those_of_the_plan_also_after_a_stop_check_72(model, examples, folder):
+    made = settings(model)
+    spy = Spy(folder / "seen")
+    with pytest.raises(Stopped):
+        tune(examples, folder, made, callbacks=[StopAt(folder, 2), spy])
+    before = spy.seen()
+    tune(examples, folder, made, callbacks=[spy])
+    after = spy.seen()[len(before) :]
+    order = lay_out(examples, made).order
+    microbatches = [order[at : at + 2] for at in range(0, len(order), 2)]
+    assert before[:8] == microbatches[:8]  # the loader reads one microbatch ahead
+    assert after[-16:] == microbatches[8:]
+
+
+def test_finished_run_returns_at_once(model, examples, folder):
+    made = settings(model, epochs=0.5)
+    done = tune(examples, folder, made)
+    (folder / "metrics.jsonl").unlink()
+    assert tune(examples, folder, made) == done == folder / MODEL
+    assert not (folder / "metrics.jsonl").exists()
+
+
+def test_half_written_checkpoint_is_removed_and_only_the_newest_are_kept(model, examples, folder):
+    half = folder / "checkpoints" / "checkpoint-5"
+    half.mkdir(parents=True)
+    (half / "trainer_state.json").write_text('{"global_step": 5')
+    tune(examples, folder, settings(model, checkpoint_every=2, keep_checkpoints=1))
+    assert len(noted(folder)) == 6
+    assert [found.name for found in (folder / "checkpoints").iterdir()] == ["checkpoint-6"]
+    assert checkpoints.newest(folder / "checkpoints") == folder / "checkpoints" / "checkpoint-6"
+
+
+def test_tuned_folder_holds_a_plain_model_in_its_dtype_with_tokenizer_and_card(model, examples, folder):
+    made = settings(model, epochs=0.5)
+    out = tune(examples, folder, made.model_copy(update={"model": made.model.model_copy(update={"dtype": "bfloat16"})}))
+    loaded = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    assert (out / "generation_config.json").exists()
+    assert AutoTokenizer.from_pretrained(out).chat_template == tiny.TEMPLATE
+    card = (out / "README.md").read_text()
+    assert "24 rows" in card and "1 steps of 8 rows" in card and "torch" in card
+    assert not list(out.glob("*.bin"))
+
+
+def test_adapter_alone_and_merged_answer_alike(model, examples, tmp_path):
+    from peft import PeftModel
+
+    asked = torch.tensor([rows(1)[0].tokens])
+    answers = {}
+    for merge in (True, False):
+        run = tmp_path / str(merge)
+        run.mkdir()
+        out = tune(examples, run, settings(model, lora={"rank": 4, "merge": merge}, learning_rate=1e-2))
+        base = AutoModelForCausalLM.from_pretrained(out if merge else model)
+        tuned = base if merge else PeftModel.from_pretrained(base, out)
+        assert (out / "adapter_model.safetensors").exists() is not merge
+        answers[merge] = tuned.eval()(asked).logits
+    untuned = AutoModelForCausalLM.from_pretrained(model)(asked).logits
+    torch.testing.assert_close(answers[True], answers[False], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(answers[True], untuned, atol=1e-2)
+
+
+def test_training_lowers_the_loss_and_counts_useful_tokens(model, examples, folder):
+    made = settings(model, epochs=6, learning_rate=3e-3, gradient_checkpointing=True)
+    out = tune(examples, folder, made)
+    lines = noted(folder)
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    plan = lay_out(examples, made)
+    lengths = [len(row.tokens) for row in rows(24)]
+    assert plan.useful == [sum(lengths[row] for row in plan.order[at : at + 8]) for at in range(0, 144, 8)]
+    assert lines[3]["useful_share"] == pytest.approx(plan.useful[3] / plan.padded[3], abs=1e-4)
+    assert lines[3]["epoch"] == pytest.approx(4 / 3, abs=1e-3)
+    trained = mean_nll(AutoModelForCausalLM.from_pretrained(out), range(24))
+    assert trained < 0.6 * lines[0]["loss"]
+
+
+def test_tune_prints_nothing(model, examples, folder, capfd):
+    tune(examples, folder, settings(model, epochs=0.5))
+    assert capfd.readouterr() == ("", "")
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_loss_that_is_not_a_number_ends_the_run(model, examples, folder):
+    with pytest.raises(TrainError, match=r"loss is nan at step \d; lower train\.learning_rate"):
+        tune(examples, folder, settings(model, learning_rate=1e38))
+    assert not (folder / MODEL).exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "dtype", "named"),
+    [
+        ({"offload": "all", "zero_stage": 2}, "float32", "train.offload=all needs train.zero_stage=3"),
+        ({"offload": "optimizer", "zero_stage": 0}, "float32", "train.offload=optimizer needs train.zero_stage=1"),
+        ({"zero_stage": 0}, "bfloat16", "train.zero_stage=0 in bfloat16"),
+        ({"examples_per_step": 32}, "float32", "train.examples_per_step=32"),
+    ],
+)
+def test_settings_that_contradict_name_the_knob(model, examples, folder, train, dtype, named):
+    made = settings(model, **{"epochs": 1, **train})
+    with pytest.raises(ConfigError, match=named):
+        tune(examples, folder, made.model_copy(update={"model": made.model.model_copy(update={"dtype": dtype})}))
+
+
+def test_row_without_a_target_is_named(model, examples, folder, tmp_path):
+    lines = examples.read_text().splitlines()
+    bad = json.loads(lines[3])
+    bad["prompt_tokens"] = len(bad["tokens"])
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("\n".join([*lines[:3], json.dumps(bad), *lines[4:]]) + "\n")
+    with pytest.raises(DataError, match="row 'row-3'"):
+        tune(broken, folder, settings(model))
+
+
+def test_offloaded_optimizer_gives_the_same_losses(model, examples, tmp_path):
+    found = []
+    for stage, offload in ((2, "none"), (2, "optimizer"), (3, "all")):
+        run = tmp_path / f"{stage}{offload}"
+        run.mkdir()
+        tune(examples, run, settings(model, zero_stage=stage, offload=offload))
+        found.append(losses(run))
+        shutil.rmtree(run / "checkpoints")
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+    assert found[2] == pytest.approx(found[0], abs=1e-4)
+    assert all(math.isfinite(loss) for loss in found[2])

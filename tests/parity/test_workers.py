@@ -1,0 +1,80 @@
+"""One worker and two take the same steps, at every ZeRO stage."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ragdist.lm.tune import lay_out, tune
+from tests import tiny
+from tests.training import Spy, losses, noted, settings, write_rows
+
+STAGES = (0, 1, 2, 3)
+RANK = """
+import sys
+from pathlib import Path
+import torch.distributed as dist
+from ragdist.lm.tune import tune
+from tests.training import Spy, settings
+
+dist.init_process_group("gloo")
+root, model = Path(sys.argv[1]), Path(sys.argv[2])
+for stage in (0, 1, 2, 3):
+    folder = root / f"two-{stage}"
+    folder.mkdir(exist_ok=True)
+    made = settings(model, workers=2, zero_stage=stage)
+    tune(root / "rows.jsonl", folder, made, callbacks=[Spy(folder / f"seen-{dist.get_rank()}")])
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders one-STAGE and two-STAGE of finished runs, two ranks being two processes over gloo."""
+    root = tmp_path_factory.mktemp("parity")
+    model, rows = tiny.model_folder(root), write_rows(root / "rows.jsonl")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(root), str(model)],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(2)
+    ]
+    for stage in STAGES:
+        (root / f"one-{stage}").mkdir()
+        tune(rows, root / f"one-{stage}", settings(model, zero_stage=stage))
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    return root
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_workers_have_the_losses_and_first_gradient_of_one(runs, stage):
+    one, two, plain = runs / f"one-{stage}", runs / f"two-{stage}", runs / "one-2"
+    assert losses(two)[0] == pytest.approx(losses(one)[0], abs=1e-6)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert losses(two) == pytest.approx(losses(plain), abs=1e-4)
+    if stage:  # DeepSpeed keeps no norm at 0
+        assert noted(two)[0]["grad_norm"] == pytest.approx(noted(plain)[0]["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_workers_see_the_rows_of_the_plan_each_microbatch_once_check_72(runs, stage):
+    made = settings(runs / "tiny-0")
+    order = lay_out(runs / "rows.jsonl", made).order
+    planned = [order[at : at + 2] for at in range(0, len(order), 2)]
+    first, second = (Spy(runs / f"two-{stage}" / f"seen-{rank}").seen() for rank in range(2))
+    assert first == planned[0::2] and second == planned[1::2]
+
+
+def test_checkpoint_has_a_part_of_every_rank_and_one_mark(runs):
+    checkpoint = runs / "two-2" / "checkpoints" / "checkpoint-6"
+    assert len(list(checkpoint.glob("global_step6/*optim_states.pt"))) == 2
+    assert json.loads((checkpoint / "complete.json").read_text()) == {"step": 6}

@@ -1,0 +1,86 @@
+"""Small training runs that tests share: rows that differ, settings of seconds, and what a run did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ragdist.config import Settings, resolve
+from ragdist.records import Example, as_row
+from tests import tiny
+
+
+def rows(count: int) -> list[Example]:
+    """Examples of many lengths, no two alike."""
+    numbered = []
+    for number, example in enumerate(tiny.examples(count)):
+        head = tuple(tiny.codec().encode(f"row {number}\n").ids)
+        numbered.append(
+            Example(
+                id=f"row-{number}",
+                tokens=head + example.tokens,
+                prompt_tokens=len(head) + example.prompt_tokens,
+            )
+        )
+    return numbered
+
+
+def write_rows(path: Path, count: int = 24) -> Path:
+    """`rows` as the JSONL that a Tuner reads."""
+    path.write_text("".join(json.dumps(as_row(row)) + "\n" for row in rows(count)))
+    return path
+
+
+def settings(model: Path, *, workers: int = 1, cluster: dict[str, Any] | None = None, **train: Any) -> Settings:
+    """Two epochs of the tiny model in float32, 8 rows a step, unless told otherwise."""
+    few = {"examples_per_step": 8, "microbatch": 2, "epochs": 2, "checkpoint_every": 2, "learning_rate": 1e-3}
+    return resolve(
+        {
+            "model": {"source": str(model), "dtype": "float32"},
+            "train": few | train,
+            "cluster": {"workers": workers, **(cluster or {})},
+        }
+    )
+
+
+def noted(folder: Path, phase: str = "train") -> list[dict[str, Any]]:
+    """The lines of a phase in the run's metrics."""
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["phase"] == phase]
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of each step, the last one said where a resumed run repeated steps."""
+    return list({line["step"]: line["loss"] for line in noted(folder)}.values())
+
+
+def weights_hash(model: Path) -> str:
+    """Names the bits of a model's weights."""
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+
+
+class Spy(TrainerCallback):
+    """Writes down the rows of every microbatch that this rank is given."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        numbers = {row.tokens: number for number, row in enumerate(rows(100))}
+        loader = train_dataloader.base_dataloader
+        collate = loader.collate_fn
+
+        def collate_and_note(batch: list[dict[str, list[int]]]) -> Any:
+            with self.path.open("a") as file:
+                file.write(json.dumps([numbers[tuple(row["input_ids"])] for row in batch]) + "\n")
+            return collate(batch)
+
+        loader.collate_fn = collate_and_note
+
+    def seen(self) -> list[list[int]]:
+        """Row numbers of each microbatch, in the order of training."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
