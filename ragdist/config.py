@@ -337,6 +337,17 @@ def describe(block: type[Block] = Settings, prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{name}", _kind(kind), json.dumps(field.default), " ".join((field.description or "").split())
 
 
+def flatten(settings: Block, prefix: str = "") -> dict[str, Any]:
+    """Every setting's value by its dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in settings:
+        if isinstance(value, Block):
+            found |= flatten(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def markdown() -> str:
     """docs/settings.md: every setting, from the sentences in this file."""
     lines = ["# Settings", "", "Made from `ragdist/config.py` by `make docs`; a test holds it current.", ""]
@@ -385,9 +396,8 @@ def _parse(text: str, what: str) -> Any:
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+    head, dot, rest = key.partition(".")
+    return {head: _nested(rest, value) if dot else value}
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

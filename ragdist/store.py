@@ -23,6 +23,8 @@ from ragdist.records import as_row, from_row
 
 Record = TypeVar("Record")
 ROWS, CARD = "rows.jsonl", "stage.json"
+# Made once: json.dumps with an option of its own makes an encoder for every row.
+encode = json.JSONEncoder(ensure_ascii=False).encode
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
@@ -92,7 +94,7 @@ class Output:
 
     def add(self, record: object) -> None:
         """Writes one record as a line of JSON."""
-        self._file.write(json.dumps(as_row(record), ensure_ascii=False) + "\n")
+        self._file.write(encode(as_row(record)) + "\n")
         self.rows += 1
 
     def close(self) -> None:

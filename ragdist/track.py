@@ -24,13 +24,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ragdist.config import Settings, dump
-from ragdist.errors import RagdistError, Stopped, StorageError
+from ragdist.config import Settings, dump, flatten, load
+from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
 from ragdist.store import make_folder, translate_errors
 
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
+MAY_CHANGE = ("run.", "cluster.", "evaluation.")
 LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe")
 
 
@@ -78,6 +79,7 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
             raise StorageError(
                 f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
             ) from None
+        _refuse_other_settings(run)
         (run.folder / "settings.yaml").write_text(dump(settings))
         run.write_json("versions.json", versions())
         run.set_state("running")
@@ -100,6 +102,24 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
             _open.remove(run)
             log.removeHandler(handler)
             handler.close()
+
+
+def _refuse_other_settings(run: Run) -> None:
+    """A run goes on with what it began with; where it runs and what is asked of it afterwards may change."""
+    if not (run.folder / "settings.yaml").exists():
+        return
+    began, asked = (
+        {key: value for key, value in flatten(settings).items() if not key.startswith(MAY_CHANGE)}
+        for settings in (load([str(run.folder / "settings.yaml")]), run.settings)
+    )
+    changed = [
+        f"{key}={json.dumps(began[key])}, now {json.dumps(asked[key])}" for key in asked if asked[key] != began[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run.folder} was begun with {'; '.join(changed)}; "
+            "set run.name=... for a run of its own, or remove the folder"
+        )
 
 
 def metrics(phase: str, **values: Any) -> None:

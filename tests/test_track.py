@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ragdist import config, track
-from ragdist.errors import Stopped, StorageError, TrainError
+from ragdist.errors import ConfigError, Stopped, StorageError, TrainError
 
 
 def settings(tmp_path, *more):
@@ -59,4 +59,14 @@ def test_versions_hold_nothing_of_the_environment(tmp_path, monkeypatch):
 def test_unwritable_folder_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"run\.folder"), track.open_run(settings(tmp_path / "file"), "raft"):
+        pass
+
+
+def test_a_named_run_refuses_other_settings_but_may_move(tmp_path):
+    with track.open_run(settings(tmp_path), "raft"):
+        pass
+    with pytest.raises(ConfigError, match=r"contexts\.documents=5, now 3.*run\.name"):
+        with track.open_run(settings(tmp_path, "contexts.documents=3"), "raft"):
+            pass
+    with track.open_run(settings(tmp_path, "cluster.workers=2", "evaluation.forgeries=1"), "raft"):
         pass

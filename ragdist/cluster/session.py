@@ -79,7 +79,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             if name in before:
                 os.environ[name] = before[name]
             else:
-                del os.environ[name]
+                os.environ.pop(name, None)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from ragdist import errors, track
 from ragdist.cluster import session
 from ragdist.config import Settings
 from ragdist.lm.order import training_steps
-from ragdist.lm.tune import CHECKPOINTS, MODEL, STOP, request_stop, tune
+from ragdist.lm.tune import MODEL, STOP, request_stop, tune
 from ragdist.store import make_folder
 
 FAILURE, LOGS = "failure.json", "logs"
@@ -64,8 +64,7 @@ class RayTuner:
             rows = sum(1 for _ in lines)
         train = self.settings.train
         steps = training_steps(rows, epochs=train.epochs, examples_per_step=train.examples_per_step)
-        # Ray's own note of an earlier call: stale, or torn by a kill. The marks in the checkpoints decide.
-        for left in (STOP, FAILURE, f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"):
+        for left in (STOP, FAILURE):
             (folder / left).unlink(missing_ok=True)
         with session.connect(self.settings.cluster), _stop_on_signal(folder) as stop:
             job = _Job(_trainer(examples, folder, self.settings))
@@ -108,8 +107,8 @@ def _trainer(examples: Path, folder: Path, settings: Settings) -> TorchTrainer:
             num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            name=CHECKPOINTS,
-            storage_path=str(folder),  # so that a checkpoint lies where Ray takes it without a copy
+            name="train",
+            storage_path=str(folder / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             callbacks=[_Note(folder)],
             worker_runtime_env={"env_vars": environment},
@@ -127,7 +126,7 @@ def _work(job: dict[str, Any]) -> dict[str, str]:
         if rank == 0:
             track.append_metrics(folder, "workers_started", workers=settings.cluster.workers)
         try:
-            tune(Path(job["examples"]), folder, settings, callbacks=[Report(folder)])
+            tune(Path(job["examples"]), folder, settings, callbacks=[Report()])
         except errors.Stopped as stopped:
             return {"stopped": str(stopped)}
         except errors.RagdistError as error:
@@ -153,19 +152,15 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 class Report(TrainerCallback):
-    """Tells Ray of a checkpoint where it lies; all ranks call it together, after the checkpoint is complete."""
+    """Tells Ray of each checkpoint, once all ranks have written their part.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Ray is not handed the checkpoint itself: it would copy it once a rank, or keep a list of its own, which a
+    killed driver's controller still writes to while the next one starts. The marks in the folders are the list.
+    """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        name = f"checkpoint-{state.global_step}"
-        ray.train.report(
-            {"step": state.global_step},
-            checkpoint=ray.train.Checkpoint.from_directory(self.folder / CHECKPOINTS / name),
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
-        )
+        path = Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
+        ray.train.report({"step": state.global_step, "saved": str(path)})
 
 
 class _Note(ray.train.UserCallback):

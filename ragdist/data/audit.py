@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
+# Okabe and Ito's blue and orange: told apart by every eye, and in grey.
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
 UNLIKELY = 0.001
 """Below this p the oracle's positions are not called uniform."""
 
@@ -125,9 +127,8 @@ def _contexts(
         )
         counts["duplicate"] += len({pool[i].text_number for i in context.chunk_ids}) < size
         answers = telling(question.answers)
-        counts["answer"] += any(
-            pool.gives_away(pool[chunk_id], answers) for at, chunk_id in enumerate(context.chunk_ids) if at not in oracles
-        )
+        others = [pool[i] for at, i in enumerate(context.chunk_ids) if at not in oracles]
+        counts["answer"] += any(pool.gives_away(entry, answers) for entry in others)
     size = max(sizes, key=lambda size: sizes[size], default=0)
     histogram = tuple(positions[size][at] for at in range(size))
     return {
@@ -214,7 +215,7 @@ def _problems(found: Audit, settings: Settings) -> Iterable[str]:
     config, rows = settings.contexts, found.contexts
     asked, shown = config.oracle_fraction, found.oracle_contexts
     if abs(shown - asked * rows) > _tolerance(config, rows):
-        yield f"{shown} of {rows} contexts hold their oracle, contexts.oracle_fraction={asked} asks for {asked * rows:.0f}"
+        yield f"{shown} contexts hold their oracle, contexts.oracle_fraction={asked} asks for {asked * rows:.0f}"
     if found.partial_contexts:
         yield f"{found.partial_contexts} contexts hold only some of their oracles or name a wrong position"
     if found.positions_p < UNLIKELY:
@@ -260,23 +261,15 @@ def table(found: Audit) -> Table:
     out.add_row("questions", f"{found.train_questions} training, {found.test_questions} test")
     out.add_row("shared by both", f"{found.leaked_questions} questions, {found.shared_texts} wordings")
     out.add_row("contexts", f"{found.contexts}, {_listed(found.documents)}")
-    out.add_row(
-        "hold their oracle",
-        f"{found.oracle_contexts}, {found.oracle_share:.1%}; asked for {found.oracle_fraction:.1%}",
-    )
+    share = f"{found.oracle_share:.1%}; asked for {found.oracle_fraction:.1%}"
+    out.add_row("hold their oracle", f"{found.oracle_contexts}, {share}")
     out.add_row("oracle at position", f"{' '.join(map(str, found.positions))}  (uniform: p={found.positions_p:.2g})")
     out.add_row("a text twice", f"{found.duplicate_contexts} contexts")
     out.add_row("answer in a distractor", f"{found.answer_contexts} contexts, {found.answer_contexts / rows:.1%}")
-    out.add_row(
-        "quotes",
-        f"{found.quoting} answers quote; {found.quotes_not_verbatim} not word for word, "
-        f"{found.quotes_unbalanced} with unbalanced marks",
-    )
-    out.add_row(
-        "rows",
-        f"{found.rows}; tokens: mean {lengths.mean:.0f}, half below {lengths.p50:.0f}, "
-        f"95% below {lengths.p95:.0f}, longest {lengths.max}",
-    )
+    bad = f"{found.quotes_not_verbatim} not word for word, {found.quotes_unbalanced} with unbalanced marks"
+    out.add_row("quotes", f"{found.quoting} answers quote; {bad}")
+    tokens = f"mean {lengths.mean:.0f}, median {lengths.p50:.0f}, 95% below {lengths.p95:.0f}, longest {lengths.max}"
+    out.add_row("rows", f"{found.rows}; tokens: {tokens}")
     out.add_row("truncated", f"{found.truncated_rows} rows, {found.cut_tokens} document tokens")
     for problem in found.problems or ("none",):
         out.add_row("problem" if found.problems else "problems", problem)
@@ -302,14 +295,9 @@ def picture(found: Audit, path: Path) -> Path:
     _draw_lengths(lengths, found)
     for axes in (share, positions, lengths):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(axes.get_title(), loc="left", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
-
-
-# Okabe and Ito's blue and orange: told apart by every eye, and in grey.
-BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
 
 
 def _draw_share(axes: Axes, found: Audit) -> None:
@@ -323,7 +311,7 @@ def _draw_share(axes: Axes, found: Audit) -> None:
     axes.axhline(found.oracle_fraction * found.contexts, color=GREY, linestyle="--", linewidth=1)
     axes.set_ylabel("contexts")
     axes.margins(y=0.12)
-    axes.set_title(f"oracle in {found.oracle_share:.1%}, asked {found.oracle_fraction:.1%} (dashed)")
+    _say(axes, f"oracle in {found.oracle_share:.1%}\n{found.oracle_fraction:.1%} asked for (dashed)")
 
 
 def _draw_positions(axes: Axes, found: Audit) -> None:
@@ -334,18 +322,19 @@ def _draw_positions(axes: Axes, found: Audit) -> None:
     axes.set_xticks(list(places))
     axes.set_xlabel("position of the oracle")
     axes.set_ylabel("contexts")
-    axes.set_title(f"positions, uniform (dashed) with p={found.positions_p:.2g}")
+    _say(axes, f"where the oracle stands\nuniform (dashed) with p={found.positions_p:.2g}")
 
 
 def _draw_lengths(axes: Axes, found: Audit) -> None:
     lengths = found.lengths
     axes.stairs(lengths.histogram, lengths.edges, fill=True, color=BLUE)
-    for tokens, name in ((lengths.p50, "median"), (lengths.p95, "95%")):
-        axes.axvline(tokens, color=ORANGE, linewidth=1.2)
-        axes.annotate(
-            f"{name} {tokens:.0f}", (tokens, 0.97), xycoords=("data", "axes fraction"), fontsize=8, rotation=90,
-            ha="right", va="top",
-        )  # fmt: skip
+    for tokens in (lengths.p50, lengths.p95):
+        axes.axvline(tokens, color=ORANGE, linewidth=1.5)
     axes.set_xlabel("tokens of a row")
     axes.set_ylabel("rows")
-    axes.set_title(f"{found.rows} rows, {found.truncated_rows} truncated")
+    quantiles = f"median {lengths.p50:.0f}, 95% below {lengths.p95:.0f} (lines), longest {lengths.max}"
+    _say(axes, f"{found.rows} rows, {found.truncated_rows} truncated\n{quantiles}")
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize=9.5, linespacing=1.4)

@@ -33,8 +33,8 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
         broken: gets `where: why` for each row that is left out.
 
     Raises:
-        ConfigError: no question file is named, or no row is of the datasets asked for.
-        DataError: a row cannot be used (and `corpus.broken` is stop).
+        ConfigError: no question file is named.
+        DataError: a row cannot be used (and `corpus.broken` is stop), or none is left.
     """
     if not config.questions:
         raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")

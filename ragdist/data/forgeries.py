@@ -43,6 +43,8 @@ def forge(question: Question, oracles: Sequence[Chunk], pool: Sequence[str], *, 
     """
     wrong = _wrong_answer(question, pool, rng_for(seed, "forgeries", question.id))
     sources = [_swapped(question, oracle, wrong) for oracle in oracles] or [("", "", False)]
+    # Of several oracles, those that hold the answer are the ones worth forging.
+    sources = [source for source in sources if source[2]] or sources
     versions = [_versions(question, text, wrong, swapped) for _, text, swapped in sources]
     taken = {flat(oracle.text) for oracle in oracles}
     forged: list[Forgery] = []
@@ -88,9 +90,9 @@ def _overlaps(answer: str, right: Iterable[str]) -> bool:
 
 
 def _shape(answer: str) -> tuple[str, int, int]:
-    """Kinds of characters in order (letters, capitals, digits, others), words, characters."""
-    kinds = re.sub(r"[A-Z]+", "A", re.sub(r"\d+", "0", re.sub(r"[^\W\d_A-Z]+", "a", answer)))
-    return kinds, len(answer.split()), len(answer)
+    """Its letters, capitals, digits, dots and blanks in order, each run as one; words; characters."""
+    kinds = re.sub(r"[A-Z]+", "A", re.sub(r"[^\W\d_A-Z]+", "a", re.sub(r"[^\w\s.]|_", "", answer)))
+    return re.sub(r"\d+", "0", kinds), len(answer.split()), len(answer)
 
 
 def _distance(one: tuple[str, int, int], other: tuple[str, int, int]) -> tuple[bool, int, int]:

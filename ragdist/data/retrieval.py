@@ -192,10 +192,11 @@ def find(
 
     def take(entries: Iterable[Entry], count: int) -> list[str]:
         taken: list[str] = []
-        for entry in entries if count else ():
-            if entry.text_number in seen:
+        for entry in entries:
+            number = entry.text_number
+            if number in seen:
                 continue
-            seen.add(entry.text_number)
+            seen.add(number)
             if answers and pool.gives_away(entry, answers):
                 with_answer.append(entry.chunk_id)
                 continue
@@ -207,8 +208,9 @@ def find(
     wanted = config.documents
     hard = int({"random": 0.0, "mixed": config.hard_share}.get(config.distractors, 1.0) * wanted + 0.5)
     others = pool.walk(seed, question.id)
-    chosen = take(chain(_preferred(question, pool, retriever, config), others), hard)
-    chosen = _spread(chosen, take(others, wanted - hard))
+    chosen = take(chain(_preferred(question, pool, retriever, config), others), hard) if hard else []
+    if hard < wanted:
+        chosen = _spread(chosen, take(others, wanted - hard))
     filled = with_answer[: wanted - len(chosen)]
     chosen += filled
     if len(chosen) < wanted and config.too_few == "error":

@@ -30,10 +30,12 @@ SIGNATURE_CHARACTERS = 400
 MODULE_DEPTH = 3
 """Longest module path, in names; deeper ones (`torch.fx.passes.infra`) are for the package's own use."""
 SKIPPED = re.compile(
-    r"_.*|tests?|test_.*|testing|conftest|distutils|f2py|experimental|internals?|contrib|vendor|scripts|"
+    r"tests?|test_.*|testing|conftest|distutils|f2py|experimental|internals?|contrib|vendor|scripts|"
     r"idlelib|lib2to3|turtledemo|ensurepip|this|antigravity"
 )
 """Modules that no user calls."""
+PRIVATE_FOLDERS = re.compile(r"_(?!core$|internal$|src$|impl$|lib$).*")
+"""Folders of private modules that are not read: all but those in which packages keep what they export."""
 SECTION = re.compile(
     r"[A-Z][\w ]{2,20} [-=~]{3,}|[-*>.:@]|"
     r"(Args|Arguments|Parameters|Returns|Yields|Raises|Examples?|Keyword|Notes?|Shape)\b.*?:"
@@ -95,21 +97,23 @@ def origin(package: str) -> Path:
 
 
 class _Finder(griffe.ModuleFinder):
-    """Finds what a user calls, and the private modules in which a package keeps what it exports (`numpy._core`)."""
+    """Finds the modules that hold what a user calls; half of torch is others."""
 
     def iter_submodules(
         self, path: Path | list[Path], seen: set[Path] | None = None
     ) -> Iterator[tuple[tuple[str, ...], Path]]:
         for parts, file in super().iter_submodules(path, seen):
-            if file.suffix == ".py" and not any(SKIPPED.fullmatch(part) and part != "_core" for part in parts):
-                yield parts, file
+            folders = parts if file.stem == "__init__" else parts[:-1]
+            if file.suffix == ".py" and not any(map(SKIPPED.fullmatch, parts)):
+                if not any(map(PRIVATE_FOLDERS.fullmatch, folders)):
+                    yield parts, file
 
 
 def _roots(package: str) -> Iterator[griffe.Module]:
     """The package as griffe reads it; for `stdlib` each of its modules that is written in Python."""
     if package == STDLIB:
         folder = Path(sysconfig.get_path("stdlib"))
-        names = [name for name in sorted(sys.stdlib_module_names) if not SKIPPED.fullmatch(name)]
+        names = [name for name in sorted(sys.stdlib_module_names) if not SKIPPED.fullmatch(name) and name[0] != "_"]
         names = [name for name in names if (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists()]
     else:
         file, names = origin(package), [package]

@@ -21,7 +21,7 @@ class ModelReader:
 
     def __init__(self, model: PreTrainedModel, tokens_per_batch: int) -> None:
         self.model: Any = model
-        self.model.eval()
+        self.model.train(False)
         self.tokens_per_batch = tokens_per_batch
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:

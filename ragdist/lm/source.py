@@ -13,17 +13,26 @@ import importlib.util
 import io
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 from ragdist import track
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError
-from ragdist.lm.zero import quiet
+from ragdist.lm.zero import prepare, quiet
 
 PACKAGE = "package:"
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 
 
 def resolve(config: ModelConfig) -> Path:
@@ -139,7 +148,7 @@ def _converted(gguf: Path) -> Path:
             if not final.exists():
                 _convert(gguf, final)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in NO_PLACE:
             raise
         raise StorageError(
             f"cannot write the converted {gguf.name} below {cache}: {error.strerror}; "
@@ -156,6 +165,7 @@ def _convert(gguf: Path, final: Path) -> None:
     track.say(f"converting {gguf.name} to safetensors in {final}: once, about 25 s for 135M weights")
     half = final.with_name(f"{final.name}.tmp")  # we hold the lock: what is there is left from a killed process
     shutil.rmtree(half, ignore_errors=True)
+    prepare()  # saving imports deepspeed
     try:
         with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
             model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
@@ -166,8 +176,9 @@ def _convert(gguf: Path, final: Path) -> None:
             model.save_pretrained(half)
             tokenizer.save_pretrained(half)
         half.rename(final)
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{gguf} cannot be converted: {error}; set model.source to another model") from None
+    except (ValueError, LookupError, struct.error) as error:  # what a torn or unknown file makes of its readers
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{gguf} cannot be converted ({reason}); set model.source to another model") from None
     except SafetensorError as error:
         raise StorageError(f"cannot write below {final.parent}: {error}; free space or set XDG_CACHE_HOME") from None
     finally:

@@ -12,11 +12,13 @@ and ends with the same bits.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,15 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from ragdist import track
 from ragdist.config import Settings
-from ragdist.errors import DataError, Stopped, TrainError
+from ragdist.errors import DataError, StorageError, Stopped, TrainError
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.load import add_lora, dtype_of, load_codec, load_model
 from ragdist.lm.order import training_order
 from ragdist.records import Example, from_row
 
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
+ORPHANS_S = 60
+"""Longest wait, in seconds, for ranks of an earlier call to notice that their driver is gone."""
 
 
 def request_stop(folder: Path) -> None:
@@ -107,7 +111,7 @@ def tune(examples: Path, folder: Path, settings: Settings, *, callbacks: Sequenc
         return folder / MODEL
     plan = lay_out(examples, settings)
     zero.prepare()
-    with zero.process_group(), zero.quiet():
+    with zero.process_group(), zero.quiet(), _alone(folder):
         trainer, resume = _trainer(plan, folder, settings, callbacks)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if trainer.state.global_step < trainer.state.max_steps:
@@ -116,6 +120,25 @@ def tune(examples: Path, folder: Path, settings: Settings, *, callbacks: Sequenc
             raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, state saved")
         _save(trainer, folder, settings, _card(trainer, plan, examples, settings))
     return folder / MODEL
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Rank 0 waits until ranks of an earlier call, whose driver was killed, are gone; the others wait for rank 0."""
+    with (folder / ".training").open("w") as lock:
+        if dist.get_rank() == 0:
+            for _ in range(ORPHANS_S):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(1)
+            else:
+                raise StorageError(
+                    f"workers of another run still write into {folder} after {ORPHANS_S} s; end them, or set run.name"
+                )
+        dist.barrier()
+        yield
 
 
 def _trainer(plan: Plan, folder: Path, settings: Settings, callbacks: Sequence[TrainerCallback]) -> tuple[Any, Path | None]:

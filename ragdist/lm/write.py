@@ -28,7 +28,7 @@ class ModelWriter:
 
     def __init__(self, model: PreTrainedModel, codec: Codec, tokens_per_batch: int) -> None:
         self.model: Any = model
-        self.model.eval()
+        self.model.train(False)
         self.codec = codec
         self.tokens_per_batch = tokens_per_batch
         ends = model.generation_config.eos_token_id if model.generation_config else None

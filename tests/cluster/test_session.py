@@ -20,13 +20,16 @@ import ray
 from ragdist.cluster import session
 from ragdist.config import ClusterConfig
 
-before = dict(os.environ)
+def ray_variables():
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+
+before = ray_variables()
 with session.connect(ClusterConfig()):
     home = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
     print(home, oct(home.stat().st_mode), os.environ["RAY_AUTH_MODE"])
     assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
 assert not home.exists() and not ray.is_initialized()
-assert dict(os.environ) == before, {name for name in os.environ.keys() | before.keys() if os.environ.get(name) != before.get(name)}
+assert ray_variables() == before
 """
 
 

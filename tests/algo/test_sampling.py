@@ -1,0 +1,67 @@
+import pytest
+import torch
+from scipy import stats
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+from ragdist.algo import sampling
+from ragdist.algo.sampling import choose, gumbel_noise
+
+
+def keys(count, seed=0):
+    return torch.randint(-(2**62), 2**62, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def test_mix_is_splitmix64():
+    golden = torch.tensor(sampling.GOLDEN)
+    assert sampling._mix(golden).item() & (2**64 - 1) == 0xE220A8397B1DCDAF  # its first output for seed 0
+
+
+def test_gumbel_noise_has_its_distribution_for_any_kind_of_name():
+    one_text = gumbel_noise(torch.full((20_000,), 7), 3, torch.arange(20_000))
+    many_texts = gumbel_noise(torch.arange(20_000), 3, torch.full((20_000,), 5))
+    for noise in (one_text, many_texts):
+        assert stats.kstest(noise.numpy(), "gumbel_r").pvalue > 0.001
+    assert abs(stats.spearmanr(one_text, gumbel_noise(torch.full((20_000,), 7), 4, torch.arange(20_000)))[0]) < 0.03
+
+
+def test_gumbel_noise_belongs_to_text_position_and_token():
+    names, tokens = keys(50), torch.arange(50)
+    alone = torch.cat([gumbel_noise(names[at : at + 1], 9, tokens[at : at + 1]) for at in range(50)])
+    assert torch.equal(gumbel_noise(names, 9, tokens), alone)
+    assert not torch.equal(gumbel_noise(names, 10, tokens), alone)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8)])
+def test_choose_samples_the_exact_probabilities(temperature, top_p):
+    logits = torch.tensor([2.0, 1.5, 0.0, -1.0, 1.0, 0.5, -3.0, 0.2])
+    warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, logits[None]))[0]
+    expected = warped.softmax(-1).double() * 20_000
+    drawn = choose(logits.expand(20_000, 8), keys(20_000), 0, temperature=temperature, top_p=top_p)
+    counts = drawn.bincount(minlength=8)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    exact = expected[possible] / expected.sum() * 20_000
+    assert stats.chisquare(counts[possible], exact).pvalue > 0.001
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 5.0])
+def test_nucleus_keeps_what_transformers_keeps(spread):
+    logits = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(1)) * spread
+    ours, theirs = sampling._nucleus(logits, 0.95), TopPLogitsWarper(0.95)(None, logits)
+    differing = (ours.isfinite() != theirs.isfinite()).sum(-1)
+    assert differing.max() <= (1 if spread >= 1 else 5)  # both add 20,000 float32 numbers, in opposite order
+    both = ours.isfinite() & theirs.isfinite()
+    assert torch.equal(ours[both], theirs[both])
+
+
+def test_choose_at_temperature_zero_takes_the_most_likely():
+    logits = torch.randn(4, 100)
+    assert torch.equal(choose(logits, keys(4), 0, temperature=0.0, top_p=0.1), logits.argmax(-1))
+
+
+def test_choose_does_not_depend_on_the_other_rows():
+    logits, names = torch.randn(16, 500), keys(16)
+    together = choose(logits, names, 2, temperature=1.0, top_p=0.9)
+    backwards = choose(logits.flip(0), names.flip(0), 2, temperature=1.0, top_p=0.9).flip(0)
+    alone = [choose(logits[at : at + 1], names[at : at + 1], 2, temperature=1.0, top_p=0.9).item() for at in range(16)]
+    assert together.tolist() == backwards.tolist() == alone

@@ -1,0 +1,109 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ragdist.errors import DataError, TrainError
+from ragdist.local import ProcessMapper, SerialMapper
+
+ROOT = Path(__file__).parents[1]
+
+
+def scaled(item, factor):
+    return item * factor, len(str(item))
+
+
+def broken_at_seven(item):
+    if item == 7:
+        raise DataError("row 7 is broken; see corpus.broken")
+    return item
+
+
+def dies(item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pid(item):
+    return os.getpid()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
+def test_processes_give_what_this_process_gives(count):
+    """check 71: any number of workers, same results in the same order."""
+    expected = list(SerialMapper().map(scaled, range(count), 3))
+    assert list(ProcessMapper(2, batch=3).map(scaled, range(count), 3)) == expected
+
+
+def test_processes_work_outside_this_process():
+    assert os.getpid() not in set(ProcessMapper(1, batch=2).map(pid, range(6)))
+
+
+def test_processes_take_no_more_items_than_are_under_way():
+    """check 74: an endless source is read as results are asked for."""
+    taken = []
+
+    def source():
+        while True:
+            taken.append(len(taken))
+            yield taken[-1]
+
+    results = ProcessMapper(2, batch=5).map(scaled, source(), 2)
+    assert [next(results)[0] for _ in range(12)] == list(range(0, 24, 2))
+    assert len(taken) <= 12 + 2 * 2 * 5
+    results.close()
+
+
+def test_process_error_arrives_as_itself():
+    results = ProcessMapper(1, batch=2).map(broken_at_seven, range(20))
+    with pytest.raises(DataError, match="row 7 is broken"):
+        list(results)
+
+
+def test_killed_process_is_one_clear_error():
+    """check 72: never a hang, never a shorter result."""
+    with pytest.raises(TrainError, match=r"worker processes died.*memory"):
+        list(ProcessMapper(2, batch=1).map(dies, range(4)))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_ended_parent_leaves_no_process(name):
+    """Ctrl-C drops what has not begun; a killed parent takes its workers along."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from ragdist.local import ProcessMapper
+from tests.test_local import slow_pid
+if __name__ == "__main__":
+    for pid in ProcessMapper(1, batch=1).map(slow_pid, range(10_000)):
+        print(pid, flush=True)
+"""
+    script = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    timer = threading.Timer(30, script.kill)
+    timer.start()
+    worker = int(script.stdout.readline())
+    script.send_signal(getattr(signal, name))
+    script.wait()
+    timer.cancel()
+    for _ in range(100):
+        if not alive(worker):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"worker {worker} outlived its parent")
+
+
+def slow_pid(item):
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def alive(process):
+    """Neither gone nor a zombie that nobody has waited for."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
