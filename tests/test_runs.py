@@ -60,8 +60,6 @@ def test_raft_run_leaves_model_scores_and_state(finished):
     conditions = {"closed_book", "oracle", "absent", "retrieved", "attacked"}
     asked = {(row["model"], row["condition"]) for row in scores}
     assert asked == {(model, condition) for model in ("base", "RAFT") for condition in conditions}
-        (m, c) for m in ("base", "RAFT") for c in conditions
-    }
     assert all(row["rows"] == 12 and 0 <= row["em"]["mean"] <= 1 for row in scores)
     assert (finished.folder / "report.png").stat().st_size > 5000
     losses = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]

@@ -104,9 +104,9 @@ class _Finder(griffe.ModuleFinder):
     ) -> Iterator[tuple[tuple[str, ...], Path]]:
         for parts, file in super().iter_submodules(path, seen):
             folders = parts if file.stem == "__init__" else parts[:-1]
-            if file.suffix == ".py" and not any(map(SKIPPED.fullmatch, parts)):
-                if not any(map(PRIVATE_FOLDERS.fullmatch, folders)):
-                    yield parts, file
+            skipped = any(map(SKIPPED.fullmatch, parts)) or any(map(PRIVATE_FOLDERS.fullmatch, folders))
+            if file.suffix == ".py" and not skipped:
+                yield parts, file
 
 
 def _roots(package: str) -> Iterator[griffe.Module]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ragdist.config import LoraConfig, ModelConfig
@@ -131,7 +132,7 @@ def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedMode
                 from peft import PeftModel
 
                 model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_why_not(config, error)) from None
     loaded: PreTrainedModel = model if training else model.eval()
     return loaded

@@ -112,6 +112,16 @@ def test_load_model_and_codec_are_silent(config, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", b"torn"), ("config.json", b"{"), ("config.json", b"{}")]
+)
+def test_load_model_of_a_torn_folder_is_one_clear_error(config, folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match="does not load") as raised:
+        load_model(config)
+    assert "\n" not in str(raised.value)
+
+
 def test_load_model_in_each_number_format(config):
     for name in ("float32", "bfloat16"):
         asked = config.model_copy(update={"dtype": name})
