@@ -51,7 +51,7 @@ def worker_cpus(config: ClusterConfig) -> float:
         return config.cpus_per_worker
     if config.address or os.environ.get("RAY_ADDRESS"):
         return 1.0
-    return int(10_000 * ray.cluster_resources().get("CPU", 1) / config.workers) / 10_000  # Ray counts in 1/10000
+    return int(10_000 * _total("CPU") / config.workers) / 10_000  # Ray counts in 1/10000
 
 
 def _knobs(config: ClusterConfig) -> dict[str, str]:
@@ -139,8 +139,8 @@ def _joined(address: str) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(
-                f"cluster.address={address!r} does not let this process in: {reason}; set cluster.address to the head's "
-                "host:6379, RAY_AUTH_MODE and its token as on the cluster, or leave it empty for a Ray of this machine"
+                f"cluster.address={address!r} does not let this process in: {reason}; set cluster.address to the "
+                "head's host:6379, RAY_AUTH_MODE and the token as on the cluster, or to nothing for a Ray of your own"
             ) from None
         try:
             yield
@@ -177,7 +177,7 @@ def _wait_for_room(config: ClusterConfig, deadline_s: float) -> None:
         now = time.monotonic()
         short = (
             f"cluster.workers={config.workers} with {cpus:g} CPUs and {gpus:g} GPUs each, the cluster has room for "
-            f"{seats} ({_have()})"
+            f"{seats} ({room()})"
         )
         if now - start >= deadline_s:
             raise ConfigError(
@@ -191,15 +191,19 @@ def _wait_for_room(config: ClusterConfig, deadline_s: float) -> None:
 
 def _seats(cpus: float, gpus: float) -> int:
     """Workers that fit into the machines of the cluster; one worker never spans two."""
-    seats = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            fits = [int(has.get(kind, 0) / needed + 1e-6) for kind, needed in (("CPU", cpus), ("GPU", gpus)) if needed]
-            seats += min(fits, default=0)
-    return seats
+    needs = [(kind, needed) for kind, needed in (("CPU", cpus), ("GPU", gpus)) if needed]
+    return sum(min(int(has.get(kind, 0) / needed + 1e-6) for kind, needed in needs) for has in _machines())
 
 
-def _have() -> str:
-    total = ray.cluster_resources()
-    return f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs on {len(ray.nodes())} machines"
+def _machines() -> list[dict[str, float]]:
+    """What each living machine of the cluster has, taken or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _total(kind: str) -> float:
+    return sum(has.get(kind, 0.0) for has in _machines())
+
+
+def room() -> str:
+    """What the cluster has, in words."""
+    return f"{_total('CPU'):g} CPUs, {_total('GPU'):g} GPUs on {len(_machines())} machines"

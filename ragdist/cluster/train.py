@@ -22,14 +22,18 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ragdist import errors, track
 from ragdist.cluster import session
 from ragdist.config import Settings
+from ragdist.lm.checkpoints import MODEL, STOP
 from ragdist.lm.order import training_steps
-from ragdist.lm.tune import MODEL, STOP, request_stop, tune
+from ragdist.lm.tune import request_stop, tune
 from ragdist.store import make_folder
 
 FAILURE, LOGS = "failure.json", "logs"
@@ -85,7 +89,8 @@ class _Job(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.told = self.trainer.fit().return_value
+            result: Any = self.trainer.fit()
+            self.told = result.return_value
         except Exception as error:  # handed to the thread that waits: `_outcome` raises it
             self.error = error
 
@@ -103,13 +108,13 @@ def _trainer(examples: Path, folder: Path, settings: Settings) -> TorchTrainer:
         _work,
         train_loop_config={"examples": str(examples), "folder": str(folder), "settings": settings.model_dump()},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ScalingConfig(
             num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
         ),
-        run_config=ray.train.RunConfig(
+        run_config=RunConfig(
             name="train",
             storage_path=str(folder / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
             callbacks=[_Note(folder)],
             worker_runtime_env={"env_vars": environment},
         ),
@@ -163,7 +168,7 @@ class Report(TrainerCallback):
         ray.train.report({"step": state.global_step, "saved": str(path)})
 
 
-class _Note(ray.train.UserCallback):
+class _Note(UserCallback):
     """Notes in metrics.jsonl that workers were lost, for the driver to say so."""
 
     def __init__(self, folder: Path) -> None:
@@ -215,14 +220,16 @@ def _watch(job: _Job, folder: Path, steps: int, start_timeout_s: float, stop: th
                     waiting = time.monotonic()
                     track.say("; ".join(f"worker {rank}: {why}" for rank, why in line["ranks"].items()))
                 elif line["phase"] in {"train_start", "train"} and line["step"] > bar.done:
-                    note = f"loss {line['loss']:.3f}, {line['useful_tokens_per_s']:.0f} tokens/s" if "loss" in line else ""
+                    note = (
+                        f"loss {line['loss']:.3f}, {line['useful_tokens_per_s']:.0f} tokens/s" if "loss" in line else ""
+                    )
                     bar.advance(line["step"] - bar.done, note)
             if waiting is not None and stop.is_set():
                 raise errors.Stopped("stopped before the workers were at work; the same command goes on")
             if waiting is not None and time.monotonic() - waiting > start_timeout_s:
                 raise errors.TrainError(
-                    f"no workers after {start_timeout_s:.0f} s ({ray.available_resources()} free of "
-                    f"{ray.cluster_resources()}); free machines, or raise cluster.start_timeout_s"
+                    f"no workers after {start_timeout_s:.0f} s on a cluster of {session.room()}; "
+                    "free machines that others use, or raise cluster.start_timeout_s"
                 )
 
 

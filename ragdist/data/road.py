@@ -77,7 +77,10 @@ class Road:
         stage = Stage("questions", inputs, settings)
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
-            return questions.select(self._all_questions(), self.settings.questions, self.settings.seed, counts)
+            broken: list[str] = []
+            selected = questions.select(self._all_questions(broken), self.settings.questions, self.settings.seed, counts)
+            counts["broken"] = broken
+            return selected
 
         return self.store.make(stage, Question, produce)
 
@@ -194,22 +197,22 @@ class Road:
         with track.span("read API documentation"):
             return apidocs.read(config.corpus.packages, config.seed, config.questions.test_fraction)
 
-    def _rows(self) -> Iterator[tuple[Question, list[Chunk], list[Forgery]]]:
-        settings = self.settings
-        return benchmarks.read(settings.corpus, test_fraction=settings.questions.test_fraction, seed=settings.seed)
+    def _rows(self, broken: list[str] | None = None) -> Iterator[benchmarks.Row]:
+        settings, fraction = self.settings, self.settings.questions.test_fraction
+        return benchmarks.read(settings.corpus, test_fraction=fraction, seed=settings.seed, broken=broken)
 
     def _source_chunks(self, _: dict[str, Any]) -> Iterable[Chunk]:
         if self.settings.corpus.source == "apidocs":
             return self._apidocs[0]
         return _once(chunk for _, pieces, _ in self._rows() for chunk in pieces)
 
-    def _all_questions(self) -> Iterator[Question]:
+    def _all_questions(self, broken: list[str]) -> Iterator[Question]:
         if self.settings.corpus.source == "apidocs":
             yield from self._apidocs[1]
         elif self.settings.corpus.source == "records":
-            yield from (question for question, _, _ in self._rows())
+            yield from (question for question, _, _ in self._rows(broken))
         else:
-            found = [question for question, _, _ in self._rows()]
+            found = [question for question, _, _ in self._rows(broken)]
             hits = self.retriever.search([question.text for question in found], questions.LINK_DEPTH)
             for question, best in zip(found, hits, strict=True):
                 yield questions.link(question, self.chunk_by_id, best)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ragdist.track import write_json
 
+MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
+"""Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
 MARK = "complete.json"
 
 

@@ -38,7 +38,8 @@ def zero_config(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
     needed = {"none": 0, "optimizer": 1, "all": 3}[train.offload]
     if train.zero_stage < needed:
         raise ConfigError(
-            f"train.offload={train.offload} needs train.zero_stage={needed} or more, got {train.zero_stage}; change one of the two"
+            f"train.offload={train.offload} needs train.zero_stage={needed} or more, got {train.zero_stage}; "
+            "change one of the two"
         )
     if dtype == torch.bfloat16 and not train.zero_stage:
         raise ConfigError(
@@ -88,7 +89,7 @@ def quiet() -> Iterator[None]:
     bars = hf_logging.is_progress_bar_enabled()
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    hf_logging.disable_progress_bar()
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -97,7 +98,7 @@ def quiet() -> Iterator[None]:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         if bars:
-            hf_logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -67,8 +67,9 @@ def test_address_nobody_listens_at_is_named_at_once(apart):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     start = time.monotonic()
-    with pytest.raises(ConfigError, match=f"cluster.address='{address}' does not answer"), session.connect(
-        ClusterConfig(address=address)
+    with (
+        pytest.raises(ConfigError, match=f"cluster.address='{address}' does not answer"),
+        session.connect(ClusterConfig(address=address)),
     ):
         pass
     assert time.monotonic() - start < 2 * session.REACH_S

@@ -14,7 +14,8 @@ import pytest
 from ragdist.cluster.train import RayTuner
 from ragdist.config import dump
 from ragdist.errors import ConfigError, ModelError
-from ragdist.lm.tune import MODEL, tune
+from ragdist.lm.checkpoints import MODEL
+from ragdist.lm.tune import tune
 from tests.training import losses, noted, settings, weights_hash
 
 REPOSITORY = Path(__file__).parents[2]
@@ -121,7 +122,9 @@ def test_driver_stopped_then_killed_goes_on_and_the_end_has_the_same_bits_check_
 
     def start():
         command = [sys.executable, "-c", DRIVER, str(yaml), str(examples), str(folder)]
-        return subprocess.Popen(command, cwd=REPOSITORY, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     stopped = start()
     wait_for_step(folder, 3)

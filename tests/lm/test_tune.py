@@ -8,7 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from ragdist.errors import ConfigError, DataError, Stopped, TrainError
 from ragdist.lm import checkpoints
-from ragdist.lm.tune import MODEL, lay_out, request_stop, tune
+from ragdist.lm.checkpoints import MODEL
+from ragdist.lm.rows import lay_out
+from ragdist.lm.tune import request_stop, tune
 from tests import tiny
 from tests.training import Spy, losses, noted, rows, settings, weights_hash, write_rows
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ragdist.lm.tune import lay_out, tune
+from ragdist.lm.rows import lay_out
+from ragdist.lm.tune import tune
 from tests import tiny
 from tests.training import Spy, losses, noted, settings, write_rows
 
