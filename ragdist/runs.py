@@ -105,10 +105,15 @@ def settings_file(name: str) -> Path:
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """The runs below `folder`, newest first: name, job, state, when, and scores if it has any."""
+    """The runs below `folder`, newest first: name, job, state, when, and scores if it has any.
+
+    A run that says it is running but whose folder nobody holds was killed; the same command goes on with it.
+    """
     found = []
     for state in folder.glob("*/state.json"):
         row = {"name": state.parent.name, **json.loads(state.read_text())}
+        if row["state"] == "running" and not track.is_held(state.parent):
+            row["state"] = "killed"
         summary = state.parent / "summary.json"
         row["scores"] = json.loads(summary.read_text())["scores"] if summary.exists() else []
         found.append(row)

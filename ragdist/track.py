@@ -64,6 +64,16 @@ def run_folder(settings: Settings, job: str) -> Path:
     return Path(settings.run.folder) / (settings.run.name or f"{job}-{settings.fingerprint()}")
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process works in this run folder now."""
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
 @contextmanager
 def open_run(settings: Settings, job: str) -> Iterator[Run]:
     """The run's folder, locked until the block ends; its state says how the block ended.

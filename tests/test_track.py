@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ragdist import config, track
+from ragdist import config, runs, track
 from ragdist.errors import ConfigError, Stopped, StorageError, TrainError
 
 
@@ -39,6 +39,8 @@ with track.open_run(config.load(["run.folder={tmp_path}", "run.name=one"]), "raf
 """
     with track.open_run(settings(tmp_path), "raft"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert track.is_held(tmp_path / "one")
+    assert not track.is_held(tmp_path / "one")
     assert "StorageError" in done.stderr and "run.name" in done.stderr
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
@@ -71,3 +73,16 @@ def test_a_named_run_refuses_other_settings_but_may_move(tmp_path):
         pass
     with track.open_run(settings(tmp_path, "cluster.workers=2", "evaluation.forgeries=1"), "raft"):
         pass
+
+
+def test_a_killed_run_is_listed_as_killed_and_goes_on(tmp_path):
+    code = f"""
+import os, signal
+from ragdist import config, track
+with track.open_run(config.load(["run.folder={tmp_path}", "run.name=one"]), "raft"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -9
+    assert [row["state"] for row in runs.list_runs(tmp_path)] == ["killed"]
+    with track.open_run(settings(tmp_path), "raft"):
+        assert [row["state"] for row in runs.list_runs(tmp_path)] == ["running"]

@@ -78,7 +78,8 @@ class Road:
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
             broken: list[str] = []
-            selected = questions.select(self._all_questions(broken), self.settings.questions, self.settings.seed, counts)
+            found = self._all_questions(broken)
+            selected = questions.select(found, self.settings.questions, self.settings.seed, counts)
             counts["broken"] = broken
             return selected
 
