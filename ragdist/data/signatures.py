@@ -21,7 +21,7 @@ import griffe
 from ragdist.errors import DataError
 
 STDLIB = "stdlib"
-DOC_CHARACTERS = 350
+DOC_CHARACTERS = 200
 """Longest description."""
 TYPED_CHARACTERS = 250
 """Longest signature that keeps its annotations."""

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ragdist.config import LoraConfig, ModelConfig
 from ragdist.draws import rng_for
 from ragdist.errors import ConfigError, ModelError
+from ragdist.lm.memory import keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.zero import quiet
 from ragdist.roles import Tokens
@@ -106,6 +107,7 @@ def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedMode
     Raises:
         ModelError: there is no such model, it does not fit the settings, or it is an adapter and `training` is set.
     """
+    keep_freed_memory()
     folder = resolve(config)
     base = adapter_base(folder)
     if base and training:
