@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from ragdist.algo.tokens import answer_logprobs, predicting
 from ragdist.config import Settings
 from ragdist.errors import Stopped, StorageError
 from ragdist.lm import checkpoints, zero
@@ -30,6 +31,7 @@ from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
 from ragdist.lm.load import add_lora, dtype_of, load_codec, load_model
 from ragdist.lm.rows import Plan, features, lay_out, packs
 from ragdist.lm.save import card, save
+from ragdist.lm.source import resolve
 from ragdist.lm.watch import Watch
 
 ORPHANS_S = 60
@@ -105,6 +107,20 @@ def _trainer(
         def create_model_card(self, *_: Any, **__: Any) -> None:
             return
 
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            """TRL's loss; its fused head leaves out the prompt on GPUs alone, and on CPUs costs as much as the model."""
+            if not self.args.use_cpu:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            positions_P = predicting(inputs["labels"])
+            shown = {name: value for name, value in inputs.items() if name != "labels"}
+            outputs = model(**shown, logits_to_keep=positions_P, use_cache=False)
+            logprobs_BP, _ = answer_logprobs(outputs.logits, positions_P, inputs["labels"])
+            loss = -logprobs_BP.sum() / num_items_in_batch * self.accelerator.num_processes  # ranks are averaged
+            return (loss, outputs) if return_outputs else loss
+
+    resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
     arguments = _arguments(folder, settings, len(plan.useful))  # first: it tells transformers to shard at loading
     found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
@@ -149,6 +165,7 @@ def _arguments(folder: Path, settings: Settings, steps: int) -> TrainingArgument
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=train.log_every,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         save_steps=train.checkpoint_every,
         report_to=[],

@@ -214,3 +214,9 @@ def test_offloaded_optimizer_gives_the_same_losses(model, examples, tmp_path):
     assert found[1] == pytest.approx(found[0], abs=1e-4)
     assert found[2] == pytest.approx(found[0], abs=1e-4)
     assert all(math.isfinite(loss) for loss in found[2])
+
+
+def test_rare_logging_still_notes_the_first_step(model, examples, folder):
+    out = tune(examples, folder, settings(model, log_every=100))
+    assert [line["step"] for line in noted(folder)] == [1]
+    assert "6 steps of 8 rows" in (out / "README.md").read_text()
