@@ -93,7 +93,7 @@ class Mapper(Protocol):
 
 
 class Tuner(Protocol):
-    """Examples -> a folder with the tuned model. Played by `cluster.train.RayTuner` and `local.LocalTuner`."""
+    """Examples -> a folder with the tuned model. Played by `cluster.train.RayTuner`."""
 
     def tune(self, examples: Path, folder: Path) -> Path:
         """Trains on the rows of `examples` (JSONL of Example) and returns the model's folder below `folder`.

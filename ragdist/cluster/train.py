@@ -4,11 +4,13 @@ The workers run `lm.tune`, which writes into the run's folder; every machine nee
 restarts them and is told of each checkpoint, but copies none.
 
     folder/logs/rank-N.log    all that worker N said
+    folder/began.json         rows and workers that the run goes on with
     folder/failure.json       an error that no restart can mend, left by the worker that met it
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import signal
@@ -31,12 +33,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ragdist import errors, track
 from ragdist.cluster import session
 from ragdist.config import Settings
-from ragdist.lm.checkpoints import MODEL, STOP
+from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
 from ragdist.lm.order import training_steps
 from ragdist.lm.tune import request_stop, tune
 from ragdist.store import make_folder
 
-FAILURE, LOGS = "failure.json", "logs"
+FAILURE, LOGS, BEGAN = "failure.json", "logs", "began.json"
 POLL_S = 0.2
 COLLECTIVE_TIMEOUT_S = 1800
 """A rank that waits longer than this for the others takes the run down, and Ray restarts it."""
@@ -56,12 +58,14 @@ class RayTuner:
             folder: the run's folder, seen by all workers; what an earlier call left there is gone on with.
 
         Raises:
-            ConfigError: too few rows for a step, or no cluster with enough room.
+            ConfigError: too few rows for a step, no cluster with enough room, or another number of workers than before.
+            DataError: the rows are not those that the run began with.
             ModelError, DataError, StorageError: as a worker met it.
             Stopped: SIGINT or SIGTERM; the state is saved and the same call goes on.
             TrainError: workers died more than `cluster.max_failures` times, or did not start in time.
         """
         examples, folder = examples.resolve(), make_folder(folder).resolve()
+        _begin(examples, folder, self.settings.cluster.workers)
         if (folder / MODEL).exists():
             return folder / MODEL
         with examples.open() as lines:
@@ -74,6 +78,31 @@ class RayTuner:
             job = _Job(_trainer(examples, folder, self.settings))
             _watch(job, folder, steps, self.settings.cluster.start_timeout_s, stop)
         return _outcome(job, folder)
+
+
+def _begin(examples: Path, folder: Path, workers: int) -> None:
+    """Notes what the run is begun with, and refuses to go on with anything else.
+
+    Raises:
+        DataError: the rows are not those that the run began with.
+        ConfigError: its checkpoints are shards of another number of workers.
+    """
+    with examples.open("rb") as file:
+        now = {"rows": hashlib.file_digest(file, "sha256").hexdigest(), "workers": workers}
+    if not (folder / BEGAN).exists():
+        track.write_json(folder / BEGAN, now)
+    began = json.loads((folder / BEGAN).read_text())
+    if began["rows"] != now["rows"]:
+        raise errors.DataError(
+            f"the training rows changed since {folder} was begun (other documents, questions or package versions); "
+            "set run.name=... for a run of its own, or remove the folder"
+        )
+    unfinished = (folder / CHECKPOINTS).exists() and not (folder / MODEL).exists()
+    if unfinished and began["workers"] != workers:
+        raise errors.ConfigError(
+            f"{folder} has checkpoints of {began['workers']} workers, cluster.workers={workers}; "
+            f"set cluster.workers={began['workers']}, or run.name=... for a run of its own"
+        )
 
 
 class _Job(threading.Thread):

@@ -110,9 +110,9 @@ def _trainer(
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            """TRL's loss; its fused head leaves out the prompt on GPUs alone, and on CPUs costs as much as the model."""
+            """TRL's loss; TRL's own head leaves out the prompt on GPUs alone, and on CPUs scores every position."""
             if not self.args.use_cpu:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
             positions_P = predicting(inputs["labels"])
             shown = {name: value for name, value in inputs.items() if name != "labels"}
             outputs = model(**shown, logits_to_keep=positions_P, use_cache=False)

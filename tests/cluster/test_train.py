@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from ragdist.cluster.train import RayTuner
 from ragdist.config import dump
-from ragdist.errors import ConfigError, ModelError
+from ragdist.errors import ConfigError, DataError, ModelError
 from ragdist.lm.checkpoints import MODEL
 from ragdist.lm.tune import tune
 from tests.training import losses, noted, settings, weights_hash
@@ -156,3 +157,14 @@ def test_error_of_a_worker_arrives_as_itself(ray_here, examples, tmp_path):
 def test_too_few_rows_are_said_before_any_cluster(model, examples, tmp_path):
     with pytest.raises(ConfigError, match="24 training rows"):
         RayTuner(settings(model, cluster={"address": "192.0.2.1:6379"}, examples_per_step=64)).tune(examples, tmp_path)
+
+
+def test_run_refuses_to_go_on_with_other_rows_or_workers(undisturbed, model, examples, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(undisturbed / "began.json", folder)
+    with pytest.raises(ConfigError, match=r"cluster\.workers=2"):
+        RayTuner(settings(model, **{**LONG, "workers": 1})).tune(examples, folder)
+    (tmp_path / "rows.jsonl").write_text(examples.read_text() + examples.read_text())
+    with pytest.raises(DataError, match=r"run\.name"):
+        RayTuner(settings(model, **LONG)).tune(tmp_path / "rows.jsonl", folder)
