@@ -1,12 +1,17 @@
 """ragdist: fine-tune language models so that they stay right when retrieval is wrong.
 
-import ragdist
-run = ragdist.raft(ragdist.load(["settings.yaml", "contexts.oracle_fraction=0.8"]))
-print(run.summary)
+    import ragdist
+    run = ragdist.raft(ragdist.load(["settings.yaml", "contexts.oracle_fraction=0.8"]))
+    print(run.summary)
 """
 
-from ragdist.config import Settings, load
-from ragdist.runs import Run, audit, build, evaluate, raft
+import os
+
+# Nothing of a run is told to anyone; huggingface_hub reads this once, when it is first imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from ragdist.config import Settings, load  # noqa: E402
+from ragdist.runs import Run, audit, build, evaluate, raft  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["Run", "Settings", "audit", "build", "evaluate", "load", "raft"]
