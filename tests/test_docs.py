@@ -32,6 +32,17 @@ def test_pages_name_files_settings_and_yaml_that_exist(page):
         assert ((ROOT / page).parent / path).exists(), f"{page} links to {path}"
     for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
         config.resolve(yaml.safe_load(block))
-    known = {key for key, *_ in config.describe()}
-    for key in re.findall(r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus)\.\w+(?:\.\w+)?)`", text):
+    known = {key for key, *_ in config.describe()} | functions()
+    known |= {key.rpartition(".")[0] for key in known}
+    for key in re.findall(
+        r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus|retrieval)\.[\w.]+)`", text
+    ):
         assert key in known, f"{page} speaks of {key}"
+
+
+def functions() -> set[str]:
+    """`module.function` of everything in the package."""
+    found = set()
+    for path in (ROOT / "ragdist").rglob("*.py"):
+        found |= {f"{path.stem}.{name}" for name in re.findall(r"^(?:def|class) (\w+)", path.read_text(), re.M)}
+    return found
