@@ -1,8 +1,8 @@
 """ragdist: fine-tune language models so that they stay right when retrieval is wrong.
 
-    import ragdist
-    run = ragdist.raft(ragdist.load(["settings.yaml", "contexts.oracle_fraction=0.8"]))
-    print(run.summary)
+import ragdist
+run = ragdist.raft(ragdist.load(["settings.yaml", "contexts.oracle_fraction=0.8"]))
+print(run.summary)
 """
 
 import os
