@@ -138,7 +138,8 @@ def test_help_fits_a_screen(capsys):
 
 def test_ctrl_c_ends_with_130_and_no_traceback(here):
     code = """
-import os, signal, threading, sys
+import os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell begins without
 from ragdist import cli, runs
 def slow(*_):
     os.kill(os.getpid(), signal.SIGINT)

@@ -22,7 +22,7 @@ def test_every_setting_has_a_sentence():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "settings").glob("*.yaml")), ids=lambda path: path.name)
 def test_settings_file_loads(path):
-    config.load([str(path)])
+    assert config.load([str(path)]) != config.Settings()
 
 
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])

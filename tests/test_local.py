@@ -74,7 +74,8 @@ def test_killed_process_is_one_clear_error():
 def test_ended_parent_leaves_no_process(name):
     """Ctrl-C drops what has not begun; a killed parent takes its workers along."""
     code = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell begins without
 sys.path.insert(0, {str(ROOT)!r})
 from ragdist.local import ProcessMapper
 from tests.test_local import slow_pid

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
@@ -116,14 +117,15 @@ def process_group() -> Iterator[None]:
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     alone["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # unset, accelerate would halve it
-    before = os.environ.get("OMP_NUM_THREADS")
+    before = dict(os.environ)
     os.environ.update(alone)
     try:
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         yield
     finally:
-        for name in alone:
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # else the next model loaded here is sharded too
+        for name in {*alone, *(name for name in os.environ if name.startswith("ACCELERATE_"))}:
             os.environ.pop(name, None)
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+            if name in before:
+                os.environ[name] = before[name]
