@@ -104,7 +104,7 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
         except (Stopped, KeyboardInterrupt) as error:
             run.set_state("stopped", error=str(error))
             raise
-        except BaseException as error:
+        except BaseException as error:  # survives nothing: noted in the run's folder, then raised
             run.set_state("failed", error=f"{type(error).__name__}: {error}")
             log.error("failed", exc_info=not isinstance(error, RagdistError))
             raise
