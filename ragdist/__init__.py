@@ -10,8 +10,9 @@ import os
 # Nothing of a run is told to anyone; huggingface_hub reads this once, when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from ragdist.config import Settings, load
-from ragdist.runs import Run, audit, build, evaluate, raft
+from ragdist.config import Settings
+from ragdist.loader import load
+from ragdist.runs import Run, atm, audit, build, evaluate, raft
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Settings", "audit", "build", "evaluate", "load", "raft"]
+__all__ = ["Run", "Settings", "atm", "audit", "build", "evaluate", "load", "raft"]

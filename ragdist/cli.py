@@ -13,7 +13,7 @@ import typer.core
 from rich.console import Console
 from rich.table import Table
 
-from ragdist import config, runs
+from ragdist import loader, runs
 from ragdist.errors import ConfigError, RagdistError, Stopped
 
 
@@ -55,15 +55,31 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 @app.command()
-def demo(overrides: Arguments = None, as_json: AsJson = False) -> None:
-    """RAFT on SmolLM2-135M with the API documentation of this machine, in minutes on two cores."""
-    _print_run(runs.demo(overrides or []), as_json)
+def demo(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[raft|atm] [KEY=VALUE]...", help="Which system, and overrides.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A system on SmolLM2-135M with the API documentation of this machine, in minutes on two cores.
+
+    `raft` (the default) tunes a model; `atm` begins with that model and lets an attacker loose on it.
+    """
+    asked = list(arguments or [])
+    system = asked.pop(0) if asked and "=" not in asked[0] else "raft"
+    _print_run(runs.demo(system, asked), as_json)
 
 
 @train.command("raft")
 def train_raft(settings: Arguments = None, as_json: AsJson = False) -> None:
     """Build the data, tune by RAFT, evaluate before and after. The same command goes on where it stopped."""
-    _print_run(runs.raft(config.load(settings or [])), as_json)
+    _print_run(runs.raft(loader.load(settings or [])), as_json)
+
+
+@train.command("atm")
+def train_atm(settings: Arguments = None, as_json: AsJson = False) -> None:
+    """Attacker against generator in rounds (ATM), judged before and after each. The same command goes on."""
+    _print_run(runs.atm(loader.load(settings or [])), as_json)
 
 
 @app.command()
@@ -75,7 +91,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Ask models the test questions: closed book, oracle, oracle absent, retrieved, attacked."""
-    _print_run(runs.evaluate(config.load(settings or []), model or []), as_json)
+    _print_run(runs.evaluate(loader.load(settings or []), model or []), as_json)
 
 
 @app.command()
@@ -85,7 +101,7 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Make the data: chunks, questions, forgeries, candidates, contexts, examples. Finished stages are reused."""
-    made = runs.build(config.load(settings or []), until)
+    made = runs.build(loader.load(settings or []), until)
     if as_json:
         return _print_json([{"stage": name, "rows": len(rows), "folder": str(rows.folder)} for name, rows in made])
     table = Table("stage", "rows", "folder", "notes", title="The road", title_justify="left")
@@ -104,7 +120,7 @@ def audit(
     """What the training data really is: realised P%, oracle positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
-    found = runs.audit(config.load(settings or []), picture)
+    found = runs.audit(loader.load(settings or []), picture)
     _print_json(auditing.as_json(found)) if as_json else _print(auditing.table(found))
 
 
@@ -116,11 +132,11 @@ def show_settings(
 ) -> None:
     """All settings with a sentence each; with a file or overrides, the values as resolved."""
     if markdown:
-        return _print(config.markdown(), plain=True)
+        return _print(loader.markdown(), plain=True)
     if settings:
-        resolved = config.load(settings)
-        return _print_json(resolved.model_dump(mode="json")) if as_json else _print(config.dump(resolved), plain=True)
-    rows = list(config.describe())
+        resolved = loader.load(settings)
+        return _print_json(resolved.model_dump(mode="json")) if as_json else _print(loader.dump(resolved), plain=True)
+    rows = list(loader.describe())
     if as_json:
         return _print_json([dict(zip(("key", "type", "default", "help"), row, strict=True)) for row in rows])
     table = Table("setting", "default", "what it does")
@@ -166,9 +182,13 @@ def doctor(as_json: AsJson = False) -> None:
 def _print_run(run: runs.Run, as_json: bool) -> None:
     if as_json:
         return _print_json(run.summary)
-    from ragdist.evaluation import report as reporting
+    from ragdist.evaluation import report, rounds_report
 
-    _print(reporting.table(run.report))
+    if isinstance(run.report, rounds_report.Rounds):
+        _print(rounds_report.table(run.report))
+        _print(rounds_report.beside(run.report))
+    else:
+        _print(report.table(run.report))
     _complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
 
 

@@ -1,22 +1,15 @@
 """Settings: frozen blocks, one for each part of the house, resolved once and never edited.
 
-`load` reads a YAML file and `key=value` overrides; the sentence under each field is its help text
-(`ragdist settings`, `docs/settings.md`).
+The sentence under each field is its help text (`ragdist settings`, `docs/settings.md`); `settings.py` reads files.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from ragdist.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Block(BaseModel):
@@ -155,6 +148,8 @@ class ContextsConfig(Block):
     maybe."""
     too_few: Literal["error", "fewer"] = "error"
     """When the corpus cannot fill `documents`: an error, or shorter contexts (counted)."""
+    too_many_oracles: Literal["drop", "error"] = "drop"
+    """A question with more oracles than `documents`: left out of training and test (counted), or an error."""
 
 
 class PromptsConfig(Block):
@@ -219,6 +214,73 @@ class TrainConfig(Block):
     """Steps between lines in metrics.jsonl."""
 
 
+class SideConfig(Block):
+    """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
+
+    source: str = ""
+    """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
+    workers: int = Field(1, ge=1)
+    """Ranks: processes with one model replica or ZeRO shard each, in a placement group of their own."""
+    cpus_per_worker: float = Field(0, ge=0)
+    """CPU cores of a rank; 0 shares this machine's cores evenly between the ranks of both groups (1 on a joined
+    cluster)."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
+    labels: dict[str, str] = {}
+    """Ray node labels that the group's machines must carry (`ray start --labels`, KubeRay `labels`)."""
+    resources: dict[str, float] = {}
+    """Custom Ray resources that each rank takes."""
+    train: TrainConfig = TrainConfig()
+    """How it learns in each round."""
+
+
+class AtmConfig(Block):
+    """Alternating rounds of attacker and generator (ATM, arXiv 2405.18111)."""
+
+    rounds: int = Field(2, ge=1)
+    """Rounds: each lets the attacker learn, then the generator."""
+    samples: int = Field(5, ge=2)
+    """Forgeries for each question; DPO needs a best and a worst."""
+    temperature: float = Field(0.8, gt=0)
+    """Sampling temperature of the attacker."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Share of the probability that the attacker samples from."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest forgery, in tokens."""
+    forging: Literal["auto", "passages", "apidocs"] = "auto"
+    """Wording of the forging prompt: open-domain passages or API documentation; auto goes by `corpus.source`."""
+    prefer: Literal["highest", "lowest"] = "highest"
+    """Which forgery DPO prefers, by the generator's perplexity of the right answer; `lowest` is for experiments."""
+    dpo_beta: float = Field(0.2, gt=0)
+    """DPO's beta: how hard the attacker is held to the one it was at the start of the round."""
+    kl_weight: float = Field(0.2, ge=0)
+    """Weight of the attack shift beside the answer loss (the paper's alpha)."""
+    kl_direction: Literal["clean_to_attacked", "attacked_to_clean"] = "clean_to_attacked"
+    """KL(clean || attacked), or the other way round."""
+    detach_clean: bool = False
+    """Take the clean side as a fixed target; by default gradients flow through both sides."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """MITO's terms per answer token, or summed over each row's answer tokens."""
+    variant: Literal["paper", "released_code"] = "paper"
+    """released_code: sample j is shown document j (counted round, so take more samples than documents) and compared
+    within one prompt only, the answer loss is on the clean list, the KL runs from attacked to clean."""
+    first_tuning: bool = False
+    """Tune the generator on answers before the first round: `closed_book_share` of the rows without documents."""
+    closed_book_share: float = Field(0.3, ge=0, le=1)
+    """Share of the first tuning's rows that show no document."""
+    attacker_warmup: Literal["none", "swap"] = "none"
+    """swap: teach the attacker first on golden documents with the answer swapped; beyond the paper, for small
+    models."""
+    questions_per_microbatch: int = Field(8, ge=1)
+    """Questions that a rank forges, grades or answers at once; what a killed rank loses."""
+    in_flight: int = Field(2, ge=1)
+    """Microbatches under way for each rank; bounds memory."""
+    deadline_s: float = Field(1800, gt=0)
+    """Longest wait, in seconds, for one microbatch or one optimizer step of a rank."""
+    max_failures: int = Field(3, ge=0)
+    """Times that a group with a dead rank is built anew before the run counts as failed."""
+
+
 class ClusterConfig(Block):
     """Which machines do the work."""
 
@@ -277,144 +339,30 @@ class Settings(Block):
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    atm: AtmConfig = AtmConfig()
+    attacker: SideConfig = SideConfig(train=TrainConfig(learning_rate=8e-7, weight_decay=1e-4))
+    generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:
-        together = self.train.microbatch * self.cluster.workers
-        if self.train.examples_per_step % together:
-            raise ValueError(
-                f"train.examples_per_step={self.train.examples_per_step} must be a multiple of train.microbatch * "
-                f"cluster.workers = {self.train.microbatch} * {self.cluster.workers}; change one of the three"
-            )
+        for prefix, train, owner, workers in (
+            ("", self.train, "cluster", self.cluster.workers),
+            ("attacker.", self.attacker.train, "attacker", self.attacker.workers),
+            ("generator.", self.generator.train, "generator", self.generator.workers),
+        ):
+            if train.examples_per_step % (train.microbatch * workers):
+                raise ValueError(
+                    f"{prefix}train.examples_per_step={train.examples_per_step} must be a multiple of "
+                    f"{prefix}train.microbatch * {owner}.workers = {train.microbatch} * {workers}; "
+                    "change one of the three"
+                )
         return self
 
-
-def load(arguments: Sequence[str], base: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from YAML files and `key=value` overrides, later ones winning.
-
-    Args:
-        arguments: paths of YAML files and overrides, as on the command line; `a.b=value` is parsed as YAML.
-        base: values under all of them, for jobs with defaults of their own.
-
-    Raises:
-        ConfigError: a file cannot be read, a key is unknown (with the nearest known one), a value is out of range.
-    """
-    values: dict[str, Any] = {}
-    _merge(values, base or {})
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if equals and not Path(argument).is_file():
-            _merge(values, _nested(key.strip(), _parse(text, f"value of {key}")))
-        else:
-            _merge(values, _read(argument))
-    return resolve(values)
-
-
-def resolve(values: Mapping[str, Any]) -> Settings:
-    """Settings from nested values.
-
-    Raises:
-        ConfigError: see `load`.
-    """
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
-
-
-def dump(settings: Settings) -> str:
-    """The settings as YAML that `load` takes."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def describe(block: type[Block] = Settings, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """(key, type, default, sentence) of every setting, in the order of the house."""
-    for name, field in block.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Block):
-            yield from describe(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", _kind(kind), json.dumps(field.default), " ".join((field.description or "").split())
-
-
-def flatten(settings: Block, prefix: str = "") -> dict[str, Any]:
-    """Every setting's value by its dotted key."""
-    found: dict[str, Any] = {}
-    for name, value in settings:
-        if isinstance(value, Block):
-            found |= flatten(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
-
-
-def markdown() -> str:
-    """docs/settings.md: every setting, from the sentences in this file."""
-    lines = ["# Settings", "", "Made from `ragdist/config.py` by `make docs`; a test holds it current.", ""]
-    lines += ["A settings file is YAML with these keys; on the command line each is `key=value`.", ""]
-    owner = None
-    for key, kind, default, sentence in describe():
-        block = key.rpartition(".")[0]
-        if block != owner:
-            lines += ["", f"## {block}", ""] if block else []
-            lines += ["| setting | type | default | what it does |", "|---|---|---|---|"]
-            owner = block
-        cells = (f"`{key}`", kind, f"`{default}`", sentence)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _kind(kind: Any) -> str:
-    text: str = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    return (
-        text.replace("typing.", "")
-        .replace("Literal", "")
-        .replace("'", "")
-        .replace("tuple", "list")
-        .replace(", ...]", "]")
-    )
-
-
-def _read(path: str) -> Mapping[str, Any]:
-    try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise ConfigError(
-            f"settings file {path!r} cannot be read: {error.strerror}; give a YAML file or key=value"
-        ) from None
-    values = _parse(text, f"settings file {path!r}") or {}
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"settings file {path!r} holds a {type(values).__name__}, wanted keys and values")
-    return values
-
-
-def _parse(text: str, what: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    head, dot, rest = key.partition(".")
-    return {head: _nested(rest, value) if dot else value}
-
-
-def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [known for known, *_ in describe()], n=1, cutoff=0)
-        return f"no such setting: {key!r}; the nearest is {near[0]!r} (`ragdist settings` lists all)"
-    problem = str(error["msg"]).removeprefix("Value error, ")
-    if not key:
-        return problem
-    problem = problem[0].lower() + problem[1:]
-    return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"
+    @model_validator(mode="after")
+    def _samples_can_pair(self) -> Settings:
+        if self.atm.variant == "released_code" and self.atm.samples <= self.contexts.documents:
+            raise ValueError(
+                f"atm.variant=released_code shows each of atm.samples={self.atm.samples} forgeries another document "
+                f"and compares within one: contexts.documents={self.contexts.documents} is too many; raise atm.samples"
+            )
+        return self

@@ -7,13 +7,20 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ragdist import steps
+from ragdist.config import Settings, SideConfig
 from ragdist.errors import TrainError
+from ragdist.lm.checkpoints import MODEL
+from ragdist.parquet import Job, Work, do, kept, rows_at
+from ragdist.roles import Shard
+from ragdist.store import make_folder
 
 Out = TypeVar("Out")
 BATCH = 256
@@ -92,3 +99,72 @@ def _end_with_parent() -> None:
 def _run_batch(batch: list[Any]) -> list[Any]:
     function, shared = _work
     return [function(item, *shared) for item in batch]
+
+
+class LocalSide:
+    """Plays Side with one model in this process; its files and digests are those of `cluster.group.Group`.
+
+    Args:
+        settings: all settings.
+        side: this side's own.
+        make: `make(source, settings, side, version)`: the plain object, `lm.resident.Resident`.
+        source: folder or name of the model that it starts with.
+        version: of that model.
+    """
+
+    def __init__(
+        self, settings: Settings, side: SideConfig, make: Callable[..., Any], source: str, version: int
+    ) -> None:
+        self.settings, self.side, self.make = settings, side, make
+        self.restart(source, version)
+
+    def restart(self, source: str, version: int) -> None:
+        """Takes up another model."""
+        self.source, self._version, self._opened = source, version, False
+        self._model = self.make(source, self.settings, self.side, version)
+
+    @property
+    def version(self) -> int:
+        """Of the weights."""
+        return self._version
+
+    def each(
+        self, work: Work, inputs: Iterable[tuple[Shard, ...]], *shared: Any, folder: Path, phase: str
+    ) -> Iterator[Shard]:
+        """See `roles.Side`; one after another, in order."""
+        folder = make_folder(folder).resolve()
+        for shards in inputs:
+            name = shards[0].name
+            target = folder / f"{name}.parquet"
+            if not target.exists():
+                if not self._opened:
+                    self._model.open_phase()
+                    self._opened = True
+                do(Job(work, shared, target, name), self._model, [shard.path or shard.at for shard in shards])
+            yield kept(name, target)
+
+    def learn(
+        self,
+        loss: Callable[..., Any],
+        shards: Sequence[Shard],
+        *,
+        prepare: Callable[..., Any] | None,
+        folder: Path,
+        phase: str,
+    ) -> list[dict[str, float]]:
+        """See `roles.Side`."""
+        folder = make_folder(folder).resolve()
+        if (folder / MODEL).exists():
+            if self.source != str(folder / MODEL):
+                self.restart(str(folder / MODEL), self._version + 1)
+            return steps.noted(folder)
+        if self._opened:
+            self._model.close_phase()
+            self._opened = False
+        rows = [row for shard in shards for row in rows_at(shard.path or shard.at)]
+        total, step = self._model.begin(loss, rows, prepare, folder)
+        steps.cut(folder, step)
+        for _ in range(step, total):
+            steps.note(folder, self._model.steps(1)[-1])
+        self.source, self._version = str(self._model.finish()), self._version + 1
+        return steps.noted(folder)

@@ -113,7 +113,129 @@ class Forgery:
     text: str
     states: str
     """The wrong answer that it argues for."""
-    method: Literal["template", "dataset"]
+    method: Literal["template", "dataset", "attacker"]
+    round: int = -1
+    """ATM's round that it was written in; -1 outside ATM."""
+    attacker: int = -1
+    """Version of the attacker that wrote it."""
+    seed: int = 0
+    prompt_hash: str = ""
+    """Names the tokens of the prompt that it was sampled from."""
+    truthful: bool = False
+    """Whether the text holds a right answer: an attacker's miss, counted."""
+    stated: bool = True
+    """Whether the text really states the wrong answer."""
+    ended: bool = True
+    """False when the limit of new tokens cut it off."""
+    is_forged: Literal[True] = True
+    """For good, wherever the row is stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A document as it is shown, without its history. Example: Page(id="03...", title="gzip.open", text="...")."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenQuestion:
+    """A question with the texts that are shown with it, whole, so that it can travel to a model by itself.
+
+    Example: OpenQuestion(id="77...", text="What is ...", answers=("None",), wrong_answers=("'ascii'",), target="None",
+    document_ids=("d7...", "03..."), titles=("a", "b"), texts=("...", "..."), oracle_positions=(1,))
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    target: str
+    """What the generator learns to answer."""
+    wrong_answers: tuple[str, ...]
+    """Plausible wrong answers that forgeries argue for, one a round in turn; never empty."""
+    document_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    texts: tuple[str, ...]
+    oracle_positions: tuple[int, ...]
+    """Indexes of the documents that hold the answer; may be empty."""
+    topic: str = ""
+    dataset: str = ""
+    all_answers_required: bool = False
+
+    @property
+    def documents(self) -> tuple[Page, ...]:
+        """The documents, in the order they are shown."""
+        rows = zip(self.document_ids, self.titles, self.texts, strict=True)
+        return tuple(Page(id=id, title=title, text=text) for id, title, text in rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """How much one forgery, shown alone, hurts the generator (ATM's reward).
+
+    Example: Grade(forgery_id="77...-r0-a0-s2", question_id="77...", sample=2, perplexity=41.2, tokens=3)
+    """
+
+    forgery_id: str
+    question_id: str
+    sample: int
+    perplexity: float
+    """Of the right answer, the end token included; inf or NaN when the generator broke."""
+    tokens: int
+    prompt_hash: str = ""
+    """The prompt that the forgery was written for; pairs are formed within one prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What a generator answered to a held-out question under one attack or none, and how right it is.
+
+    Example: Answered(question_id="77...", condition="attacker", generator=0, attacker=1, text="'ascii'",
+    answer="'ascii'", em=0.0, f1=0.0, subspan=0.0, states_forgery=True, ended=True, cut_tokens=0)
+    """
+
+    question_id: str
+    condition: Literal["clean", "template", "attacker"]
+    generator: int
+    """Version of the generator that answered."""
+    attacker: int
+    """Version of the attacker whose forgeries were shown; -1 for none and for the template's."""
+    text: str
+    """All that the generator wrote."""
+    answer: str
+    """The final answer in it, which is what the scores judge."""
+    em: float
+    f1: float
+    subspan: float
+    states_forgery: bool
+    """Whether it repeats what the forgeries state; on the clean list what the template's would, as a base rate."""
+    ended: bool
+    """False when the limit of new tokens cut the answer off."""
+    cut_tokens: int
+    """Document tokens that did not fit into the prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """One row that a learner learns from: sequences that its loss looks at together.
+
+    SFT has one sequence; DPO the chosen and the rejected forgery after one prompt; MITO the same answer after the clean
+    and after the attacked list. Example: Bundle(id="77...", tokens=((1, 9, 4, 2), (1, 9, 7, 2)), prompt_tokens=(2, 2))
+    """
+
+    id: str
+    tokens: tuple[tuple[int, ...], ...]
+    """Each prompt, then target, then the end token."""
+    prompt_tokens: tuple[int, ...]
+    about: str = ""
+    """What it was made of (ids), for lineage."""
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens that the first sequence's loss is on."""
+        return len(self.tokens[0]) - self.prompt_tokens[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ Who plays a role (this process, Ray workers) is decided in `runs.py`, nowhere el
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -89,6 +90,92 @@ class Mapper(Protocol):
 
     def map(self, function: Callable[..., Out], items: Iterable[In], *shared: Any) -> Iterator[Out]:
         """`function(item, *shared)` for each item; `shared` is sent to a worker once."""
+        ...
+
+
+class Model(Writer, Reader, Protocol):
+    """A model in the memory of one process, as work that runs beside it sees it."""
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def version(self) -> int:
+        """0 for the model as it was given; one more after each time it learned."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows of one microbatch, somewhere: here, in a file, or at another process by reference.
+
+    Whoever directs the work passes shards on without looking into them.
+    """
+
+    name: str
+    """Names the microbatch; shards of several stages with one name belong together."""
+    rows: int
+    digest: str
+    """Names the rows' content."""
+    notes: Mapping[str, float]
+    """Sums that the work wanted known, such as {"forged": 40, "stated": 31}."""
+    at: Any
+    """Where the rows are; only the roles know how to read it."""
+    path: str = ""
+    """The file that keeps them, where one does."""
+
+
+class Side(Protocol):
+    """A model on one or more ranks: works beside shards, and learns. Played by `local.LocalSide`, `cluster.group`."""
+
+    @property
+    def version(self) -> int:
+        """Of the weights that all ranks hold."""
+        ...
+
+    def each(
+        self,
+        work: Callable[..., tuple[Sequence[Any], Mapping[str, float]]],
+        inputs: Iterable[tuple[Shard, ...]],
+        *shared: Any,
+        folder: Path,
+        phase: str,
+    ) -> Iterator[Shard]:
+        """`work(model, *rows of each shard of an input, *shared) -> (records, notes)`, for each input, on some rank.
+
+        A stream: an input is asked for when a rank has room for it, results come in any order. Each is kept as
+        `folder/NAME.parquet` before it is yielded, NAME being the first shard's; what is kept there already is not made
+        again. A dead rank is replaced and its microbatch done again.
+
+        Args:
+            work: a module-level function; `model` plays Model.
+            inputs: tuples of shards, all of one name.
+            shared: more arguments, small.
+            folder: seen by all ranks.
+            phase: for people: progress, errors, the timeline.
+        """
+        ...
+
+    def learn(
+        self,
+        loss: Callable[..., Any],
+        shards: Sequence[Shard],
+        *,
+        prepare: Callable[..., Any] | None,
+        folder: Path,
+        phase: str,
+    ) -> list[dict[str, float]]:
+        """Trains on rows of Bundle with a fresh optimizer; the version grows by one. Metrics of each step.
+
+        Args:
+            loss: `loss(forward, batch, total) -> Loss`, see `algo.losses`; pickles by name.
+            shards: the rows, of which the order of steps is made by seed.
+            prepare: `prepare(forward, batch) -> {name: [B]}`, computed once before the first step, handed to the loss
+                in `batch.extra`: DPO's reference.
+            folder: keeps checkpoints while it learns, then `folder/model`, a plain transformers folder. What is there
+                already is gone on with; a finished one is not trained again.
+            phase: for people.
+        """
         ...
 
 

@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ragdist import track
-from ragdist.config import Settings, load
+from ragdist.config import Settings
 from ragdist.errors import ConfigError
+from ragdist.loader import load
 from ragdist.store import Rows, Store
 
 if TYPE_CHECKING:
     from ragdist.data.audit import Audit
     from ragdist.data.road import Road
     from ragdist.evaluation.report import Report
-    from ragdist.roles import Mapper, Reader, Writer
+    from ragdist.evaluation.rounds_report import Rounds
+    from ragdist.live import Board
+    from ragdist.roles import Mapper, Reader, Side, Writer
+    from ragdist.systems.atm import Start
+    from ragdist.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class Run:
     folder: Path
     model: Path
     """The tuned model, a plain transformers folder."""
-    report: Report
+    report: Report | Rounds
     summary: dict[str, Any]
     """What summary.json holds: scores per model and condition, minutes per stage."""
 
@@ -50,6 +59,41 @@ def raft(settings: Settings) -> Run:
     with track.open_run(settings, "raft") as run, _road(settings) as road:
         outcome = system.run(road, RayTuner(settings), _opener(settings), run.folder, settings)
         return Run(run.folder, outcome.model, outcome.report, _conclude(run, outcome.report))
+
+
+def atm(settings: Settings) -> Run:
+    """Attacker against generator in rounds, judged before and after each. The same settings go on where they stopped.
+
+    Raises:
+        RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
+    """
+    from ragdist import parquet
+    from ragdist.live import Board, Scalars
+    from ragdist.systems import atm as system
+    from ragdist.timeline import Timeline
+
+    with track.open_run(settings, "atm") as run, _road(settings) as road:
+        with track.span("road"):
+            train, test = road.open_questions("train"), road.open_questions("test")
+            template = road.forgeries.path
+        size = settings.atm.questions_per_microbatch
+        timeline = Timeline(run.folder)
+        try:
+            with Board(settings.atm.rounds, timeline, Scalars(run.folder / "tensorboard")) as board:
+                outcome = system.run(
+                    parquet.split(train, size),
+                    parquet.split(test, size),
+                    test,
+                    template.resolve(),
+                    _seated(settings, run.folder, timeline, board),
+                    run.folder,
+                    settings,
+                    board,
+                )
+        finally:
+            timeline.close()
+        _publish(outcome.generator, run.folder / "model", settings)
+        return Run(run.folder, run.folder / "model", outcome.report, _conclude_rounds(run, outcome.report, timeline))
 
 
 def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
@@ -90,9 +134,28 @@ def audit(settings: Settings, picture: Path | None = None) -> Audit:
     return found
 
 
-def demo(overrides: Sequence[str] = ()) -> Run:
-    """RAFT on SmolLM2-135M with the API documentation of this machine, into runs/demo."""
-    return raft(load([str(settings_file("raft-demo.yaml")), *overrides]))
+def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
+    """A system on SmolLM2-135M with the API documentation of this machine, into runs/demo or runs/demo-atm.
+
+    Args:
+        system: `raft`; or `atm`, whose generator is the model that the RAFT demo tunes, now if it was not yet.
+        overrides: settings of the system that is asked for; `run.folder` holds for both.
+
+    Raises:
+        ConfigError: there is no demo of that system.
+    """
+    if system == "raft":
+        return raft(load([str(settings_file("raft-demo.yaml")), *overrides]))
+    if system != "atm":
+        raise ConfigError(f"no demo of {system!r}; there are `ragdist demo raft` and `ragdist demo atm`")
+    settings = load([str(settings_file("atm-tiny.yaml")), *overrides])
+    if not settings.generator.source:
+        tuned = Path(settings.run.folder) / "demo" / "model"
+        if not tuned.is_dir():
+            raft(load([str(settings_file("raft-demo.yaml")), f"run.folder={settings.run.folder}"]))
+        side = settings.generator.model_copy(update={"source": str(tuned.resolve())})
+        settings = settings.model_copy(update={"generator": side})
+    return atm(settings)
 
 
 def settings_file(name: str) -> Path:
@@ -152,6 +215,70 @@ def _opener(settings: Settings) -> Any:
         gc.collect()
 
     return open_model
+
+
+def _seated(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
+    """Opens both groups on a Ray cluster, side by side."""
+
+    @contextmanager
+    def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
+        from ragdist.cluster import session
+        from ragdist.cluster.crew import Plan
+        from ragdist.cluster.group import Group, seated
+        from ragdist.cluster.signals import stop_on_signal
+        from ragdist.lm.resident import Resident
+
+        with session.connect(settings.cluster), stop_on_signal() as stop:
+            sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
+            groups = (
+                Group(
+                    Plan(name, settings, side, Resident, folder, stop.is_set),
+                    start.source,
+                    start.version,
+                    on_span=timeline.add,
+                    on_step=board.step,
+                )
+                for name, side, start in sides
+            )
+            with seated(*groups) as (first, second):
+                yield first, second
+
+    return open_sides
+
+
+def _publish(model: Path, target: Path, settings: Settings) -> None:
+    """The generator under its own name, with its card; files are shared with the round's folder where the disk can."""
+    if target.exists():
+        return
+    half = target.with_suffix(".tmp")
+    shutil.rmtree(half, ignore_errors=True)
+    try:
+        shutil.copytree(model, half, copy_function=os.link)
+    except (OSError, shutil.Error):
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(model, half)
+    base = settings.generator.source or settings.model.source
+    made_by = {name: settings.model_dump(mode="json")[name] for name in ("model", "atm", "generator", "seed")}
+    versions = "\n".join(f"- {name} {version}" for name, version in track.versions().items())
+    (half / "README.md").write_text(
+        f"---\nbase_model: {base}\nlibrary_name: transformers\ntags: [ragdist, atm]\n---\n\nTuned by ragdist from "
+        f"`{base}` in {settings.atm.rounds} rounds against an attacker.\n\n## Settings\n\n```yaml\n"
+        f"{yaml.safe_dump(made_by, sort_keys=False).strip()}\n```\n\n## Versions\n\n{versions}\n"
+    )
+    half.rename(target)
+
+
+def _conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[str, Any]:
+    """summary.json, report.md and a picture of a game."""
+    from ragdist.evaluation import rounds_report
+
+    minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
+    idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
+    summary = {**rounds_report.as_json(report), "minutes": minutes, "idle_share": idle}
+    run.write_json("summary.json", summary)
+    (run.folder / "report.md").write_text(rounds_report.markdown(report))
+    rounds_report.picture(report, run.folder / "report.png")
+    return summary
 
 
 def _labelled(model: str) -> tuple[str, str]:

@@ -23,12 +23,19 @@ from ragdist.records import as_row, from_row
 
 Record = TypeVar("Record")
 ROWS, CARD = "rows.jsonl", "stage.json"
-# Made once: json.dumps with an option of its own makes an encoder for every row.
-encode = json.JSONEncoder(ensure_ascii=False).encode
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
 }
+# JSONEncoder.encode builds this very function anew for every row, at half of the cost of the row.
+_pieces = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+    None, None, json.encoder.encode_basestring, None, ": ", ", ", False, False, True
+)
+
+
+def encode(row: dict[str, object]) -> str:
+    """The row as one line of JSON."""
+    return "".join(_pieces(row, 0))
 
 
 @dataclass(frozen=True, slots=True)

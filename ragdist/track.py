@@ -24,14 +24,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ragdist.config import Settings, dump, flatten, load
+from ragdist.config import Settings
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
+from ragdist.loader import dump, flatten, load
 from ragdist.store import make_folder, translate_errors
 
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
-MAY_CHANGE = ("run.", "cluster.", "evaluation.")
+PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
+MAY_CHANGE = {
+    "raft": ("run.", "cluster.", "evaluation."),
+    "evaluate": ("run.", "cluster.", "evaluation."),
+    "atm": (
+        *("run.", "cluster.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
+        *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
+    ),
+}
+"""What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
 LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe")
 
 
@@ -119,7 +129,7 @@ def _refuse_other_settings(run: Run) -> None:
     if not (run.folder / "settings.yaml").exists():
         return
     began, asked = (
-        {key: value for key, value in flatten(settings).items() if not key.startswith(MAY_CHANGE)}
+        {key: value for key, value in flatten(settings).items() if not key.startswith(MAY_CHANGE[run.job])}
         for settings in (load([str(run.folder / "settings.yaml")]), run.settings)
     )
     changed = [
@@ -219,6 +229,11 @@ def write_json(path: Path, value: Any) -> Path:
     half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
     half.replace(path)
     return path
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text())
 
 
 def versions() -> dict[str, str]:

@@ -6,23 +6,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ragdist import config
+from ragdist import loader
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_settings_page_is_current():
-    assert (ROOT / "docs" / "settings.md").read_text() == config.markdown(), "run `make docs`"
+    assert (ROOT / "docs" / "settings.md").read_text() == loader.markdown(), "run `make docs`"
 
 
 def test_every_setting_has_a_sentence():
-    for key, _, _, sentence in config.describe():
+    for key, _, _, sentence in loader.describe():
         assert sentence.endswith(".") and len(sentence) > 15, key
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "settings").glob("*.yaml")), ids=lambda path: path.name)
 def test_settings_file_loads(path):
-    assert config.load([str(path)]) != config.Settings()
+    assert loader.load([str(path)]) != loader.Settings()
 
 
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])
@@ -31,8 +31,8 @@ def test_pages_name_files_settings_and_yaml_that_exist(page):
     for path in re.findall(r"\]\((?!http|#)([^)#]+)", text):
         assert ((ROOT / page).parent / path).exists(), f"{page} links to {path}"
     for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
-        config.resolve(yaml.safe_load(block))
-    known = {key for key, *_ in config.describe()} | functions()
+        loader.resolve(yaml.safe_load(block))
+    known = {key for key, *_ in loader.describe()} | functions()
     known |= {key.rpartition(".")[0] for key in known}
     for key in re.findall(
         r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus|retrieval)\.[\w.]+)`", text

@@ -1,5 +1,8 @@
 """Draws are named by (seed, stage, record), uniform, and the same on every machine."""
 
+from collections import Counter
+
+import pytest
 from scipy import stats
 
 from ragdist import draws
@@ -18,6 +21,16 @@ def test_draw_differs_by_seed_stage_and_record():
 
 def test_draw_is_uniform():
     assert stats.kstest([draws.draw(3, "stage", str(n)) for n in range(5000)], "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("size", [3, draws.LISTED + 1])
+def test_order_is_every_permutation_equally_often(size):
+    """Looked up or sorted: all places of the first one, and for three all six orders."""
+    orders = [tuple(draws.order_for(0, "stage", str(n), size)) for n in range(6000)]
+    assert all(sorted(order) == list(range(size)) for order in orders)
+    for seen in (Counter(order.index(0) for order in orders), Counter(order[:2] for order in orders)):
+        assert stats.chisquare(list(seen.values())).pvalue > 0.001
+    assert len(set(orders)) == 6 or size > 3
 
 
 def _digest(text):

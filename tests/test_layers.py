@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BASE = {"errors", "records", "draws"}
-SHARED = BASE | {"config", "track", "store"}
+SHARED = BASE | {"config", "loader", "track", "store"}
 MAY = {
     "errors": set(),
     "draws": set(),
@@ -17,16 +17,23 @@ MAY = {
     "algo": {"errors"},
     "roles": BASE,
     "config": BASE,
+    "loader": BASE | {"config"},
     "store": BASE | {"config"},
-    "track": BASE | {"config", "store"},
+    "steps": set(),
+    "parquet": BASE | {"config", "roles", "store"},
+    "track": BASE | {"config", "loader", "store"},
+    "timeline": BASE | {"config", "store", "track"},
+    "live": SHARED | {"timeline"},
+    "journal": SHARED | {"roles"},
     "data": SHARED | {"roles"},
     "lm": BASE | {"algo", "roles", "config", "track"},
-    "evaluation": SHARED | {"roles", "data"},
-    "systems": SHARED | {"roles", "data", "algo", "evaluation"},
-    "local": SHARED | {"roles", "lm"},
-    "cluster": SHARED | {"roles", "lm"},
+    "evaluation": SHARED | {"roles", "data", "parquet"},
+    "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation"},
+    "local": SHARED | {"roles", "lm", "parquet", "steps"},
+    "cluster": SHARED | {"roles", "lm", "parquet", "steps"},
     "doctor": {"track"},
-    "runs": SHARED | {"roles", "data", "algo", "lm", "evaluation", "systems", "local", "cluster"},
+    "runs": SHARED
+    | {"roles", "parquet", "timeline", "live", "data", "algo", "lm", "evaluation", "systems", "local", "cluster"},
     "cli": SHARED | {"runs", "doctor", "data", "evaluation"},
     "jobs": {"cli", "runs", "config", "errors"},
 }

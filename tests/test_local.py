@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ragdist import parquet
 from ragdist.errors import DataError, TrainError
-from ragdist.local import ProcessMapper, SerialMapper
+from ragdist.local import LocalSide, ProcessMapper, SerialMapper
+from tests.cluster import fake
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,3 +110,40 @@ def alive(process):
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def local_side():
+    settings = fake.settings()
+    return LocalSide(settings, settings.attacker, fake.Fake, "", 0)
+
+
+def test_local_side_keeps_each_microbatch_and_makes_none_twice(tmp_path):
+    shards, note = fake.questions(tmp_path, 5, size=2), tmp_path / "note"
+
+    def forged():
+        inputs = ((shard,) for shard in shards)
+        return local_side().each(fake.forge, inputs, note, {}, folder=tmp_path / "forged", phase="forge")
+
+    assert next(forged()).name == "00000"
+    assert len(note.read_text().splitlines()) == 1
+    made = list(forged())
+    assert made == list(forged())
+    assert [(shard.name, shard.rows) for shard in made] == [("00000", 4), ("00001", 4), ("00002", 2)]
+    assert len(note.read_text().splitlines()) == 3
+    assert [parquet.digest(parquet.rows_at(shard.path)) for shard in made] == [shard.digest for shard in made]
+
+
+def test_local_side_learns_once_and_goes_on_from_a_checkpoint(tmp_path):
+    shards = fake.questions(tmp_path, 5)
+    side = local_side()
+    rows = list(side.each(fake.bundles, ((shard,) for shard in shards), folder=tmp_path / "rows", phase="rows"))
+    told = {"prepare": None, "phase": "attacker"}
+    whole = side.learn(fake.plain_loss, rows, folder=tmp_path / "whole", **told)
+    assert [step["step"] for step in whole] == [1, 2, 3, 4, 5] and side.version == 1
+    with pytest.raises(ZeroDivisionError):
+        local_side().learn(fake.broken_loss, rows, folder=tmp_path / "half", **told)
+    late = local_side()
+    assert late.learn(fake.plain_loss, rows, folder=tmp_path / "half", **told) == whole
+    again = local_side()
+    assert again.learn(fake.broken_loss, rows, folder=tmp_path / "half", **told) == whole
+    assert again.version == late.version == 1 and again.source == late.source

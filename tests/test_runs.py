@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ragdist import config, runs
+from ragdist import loader, runs
 from tests import tiny
 
 COLOURS = ("red", "green", "blue", "grey")
@@ -50,7 +50,7 @@ def arguments(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(arguments):
-    return runs.raft(config.load(arguments))
+    return runs.raft(loader.load(arguments))
 
 
 def test_raft_run_leaves_model_scores_and_state(finished):
@@ -69,7 +69,7 @@ def test_raft_run_leaves_model_scores_and_state(finished):
 
 def test_the_same_command_again_repeats_no_work(finished, arguments):
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*.safetensors")}
-    again = runs.raft(config.load(arguments))
+    again = runs.raft(loader.load(arguments))
     assert {k: v for k, v in again.summary.items() if k != "minutes"} == {
         k: v for k, v in finished.summary.items() if k != "minutes"
     }
@@ -89,7 +89,7 @@ print(model.generate(ids, max_new_tokens=2, do_sample=False).shape[1] - ids.shap
 
 
 def test_evaluate_takes_the_tuned_model_of_the_run(finished, arguments):
-    run = runs.evaluate(config.load([*arguments, "run.name=again"]), [f"RAFT={finished.model}"])
+    run = runs.evaluate(loader.load([*arguments, "run.name=again"]), [f"RAFT={finished.model}"])
     first = {row["condition"]: row["em"] for row in finished.summary["scores"] if row["model"] == "RAFT"}
     assert {row["condition"]: row["em"] for row in run.summary["scores"]} == first
 
@@ -101,8 +101,8 @@ def test_runs_are_listed_newest_first(finished, arguments):
 
 def test_another_oracle_fraction_makes_contexts_anew_and_nothing_before_them(finished, arguments):
     """check 17"""
-    made = dict(runs.build(config.load([*arguments, "contexts.oracle_fraction=0.25"])))
-    first = dict(runs.build(config.load(arguments)))
+    made = dict(runs.build(loader.load([*arguments, "contexts.oracle_fraction=0.25"])))
+    first = dict(runs.build(loader.load(arguments)))
     same = {name for name in made if made[name].folder == first[name].folder}
     assert same == {"chunks", "questions", "forgeries", "candidates"}
     assert sum(bool(context.oracle_positions) for context in made["contexts"]) == 9
@@ -111,7 +111,7 @@ def test_another_oracle_fraction_makes_contexts_anew_and_nothing_before_them(fin
 def test_rows_do_not_depend_on_the_number_of_processes(arguments, tmp_path):
     """check 10, check 71"""
     one, two = (
-        dict(runs.build(config.load([*arguments, f"run.folder={tmp_path / str(n)}", f"run.processes={n}"])))
+        dict(runs.build(loader.load([*arguments, f"run.folder={tmp_path / str(n)}", f"run.processes={n}"])))
         for n in (1, 2)
     )
     assert {k: Path(v.path).read_bytes() for k, v in one.items()} == {k: v.path.read_bytes() for k, v in two.items()}

@@ -28,6 +28,14 @@ def test_rows_restore_tuples_and_unicode(tmp_path):
     assert list(rows) == [question]
 
 
+def test_rows_are_what_json_writes(tmp_path):
+    """The encoder is made once by hand; a row has the bytes of json.dumps, floats, control and other letters too."""
+    hits = [Hit(chunk_id=f'"\\\n\x00{letter}', score=score) for letter in "aü漢🙂" for score in (0.1, 1e300, -0.0, 3)]
+    path = Store(tmp_path).make(STAGE, Hit, lambda _: hits).path
+    rows = [{"chunk_id": hit.chunk_id, "score": hit.score} for hit in hits]
+    assert path.read_text() == "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def test_an_error_in_the_middle_leaves_nothing(tmp_path):
     def produce(_):
         yield Hit(chunk_id="a", score=1.0)

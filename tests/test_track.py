@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-from ragdist import config, runs, track
+from ragdist import loader, runs, track
 from ragdist.errors import ConfigError, Stopped, StorageError, TrainError
 
 
 def settings(tmp_path, *more):
-    return config.load([f"run.folder={tmp_path}", "run.name=one", *more])
+    return loader.load([f"run.folder={tmp_path}", "run.name=one", *more])
 
 
 def test_run_leaves_settings_versions_metrics_and_state(tmp_path):
     with track.open_run(settings(tmp_path), "raft") as run, track.span("train"):
         track.metrics("train", step=1, loss=0.5)
-    assert config.load([str(run.folder / "settings.yaml")]) == run.settings
+    assert loader.load([str(run.folder / "settings.yaml")]) == run.settings
     assert json.loads((run.folder / "versions.json").read_text())["torch"].startswith("2.")
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert (lines[0]["loss"], lines[1]["name"]) == (0.5, "train")
@@ -33,8 +33,8 @@ def test_state_says_how_the_run_ended(tmp_path, error, state):
 
 def test_run_folder_is_locked_against_another_process(tmp_path):
     code = f"""
-from ragdist import config, track
-with track.open_run(config.load(["run.folder={tmp_path}", "run.name=one"]), "raft"):
+from ragdist import loader, track
+with track.open_run(loader.load(["run.folder={tmp_path}", "run.name=one"]), "raft"):
     pass
 """
     with track.open_run(settings(tmp_path), "raft"):
@@ -46,8 +46,8 @@ with track.open_run(config.load(["run.folder={tmp_path}", "run.name=one"]), "raf
 
 
 def test_same_settings_find_the_same_folder_again():
-    one, other = config.load([]), config.load(["seed=1"])
-    assert track.run_folder(one, "raft") == track.run_folder(config.load([]), "raft")
+    one, other = loader.load([]), loader.load(["seed=1"])
+    assert track.run_folder(one, "raft") == track.run_folder(loader.load([]), "raft")
     assert track.run_folder(one, "raft") != track.run_folder(other, "raft")
 
 
@@ -78,8 +78,8 @@ def test_a_named_run_refuses_other_settings_but_may_move(tmp_path):
 def test_a_killed_run_is_listed_as_killed_and_goes_on(tmp_path):
     code = f"""
 import os, signal
-from ragdist import config, track
-with track.open_run(config.load(["run.folder={tmp_path}", "run.name=one"]), "raft"):
+from ragdist import loader, track
+with track.open_run(loader.load(["run.folder={tmp_path}", "run.name=one"]), "raft"):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -9

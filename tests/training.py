@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ragdist.config import Settings, resolve
+from ragdist.config import Settings
+from ragdist.loader import resolve
 from ragdist.records import Example, as_row
 from tests import tiny
 

@@ -47,11 +47,14 @@ def connect(config: ClusterConfig) -> Iterator[None]:
 
 def worker_cpus(config: ClusterConfig) -> float:
     """CPU cores of one worker; asked for, or an even share of this machine, or 1 on a cluster that was joined."""
-    if config.cpus_per_worker:
-        return config.cpus_per_worker
+    return config.cpus_per_worker or even_share(config, config.workers)
+
+
+def even_share(config: ClusterConfig, workers: int) -> float:
+    """CPU cores of each of `workers` processes that share this machine; 1 on a cluster that was joined."""
     if config.address or os.environ.get("RAY_ADDRESS"):
         return 1.0
-    return int(10_000 * _total("CPU") / config.workers) / 10_000  # Ray counts in 1/10000
+    return int(10_000 * _total("CPU") / workers) / 10_000  # Ray counts in 1/10000
 
 
 def _knobs(config: ClusterConfig) -> dict[str, str]:

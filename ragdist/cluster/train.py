@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import signal
 import threading
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ragdist import errors, track
 from ragdist.cluster import session
+from ragdist.cluster.signals import stop_on_signal
+from ragdist.cluster.workers import environment, last_line, log_to
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
 from ragdist.lm.order import training_steps
@@ -74,7 +73,7 @@ class RayTuner:
         steps = training_steps(rows, epochs=train.epochs, examples_per_step=train.examples_per_step)
         for left in (STOP, FAILURE):
             (folder / left).unlink(missing_ok=True)
-        with session.connect(self.settings.cluster), _stop_on_signal(folder) as stop:
+        with session.connect(self.settings.cluster), stop_on_signal(lambda: request_stop(folder)) as stop:
             job = _Job(_trainer(examples, folder, self.settings))
             _watch(job, folder, steps, self.settings.cluster.start_timeout_s, stop)
         return _outcome(job, folder)
@@ -127,11 +126,6 @@ class _Job(threading.Thread):
 def _trainer(examples: Path, folder: Path, settings: Settings) -> TorchTrainer:
     cluster = settings.cluster
     cpus = session.worker_cpus(cluster)
-    environment = {"OMP_NUM_THREADS": str(max(1, int(cpus))), "TOKENIZERS_PARALLELISM": "false"}
-    if not cluster.gpus_per_worker:
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    if cluster.network_interface:
-        environment |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), cluster.network_interface)
     resources = {"CPU": cpus} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
     return TorchTrainer(
         _work,
@@ -145,7 +139,7 @@ def _trainer(examples: Path, folder: Path, settings: Settings) -> TorchTrainer:
             storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             callbacks=[_Note(folder)],
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env={"env_vars": environment(cluster, cpus, cluster.gpus_per_worker)},
         ),
     )
 
@@ -156,7 +150,7 @@ def _work(job: dict[str, Any]) -> dict[str, str]:
     if (folder / FAILURE).exists():
         return {}  # Ray restarts workers after any error; this one would only come again
     rank = ray.train.get_context().get_world_rank()
-    with _log_to(make_folder(folder / LOGS) / f"rank-{rank}.log"):
+    with log_to(make_folder(folder / LOGS) / f"rank-{rank}.log"):
         if rank == 0:
             track.append_metrics(folder, "workers_started", workers=settings.cluster.workers)
         try:
@@ -167,22 +161,6 @@ def _work(job: dict[str, Any]) -> dict[str, str]:
             track.write_json(folder / FAILURE, {"kind": type(error).__name__, "message": str(error)})
             raise
     return {}
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Whatever this worker prints, warns of, logs or dies of goes into `path`."""
-    with path.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-        handler = logging.StreamHandler(file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        logging.getLogger().addHandler(handler)
-        try:
-            yield
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            logging.getLogger().removeHandler(handler)
 
 
 class Report(TrainerCallback):
@@ -204,31 +182,8 @@ class _Note(UserCallback):
         self.folder = folder
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ranks = {str(rank): _last_line(error) for rank, error in worker_exceptions.items()}
+        ranks = {str(rank): last_line(error) for rank, error in worker_exceptions.items()}
         track.append_metrics(self.folder, "workers_lost", ranks=ranks)
-
-
-@contextmanager
-def _stop_on_signal(folder: Path) -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM asks the workers to save and end, the second ends at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals are the main thread's business
-        return
-
-    def heed(number: int, _: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        request_stop(folder)
-        track.say("stopping: the workers save after this step; once more ends at once")
-
-    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _watch(job: _Job, folder: Path, steps: int, start_timeout_s: float, stop: threading.Event) -> None:
@@ -289,11 +244,5 @@ def _outcome(job: _Job, folder: Path) -> Path:
     if job.error is None:
         return folder / MODEL
     ranks = job.error.worker_failures if isinstance(job.error, ray.train.WorkerGroupError) else {}
-    why = "; ".join(f"worker {rank}: {_last_line(error)}" for rank, error in ranks.items()) or _last_line(job.error)
+    why = "; ".join(f"worker {rank}: {last_line(error)}" for rank, error in ranks.items()) or last_line(job.error)
     raise errors.TrainError(f"training failed: {why}; the whole story is in {folder / LOGS}")
-
-
-def _last_line(error: BaseException) -> str:
-    """The last line of an error's text: where a remote traceback keeps what it is about."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()[:300]

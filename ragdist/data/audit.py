@@ -125,10 +125,10 @@ def _contexts(
         counts["partial"] += oracles != set(context.oracle_positions) or (
             bool(oracles) and len(oracles) < len(question.oracle_ids)
         )
-        counts["duplicate"] += len({pool[i].text_number for i in context.chunk_ids}) < size
+        counts["duplicate"] += len({pool.text_numbers[pool[i]] for i in context.chunk_ids}) < size
         answers = telling(question.answers)
         others = [pool[i] for at, i in enumerate(context.chunk_ids) if at not in oracles]
-        counts["answer"] += any(pool.gives_away(entry, answers) for entry in others)
+        counts["answer"] += any(pool.gives_away(place, answers) for place in others)
     size = max(sizes, key=lambda size: sizes[size], default=0)
     histogram = tuple(positions[size][at] for at in range(size))
     return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ragdist.config import ContextsConfig
 from ragdist.draws import draw, order_for
@@ -37,6 +38,22 @@ def keep_oracle(question_ids: Iterable[str], config: ContextsConfig, seed: int) 
     return Keep(seed, draws[kept] if kept < len(draws) else math.inf)
 
 
+def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict[str, Any]) -> Iterator[Question]:
+    """The questions whose oracles can all be shown at once; `counts` gets how many others there were.
+
+    Raises:
+        ConfigError: there is another one and `contexts.too_many_oracles` is error.
+    """
+    counts["too_many_oracles"] = 0
+    for question in questions:
+        if len(question.oracle_ids) <= config.documents:
+            yield question
+        elif config.too_many_oracles == "error":
+            raise _too_many(question, config)
+        else:
+            counts["too_many_oracles"] += 1
+
+
 def assemble(question: Question, candidates: Candidates, keep: bool, config: ContextsConfig, seed: int) -> Context:
     """The question with its oracles and distractors, or with distractors only, in a seeded order.
 
@@ -49,16 +66,21 @@ def assemble(question: Question, candidates: Candidates, keep: bool, config: Con
     """
     oracles, distractors = question.oracle_ids, candidates.chunk_ids
     if keep and len(oracles) > config.documents:
-        raise ConfigError(
-            f"contexts.documents={config.documents} cannot show the {len(oracles)} oracles of question "
-            f"{question.id!r}; raise contexts.documents to {len(oracles)} at least"
-        )
+        raise _too_many(question, config)
     total = min(config.documents, max(len(distractors), len(oracles)))
     others = max(0, total - len(oracles))
     places = (oracles if keep else distractors[others:total]) + distractors[:others]
     order = order_for(seed, "order", question.id, len(places))
     return Context(
         question_id=question.id,
-        chunk_ids=tuple([places[place] for place in order]),
-        oracle_positions=tuple([at for at, place in enumerate(order) if place < len(oracles)]) if keep else (),
+        chunk_ids=tuple(map(places.__getitem__, order)),
+        oracle_positions=tuple(sorted(map(order.index, range(len(oracles))))) if keep else (),
+    )
+
+
+def _too_many(question: Question, config: ContextsConfig) -> ConfigError:
+    return ConfigError(
+        f"contexts.documents={config.documents} cannot show the {len(question.oracle_ids)} oracles of question "
+        f"{question.id!r}; raise contexts.documents to {len(question.oracle_ids)} at least, "
+        "or set contexts.too_many_oracles=drop"
     )

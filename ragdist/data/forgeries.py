@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count as numbers
 
 from ragdist.data.matching import flat, words
+from ragdist.data.prompts import Shown
 from ragdist.draws import rng_for
 from ragdist.errors import DataError
-from ragdist.records import Chunk, Forgery, Question, content_id
+from ragdist.records import Chunk, Forgery, OpenQuestion, Question, content_id
 
 LABELS = ("yes", "no", "maybe")
 TOP = 3
@@ -42,15 +43,15 @@ def forge(question: Question, oracles: Sequence[Chunk], pool: Sequence[str], *, 
         DataError: there is no wrong answer to argue for.
     """
     wrong = _wrong_answer(question, pool, rng_for(seed, "forgeries", question.id))
-    sources = [_swapped(question, oracle, wrong) for oracle in oracles] or [("", "", False)]
+    sources = [swapped(question, oracle, wrong) for oracle in oracles] or [("", "", False)]
     # Of several oracles, those that hold the answer are the ones worth forging.
     sources = [source for source in sources if source[2]] or sources
-    versions = [_versions(question, text, wrong, swapped) for _, text, swapped in sources]
+    texts = [versions(question, text, wrong, swapped=stood) for _, text, stood in sources]
     taken = {flat(oracle.text) for oracle in oracles}
     forged: list[Forgery] = []
     for number in range(count):
         title = sources[number % len(sources)][0]
-        text = next(text for text in versions[number % len(sources)] if flat(text) not in taken)
+        text = next(text for text in texts[number % len(sources)] if flat(text) not in taken)
         taken.add(flat(text))
         forged.append(
             Forgery(
@@ -66,13 +67,34 @@ def forge(question: Question, oracles: Sequence[Chunk], pool: Sequence[str], *, 
     return forged
 
 
+def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
+    """At most `count` wrong answers, best first, never none: its own, else those of other questions most alike in form.
+
+    Args:
+        question: what is asked.
+        pool: answers of other questions.
+        count: how many.
+        seed: of the run.
+
+    Raises:
+        DataError: there is no wrong answer to argue for.
+    """
+    return tuple(_candidates(question, pool, rng_for(seed, "forgeries", question.id))[:count])
+
+
 def _wrong_answer(question: Question, pool: Sequence[str], rng: random.Random) -> str:
+    found = _candidates(question, pool, rng)
+    return rng.choice(found[: TOP if question.wrong_answers else 1])
+
+
+def _candidates(question: Question | OpenQuestion, pool: Sequence[str], rng: random.Random) -> list[str]:
     right = {flat(answer).casefold() for answer in question.answers}
     own = [answer for answer in question.wrong_answers if flat(answer).casefold() not in right]
     if own:
-        return rng.choice(own[:TOP])
+        return own
     if right <= set(LABELS):
-        return rng.choice([label for label in LABELS[:2] if label not in right] or [LABELS[2]])
+        others = [label for label in LABELS[:2] if label not in right] or [LABELS[2]]
+        return rng.sample(others, len(others))
     shapes = [_shape(answer) for answer in question.answers]
     others = [answer for answer in rng.sample(pool, min(len(pool), LOOKED_AT)) if not _overlaps(answer, right)]
     if not others:
@@ -80,7 +102,7 @@ def _wrong_answer(question: Question, pool: Sequence[str], rng: random.Random) -
             f"question {question.id!r} has no wrong answer to forge: it lists none, and no other question has another "
             "answer; give wrong_answers in corpus.questions, or leave `attacked` out of evaluation.conditions"
         )
-    return min(others, key=lambda answer: min(_distance(_shape(answer), shape) for shape in shapes))
+    return sorted(others, key=lambda answer: min(_distance(_shape(answer), shape) for shape in shapes))
 
 
 def _overlaps(answer: str, right: Iterable[str]) -> bool:
@@ -99,18 +121,18 @@ def _distance(one: tuple[str, int, int], other: tuple[str, int, int]) -> tuple[b
     return one[0] != other[0], abs(one[1] - other[1]), abs(one[2] - other[2])
 
 
-def _swapped(question: Question, oracle: Chunk, wrong: str) -> tuple[str, str, bool]:
+def swapped(question: Question | OpenQuestion, document: Shown, wrong: str) -> tuple[str, str, bool]:
     """Title and text with the right answer replaced by the wrong one, and whether it stood in the text."""
-    title, text = oracle.title, oracle.text
+    title, text = document.title, document.text
     for answer in question.answers:
-        if question.topic and (found := _default(question.topic, answer).search(text)):
+        if question.topic and (found := default(question.topic, answer).search(text)):
             return title, text[: found.start("value")] + wrong + text[found.end("value") :], True
     aliases = sorted((a for a in question.answers if a.strip() and a.casefold() not in LABELS), key=len, reverse=True)
     if not aliases:
         return title, text, False
     stands = re.compile(rf"(?<!\w)(?:{'|'.join(map(_spelled, aliases))})(?!\w)")
-    swapped, times = stands.subn(lambda _: wrong, text)
-    return stands.sub(lambda _: wrong, title), swapped, bool(times)
+    changed, times = stands.subn(lambda _: wrong, text)
+    return stands.sub(lambda _: wrong, title), changed, bool(times)
 
 
 def _spelled(alias: str) -> str:
@@ -119,13 +141,13 @@ def _spelled(alias: str) -> str:
     return pattern if alias.isupper() else f"(?i:{pattern})"
 
 
-def _default(parameter: str, value: str) -> re.Pattern[str]:
+def default(parameter: str, value: str) -> re.Pattern[str]:
     """`parameter=value` or `parameter: type = value`, where the type may hold brackets with commas."""
     kind = r"(?:\s*:\s*(?:[^=,()\[\]]|[\[(][^=]*?[\])])*)?"
     return re.compile(rf"(?<![\w.]){re.escape(parameter)}{kind}\s*=\s*(?P<value>{re.escape(value)})(?![\w.])")
 
 
-def _versions(question: Question, text: str, wrong: str, swapped: bool) -> Iterator[str]:
+def versions(question: Question | OpenQuestion, text: str, wrong: str, *, swapped: bool) -> Iterator[str]:
     """The document with one opening after the other, without end; each version states the wrong answer."""
     if swapped:
         yield from (f"{lead}\n{text}".strip() for lead in LEADS)

@@ -11,7 +11,7 @@ one line on how to answer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ragdist.config import PromptsConfig
@@ -83,8 +83,29 @@ def prompt(
     """
     system = config.system if documents else config.system_closed
 
+    def render(shown: Sequence[Shown]) -> str:
+        return codec.chat(user_text(question, shown, config), system)
+
+    return fit(documents, render, codec, id=id, max_tokens=max_tokens, room=room)
+
+
+def fit(
+    documents: Sequence[Shown],
+    render: Callable[[Sequence[Shown]], str],
+    codec: Codec,
+    *,
+    id: str,
+    max_tokens: int,
+    room: int,
+) -> Prompt:
+    """The prompt that `render` makes of as much of the documents as fits beside `room` tokens.
+
+    Raises:
+        DataError: it does not fit even without the documents' text.
+    """
+
     def encode(shown: Sequence[Shown]) -> list[int]:
-        return codec.encode(codec.chat(user_text(question, shown, config), system)).ids
+        return codec.encode(render(shown)).ids
 
     ids = whole = encode(documents)
     if len(ids) + room <= max_tokens:
@@ -109,10 +130,13 @@ def user_text(question: str, documents: Sequence[Shown], config: PromptsConfig) 
     how = PLAIN
     if config.answer == "reasoned":
         how = REASONED if documents else REASONED_CLOSED
-    blocks = [
-        f"<DOCUMENT>{_escape(_line(document.title))}\n{_escape(document.text)}</DOCUMENT>\n" for document in documents
-    ]
+    blocks = [block(document) for document in documents]
     return "".join(blocks) + "\n" * bool(blocks) + f"Question: {question}\n{how}"
+
+
+def block(document: Shown) -> str:
+    """One document as it stands in a prompt; what looks like a delimiter in it is escaped."""
+    return f"<DOCUMENT>{_escape(_line(document.title))}\n{_escape(document.text)}</DOCUMENT>\n"
 
 
 def parse(user_text: str) -> tuple[list[Shortened], str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import Any, TypeAlias
 
 import numpy as np
 from bm25s import BM25
@@ -29,6 +31,8 @@ SAMPLE, COMMON = 500, 20
 """An answer that stands in more than COMMON of SAMPLE chunks says nothing about the chunk it stands in."""
 HARD_DEPTH = 4
 """Chunks ranked for each hard distractor wanted; some are oracles or hold an answer."""
+SET_BYTES = 128
+"""Of a chunk's hashed set of words: 100 words set a tenth of the bits."""
 
 
 def terms(text: str) -> list[str]:
@@ -80,73 +84,112 @@ class Bm25:
         return [Hit(chunk_id=self._ids[i], score=float(scores[i])) for i in best]
 
 
-def telling(answers: Iterable[str]) -> list[str]:
+Wanted: TypeAlias = tuple[str, int, int]
+"""An answer that is looked for in chunks: as `matching.words`, and the byte and the bit of its last word, by which most
+chunks without it are known, see `Pool`. Example: (" read text ", 17, 64)."""
+
+
+def telling(answers: Iterable[str]) -> list[Wanted]:
     """The answers by whose words a chunk can give itself away: not yes, no and the like, which stand anywhere."""
-    return [words for answer in answers if (words := matching.words(answer)).strip() not in NOT_TELLING]
+    found = []
+    for answer in answers:
+        words = matching.words(answer)
+        if words[1:-1] not in NOT_TELLING:
+            found.append((words, *_bit(words.rsplit(None, 1)[-1])))
+    return found
 
 
-class Entry(NamedTuple):
-    """A chunk as a distractor. Example: Entry("03...", text_number=17, words=" install the ... ")."""
-
-    chunk_id: str
-    text_number: int
-    """Equal for chunks whose texts are equal, whitespace aside."""
-    words: str
-    """Title and text as `matching.words`."""
+def _bit(word: str) -> tuple[int, int]:
+    at = zlib.crc32(word.encode())
+    return at % SET_BYTES, 1 << (at >> 29)
 
 
 class Pool:
-    """All chunks as distractors: drawn at random without reading them all, compared by text, searched for answers."""
+    """All chunks as distractors: drawn at random without reading them all, compared by text, searched for answers.
+
+    A chunk is known by its place among the sorted ids. Beside its words lies the set of them, hashed to one bit each:
+    it tells of most chunks without an answer that they have none. Numbers and sets lie close together, because a
+    random chunk is in no cache, and fetching it is most of what a random distractor costs.
+    """
 
     def __init__(self, chunks: Mapping[str, Chunk]) -> None:
-        numbers: dict[str, int] = {}
-        self._entries = []
-        for i, chunk in sorted(chunks.items()):
-            words = matching.words(f"{chunk.title} {chunk.text}")
-            self._entries.append(Entry(i, numbers.setdefault(flat(chunk.text), len(numbers)), words))
-        self._by_id = {entry.chunk_id: entry for entry in self._entries}
+        self.ids = sorted(chunks)
+        self.text_numbers = array("L")
+        """Equal for chunks whose texts are equal, whitespace aside."""
+        self.places = {chunk_id: place for place, chunk_id in enumerate(self.ids)}
+        self._words: list[str] = []
+        self._sets = bytearray(SET_BYTES * len(self.ids))
         self._common: dict[str, bool] = {}
+        numbers: dict[str, int] = {}
+        for place, chunk_id in enumerate(self.ids):
+            chunk = chunks[chunk_id]
+            words = matching.words(f"{chunk.title} {chunk.text}")
+            self.text_numbers.append(numbers.setdefault(flat(chunk.text), len(numbers)))
+            self._words.append(words)
+            for byte, bit in map(_bit, words.split()):
+                self._sets[place * SET_BYTES + byte] |= bit
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.ids)
 
-    def __getitem__(self, chunk_id: str) -> Entry:
-        return self._by_id[chunk_id]
+    def __getitem__(self, chunk_id: str) -> int:
+        return self.places[chunk_id]
 
     def __contains__(self, chunk_id: str) -> bool:
-        return chunk_id in self._by_id
+        return chunk_id in self.places
 
-    def gives_away(self, entry: Entry, answers: Iterable[str]) -> bool:
+    def gives_away(self, place: int, answers: Iterable[Wanted]) -> bool:
         """Whether the chunk, shown as a distractor, would hold a right answer after all.
 
         Answers that stand in a large part of the corpus do not count, such as the default `None` in API
         documentation: where nearly every chunk has the string, having it is no sign of the answer.
 
         Args:
-            entry: the chunk.
+            place: of the chunk.
             answers: as `telling` gives them.
         """
-        # A plain loop: this runs for every document of every context, and any() doubles its cost.
-        for answer in answers:  # noqa: SIM110
-            if answer in entry.words and not self._is_common(answer):
-                return True
-        return False
+        return not list(self.usable([place], set(), answers, []))
 
-    def walk(self, seed: int, name: str) -> Iterator[Entry]:
+    def usable(
+        self, places: Iterable[int], seen: set[int], answers: Iterable[Wanted], with_answer: list[str]
+    ) -> Iterator[str]:
+        """The ids of those chunks that can be shown as distractors, in order.
+
+        Args:
+            places: of chunks, as many as may be needed.
+            seen: text numbers that are not to be shown (again); gets those of `places`.
+            answers: as `telling` gives them.
+            with_answer: gets the ids of chunks that would hold a right answer, see `gives_away`.
+        """
+        # Local names and plain loops: this runs for every document of every context.
+        ids, numbers, sets = self.ids, self.text_numbers, self._sets
+        for place in places:
+            number = numbers[place]
+            if number in seen:
+                continue
+            seen.add(number)
+            for words, byte, bit in answers:
+                if sets[place * SET_BYTES + byte] & bit and words in self._words[place] and not self._is_common(words):
+                    with_answer.append(ids[place])
+                    break
+            else:
+                yield ids[place]
+
+    def walk(self, seed: int, name: str) -> Iterator[int]:
         """Every chunk at least once: independent draws, then all in turn; costs only what is taken from it."""
-        entries, size = self._entries, len(self._entries)
+        size = len(self.ids)
         for turn in range(4):
             for number in draws(seed, f"distractors {turn}", name, 8):
-                yield entries[number % size]
+                yield number % size
         # Hardly ever reached but in a corpus that is little larger than the list shown.
         for at in range(size):
-            yield entries[(number + at) % size]
+            yield (number + at) % size
 
     def _is_common(self, wanted: str) -> bool:
         if wanted not in self._common:
             # Ids are content hashes, so every n-th of them is a fair sample.
-            sample = self._entries[:: max(1, len(self) // SAMPLE)][:SAMPLE]
-            self._common[wanted] = sum(wanted in entry.words for entry in sample) > COMMON
+            sample = self._words[:: max(1, len(self) // SAMPLE)][:SAMPLE]
+            self._common[wanted] = sum(wanted in words for words in sample) > COMMON
         return self._common[wanted]
 
 
@@ -187,39 +230,34 @@ def find(
         ConfigError: the corpus has too few chunks and `contexts.too_few` is error.
     """
     with_answer: list[str] = []
-    seen = {pool[i].text_number for i in question.oracle_ids}
+    seen = {pool.text_numbers[pool.places[i]] for i in question.oracle_ids}
     answers = telling(question.answers) if config.filter_answers else []
-
-    def take(entries: Iterable[Entry], count: int) -> list[str]:
-        taken: list[str] = []
-        for entry in entries:
-            number = entry.text_number
-            if number in seen:
-                continue
-            seen.add(number)
-            if answers and pool.gives_away(entry, answers):
-                with_answer.append(entry.chunk_id)
-                continue
-            taken.append(entry.chunk_id)
-            if len(taken) == count:
-                break
-        return taken
-
-    wanted = config.documents
-    hard = int({"random": 0.0, "mixed": config.hard_share}.get(config.distractors, 1.0) * wanted + 0.5)
-    others = pool.walk(seed, question.id)
-    chosen = take(chain(_preferred(question, pool, retriever, config), others), hard) if hard else []
+    wanted, others = config.documents, pool.walk(seed, question.id)
+    hard = _hard(config)
+    chosen: list[str] = []
+    if hard:
+        ranked = chain(_preferred(question, pool, retriever, config), others)
+        chosen = list(islice(pool.usable(ranked, seen, answers, with_answer), hard))
     if hard < wanted:
-        chosen = _spread(chosen, take(others, wanted - hard))
-    filled = with_answer[: wanted - len(chosen)]
-    chosen += filled
+        chosen = _spread(chosen, list(islice(pool.usable(others, seen, answers, with_answer), wanted - hard)))
+    filled = 0
+    if len(chosen) < wanted:
+        filled = len(with_answer[: wanted - len(chosen)])
+        chosen += with_answer[:filled]
     if len(chosen) < wanted and config.too_few == "error":
         raise ConfigError(
             f"contexts.documents={wanted} needs {wanted} chunks beside the oracles of question {question.id!r}, "
             f"the corpus of {len(pool)} chunks has {len(chosen)} with other texts; lower contexts.documents or "
             "chunks.tokens, or set contexts.too_few=fewer"
         )
-    return Candidates(question_id=question.id, chunk_ids=tuple(chosen)), len(filled)
+    return Candidates(question_id=question.id, chunk_ids=tuple(chosen)), filled
+
+
+def _hard(config: ContextsConfig) -> int:
+    """How many distractors are not random."""
+    if config.distractors == "random":
+        return 0
+    return int((config.hard_share if config.distractors == "mixed" else 1.0) * config.documents + 0.5)
 
 
 def _spread(hard: list[str], others: list[str]) -> list[str]:
@@ -230,7 +268,7 @@ def _spread(hard: list[str], others: list[str]) -> list[str]:
     return [i for _, i in sorted(places)]
 
 
-def _preferred(question: Question, pool: Pool, retriever: Retriever | None, config: ContextsConfig) -> Iterator[Entry]:
+def _preferred(question: Question, pool: Pool, retriever: Retriever | None, config: ContextsConfig) -> Iterator[int]:
     """Near misses where the data's own are wanted, then chunks that BM25 ranks for the question, best first."""
     if config.distractors == "given":
         yield from (pool[i] for i in question.near_miss_ids if i in pool)

@@ -17,13 +17,29 @@ from typing import Any
 
 from ragdist import track
 from ragdist.config import Settings
-from ragdist.data import apidocs, benchmarks, chunks, contexts, corpus, examples, forgeries, questions, retrieval
+from ragdist.data import (
+    apidocs,
+    benchmarks,
+    chunks,
+    contexts,
+    corpus,
+    examples,
+    forgeries,
+    lists,
+    prompts,
+    questions,
+    retrieval,
+)
 from ragdist.errors import ConfigError
-from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
+from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
 from ragdist.roles import Codec, Mapper
 from ragdist.store import Rows, Stage, Store
 
 STAGES = ("chunks", "questions", "forgeries", "candidates", "contexts", "examples")
+
+
+WRONG_ANSWERS = 3
+"""Wrong answers that ATM's forgeries argue for, one a round in turn."""
 
 
 class Road:
@@ -69,7 +85,9 @@ class Road:
     @cached_property
     def questions(self) -> Rows[Question]:
         """Training and test questions, selected, capped, without leakage."""
+        shown = self.settings.contexts
         settings = {"seed": self.settings.seed, **self.settings.questions.model_dump()}
+        settings |= shown.model_dump(include={"documents", "too_many_oracles"})
         inputs = {"source": self._source_stage("source").fingerprint}
         if self.settings.corpus.source == "folder":
             inputs["chunks"] = self.chunks.fingerprint
@@ -78,7 +96,7 @@ class Road:
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
             broken: list[str] = []
-            found = self._all_questions(broken)
+            found = contexts.showable(self._all_questions(broken), shown, counts)
             selected = questions.select(found, self.settings.questions, self.settings.seed, counts)
             counts["broken"] = broken
             return selected
@@ -139,7 +157,7 @@ class Road:
                     counts["with_oracle"] = counts.get("with_oracle", 0) + bool(context.oracle_positions)
                     yield context
 
-        return self.store.make(Stage("contexts", inputs, settings), Context, produce)
+        return self.store.make(Stage("contexts", inputs, settings, version=2), Context, produce)
 
     @cached_property
     def examples(self) -> Rows[Example]:
@@ -153,6 +171,27 @@ class Road:
             yield from track.progress(rows, "training rows", total=len(self.contexts))
 
         return self.store.make(Stage("examples", inputs, settings), Example, produce)
+
+    def open_questions(self, split: Split) -> Rows[OpenQuestion]:
+        """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
+        oracles to be judged by."""
+        config, seed = self.settings.contexts, self.settings.seed
+        inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
+        settings = {"split": split, **self.settings.prompts.model_dump(include={"answer"})}
+
+        def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
+            by_id = {context.question_id: context for context in self.contexts}
+            pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
+            for question, found in zip(self.questions, self.candidates, strict=True):
+                if question.split != split or (split == "test" and not question.oracle_ids):
+                    continue
+                shown = by_id.get(question.id) or contexts.assemble(question, found, True, config, seed)
+                wrong = forgeries.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
+                documents = [self.chunk_by_id[i] for i in shown.chunk_ids]
+                target = prompts.target(question, self.settings.prompts)
+                yield lists.open_question(question, documents, shown.oracle_positions, target, wrong)
+
+        return self.store.make(Stage(f"open-{split}", inputs, settings), OpenQuestion, produce)
 
     @cached_property
     def chunk_by_id(self) -> dict[str, Chunk]:

@@ -11,6 +11,8 @@ from ragdist.draws import rng_for
 
 ENOUGH = 100
 """Questions below which a difference is not called one."""
+WILSON = 1.959964**2
+"""Square of the normal distribution's 97.5 percentile."""
 _CELLS = 1 << 22
 """Counts held at once, so that memory stays below about 50 MB."""
 
@@ -26,12 +28,22 @@ class Interval(NamedTuple):
 def interval(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> Interval:
     """Mean of one value per question, with the 2.5 and 97.5 percentiles of the means of resampled questions.
 
-    A resample is drawn as how often each distinct value occurs (multinomial), which has the same distribution as
-    drawing questions, costs little for 0/1 values, and does not depend on their order. Equal values give no width.
+    Of a score that was 0 in all questions, or 1 in all, resampling knows nothing: its interval is Wilson's. Other equal
+    values give no width.
 
     Raises:
         ValueError: there are no values.
     """
+    found = _bootstrap(values, resamples, seed)
+    if found.low < found.high or found.mean not in (0.0, 1.0):
+        return found
+    far = WILSON / (len(values) + WILSON)
+    return Interval(0.0, 0.0, far) if not found.mean else Interval(1.0, 1.0 - far, 1.0)
+
+
+def _bootstrap(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> Interval:
+    """A resample is drawn as how often each distinct value occurs (multinomial), which has the same distribution as
+    drawing questions, costs little for 0/1 values, and does not depend on their order."""
     if not len(values):
         raise ValueError("an interval needs at least one value, got none")
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
@@ -55,7 +67,7 @@ def difference(before: Sequence[float], after: Sequence[float], resamples: int, 
     """
     if len(before) != len(after):
         raise ValueError(f"paired values must be of the same questions, got {len(before)} and {len(after)}")
-    return interval(np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64), resamples, seed)
+    return _bootstrap(np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64), resamples, seed)
 
 
 def verdict(change: Interval, rows: int) -> str:

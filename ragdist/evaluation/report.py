@@ -166,17 +166,17 @@ def markdown(report: Report) -> str:
     head = ["", *(title(report, condition) for condition in report.conditions)]
     body = [[name, *(_em(cell) for cell in cells)] for name, cells in rows(report)]
     if report.floor:
-        floor = f"{report.floor.em.mean:.2f} ({_bounds(report.floor.em)})"
+        floor = f"{report.floor.em.mean:.2f} ({bounds(report.floor.em)})"
         body.append([f"floor ({report.floor.name})", floor, *[""] * (len(head) - 2)])
     changes = [
         [change.after, title(report, change.condition), NAMES[change.metric], str(change.rows), change.verdict]
         for change in report.changes
     ]
-    parts = ["Exact match with its 95% interval (bootstrap over questions).", _grid(head, body)]
+    parts = ["Exact match with its 95% interval (bootstrap over questions).", grid(head, body)]
     parts.append("\n".join(f"- {note}" for note in notes(report)))
     if changes:
         parts.append(f"Change against {report.baseline}, the same questions paired:")
-        parts.append(_grid(["model", "condition", "metric", "questions", "change"], changes))
+        parts.append(grid(["model", "condition", "metric", "questions", "change"], changes))
     return "\n\n".join([*parts, "Details:", _details(report)]) + "\n"
 
 
@@ -264,7 +264,7 @@ def notes(report: Report) -> list[str]:
     for attack in (attack for attack in report.attacks if attack.metric == "em"):
         cell = report.cell(attack.model, "attacked")
         repeated = cell.states_forgery if cell else None
-        success = f"{attack.success.mean:.2f} ({_bounds(attack.success)})" if attack.success else "undefined"
+        success = f"{attack.success.mean:.2f} ({bounds(attack.success)})" if attack.success else "undefined"
         more = f"; repeats the forged answer in {repeated:.0%}" if repeated is not None else ""
         out.append(f"{attack.model}: attack success {success} over the {attack.rows} right without it{more}.")
     for change in (change for change in report.changes if change.metric == "em"):
@@ -284,12 +284,13 @@ def _plain(record: Cell | Attack | Change | Floor) -> dict[str, Any]:
     return {k: v._asdict() if isinstance(v, Interval | Labels) else v for k, v in row.items()}
 
 
-def _bounds(value: Interval) -> str:
+def bounds(value: Interval) -> str:
+    """Example: `0.74 to 0.89`."""
     return f"{value.low:.2f} to {value.high:.2f}"
 
 
 def _value(value: Interval) -> Text:
-    return Text.assemble((f"{value.mean:.2f}", "bold"), "\n", (_bounds(value), "dim"))
+    return Text.assemble((f"{value.mean:.2f}", "bold"), "\n", (bounds(value), "dim"))
 
 
 def _lines(cell: Cell | None) -> Text:
@@ -299,7 +300,7 @@ def _lines(cell: Cell | None) -> Text:
 
 
 def _em(cell: Cell | None) -> str:
-    return f"**{cell.em.mean:.2f}** ({_bounds(cell.em)})" if cell else ""
+    return f"**{cell.em.mean:.2f}** ({bounds(cell.em)})" if cell else ""
 
 
 def _details(report: Report) -> str:
@@ -307,10 +308,10 @@ def _details(report: Report) -> str:
     head = ["model", "condition", "questions", *NAMES.values(), *shown.values()]
     body = []
     for cell in report.cells:
-        scores = [f"{getattr(cell, metric).mean:.3f} ({_bounds(getattr(cell, metric))})" for metric in NAMES]
+        scores = [f"{getattr(cell, metric).mean:.3f} ({bounds(getattr(cell, metric))})" for metric in NAMES]
         more = [_detail(getattr(cell, key)) for key in shown]
         body.append([cell.model, title(report, cell.condition), str(cell.rows), *scores, *more])
-    return _grid(head, body)
+    return grid(head, body)
 
 
 def _detail(value: float | Labels | None) -> str:
@@ -319,6 +320,7 @@ def _detail(value: float | Labels | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _grid(head: list[str], body: list[list[str]]) -> str:
+def grid(head: list[str], body: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -6,14 +6,46 @@ ranks are done; a folder without it is what a killed run left half-written.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ragdist.errors import StorageError
 from ragdist.track import write_json
 
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
 MARK = "complete.json"
+ORPHANS_S = 60
+"""Longest wait, in seconds, for ranks of an earlier call to notice that their driver is gone."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Rank 0 waits until ranks of an earlier call, whose driver was killed, are gone; the others wait for rank 0.
+
+    Raises:
+        StorageError: they are still there after `ORPHANS_S`.
+    """
+    import torch.distributed as dist  # not at the top: drivers, which never load torch, know the names above
+
+    with (folder / ".training").open("w") as lock:
+        if dist.get_rank() == 0:
+            for _ in range(ORPHANS_S):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(1)
+            else:
+                raise StorageError(
+                    f"workers of another run still write into {folder} after {ORPHANS_S} s; end them, or set run.name"
+                )
+        dist.barrier()
+        yield
 
 
 def step_of(checkpoint: Path) -> int:

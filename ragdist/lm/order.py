@@ -40,15 +40,23 @@ def training_order(lengths: Sequence[int], *, epochs: float, examples_per_step: 
         ConfigError: not even one step can be filled.
     """
     steps = training_steps(len(lengths), epochs=epochs, examples_per_step=examples_per_step)
+    blocks = _blocks(lengths, steps * examples_per_step, examples_per_step, seed)
+    return [row for block in blocks for row in block]
+
+
+def training_blocks(lengths: Sequence[int], *, epochs: float, examples_per_step: int, seed: int) -> list[list[int]]:
+    """Row indexes of each step, as `training_order` has them; what is left over makes a smaller last step."""
+    return _blocks(lengths, max(1, round(len(lengths) * epochs)), examples_per_step, seed)
+
+
+def _blocks(lengths: Sequence[int], count: int, examples_per_step: int, seed: int) -> list[list[int]]:
     stream: list[int] = []
     epoch = 0
-    while len(stream) < steps * examples_per_step:
+    while len(stream) < count:
         rows = list(range(len(lengths)))
         rng_for(seed, "train/order", str(epoch)).shuffle(rows)
         stream += rows
         epoch += 1
-    order: list[int] = []
-    for step in range(steps):
-        block = stream[step * examples_per_step : (step + 1) * examples_per_step]
-        order += sorted(block, key=lambda row: (-lengths[row], row))
-    return order
+    cuts = range(0, count, examples_per_step)
+    blocks = (stream[start : min(start + examples_per_step, count)] for start in cuts)
+    return [sorted(block, key=lambda row: (-lengths[row], row)) for block in blocks]

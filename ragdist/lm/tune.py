@@ -12,10 +12,7 @@ and ends with the same bits.
 
 from __future__ import annotations
 
-import fcntl
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from ragdist.algo.tokens import answer_logprobs, predicting
 from ragdist.config import Settings
-from ragdist.errors import Stopped, StorageError
+from ragdist.errors import Stopped
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
 from ragdist.lm.load import add_lora, dtype_of, load_codec, load_model
@@ -33,9 +30,6 @@ from ragdist.lm.rows import Plan, features, lay_out, packs
 from ragdist.lm.save import card, save
 from ragdist.lm.source import resolve
 from ragdist.lm.watch import Watch
-
-ORPHANS_S = 60
-"""Longest wait, in seconds, for ranks of an earlier call to notice that their driver is gone."""
 
 
 def request_stop(folder: Path) -> None:
@@ -61,7 +55,7 @@ def tune(examples: Path, folder: Path, settings: Settings, *, callbacks: Sequenc
         return folder / MODEL
     plan = lay_out(examples, settings)
     zero.prepare()
-    with zero.process_group(), zero.quiet(), _alone(folder):
+    with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
         trainer, resume = _trainer(plan, folder, settings, callbacks)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if trainer.state.global_step < trainer.state.max_steps:
@@ -70,25 +64,6 @@ def tune(examples: Path, folder: Path, settings: Settings, *, callbacks: Sequenc
             raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, state saved")
         save(trainer, folder, settings, card(trainer, plan, examples, settings))
     return folder / MODEL
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Rank 0 waits until ranks of an earlier call, whose driver was killed, are gone; the others wait for rank 0."""
-    with (folder / ".training").open("w") as lock:
-        if dist.get_rank() == 0:
-            for _ in range(ORPHANS_S):
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(1)
-            else:
-                raise StorageError(
-                    f"workers of another run still write into {folder} after {ORPHANS_S} s; end them, or set run.name"
-                )
-        dist.barrier()
-        yield
 
 
 def _trainer(
@@ -143,12 +118,12 @@ def _arguments(folder: Path, settings: Settings, steps: int) -> TrainingArgument
     dtype = dtype_of(settings.model)
     return SFTConfig(
         output_dir=str(folder / CHECKPOINTS),
-        deepspeed=zero.zero_config(settings, dtype),
+        deepspeed=zero.zero_config(train, settings.cluster.workers, dtype),
         bf16=dtype == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         num_train_epochs=1,  # the plan holds all epochs
         per_device_train_batch_size=train.microbatch,
-        gradient_accumulation_steps=zero.accumulation(settings),
+        gradient_accumulation_steps=zero.accumulation(train, settings.cluster.workers),
         train_sampling_strategy="sequential",
         accelerator_config={"even_batches": False},
         learning_rate=train.learning_rate,

@@ -14,28 +14,28 @@ from typing import Any
 import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from ragdist.config import Settings
+from ragdist.config import TrainConfig
 from ragdist.errors import ConfigError
 
 NOISY = ("transformers", "trl", "accelerate", "deepspeed", "DeepSpeed", "peft", "datasets", "torch.distributed")
 
 
-def accumulation(settings: Settings) -> int:
+def accumulation(train: TrainConfig, workers: int) -> int:
     """Microbatches that one worker sums into a step; settings hold that it divides evenly."""
-    return settings.train.examples_per_step // (settings.train.microbatch * settings.cluster.workers)
+    return train.examples_per_step // (train.microbatch * workers)
 
 
-def zero_config(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
+def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's configuration; one path for all stages, so that ZeRO 0 is the same engine unsharded.
 
     Args:
-        settings: `train` decides stage, offload, clipping and sizes, `cluster.workers` the accumulation.
+        train: decides stage, offload, clipping and sizes.
+        workers: size of the process group.
         dtype: bfloat16 keeps fp32 master weights in the optimizer; float32 has nothing to keep.
 
     Raises:
         ConfigError: the stage does not shard what is to be offloaded, or keeps no master weights.
     """
-    train = settings.train
     needed = {"none": 0, "optimizer": 1, "all": 3}[train.offload]
     if train.zero_stage < needed:
         raise ConfigError(
@@ -56,7 +56,7 @@ def zero_config(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     return {
         "train_micro_batch_size_per_gpu": train.microbatch,
-        "gradient_accumulation_steps": accumulation(settings),
+        "gradient_accumulation_steps": accumulation(train, workers),
         "train_batch_size": train.examples_per_step,
         "gradient_clipping": train.gradient_clip,  # silent means 1.0 to DeepSpeed
         "bf16": {"enabled": dtype == torch.bfloat16},

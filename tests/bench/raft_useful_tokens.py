@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ragdist.config import ModelConfig, Settings, resolve
+from ragdist.config import ModelConfig, Settings
+from ragdist.loader import resolve
 from ragdist.records import Example, from_row
 from tests.bench import doc_rows
 
@@ -51,7 +52,7 @@ def run() -> dict[str, Any]:
     }
 
 
-def alone(module: str, who: str, folder: Path) -> dict[str, float]:
+def alone(module: str, who: str, folder: Path) -> dict[str, Any]:
     """What `who` of a bench module measures in a process of its own, on all cores."""
     free = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
     ran = subprocess.run(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from ragdist.config import ContextsConfig
-from ragdist.data.contexts import assemble, keep_oracle
+from ragdist.data.contexts import assemble, keep_oracle, showable
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Question, content_id
 
@@ -109,6 +109,16 @@ def test_assemble_with_too_few_distractors_is_shorter(count, oracles, expected):
 
 def test_assemble_more_oracles_than_documents_names_the_knob():
     of = question(oracles=("o1", "o2", "o3"))
-    with pytest.raises(ConfigError, match=r"contexts\.documents=2 cannot show the 3 oracles .* to 3 at least"):
+    with pytest.raises(ConfigError, match=r"contexts\.documents=2 cannot show the 3 oracles .* to 3 at least, .*drop"):
         put_together(of, True, documents=2)
     assert len(put_together(of, False, documents=2).chunk_ids) == 2
+
+
+def test_showable_leaves_out_questions_with_more_oracles_than_documents():
+    """Counted, so that the road shows them; as many oracles as documents, or none, are fine."""
+    rows = [question(str(n), tuple(f"o{i}" for i in range(n))) for n in range(6)]
+    counts = {}
+    assert list(showable(rows, ContextsConfig(documents=3), counts)) == rows[:4]
+    assert counts == {"too_many_oracles": 2}
+    with pytest.raises(ConfigError, match=r"documents=3 cannot show the 4 .*too_many_oracles=drop"):
+        list(showable(rows, ContextsConfig(documents=3, too_many_oracles="error"), {}))

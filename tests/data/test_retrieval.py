@@ -7,7 +7,7 @@ import pytest
 
 from ragdist.config import ContextsConfig, RetrievalConfig
 from ragdist.data.questions import LABELS
-from ragdist.data.retrieval import COMMON, Bm25, Pool, candidates, find, terms
+from ragdist.data.retrieval import COMMON, Bm25, Pool, candidates, find, telling, terms
 from ragdist.errors import ConfigError, DataError
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.records import Chunk, Question, content_id
@@ -135,9 +135,23 @@ def test_find_random_costs_the_same_in_a_corpus_of_any_size():
             return super().__getitem__(key)
 
     pool = Pool(corpus(20_000))
-    pool._entries = Counting(pool._entries)
+    pool.text_numbers = Counting(pool.text_numbers)
     find(asked(), pool, None, RANDOM, seed=0)
-    assert pool._entries.looked == 5
+    assert pool.text_numbers.looked == 5
+
+
+def test_gives_away_equals_a_plain_search_for_the_answer():
+    """The hashed sets of words spare the search; they decide nothing."""
+    chunks = corpus(300)
+    pool, rng = Pool(chunks), random.Random(1)
+    for answers in ([" ".join(rng.choices([f"w{i}" for i in range(60)], k=size))] for size in [1, 2, 3] * 20):
+        wanted = [f" {answer} " for answer in answers]
+        common = [sum(words in text for text in pool._words) > COMMON for words in wanted]
+        for i, c in chunks.items():
+            held = any(
+                words in f" {c.title} {c.text} " and not often for words, often in zip(wanted, common, strict=True)
+            )
+            assert pool.gives_away(pool[i], telling(answers)) == held
 
 
 def test_find_given_takes_near_misses_first_then_hard_ones():

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ragdist.errors import DataError
@@ -183,8 +183,7 @@ def test_code_match_of_any_literal_holds_for_its_own_spelling_only(value):
 
 @given(st.text(max_size=40), st.text(min_size=1, max_size=10))
 def test_code_scores_of_any_text_stay_in_range(said, gold):
-    if not gold.strip(" \t\n\r\x0b\x0c`") or not gold.split():
-        return
+    assume(answers._expression(gold))  # nothing but blanks and backticks is refused, see `usable`
     asked = question(gold, dataset="apidocs")
     assert all(0 <= value <= 1 for value in answers.score(said, asked))
 

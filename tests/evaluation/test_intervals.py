@@ -13,6 +13,12 @@ def test_interval_of_two_values_spans_both():
     assert interval([0.0, 1.0], 1000, seed=0) == (0.5, 0.0, 1.0)
 
 
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_interval_of_a_score_that_never_varied_is_wilsons(score):
+    theirs = stats.binomtest(int(100 * score), 100).proportion_ci(0.95, "wilson")
+    assert interval([score] * 100, 1000, seed=0) == pytest.approx((score, theirs.low, theirs.high), abs=1e-6)
+
+
 def test_interval_of_equal_values_has_no_width():
     assert interval([0.25] * 7, 1000, seed=0) == (0.25, 0.25, 0.25)
 

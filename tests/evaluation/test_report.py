@@ -41,7 +41,7 @@ def test_table_reads_as_the_papers_do_and_fits_100_columns(report):
         assert name in words
     assert "RAFT 0.00 1.00 0.00 0.67 0.00" in words
     assert "floor 0.01" in words
-    assert "RAFT: attack success 1.00 (1.00 to 1.00) over the 120 right without it; repeats the forged" in words
+    assert "RAFT: attack success 1.00 (0.97 to 1.00) over the 120 right without it; repeats the forged" in words
     assert "RAFT against base, template attack: -0.50 [-0.5" in words
 
 
@@ -56,7 +56,8 @@ def test_json_holds_every_number_and_survives_a_trip(report):
     data = json.loads(json.dumps(reporting.as_json(report)))
     scores = {(row["model"], row["condition"]): row for row in data["scores"]}
     assert len(scores) == 10
-    assert scores["RAFT", "oracle"]["em"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    wilson = pytest.approx(120 / (120 + 1.959964**2))
+    assert scores["RAFT", "oracle"]["em"] == {"mean": 1.0, "low": wilson, "high": 1.0}
     assert scores["RAFT", "oracle"]["rows"] == world.COUNT
     assert data["floor"]["em"]["mean"] == pytest.approx(1 / 120)
     assert {(row["model"], row["metric"]): row["rows"] for row in data["attack_success"]}["base", "em"] == 60
@@ -69,7 +70,7 @@ def test_markdown_tables_are_rectangular_and_agree_with_json(report):
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
-    assert "| RAFT | **0.00** (0.00 to 0.00) | **1.00** (1.00 to 1.00) |" in text
+    assert "| RAFT | **0.00** (0.00 to 0.03) | **1.00** (0.97 to 1.00) |" in text
     assert "| floor (parameter name alone) | 0.01" in text
     assert "perplexity" not in text  # nothing was read
 

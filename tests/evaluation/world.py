@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ragdist import config
+from ragdist import loader
 from ragdist.data import prompts
 from ragdist.evaluation import robustness
 from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, Written
@@ -18,8 +18,8 @@ COUNT = 120
 Rule = Callable[[str, list[prompts.Shortened]], str]
 
 
-def settings(**evaluation: Any) -> config.Settings:
-    return config.resolve(
+def settings(**evaluation: Any) -> loader.Settings:
+    return loader.resolve(
         {
             "model": {"max_tokens": 1024},
             "contexts": {"documents": 4},
@@ -144,13 +144,13 @@ class FlatReader:
             yield [(e.id, [-0.6931471805599453] * (len(e.tokens) - e.prompt_tokens)) for e in batch]
 
 
-def cases(chosen: config.Settings, questions: Sequence[Question] = tuple(QUESTIONS)) -> list[robustness.Case]:
+def cases(chosen: loader.Settings, questions: Sequence[Question] = tuple(QUESTIONS)) -> list[robustness.Case]:
     forgeries = robustness.by_question(FORGERIES)
     return list(robustness.cases(questions, CHUNKS, CANDIDATES, forgeries, TitleRetriever(), tiny.codec(), chosen))
 
 
 def evaluate(
-    writer: RuleWriter, folder: Path, chosen: config.Settings, label: str = "rule", questions: Any = tuple(QUESTIONS)
+    writer: RuleWriter, folder: Path, chosen: loader.Settings, label: str = "rule", questions: Any = tuple(QUESTIONS)
 ) -> list[robustness.Prediction]:
     asked = cases(chosen, questions)
     return robustness.evaluate(label, "nowhere", writer, FlatReader(), asked, questions, folder, chosen)

@@ -2,21 +2,21 @@
 
 import pytest
 
-from ragdist import config
+from ragdist import loader
 from ragdist.errors import ConfigError
 
 
 def test_load_later_values_win(tmp_path):
     (tmp_path / "a.yaml").write_text("contexts: {oracle_fraction: 0.4, documents: 3}\nseed: 7\n")
-    settings = config.load([str(tmp_path / "a.yaml"), "contexts.oracle_fraction=0.8", "train.learning_rate=1e-5"])
+    settings = loader.load([str(tmp_path / "a.yaml"), "contexts.oracle_fraction=0.8", "train.learning_rate=1e-5"])
     assert (settings.contexts.oracle_fraction, settings.contexts.documents, settings.seed) == (0.8, 3, 7)
     assert settings.train.learning_rate == 1e-5
 
 
 def test_load_round_trips_through_dump(tmp_path):
-    settings = config.load(["contexts.documents=7", "corpus.packages=[numpy]"])
-    (tmp_path / "b.yaml").write_text(config.dump(settings))
-    assert config.load([str(tmp_path / "b.yaml")]) == settings
+    settings = loader.load(["contexts.documents=7", "corpus.packages=[numpy]"])
+    (tmp_path / "b.yaml").write_text(loader.dump(settings))
+    assert loader.load([str(tmp_path / "b.yaml")]) == settings
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_load_round_trips_through_dump(tmp_path):
 )
 def test_load_wrong_setting_names_the_knob(argument, wanted):
     with pytest.raises(ConfigError, match=wanted.replace(".", r"\.")):
-        config.load([argument])
+        loader.load([argument])
 
 
 def test_fingerprint_changes_with_any_value():
-    base = config.load([])
-    assert config.load([]).fingerprint() == base.fingerprint()
-    assert config.load(["train.lora.rank=1"]).fingerprint() != base.fingerprint()
+    base = loader.load([])
+    assert loader.load([]).fingerprint() == base.fingerprint()
+    assert loader.load(["train.lora.rank=1"]).fingerprint() != base.fingerprint()

@@ -1,0 +1,11 @@
+"""ATM on a Ray cluster.
+
+ray job submit --working-dir . -- python jobs/atm.py jobs/settings/atm.yaml run.name=mine generator.workers=4
+"""
+
+import sys
+
+from ragdist import cli
+
+if __name__ == "__main__":
+    cli.main(["train", "atm", *sys.argv[1:]])

@@ -1,0 +1,244 @@
+"""The ranks of one group: started together, called together, and replaced together when one dies.
+
+A single restarted rank would have no process group, and its peers' would be broken; so all of them go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ragdist import track
+from ragdist.cluster import place
+from ragdist.cluster.workers import Meeting, Rank, Where, environment, last_line
+from ragdist.config import Settings, SideConfig
+from ragdist.errors import RagdistError, Stopped, TrainError
+from ragdist.store import make_folder
+
+POLL_S = 0.2
+GRACE_S = 5.0
+"""How long the other ranks may take to fail too: the first to complain is seldom the one that died."""
+OBJECT_LOST = (ObjectLostError, ObjectFetchTimedOutError)
+
+
+class Lost(Exception):
+    """A rank died or lost its peers; the group can be built anew."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a group is made of."""
+
+    name: str
+    """attacker or generator; also the settings' block."""
+    settings: Settings
+    side: SideConfig
+    """Its own block of them."""
+    make: Callable[..., Any]
+    """`make(source, settings, side, version)`, a class or function of a module: the plain object of a rank."""
+    run_folder: Path
+    """Holds `logs/NAME-rank-N.log`; seen by all ranks."""
+    stop: Callable[[], bool] = place.never
+    """Asked between waits whether to end."""
+
+
+class Crew:
+    """The living actors of a group, in its seats."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ranks: list[Any] = []
+        self.where: list[Where] = []
+        self.life = 0
+        """Grows with each start; what an earlier life was told is void."""
+        self._cpus = 0.0
+        self._seats: Any = None
+        self._stack = ExitStack()
+
+    def open(self) -> None:
+        """Takes the seats.
+
+        Raises:
+            ConfigError: there is no room.
+        """
+        plan = self.plan
+        self._cpus = place.rank_cpus(plan.settings, plan.side)
+        self._seats = self._stack.enter_context(
+            place.seat(plan.name, plan.side, self._cpus, plan.settings.cluster, plan.stop)
+        )
+
+    def close(self) -> None:
+        """Ends the actors and gives the seats back."""
+        try:
+            self.kill()
+        finally:
+            self._stack.close()
+
+    def kill(self) -> None:
+        """Ends the actors of this group and nobody else's."""
+        for rank in self.ranks:
+            ray.kill(rank)
+        self.ranks, self.where = [], []
+
+    def log(self, rank: int) -> Path:
+        """Where a rank says what it does."""
+        return self.plan.run_folder / "logs" / f"{self.plan.name}-rank-{rank}.log"
+
+    def start(self, source: str, version: int) -> None:
+        """New actors in the seats, each with the model of `source`; returns when all of them hold it.
+
+        Raises:
+            Lost: one died, or they did not find each other.
+            ModelError, ConfigError: as a rank met it.
+            TrainError: not so after `cluster.start_timeout_s`.
+        """
+        plan, side, cluster = self.plan, self.plan.side, self.plan.settings.cluster
+        place.await_seats(self._seats, plan.name, side, cluster, plan.stop)
+        make_folder(plan.run_folder / "logs")
+        self.life += 1
+        takes = place.needs(side, self._cpus)
+        options: dict[str, Any] = {
+            "num_cpus": takes.pop("CPU"),
+            "num_gpus": takes.pop("GPU", 0),
+            "resources": takes,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        variables = environment(cluster, place.rank_threads(plan.settings, side), side.gpus_per_worker)
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits leaves its core to the other group
+        actor: Any = ray.remote(Rank)
+        for rank in range(side.workers):
+            strategy = PlacementGroupSchedulingStrategy(self._seats, placement_group_bundle_index=rank)
+            made = actor.options(**options, scheduling_strategy=strategy).remote(variables, str(self.log(rank)))
+            self.ranks.append(made)
+        met = [rank.where.remote() for rank in self.ranks]
+        # The driver gives up first: its error names who is late.
+        whole_card = side.gpus_per_worker >= 1
+        meeting = ("cpu:gloo,cuda:nccl" if whole_card else "gloo", 2 * plan.settings.atm.deadline_s)
+        about = (source, plan.settings, side, version)
+        refs = {
+            actor.start.remote(plan.make, about, Meeting(rank, *meeting), *met): rank
+            for rank, actor in enumerate(self.ranks)
+        }
+        self.where = self._collect(refs, "start", cluster.start_timeout_s, "cluster.start_timeout_s")
+
+    def call(self, order: Callable[[Any], Any], what: str, limit_s: float = 0.0) -> list[Any]:
+        """Gives all ranks the same order and waits for them: their results by rank.
+
+        Args:
+            order: given an actor, calls one of its methods and returns the reference.
+            what: the phase and what is done in it, for errors.
+            limit_s: longest wait, in seconds; 0 is `atm.deadline_s`.
+
+        Raises:
+            Lost: a rank died.
+            RagdistError: as a rank met it.
+            TrainError: another error, or the deadline passed.
+        """
+        refs = {order(actor): rank for rank, actor in enumerate(self.ranks)}
+        return self._collect(refs, what, limit_s or self.plan.settings.atm.deadline_s, "atm.deadline_s")
+
+    def _collect(self, refs: Mapping[Any, int], what: str, limit_s: float, knob: str) -> list[Any]:
+        end = time.monotonic() + limit_s
+        results: dict[int, Any] = {}
+        failed: dict[int, BaseException] = {}
+        pending = list(refs)
+        while pending and time.monotonic() < end:
+            ready, pending = ray.wait(pending, num_returns=1, timeout=POLL_S)
+            for ref in ready:
+                try:
+                    results[refs[ref]] = ray.get(ref)
+                except Exception as error:  # any rank's; `blame` says which one counts and what becomes of it
+                    end = min(end, time.monotonic() + GRACE_S)
+                    failed[refs[ref]] = error
+            if self.plan.stop() and what == "start":
+                raise Stopped("stopped while the ranks were starting; the same command goes on")
+        if failed:
+            raise self.blame(failed, what)
+        if pending:
+            raise self.overdue([refs[ref] for ref in pending], what, limit_s, knob)
+        return [results[rank] for rank in range(len(refs))]
+
+    def blame(self, failed: Mapping[int, BaseException], what: str, *, together: bool = True) -> Exception:
+        """The error to raise for what went wrong on some ranks.
+
+        Args:
+            failed: what `ray.get` raised, by rank.
+            what: they were doing.
+            together: whether the ranks needed each other for it.
+        """
+        causes = {rank: cause_of(error) for rank, error in failed.items()}
+        for cause in causes.values():
+            if isinstance(cause, RagdistError):
+                return cause
+        dead = [rank for rank, cause in causes.items() if isinstance(cause, RayActorError | OutOfMemoryError)]
+        rank = (dead or sorted(causes))[0]
+        why = last_line(causes[rank])
+        if isinstance(causes[rank], OutOfMemoryError):
+            why = f"its machine ran out of memory; lower {self.plan.name}.train.microbatch, or free some"
+        said = f"{self.name(rank)} failed in {what}: {why}; its log is {self.log(rank)}"
+        # A rank whose peer is gone gets a bare RuntimeError from gloo; of a rank alone it is its own.
+        bereft = type(causes[rank]) is RuntimeError or type(causes[rank]).__module__.startswith("torch.distributed")
+        if dead or (bereft and together and self.plan.side.workers > 1):
+            return Lost(said)
+        return TrainError(said)
+
+    def overdue(self, ranks: list[int], what: str, limit_s: float, knob: str) -> TrainError:
+        """The error for ranks that took too long.
+
+        Args:
+            ranks: that are late.
+            what: they were doing.
+            limit_s: they had, in seconds.
+            knob: setting that gives them more.
+        """
+        late = " and ".join(self.name(rank) for rank in ranks)
+        return TrainError(
+            f"{late} did not finish {what} within {limit_s:g} s; see {self.log(ranks[0])}, or raise {knob}"
+        )
+
+    def name(self, rank: int) -> str:
+        """Group, rank and node, for people."""
+        node = f"{self.where[rank].ip} ({self.where[rank].node[:8]})" if self.where else "a node not known yet"
+        return f"{self.plan.name} rank {rank} on {node}"
+
+    def rebuild(self, lost: Lost, source: str, version: int, failures: int) -> int:
+        """Ends what is left and starts again, more than once if need be. Returns the failures so far, this one too.
+
+        Raises:
+            TrainError: more than `atm.max_failures`.
+        """
+        most = self.plan.settings.atm.max_failures
+        while True:
+            self.kill()
+            failures += 1
+            if failures > most:
+                raise TrainError(
+                    f"{lost.what}; that is failure {failures} of the {self.plan.name}, atm.max_failures={most}"
+                ) from None
+            track.say(f"{lost.what}; building the {self.plan.name} anew, {failures} of at most {most} times")
+            try:
+                self.start(source, version)
+            except Lost as again:
+                lost = again
+            else:
+                return failures
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a remote function raised, without Ray's wrapping."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        return error.cause
+    return error

@@ -1,0 +1,333 @@
+"""A group: ranks with a model in memory that work beside shards and learn. Plays `roles.Side`.
+
+Rows travel as Arrow tables from the rank that made them to the rank that needs them. The driver passes references
+and never fetches a table. Each microbatch is a file before its reference is handed out, so whatever is lost is read
+again from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ragdist import steps
+from ragdist.cluster.crew import OBJECT_LOST, POLL_S, Crew, Lost, Plan, cause_of
+from ragdist.cluster.tasks import Held, Task, place_of
+from ragdist.cluster.workers import last_line
+from ragdist.errors import Stopped, TrainError
+from ragdist.lm.checkpoints import MODEL
+from ragdist.parquet import Done, Job, Work, kept
+from ragdist.roles import Shard
+from ragdist.store import make_folder
+
+KEEP_REFERENCES = 4
+"""Of how many times the microbatches under way the tables stay in memory; older ones are read from their files."""
+OBJECT_TRIES = 3
+
+
+@contextmanager
+def seated(*groups: Group) -> Iterator[tuple[Group, ...]]:
+    """The groups for as long as the block lasts, started side by side: each loads a model."""
+    with ExitStack() as stack, ThreadPoolExecutor(len(groups)) as pool:
+        started = [pool.submit(group.__enter__) for group in groups]
+        wait(started)
+        for group, start in zip(groups, started, strict=True):
+            if not start.exception():
+                stack.push(group.__exit__)
+        for start in started:
+            start.result()
+        yield groups
+
+
+def _ignore(*_: Any) -> None:
+    """Hears of a span or a step and does nothing."""
+
+
+class Group:
+    """Plays Side with N actors in a placement group of their own, as a context.
+
+    Args:
+        plan: what it is made of.
+        source: folder or name of the model that it starts with.
+        version: of that model.
+        on_span: told {group, rank, phase, microbatch, start, end} of each finished piece of work, seconds since 1970.
+        on_step: told (phase, steps done, steps in all, metrics) after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: str,
+        version: int,
+        *,
+        on_span: Callable[[dict[str, Any]], None] = _ignore,
+        on_step: Callable[[str, int, int, dict[str, float]], None] = _ignore,
+    ) -> None:
+        self.plan, self.source, self.on_span, self.on_step = plan, source, on_span, on_step
+        self.failures = 0
+        """Times that a rank died."""
+        self._version = version
+        self._crew = Crew(plan)
+        self._opened = False
+        self._queues: list[list[tuple[Any, Task]]] = [[] for _ in range(plan.side.workers)]
+        """What each rank was told and has not been seen to finish, in order."""
+        self._since = [0.0] * plan.side.workers
+        """When the head of each queue began, as far as the driver saw."""
+        self._fresh: deque[Held] = deque()
+
+    def __enter__(self) -> Group:
+        self._crew.open()
+        try:
+            self._start()
+        except BaseException:  # survives nothing: the seats are given back, then it is raised
+            self._crew.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._crew.close()
+
+    @property
+    def version(self) -> int:
+        """Of the weights that all ranks hold."""
+        return self._version
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes of the ranks."""
+        return [where.pid for where in self._crew.where]
+
+    @property
+    def nodes(self) -> list[str]:
+        """Ray's ids of the machines of the ranks."""
+        return [where.node for where in self._crew.where]
+
+    def restart(self, source: str, version: int) -> None:
+        """New processes that hold another model."""
+        self.source, self._version = source, version
+        self._crew.kill()
+        self._forget()
+        self._start()
+
+    def each(
+        self, work: Work, inputs: Iterable[tuple[Shard, ...]], *shared: Any, folder: Path, phase: str
+    ) -> Iterator[Shard]:
+        """See `roles.Side`. At most `atm.in_flight` microbatches a rank are asked for and not yet yielded.
+
+        Raises:
+            RagdistError: as the work raised it.
+            TrainError: another error in the work, a passed deadline, or ranks that died too often.
+            Stopped: a stop was asked for; what is finished is kept.
+        """
+        folder = make_folder(folder).resolve()
+        source = iter(inputs)
+        limit = self.plan.settings.atm.in_flight * self.plan.side.workers
+        under_way: dict[Any, Task] = {}
+        again: deque[Task] = deque()
+        done: deque[Shard] = deque()
+        more = True
+        try:
+            while more or again or under_way or done:
+                shard = done.popleft() if done else None
+                while len(under_way) + len(done) < limit and (again or more):  # before the yield: no rank idles
+                    if again:
+                        task = again.popleft()
+                    elif (shards := next(source, None)) is not None:
+                        task = Task(shards, folder / f"{shards[0].name}.parquet", phase)
+                    else:
+                        more = False
+                        continue
+                    if task.target.exists():
+                        done.append(kept(task.name, task.target))
+                    else:
+                        under_way[self._submit(work, shared, task)] = task
+                if shard:
+                    yield shard
+                elif under_way and not done:
+                    for ref in self._wait(list(under_way)):
+                        self._settle(ref, under_way.pop(ref), done, again)
+        finally:
+            for ref in under_way:
+                self._seen(ref)
+
+    def learn(
+        self,
+        loss: Callable[..., Any],
+        shards: Sequence[Shard],
+        *,
+        prepare: Callable[..., Any] | None,
+        folder: Path,
+        phase: str,
+    ) -> list[dict[str, float]]:
+        """See `roles.Side`. A model that `folder` holds already is taken up, by new processes where need be.
+
+        Raises:
+            RagdistError: as a rank raised it.
+            TrainError: another error, a passed deadline, or ranks that died too often.
+            Stopped: a stop was asked for; a checkpoint is kept.
+        """
+        folder = make_folder(folder).resolve()
+        if (folder / MODEL).exists():
+            if self.source != str(folder / MODEL):
+                self.restart(str(folder / MODEL), self._version + 1)
+            return steps.noted(folder)
+        while True:
+            try:
+                model = self._learn(loss, shards, prepare, folder, phase)
+            except Lost as lost:
+                self._rebuild(lost)
+            else:
+                break
+        self.source, self._version = str(model), self._version + 1
+        return steps.noted(folder)
+
+    def _learn(self, loss: Callable[..., Any], shards: Sequence[Shard], prepare: Any, folder: Path, phase: str) -> Path:
+        """One attempt, from the newest checkpoint to the model.
+
+        Raises:
+            Lost: a rank died.
+        """
+        call, limit_s = self._crew.call, self.plan.settings.atm.deadline_s
+        if self._opened:
+            call(lambda rank: rank.close_phase.remote(), f"{phase}: close_phase")
+            self._opened = False
+        places = [shard.path or shard.at for shard in shards]
+        begun = time.time()
+        total, step = call(
+            lambda rank: rank.begin.remote(loss, prepare, folder, *places),
+            f"{phase}: begin",
+            limit_s * max(1, len(shards)),
+        )[0]
+        self._spans(phase, "begin", begun, time.time())
+        steps.cut(folder, step)
+        while step < total:
+            if self.plan.stop():
+                call(lambda rank: rank.checkpoint.remote(), f"{phase}: checkpoint")
+                raise Stopped(f"stopped in {phase} after step {step} of {total}; the same command goes on")
+            said = call(lambda rank: rank.steps.remote(1), f"{phase}, step {step + 1}")
+            step += 1
+            for rank, (_, start, end) in enumerate(said):
+                self._span(rank, phase, f"step-{step}", start, end)
+            metrics = said[0][0][-1]
+            steps.note(folder, metrics)
+            self.on_step(phase, step, total, metrics)
+        begun = time.time()
+        model: Path = call(lambda rank: rank.finish.remote(), f"{phase}: finish")[0]
+        self._spans(phase, "finish", begun, time.time())
+        return model
+
+    def _submit(self, work: Work, shared: tuple[Any, ...], task: Task) -> Any:
+        """Hands the task to the rank with the least to do."""
+        while True:
+            try:
+                if not self._opened:
+                    self._crew.call(lambda rank: rank.open_phase.remote(), f"{task.phase}: open_phase")
+                    self._opened = True
+                break
+            except Lost as lost:
+                self._rebuild(lost)
+        task.rank = min(range(len(self._queues)), key=lambda rank: len(self._queues[rank]))
+        task.life = self._crew.life
+        job = Job(work, shared, task.target, task.name)
+        places = [place_of(shard, by_file=task.tries > 0) for shard in task.shards]
+        each: Any = self._crew.ranks[task.rank].each.options(num_returns=2)
+        done, task.table = each.remote(job, *places)
+        if not self._queues[task.rank]:
+            self._since[task.rank] = time.monotonic()
+        self._queues[task.rank].append((done, task))
+        return done
+
+    def _wait(self, refs: list[Any]) -> list[Any]:
+        """The finished ones, at least one; the rest of the group is watched meanwhile."""
+        while True:
+            if self.plan.stop():
+                raise Stopped("stopped between microbatches; the finished ones are kept, the same command goes on")
+            ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_S)
+            if ready:
+                ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+                return list(ready)
+            self._check_deadlines()
+
+    def _check_deadlines(self) -> None:
+        limit_s = self.plan.settings.atm.deadline_s
+        for rank, queue in enumerate(self._queues):
+            if not queue or time.monotonic() - self._since[rank] <= limit_s:
+                continue
+            head, task = queue[0]
+            if ray.wait([head], timeout=0)[0]:  # finished, and whoever asked for it has not looked yet
+                self._seen(head)
+            else:
+                what = f"{task.phase}, microbatch {task.name}"
+                raise self._crew.overdue([rank], what, limit_s, "atm.deadline_s")
+
+    def _seen(self, ref: Any) -> None:
+        """The rank has finished this and goes on with its next."""
+        for rank, queue in enumerate(self._queues):
+            left = [entry for entry in queue if entry[0] != ref]
+            if len(left) < len(queue):
+                self._queues[rank], self._since[rank] = left, time.monotonic()
+
+    def _settle(self, ref: Any, task: Task, done: deque[Shard], again: deque[Task]) -> None:
+        """Makes a finished task's shard, or finds out what became of it.
+
+        Raises:
+            RagdistError: as the work raised it.
+            TrainError: another error in the work, or ranks that died too often.
+        """
+        self._seen(ref)
+        try:
+            found: Done = ray.get(ref)
+        except Exception as error:  # told apart: an input that is gone, a dead rank, the work itself
+            if isinstance(cause_of(error), OBJECT_LOST) or isinstance(error, OBJECT_LOST):
+                task.tries += 1
+                if task.tries > OBJECT_TRIES:
+                    name = self._crew.name(task.rank)
+                    raise TrainError(
+                        f"{name} cannot get its input in {task.phase}, microbatch {task.name}: {last_line(error)}; "
+                        "look at the machines, then type the same command again"
+                    ) from None
+            elif task.life == self._crew.life:
+                what = f"{task.phase}, microbatch {task.name}"
+                why = self._crew.blame({task.rank: error}, what, together=False)
+                if not isinstance(why, Lost):
+                    raise why from None
+                self._rebuild(why)
+            again.append(task)
+            return
+        self._span(task.rank, task.phase, task.name, found.start, found.end)
+        held = Held(task.table, task.target)
+        self._fresh.append(held)
+        while len(self._fresh) > KEEP_REFERENCES * self.plan.settings.atm.in_flight * self.plan.side.workers:
+            self._fresh.popleft().ref = None
+        done.append(Shard(task.name, found.rows, found.digest, found.notes, at=held, path=str(task.target)))
+
+    def _start(self) -> None:
+        """New processes with the last version's weights, more than once if one dies meanwhile."""
+        try:
+            self._crew.start(self.source, self._version)
+        except Lost as lost:
+            self._rebuild(lost)
+
+    def _rebuild(self, lost: Lost) -> None:
+        """New processes with the last version's weights; what was under way is done again by who asked for it."""
+        self._forget()
+        self.failures = self._crew.rebuild(lost, self.source, self._version, self.failures)
+
+    def _forget(self) -> None:
+        self._opened = False
+        self._queues = [[] for _ in self._queues]
+
+    def _span(self, rank: int, phase: str, microbatch: str, start: float, end: float) -> None:
+        span = {"group": self.plan.name, "rank": rank, "phase": phase, "microbatch": microbatch}
+        self.on_span({**span, "start": start, "end": end})
+
+    def _spans(self, phase: str, microbatch: str, start: float, end: float) -> None:
+        for rank in range(self.plan.side.workers):
+            self._span(rank, phase, microbatch, start, end)

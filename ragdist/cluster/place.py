@@ -1,0 +1,100 @@
+"""Seats for a group: one placement group, all of its ranks or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+
+from ragdist import track
+from ragdist.cluster import session
+from ragdist.config import ClusterConfig, Settings, SideConfig
+from ragdist.errors import ConfigError, Stopped
+
+SAY_EVERY_S = 30.0
+POLL_S = 0.2
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def rank_cpus(settings: Settings, side: SideConfig) -> float:
+    """CPU cores of one rank: asked for, or an even share of this machine in both groups, or 1 on a joined cluster."""
+    ranks = settings.attacker.workers + settings.generator.workers
+    return side.cpus_per_worker or session.even_share(settings.cluster, ranks)
+
+
+def rank_threads(settings: Settings, side: SideConfig) -> float:
+    """Threads of one rank: its CPU cores, or where both groups share this machine, as many as if it were alone.
+
+    Learning is for one group at a time, so half the cores would rest most of the time.
+    """
+    return side.cpus_per_worker or session.even_share(settings.cluster, side.workers)
+
+
+def needs(side: SideConfig, cpus: float) -> dict[str, float]:
+    """What one rank takes, in Ray's words."""
+    gpu = {"GPU": side.gpus_per_worker} if side.gpus_per_worker else {}
+    return {"CPU": cpus, **gpu, **{kind: count for kind, count in side.resources.items() if count}}
+
+
+@contextmanager
+def seat(
+    name: str, side: SideConfig, cpus: float, cluster: ClusterConfig, stop: Callable[[], bool] = never
+) -> Iterator[PlacementGroup]:
+    """A placement group with a bundle for each rank, as near to each other as there is room; removed at the end.
+
+    Args:
+        name: the group, for people.
+        side: how many ranks, what each takes and the labels of machines that may hold it.
+        cpus: CPU cores of a rank.
+        cluster: how long to wait for machines.
+        stop: asked while waiting.
+
+    Raises:
+        ConfigError: no room after `cluster.start_timeout_s`.
+        Stopped: `stop` said so.
+    """
+    labels = [dict(side.labels)] * side.workers
+    group = placement_group([needs(side, cpus)] * side.workers, "PACK", bundle_label_selector=labels)
+    try:
+        await_seats(group, name, side, cluster, stop)
+        yield group
+    finally:
+        try:
+            remove_placement_group(group)
+        except RayError:
+            track.say(f"{name}: its seats could not be given back, the cluster is gone")
+
+
+def await_seats(
+    group: PlacementGroup, name: str, side: SideConfig, cluster: ClusterConfig, stop: Callable[[], bool] = never
+) -> None:
+    """Returns when all bundles have a machine, also after one died; says every half minute what it waits for.
+
+    Raises:
+        ConfigError: not so after `cluster.start_timeout_s`.
+        Stopped: `stop` said so.
+    """
+    start = said = time.monotonic()
+    while placement_group_table(group)["state"] != "CREATED":
+        now = time.monotonic()
+        takes = ", ".join(f"{count:g} {kind}" for kind, count in group.bundle_specs[0].items())
+        where = "".join(f", on machines labelled {key}={value}" for key, value in side.labels.items())
+        short = f"{name}.workers={side.workers} ranks with {takes} each{where}; the cluster has {session.room()}"
+        if stop():
+            raise Stopped("stopped while waiting for machines; the same command goes on")
+        if now - start >= cluster.start_timeout_s:
+            raise ConfigError(
+                f"no room for {short}; lower {name}.workers, {name}.cpus_per_worker, {name}.gpus_per_worker or "
+                f"{name}.resources, change {name}.labels, add machines, or raise cluster.start_timeout_s"
+            )
+        if now - said >= SAY_EVERY_S:
+            said = now
+            track.say(f"waiting for room for {short}; {now - start:.0f} s of at most {cluster.start_timeout_s:.0f}")
+        time.sleep(POLL_S)

@@ -1,0 +1,165 @@
+"""A rank: a process that holds one plain object (a model) and does what it is told, one call after another.
+
+Nothing here loads torch before the environment is set: it reads OMP_NUM_THREADS when it is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray
+
+from ragdist.config import ClusterConfig
+from ragdist.parquet import Done, Job, do, rows_at
+
+
+class Where(NamedTuple):
+    """A rank's process."""
+
+    node: str
+    ip: str
+    port: int
+    """A free port of this machine, for the ranks to meet at rank 0."""
+    pid: int
+
+
+class Meeting(NamedTuple):
+    """How the ranks of a group find each other."""
+
+    rank: int
+    backend: str
+    timeout_s: float
+    """Longest wait of a collective operation."""
+
+
+class Rank:
+    """The actor. `start` comes first, then any verb of the plain object; a verb's errors go to the log and out.
+
+    Args:
+        variables: environment variables.
+        log: all that the rank says.
+    """
+
+    def __init__(self, variables: Mapping[str, str], log: str) -> None:
+        os.environ.update(variables)
+        self.log = Path(log)
+        self.model: Any = None
+
+    def where(self) -> Where:
+        """This process."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        node = ray.get_runtime_context().get_node_id()
+        ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return Where(node, ip, port, os.getpid())
+
+    def start(self, make: Callable[..., Any], about: tuple[Any, ...], meeting: Meeting, *ranks: Where) -> Where:
+        """Joins the group's process group and makes the plain object, `make(*about)`."""
+        with log_to(self.log):
+            join(meeting, ranks)
+            self.model = make(*about)
+        return ranks[meeting.rank]
+
+    def each(self, job: Job, *places: Any) -> tuple[Done, pa.Table]:
+        """One microbatch; the two results travel apart, so that the driver need not see the second."""
+        with log_to(self.log):
+            return do(job, self.model, places)
+
+    def begin(self, loss: Callable[..., Any], prepare: Callable[..., Any] | None, folder: Path, *places: Any) -> Any:
+        """The plain object's `begin`, with the rows of all places."""
+        with log_to(self.log):
+            rows = [row for place in places for row in rows_at(place)]
+            return self.model.begin(loss, rows, prepare, folder)
+
+    def steps(self, count: int) -> tuple[list[dict[str, float]], float, float]:
+        """`count` optimizer steps: their metrics, start and end in seconds since 1970."""
+        start = time.time()
+        with log_to(self.log):
+            return self.model.steps(count), start, time.time()
+
+    def checkpoint(self) -> None:
+        """The plain object's `checkpoint`."""
+        with log_to(self.log):
+            self.model.checkpoint()
+
+    def finish(self) -> Path:
+        """The plain object's `finish`."""
+        with log_to(self.log):
+            return Path(self.model.finish())
+
+    def open_phase(self) -> None:
+        """The plain object's `open_phase`."""
+        with log_to(self.log):
+            self.model.open_phase()
+
+    def close_phase(self) -> None:
+        """The plain object's `close_phase`."""
+        with log_to(self.log):
+            self.model.close_phase()
+
+
+def join(meeting: Meeting, ranks: Sequence[Where]) -> None:
+    """Makes this process one of the ranks of a torch process group that meets at rank 0.
+
+    Args:
+        meeting: who this process is.
+        ranks: all processes, by rank.
+    """
+    here = ranks[meeting.rank].node
+    local = [rank for rank, where in enumerate(ranks) if where.node == here]
+    # With GPUs, Ray shows each rank only its own, which is then number 0.
+    local_rank = 0 if os.environ.get("CUDA_VISIBLE_DEVICES") else local.index(meeting.rank)
+    os.environ |= {
+        "RANK": str(meeting.rank),
+        "WORLD_SIZE": str(len(ranks)),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(len(local)),
+        "MASTER_ADDR": ranks[0].ip,
+        "MASTER_PORT": str(ranks[0].port),
+    }
+    import torch.distributed
+
+    torch.distributed.init_process_group(meeting.backend, timeout=timedelta(seconds=meeting.timeout_s))
+
+
+def environment(cluster: ClusterConfig, cpus: float, gpus: float) -> dict[str, str]:
+    """Environment variables of a process that holds a model."""
+    found = {"OMP_NUM_THREADS": str(max(1, int(cpus))), "TOKENIZERS_PARALLELISM": "false"}
+    if not gpus:
+        found |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    if cluster.network_interface:
+        found |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), cluster.network_interface)
+    return found
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Whatever this worker prints, warns of, logs or dies of goes into `path`."""
+    with path.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        except BaseException:  # survives nothing: written to the log, then raised
+            traceback.print_exc()
+            raise
+        finally:
+            logging.getLogger().removeHandler(handler)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text: where a remote traceback keeps what it is about."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()[:300]

@@ -1,0 +1,305 @@
+"""What forgeries become: grades, pairs for the attacker, lists for the generator; and what both may learn first.
+
+Every function here runs beside a model, takes rows of one microbatch and gives rows and sums of what happened.
+Rows are joined by id, never by position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ragdist.config import Settings
+from ragdist.data import forgeries as template
+from ragdist.data.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
+from ragdist.data.prompts import Shortened, Shown, prompt
+from ragdist.draws import draw, order_for, rng_for
+from ragdist.errors import DataError
+from ragdist.records import Bundle, Chunk, Example, Forgery, Grade, OpenQuestion, Page, Prompt, Question, content_id
+from ragdist.roles import Codec, Model
+
+Notes = dict[str, float]
+
+
+def open_question(
+    question: Question,
+    documents: Sequence[Chunk],
+    oracle_positions: Sequence[int],
+    target: str,
+    wrong_answers: Sequence[str],
+) -> OpenQuestion:
+    """The question with all that its forgers and readers need, in one record.
+
+    Args:
+        question: what is asked.
+        documents: what it is shown with, in order.
+        oracle_positions: indexes of the documents that hold the answer.
+        target: what the generator learns to answer, `prompts.target`.
+        wrong_answers: what forgeries argue for, `forgeries.wrong_answers`.
+
+    Raises:
+        DataError: there is no wrong answer.
+    """
+    if not wrong_answers:
+        raise DataError(f"question {question.id!r} has no wrong answer to argue for; give wrong_answers in the data")
+    return OpenQuestion(
+        id=question.id,
+        text=question.text,
+        answers=question.answers,
+        target=target,
+        wrong_answers=tuple(wrong_answers),
+        document_ids=tuple(document.id for document in documents),
+        titles=tuple(document.title for document in documents),
+        texts=tuple(document.text for document in documents),
+        oracle_positions=tuple(oracle_positions),
+        topic=question.topic,
+        dataset=question.dataset,
+        all_answers_required=question.all_answers_required,
+    )
+
+
+def grade(
+    model: Model, questions: Sequence[OpenQuestion], forgeries: Sequence[Forgery], settings: Settings
+) -> tuple[list[Grade], Notes]:
+    """exp(mean negative log-probability) of the right answer, end token included, after each forgery shown alone.
+
+    A value that is no finite number is kept as it is and counted as `broken`.
+
+    Raises:
+        DataError: a forgery's question is not here, or question and answer do not fit into `model.max_tokens`.
+    """
+    by_id = {question.id: question for question in questions}
+    rows: dict[str, Example] = {}
+    for forgery in forgeries:
+        question = _question(forgery, by_id)
+        answer = _answer(question, model.codec)
+        asked = _asked(question, [forgery], len(answer), model.codec, settings)
+        rows[forgery.id] = Example(
+            id=forgery.id, tokens=(*asked.tokens, *answer), prompt_tokens=len(asked.tokens), cut_tokens=asked.cut_tokens
+        )
+    read_by_id = dict(pair for batch in model.read(list(rows.values())) for pair in batch)
+    grades = [
+        Grade(
+            forgery_id=forgery.id,
+            question_id=forgery.question_id,
+            sample=forgery.number,
+            perplexity=_perplexity(read_by_id[forgery.id]),
+            tokens=len(read_by_id[forgery.id]),
+            prompt_hash=forgery.prompt_hash,
+        )
+        for forgery in forgeries
+    ]
+    finite = [grade.perplexity for grade in grades if math.isfinite(grade.perplexity)]
+    return grades, {
+        "graded": len(grades),
+        "perplexity_sum": math.fsum(finite),
+        "broken": len(grades) - len(finite),
+        "tokens": sum(len(row.tokens) for row in rows.values()),
+    }
+
+
+def preferences(
+    model: Model,
+    questions: Sequence[OpenQuestion],
+    forgeries: Sequence[Forgery],
+    grades: Sequence[Grade],
+    round: int,
+    settings: Settings,
+) -> tuple[list[Bundle], Notes]:
+    """(chosen, rejected) of each question, or of each of its prompts: the most and the least misleading forgery.
+
+    They follow the very prompt that they were sampled from. There is no pair where a grade is no number (`broken`),
+    all are equal (`equal`), or only one forgery came of the prompt (`single`).
+
+    Raises:
+        DataError: grades are of other forgeries, or the forgeries were written for another prompt than this one.
+    """
+    by_id = {question.id: question for question in questions}
+    texts = {forgery.id: forgery for forgery in forgeries}
+    groups: dict[tuple[str, str], list[Grade]] = {}
+    for graded in grades:
+        if graded.forgery_id not in texts:
+            raise DataError(f"a grade is of forgery {graded.forgery_id!r}, which is not among those of its microbatch")
+        forgery = texts[graded.forgery_id]
+        groups.setdefault((forgery.question_id, forgery.prompt_hash), []).append(graded)
+    counts = Counter({"pairs": 0, "broken": 0, "equal": 0, "single": 0, "tokens": 0})
+    bundles: list[Bundle] = []
+    # By question and prompt, not by arrival: the same grades in any order give the same rows.
+    for (question_id, prompt_hash), group in sorted(groups.items()):
+        if why := _no_pair(group):
+            counts[why] += 1
+            continue
+        question = _question(texts[group[0].forgery_id], by_id)
+        asked = _sampled_from(question, prompt_hash, round, model.codec, settings)
+        ranked = sorted(group, key=lambda graded: (graded.perplexity, graded.forgery_id))
+        chosen, rejected = texts[ranked[-1].forgery_id], texts[ranked[0].forgery_id]
+        if settings.atm.prefer == "lowest":
+            chosen, rejected = rejected, chosen
+        only = sum(other == question_id for other, _ in groups) == 1
+        bundles.append(
+            _bundle(
+                question_id if only else f"{question_id}-{prompt_hash}",
+                [(asked.prompt, _text(one, asked, model.codec)) for one in (chosen, rejected)],
+                about=f"{chosen.id}>{rejected.id}",
+            )
+        )
+    counts["pairs"] = len(bundles)
+    counts["tokens"] = sum(len(tokens) for bundle in bundles for tokens in bundle.tokens)
+    return bundles, dict(counts)
+
+
+def attacked_lists(
+    model: Model, questions: Sequence[OpenQuestion], forgeries: Sequence[Forgery], round: int, settings: Settings
+) -> tuple[list[Bundle], Notes]:
+    """(clean, attacked) of each question: the same answer after its list D and after D' = permutation of D + forgeries.
+
+    D stands in its recorded order. Texts of D' are those of D and of the forgeries, letter by letter; every order is
+    equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. In
+    `variant: released_code` the rows are the same: the loss takes its answer term from the other sequence.
+
+    Raises:
+        DataError: question and answer do not fit into `model.max_tokens`.
+    """
+    known = {question.id: question for question in questions}
+    forged: dict[str, list[Forgery]] = {question.id: [] for question in questions}
+    for forgery in sorted(forgeries, key=lambda forgery: forgery.number):
+        forged[_question(forgery, known).id].append(forgery)
+    bundles, cut = [], 0
+    for question in questions:
+        answer = _answer(question, model.codec)
+        attacked = attacked_list(question, forged[question.id], f"{round}/{question.id}", settings.seed)
+        both = [_asked(question, shown, len(answer), model.codec, settings) for shown in (question.documents, attacked)]
+        cut += sum(one.cut_tokens > 0 for one in both)
+        about = ",".join(document.id for document in attacked)
+        bundles.append(_bundle(question.id, [(one, answer) for one in both], about))
+    return bundles, {
+        "rows": len(bundles),
+        "forgeries": len(forgeries),
+        "without_forgeries": sum(not rows for rows in forged.values()),
+        "cut_prompts": cut,
+        "tokens": sum(len(tokens) for bundle in bundles for tokens in bundle.tokens),
+    }
+
+
+def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:
+    """The question's documents and the forgeries, each once, in an order that belongs to (seed, name)."""
+    shown: list[Page | Forgery] = [*question.documents, *forgeries]
+    return [shown[place] for place in order_for(seed, "lists", name, len(shown))]
+
+
+def first_tuning(model: Model, questions: Sequence[OpenQuestion], settings: Settings) -> tuple[list[Bundle], Notes]:
+    """The answer of each question after its list, and in `atm.closed_book_share` of the rows after no document.
+
+    The share is exact in a microbatch where it gives a whole number of rows; else the odd row is drawn, so that it is
+    right in the mean.
+
+    Raises:
+        DataError: question and answer do not fit into `model.max_tokens`.
+    """
+    ids = sorted(question.id for question in questions)
+    odd = draw(settings.seed, "closed book", content_id(*ids))
+    count = math.floor(settings.atm.closed_book_share * len(ids) + odd)
+    closed = {ids[place] for place in order_for(settings.seed, "closed book", content_id(*ids), len(ids))[:count]}
+    bundles = []
+    for question in questions:
+        answer = _answer(question, model.codec)
+        shown = () if question.id in closed else question.documents
+        asked = _asked(question, shown, len(answer), model.codec, settings)
+        bundles.append(_bundle(question.id, [(asked, answer)], "" if question.id in closed else "documents"))
+    return bundles, {
+        "rows": len(bundles),
+        "closed_book": len(closed),
+        "tokens": sum(len(bundle.tokens[0]) for bundle in bundles),
+    }
+
+
+def swapped(model: Model, questions: Sequence[OpenQuestion], settings: Settings) -> tuple[list[Bundle], Notes]:
+    """For an attacker that cannot forge yet: the forging prompt, then a golden document with the answer swapped.
+
+    The round (hence example and wrong answer) is drawn for each question. Where the answer does not stand in a golden
+    document, a sentence in front states the wrong one. A question without golden documents gives no row.
+
+    Raises:
+        DataError: the prompt does not fit beside `atm.max_new_tokens`.
+    """
+    bundles, swaps = [], 0
+    for question in questions:
+        golden = [question.documents[at] for at in question.oracle_positions]
+        if not golden:
+            continue
+        round = rng_for(settings.seed, "swapped", question.id).randrange(max(1, len(question.documents)))
+        wrong = wrong_answer(question, round)
+        sources = [template.swapped(question, document, wrong) for document in golden]
+        title, text, stood = next((source for source in sources if source[2]), sources[0])
+        swaps += stood
+        text = next(iter(template.versions(question, text, wrong, swapped=stood)))
+        asked = assignment(question, round, model.codec, settings)
+        text = continued(asked.lead, Shortened(" ".join(title.split()), text), question, wrong)
+        written = (*model.codec.encode(text).ids, model.codec.end)
+        if len(written) > settings.atm.max_new_tokens:
+            written = (*written[: settings.atm.max_new_tokens - 1], model.codec.end)
+        bundles.append(_bundle(question.id, [(asked.prompt, written)], wrong))
+    return bundles, {
+        "rows": len(bundles),
+        "in_place": swaps,
+        "without_golden": len(questions) - len(bundles),
+        "tokens": sum(len(bundle.tokens[0]) for bundle in bundles),
+    }
+
+
+def _question(forgery: Forgery, by_id: dict[str, OpenQuestion]) -> OpenQuestion:
+    if forgery.question_id not in by_id:
+        raise DataError(f"forgery {forgery.id!r} is of question {forgery.question_id!r}, not of its microbatch")
+    return by_id[forgery.question_id]
+
+
+def _answer(question: OpenQuestion, codec: Codec) -> tuple[int, ...]:
+    return (*codec.encode(question.target).ids, codec.end)
+
+
+def _asked(question: OpenQuestion, documents: Sequence[Shown], room: int, codec: Codec, settings: Settings) -> Prompt:
+    limit = settings.model.max_tokens
+    return prompt(question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room)
+
+
+def _perplexity(logprobs: Sequence[float]) -> float:
+    try:
+        return math.exp(-math.fsum(logprobs) / len(logprobs))
+    except OverflowError:
+        return math.inf
+
+
+def _no_pair(group: Sequence[Grade]) -> str:
+    """Why these grades give no pair; empty if they do."""
+    values = [graded.perplexity for graded in group]
+    if len(values) < 2:
+        return "single"
+    if not all(map(math.isfinite, values)):
+        return "broken"
+    return "equal" if min(values) == max(values) else ""
+
+
+def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: Codec, settings: Settings) -> Assignment:
+    for asked in assignments(question, round, codec, settings):
+        if asked.hash == prompt_hash:
+            return asked
+    raise DataError(
+        f"the forgeries of question {question.id!r} were written for prompt {prompt_hash}, which round {round} does "
+        "not make; the settings, the data or the tokenizer changed since: give the run another run.name"
+    )
+
+
+def _text(forgery: Forgery, asked: Assignment, codec: Codec) -> tuple[int, ...]:
+    """What the attacker wrote of it: all but the lead that it was given, and the end if it came to one."""
+    end = (codec.end,) if forgery.ended else ()
+    return (*codec.encode(whole(forgery).removeprefix(asked.lead)).ids, *end)
+
+
+def _bundle(id: str, rows: Sequence[tuple[Prompt, Sequence[int]]], about: str = "") -> Bundle:
+    return Bundle(
+        id=id,
+        tokens=tuple((*asked.tokens, *answer) for asked, answer in rows),
+        prompt_tokens=tuple(len(asked.tokens) for asked, _ in rows),
+        about=about,
+    )

@@ -1,0 +1,281 @@
+"""A model that stays in memory over many phases of work and learning: one rank's part of it.
+
+Lives in a process whose torch process group exists already, or makes one of its own. Plays `roles.Model` between
+`open_phase` and `close_phase`, and learns between `begin` and `finish`; whatever is marked collective is called by
+every rank. Weights of version N are what `folder/model` of the phase that made it holds, to the bit.
+
+    folder/checkpoints/checkpoint-N     while it learns: each rank's part of weights and optimizer
+    folder/model                        what was learned, a plain transformers folder
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import PreTrainedModel
+
+from ragdist.config import ModelConfig, Settings, SideConfig, TrainConfig
+from ragdist.errors import ConfigError
+from ragdist.lm import checkpoints, zero
+from ragdist.lm.checkpoints import CHECKPOINTS, MODEL
+from ragdist.lm.learn import Learning, LossOf, Prepare, Task
+from ragdist.lm.load import dtype_of, load_codec, load_model
+from ragdist.lm.memory import give_back_freed_memory
+from ragdist.lm.read import ModelReader
+from ragdist.lm.source import resolve
+from ragdist.lm.write import ModelWriter
+from ragdist.records import Bundle, Example, Prompt, Written
+from ragdist.roles import Codec
+from ragdist.track import write_json
+
+SHARDED, ABOUT = "ranks", "about.json"
+"""Names in a checkpoint: what DeepSpeed writes, and how many ranks wrote it."""
+
+
+class Resident:
+    """One rank of a side. Every rank makes one, together.
+
+    Args:
+        source: folder or other source of the model, instead of `model.source`.
+        settings: all settings.
+        side: this side's own; `train` decides how it is held and how it learns.
+        version: of the model in `source`.
+
+    Raises:
+        ConfigError: settings that do not go together, or adapters.
+        ModelError: the model does not load.
+    """
+
+    def __init__(self, source: str, settings: Settings, side: SideConfig, version: int) -> None:
+        if side.train.lora.rank:
+            name = "attacker" if side is settings.attacker or side == settings.attacker else "generator"
+            raise ConfigError(
+                f"{name}.train.lora.rank={side.train.lora.rank}: ATM tunes all weights, adapters are not supported "
+                f"there; set {name}.train.lora.rank=0"
+            )
+        self.version, self.seed, self.train = version, settings.seed, side.train
+        zero.prepare()
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it at every step of ZeRO-3, alone too
+        same = source == settings.model.source
+        model = settings.model.model_copy(update={"source": source, **({} if same else {"revision": ""})})
+        self._codec = load_codec(model)
+        with zero.process_group(), zero.quiet():
+            self.engine = _engine(model, side.train)
+        self.module: PreTrainedModel = self.engine.module
+        self._phase, self._lock = ExitStack(), ExitStack()
+        self._learning: Learning | None = None
+        self._folder, self._step = Path(), 0
+        room = settings.evaluation.tokens_per_batch
+        self._writer, self._reader = ModelWriter(self.module, self._codec, room), ModelReader(self.module, room)
+
+    @property
+    def codec(self) -> Codec:
+        """The model's own tokenizer."""
+        return self._codec
+
+    def open_phase(self) -> None:
+        """Collective: from here to `close_phase`, each rank writes and reads without the others.
+
+        At ZeRO-3 every rank holds all weights meanwhile.
+        """
+        self.close_phase()
+        self.module.train(False)
+        if self.train.zero_stage == 3:
+            from deepspeed import zero as sharding
+
+            with zero.quiet():
+                self._phase.enter_context(sharding.GatheredParameters(list(self.module.parameters())))
+            self._phase.enter_context(_without_hooks(self.module))
+
+    def close_phase(self) -> None:
+        """Collective: the end of what `open_phase` began."""
+        self._phase.close()
+
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        samples: int = 1,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[list[Written]]:
+        """See `roles.Writer`."""
+        return self._writer.write(
+            prompts, max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, top_p=top_p, seed=seed
+        )
+
+    def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
+        """See `roles.Reader`."""
+        return self._reader.read(examples)
+
+    def begin(self, loss: LossOf, rows: Sequence[Bundle], prepare: Prepare | None, folder: Path) -> tuple[int, int]:
+        """Collective: begins to learn with a fresh optimizer, or goes on from the newest finished checkpoint.
+
+        Args:
+            loss: `loss(forward, batch, *, total)`, see `algo.losses`.
+            rows: the same on all ranks.
+            prepare: computed once for each row, before the first step, and kept in checkpoints.
+            folder: the phase's folder, seen by all ranks.
+
+        Returns:
+            Steps in all, steps done.
+
+        Raises:
+            ConfigError: the checkpoint was written by another number of ranks.
+            DataError: rows that cannot be learned from.
+            StorageError: another process learns in that folder.
+        """
+        self.close_phase()
+        self._folder, self._step = folder, 0
+        self._lock.close()
+        self._lock.enter_context(checkpoints.alone(folder))
+        self.module.train(self.train.gradient_checkpointing)  # which transformers does in training mode alone
+        self._learning = Learning(self.engine, Task(loss, prepare, rows, self.train, self.seed))
+        self.engine.basic_optimizer.state.clear()
+        if hasattr(self.engine.optimizer, "refresh_fp32_params"):
+            self.engine.optimizer.refresh_fp32_params()
+        found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
+        if found[0]:
+            self._resume(found[0])
+        else:
+            with zero.quiet():
+                self._learning.prepare()
+        return len(self._learning.plan), self._step
+
+    def steps(self, count: int) -> list[dict[str, float]]:
+        """Collective: takes at most `count` optimizer steps and says what each was like.
+
+        Raises:
+            TrainError: the loss is not a number any more.
+        """
+        learning, said = self._begun(), []
+        for _ in range(min(count, len(learning.plan) - self._step)):
+            with zero.quiet():
+                said.append(learning.step(self._step))
+            self._step += 1
+            if self._step % self.train.checkpoint_every == 0 and self._step < len(learning.plan):
+                self.checkpoint()
+        return said
+
+    def checkpoint(self) -> None:
+        """Collective: keeps what was learned so far, so that a later `begin` goes on from here to the same bits."""
+        target = self._folder / CHECKPOINTS / f"checkpoint-{self._step}"
+        done = [target in checkpoints.complete(target.parent)]
+        dist.broadcast_object_list(done)
+        if done[0]:
+            return
+        with zero.quiet():
+            state = {"prepared": self._begun().prepared}
+            self.engine.save_checkpoint(str(target), tag=SHARDED, client_state=state, save_latest=False)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            write_json(target / ABOUT, {"ranks": dist.get_world_size()})
+            checkpoints.finish(target, self.train.keep_checkpoints)
+        dist.barrier()
+
+    def finish(self) -> Path:
+        """Collective: writes the model, forgets the optimizer, removes the checkpoints; the version grows by one."""
+        self._begun()
+        model = self.save(self._folder)
+        if dist.get_rank() == 0:
+            shutil.rmtree(self._folder / CHECKPOINTS, ignore_errors=True)
+        self._learning = None
+        self.engine.basic_optimizer.state.clear()  # nobody goes on with it; its memory serves writing
+        self.module.train(False)
+        self.version += 1
+        self._lock.close()
+        give_back_freed_memory()
+        dist.barrier()
+        return model
+
+    def save(self, folder: Path) -> Path:
+        """Collective: `folder/model`, written by rank 0 beside its name and renamed."""
+        with zero.quiet():
+            whole = self.engine._zero3_consolidated_16bit_state_dict() if self.train.zero_stage == 3 else None
+        if dist.get_rank() == 0:
+            half = folder / f"{MODEL}.tmp"
+            shutil.rmtree(half, ignore_errors=True)
+            with zero.quiet():
+                self.module.save_pretrained(half, state_dict=whole or self.module.state_dict())
+                self._codec.tokenizer.save_pretrained(half)
+            half.rename(folder / MODEL)
+        dist.barrier()
+        return folder / MODEL
+
+    def _begun(self) -> Learning:
+        if self._learning is None:
+            raise RuntimeError("begin comes before steps, checkpoint and finish")
+        return self._learning
+
+    def _resume(self, checkpoint: Path) -> None:
+        ranks = json.loads((checkpoint / ABOUT).read_text())["ranks"]
+        if ranks != dist.get_world_size():
+            raise ConfigError(
+                f"{checkpoint} was written by {ranks} ranks and cannot be read by {dist.get_world_size()}; "
+                "set this side's workers as they were, or remove that folder to begin the phase again"
+            )
+        with zero.quiet():
+            _, state = self.engine.load_checkpoint(str(checkpoint), tag=SHARDED)
+        self._begun().prepared = state["prepared"]
+        self._step = checkpoints.step_of(checkpoint)
+
+
+def _engine(model: ModelConfig, train: TrainConfig) -> Any:
+    """The model in a DeepSpeed engine; at ZeRO-3 no rank ever holds all of it."""
+    import deepspeed
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    config = zero.zero_config(train, dist.get_world_size(), dtype_of(model))
+    # Before loading, which shards at ZeRO-3 and would count one rank; it takes up the process group that is there.
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False)
+    resolve(model)  # a GGUF file is converted whole, before sharding is switched on
+    sharding = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None  # type: ignore[no-untyped-call]
+    try:
+        module = load_model(model, training=True)
+    finally:
+        if sharding:
+            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0  # what is prepared and what is learned must see the same model
+    if train.gradient_checkpointing:
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+    engine, *_ = deepspeed.initialize(model=module, optimizer=_adamw(module, train.weight_decay), config=config)
+    return engine
+
+
+def _adamw(module: nn.Module, decay: float) -> torch.optim.Optimizer:
+    """AdamW that decays matrices alone; `Learning` sets the learning rate of each step."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in module.parameters():
+        (matrices if len(getattr(parameter, "ds_shape", parameter.shape)) > 1 else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+
+
+@contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """DeepSpeed's hooks, which gather weights before a part of the model and let go of them behind it, stand aside."""
+    kept: list[tuple[Any, Any]] = []
+    for part in module.modules():
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            kept.append((hooks, dict(hooks)))
+            hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, held in kept:
+            hooks.update(held)

@@ -1,0 +1,150 @@
+"""Settings from YAML files and `key=value` overrides, checked, and printed again."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ragdist.config import Block, Settings
+from ragdist.errors import ConfigError
+
+
+def load(arguments: Sequence[str], base: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from YAML files and `key=value` overrides, later ones winning.
+
+    Args:
+        arguments: paths of YAML files and overrides, as on the command line; `a.b=value` is parsed as YAML.
+        base: values under all of them, for jobs with defaults of their own.
+
+    Raises:
+        ConfigError: a file cannot be read, a key is unknown (with the nearest known one), a value is out of range.
+    """
+    values: dict[str, Any] = {}
+    _merge(values, base or {})
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if equals and not Path(argument).is_file():
+            _merge(values, _nested(key.strip(), _parse(text, f"value of {key}")))
+        else:
+            _merge(values, _read(argument))
+    return resolve(values)
+
+
+def resolve(values: Mapping[str, Any]) -> Settings:
+    """Settings from nested values.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    whole = Settings().model_dump(mode="json")  # `attacker.train` has defaults of its own, below which a file may dip
+    _merge(whole, values)
+    try:
+        return Settings.model_validate(whole)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+
+
+def dump(settings: Settings) -> str:
+    """The settings as YAML that `load` takes."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe(block: Block | None = None, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """(key, type, default, sentence) of every setting, in the order of the house."""
+    block = block or Settings()
+    for name, field in type(block).model_fields.items():
+        value = getattr(block, name)
+        if isinstance(value, Block):
+            yield from describe(value, f"{prefix}{name}.")
+        else:
+            sentence = " ".join((field.description or "").split())
+            yield f"{prefix}{name}", _kind(field.annotation), json.dumps(value), sentence
+
+
+def flatten(settings: Block, prefix: str = "") -> dict[str, Any]:
+    """Every setting's value by its dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in settings:
+        if isinstance(value, Block):
+            found |= flatten(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def markdown() -> str:
+    """docs/settings.md: every setting, from the sentences in this file."""
+    lines = ["# Settings", "", "Made from `ragdist/config.py` by `make docs`; a test holds it current.", ""]
+    lines += ["A settings file is YAML with these keys; on the command line each is `key=value`.", ""]
+    owner = None
+    for key, kind, default, sentence in describe():
+        block = key.rpartition(".")[0]
+        if block != owner:
+            lines += ["", f"## {block}", ""] if block else []
+            lines += ["| setting | type | default | what it does |", "|---|---|---|---|"]
+            owner = block
+        cells = (f"`{key}`", kind, f"`{default}`", sentence)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind(kind: Any) -> str:
+    text: str = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    return (
+        text.replace("typing.", "")
+        .replace("Literal", "")
+        .replace("'", "")
+        .replace("tuple", "list")
+        .replace(", ...]", "]")
+    )
+
+
+def _read(path: str) -> Mapping[str, Any]:
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise ConfigError(
+            f"settings file {path!r} cannot be read: {error.strerror}; give a YAML file or key=value"
+        ) from None
+    values = _parse(text, f"settings file {path!r}") or {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"settings file {path!r} holds a {type(values).__name__}, wanted keys and values")
+    return values
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    head, dot, rest = key.partition(".")
+    return {head: _nested(rest, value) if dot else value}
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, [known for known, *_ in describe()], n=1, cutoff=0)
+        return f"no such setting: {key!r}; the nearest is {near[0]!r} (`ragdist settings` lists all)"
+    problem = str(error["msg"]).removeprefix("Value error, ")
+    if not key:
+        return problem
+    problem = problem[0].lower() + problem[1:]
+    return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"

@@ -1,0 +1,146 @@
+"""ATM on Ray: ranks and drivers killed in every phase leave what an undisturbed game leaves, byte for byte."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ragdist import loader, parquet
+from ragdist.cluster.crew import Plan
+from ragdist.cluster.group import Group, seated
+from ragdist.data.road import Road
+from ragdist.live import Board
+from ragdist.lm.load import load_codec
+from ragdist.lm.resident import Resident
+from ragdist.local import SerialMapper
+from ragdist.store import Store
+from ragdist.systems import atm
+from ragdist.timeline import Timeline
+from tests import game
+from tests.systems import test_atm as alone
+
+PHASES = (
+    ("forged", "attacker", "round-0/forged/*.parquet"),
+    ("graded", "generator", "round-0/graded/*.parquet"),
+    ("attacker", "attacker", "round-0/attacker/steps.jsonl"),
+    ("forged-again", "attacker", "round-0/forged-again/*.parquet"),
+    ("generator", "generator", "round-0/generator/steps.jsonl"),
+)
+"""Name of a phase of the round, the group that works in it, the file that says it is under way."""
+
+
+def settings(folder, model, **more):
+    return game.settings(
+        folder,
+        model,
+        atm={"rounds": 1, "samples": 3, "max_new_tokens": 24, "questions_per_microbatch": 1, "max_failures": 9},
+        generator={"workers": 2, "train": {"microbatch": 1, "zero_stage": 2}},
+        **more,
+    )
+
+
+def play(here, watch=lambda groups: None):
+    """The game with both groups on Ray; `watch` is told the groups when they are seated."""
+    folder = Path(here.run.folder)
+    run = folder / here.run.name
+    road = Road(here, Store(folder / "data"), load_codec(here.model), SerialMapper())
+    timeline = Timeline(run)
+
+    @contextmanager
+    def open_sides(attacker, generator):
+        sides = (("attacker", here.attacker, attacker), ("generator", here.generator, generator))
+        groups = (
+            Group(Plan(name, here, side, Resident, run), start.source, start.version, on_span=timeline.add)
+            for name, side, start in sides
+        )
+        with seated(*groups) as (first, second):
+            watch({"attacker": first, "generator": second})
+            yield first, second
+
+    size = here.atm.questions_per_microbatch
+    train, test = (parquet.split(road.open_questions(split), size) for split in ("train", "test"))
+    with Board(here.atm.rounds) as board:
+        outcome = atm.run(train, test, road.open_questions("test"), road.forgeries.path, open_sides, run, here, board)
+    timeline.close()
+    return outcome, timeline
+
+
+def wait_for(run, pattern, longest_s=240.0):
+    """Returns when a file of the pattern has something in it."""
+    until = time.monotonic() + longest_s
+    while time.monotonic() < until:
+        if any(path.stat().st_size for path in (run / "atm").glob(pattern)):
+            return
+        time.sleep(0.005)
+    raise TimeoutError(pattern)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_here, model, tmp_path_factory):
+    """(run folder, timeline) of a game that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    _, timeline = play(settings(folder, model))
+    return folder / "runs" / "game", timeline
+
+
+def test_two_generator_ranks_play_as_one_process_does_check_71(undisturbed, model, tmp_path):
+    one = settings(tmp_path, model).model_copy(update={"generator": game.settings(tmp_path, model).generator})
+    alone.play(one)
+    here = tmp_path / "runs" / "game"
+    for phase in ("forged", "pairs"):
+        assert (here / "atm" / "round-0" / f"{phase}.json").read_bytes() == (
+            undisturbed[0] / "atm" / "round-0" / f"{phase}.json"
+        ).read_bytes()
+    ours, theirs = (alone.rows(run, "round-0/graded") for run in (here, undisturbed[0]))
+    assert [row.perplexity for row in ours] == pytest.approx([row.perplexity for row in theirs], rel=1e-5)
+
+
+def test_grading_begins_before_forging_ends_check_73(undisturbed):
+    spans = [span for spans in undisturbed[1]._sessions.values() for span in spans]
+    forged = [span for span in spans if span.phase == "round-0/forged"]
+    graded = [span for span in spans if span.phase == "round-0/graded"]
+    assert min(span.start for span in graded) < max(span.end for span in forged)
+
+
+def test_rank_killed_in_every_phase_leaves_the_same_bytes_check_72(undisturbed, model, tmp_path):
+    here = settings(tmp_path, model)
+    run = tmp_path / "runs" / "game"
+    survivors = []
+
+    def kill_in_each_phase(groups):
+        for phase, group, pattern in PHASES:
+            wait_for(run, pattern)
+            other = groups["generator" if group == "attacker" else "attacker"]
+            before = list(other.pids)
+            os.kill(groups[group].pids[-1], signal.SIGKILL)
+            survivors.append((phase, before, other))
+
+    def watch(groups):
+        threading.Thread(target=kill_in_each_phase, args=(groups,), daemon=True).start()
+
+    play(here, watch)
+    assert [phase for phase, *_ in survivors] == [phase for phase, *_ in PHASES]
+    assert game.journal(run) == game.journal(undisturbed[0])
+
+
+def test_driver_killed_in_every_phase_leaves_the_same_bytes_check_72(undisturbed, model, tmp_path):
+    here = settings(tmp_path, model)
+    (tmp_path / "settings.yaml").write_text(loader.dump(here))
+    run = tmp_path / "runs" / "game"
+    command = [str(Path(sys.executable).parent / "ragdist"), "train", "atm", str(tmp_path / "settings.yaml"), "--json"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    for _, _, pattern in PHASES:
+        with (tmp_path / "log").open("a") as log:
+            driver = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+            wait_for(run, pattern)
+            driver.kill()
+            driver.wait(60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert game.journal(run) == game.journal(undisturbed[0])

@@ -1,0 +1,147 @@
+"""Attacks on a generator that follows the majority of the documents it is shown: answers known beforehand."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from ragdist.evaluation import asking
+from ragdist.records import Forgery, OpenQuestion, as_row
+from tests import tiny
+from tests.evaluation import world
+from tests.evaluation.world import RuleWriter, majority, stubborn
+
+SETTINGS = world.settings(forgeries=2)
+COUNT = 6
+
+
+class RuleModel(RuleWriter):
+    """Plays Model: writes by a rule on what the prompt says."""
+
+    version = 3
+
+    def __init__(self, rule):
+        super().__init__(rule)
+        self.codec = tiny.codec()
+
+
+def question(number):
+    shown = (number, number + 1, number + 2)
+    return OpenQuestion(
+        id=f"q{number:03}",
+        text=f"What is the default of `size` in `m.f{number}`?",
+        answers=(world.value(number),),
+        target=world.value(number),
+        wrong_answers=(str(-number - 1),),
+        document_ids=tuple(f"c{n:03}" for n in shown),
+        titles=tuple(f"m.f{n}" for n in shown),
+        texts=tuple(f"f{n}(size={world.value(n)})" for n in shown),
+        oracle_positions=(0,),
+        topic="size",
+        dataset="apidocs",
+    )
+
+
+def forgery(number, copy, method="attacker"):
+    return Forgery(
+        id=f"{method}-{number}-{copy}",
+        question_id=f"q{number:03}",
+        number=copy,
+        title=f"m.f{number}",
+        text=f"f{number}(size={-number - 1}) {'See also.' * copy}".strip(),
+        states=str(-number - 1),
+        method=method,
+        attacker=1 if method == "attacker" else -1,
+    )
+
+
+QUESTIONS = [question(number) for number in range(COUNT)]
+FORGED = [forgery(number, copy) for number in range(COUNT) for copy in (1, 0)]
+
+
+@pytest.fixture
+def template(tmp_path):
+    path = tmp_path / "template.jsonl"
+    rows = [forgery(number, copy, "template") for number in range(COUNT) for copy in range(5)]
+    path.write_text("".join(json.dumps(as_row(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def test_majority_reader_is_right_on_clean_lists_and_lost_under_attack(template):
+    model = RuleModel(majority)
+    clean, notes = asking.ask_clean(model, QUESTIONS, template, SETTINGS)
+    assert [row.question_id for row in clean] == [q.id for q in QUESTIONS]
+    assert all((r.em, r.condition, r.generator, r.attacker, r.states_forgery) == (1, "clean", 3, -1, 0) for r in clean)
+    assert notes == {"asked": 6, "right": 6, "repeats": 0, "unfinished": 0, "cut_prompts": 0}
+    attacked, notes = asking.ask_template(model, QUESTIONS, clean, template, SETTINGS)
+    assert all((r.em, r.condition, r.attacker, r.states_forgery) == (0, "template", -1, True) for r in attacked)
+    assert (notes["right_clean"], notes["lost"]) == (6, 6)
+    own, notes = asking.ask_attacked(model, QUESTIONS, FORGED, clean, 1, SETTINGS)
+    assert all((r.em, r.condition, r.attacker, r.states_forgery) == (0, "attacker", 1, True) for r in own)
+    assert notes["lost"] == 6
+
+
+def test_stubborn_reader_loses_nothing_and_its_misses_are_no_success(template):
+    model = RuleModel(stubborn)
+    clean, _ = asking.ask_clean(model, QUESTIONS, template, SETTINGS)
+    _, notes = asking.ask_attacked(model, QUESTIONS, FORGED, clean, 1, SETTINGS)
+    assert (notes["right"], notes["right_clean"], notes["lost"]) == (3, 3, 0)
+
+
+def shown(model, call):
+    """The documents of each prompt, as the model saw them."""
+    seen = {}
+
+    def rule(asked, documents):
+        seen[asked] = [(document.title, document.text) for document in documents]
+        return "1"
+
+    model.rule = rule
+    call()
+    return [seen[question.text] for question in QUESTIONS]
+
+
+def test_attacked_list_is_a_permutation_of_list_and_forgeries_letter_by_letter(template):
+    model = RuleModel(majority)
+    lists = shown(model, lambda: asking.ask_attacked(model, QUESTIONS, FORGED, [], 1, SETTINGS))
+    again = shown(model, lambda: asking.ask_attacked(model, QUESTIONS[::-1], FORGED[::-1], [], 2, SETTINGS))
+    assert lists == again  # whatever the order of rows; the same places for every attacker
+    for number, documents in enumerate(lists):
+        whole = [*zip(QUESTIONS[number].titles, QUESTIONS[number].texts, strict=True)]
+        whole += [(row.title, row.text) for row in FORGED if row.question_id == QUESTIONS[number].id]
+        assert sorted(documents) == sorted(whole)
+    orders = {tuple(text.startswith(f"f{n}(size=-") for _, text in row) for n, row in enumerate(lists)}
+    assert len(orders) > 1  # not always at the end
+    clean = shown(model, lambda: asking.ask_clean(model, QUESTIONS, template, SETTINGS))
+    assert clean == [[*zip(q.titles, q.texts, strict=True)] for q in QUESTIONS]
+
+
+def test_template_shows_as_many_forgeries_as_wanted(template):
+    model = RuleModel(majority)
+    lists = shown(model, lambda: asking.ask_template(model, QUESTIONS, [], template, SETTINGS))
+    assert {len(documents) for documents in lists} == {3 + 2}
+
+
+def test_template_file_that_changed_is_read_again(template):
+    model = RuleModel(majority)
+    asking.ask_template(model, QUESTIONS, [], template, SETTINGS)
+    with open(template, "w") as file:
+        file.write("")
+    os.utime(template, ns=(1, 1))
+    lists = shown(model, lambda: asking.ask_template(model, QUESTIONS, [], template, SETTINGS))
+    assert {len(documents) for documents in lists} == {3}
+
+
+def test_question_without_forgeries_is_an_attack_that_failed(template):
+    model = RuleModel(majority)
+    clean, _ = asking.ask_clean(model, QUESTIONS, template, SETTINGS)
+    rows, notes = asking.ask_attacked(model, QUESTIONS, FORGED[2:], clean, 1, SETTINGS)
+    assert (rows[0].em, rows[0].states_forgery, notes["lost"]) == (1.0, False, 5)
+
+
+def test_cut_documents_are_counted():
+    long = replace(QUESTIONS[0], texts=tuple(f"{text} {'words ' * 600}" for text in QUESTIONS[0].texts))
+    model = RuleModel(lambda asked, documents: "unknown")
+    rows, notes = asking.ask_attacked(model, [long], FORGED[:2], [], 1, SETTINGS)
+    assert rows[0].cut_tokens > 0 and notes["cut_prompts"] == 1

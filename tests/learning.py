@@ -1,0 +1,180 @@
+"""Phases of learning that tests share: rows for each loss, settings of one side, and what two ranks do.
+
+`python -m tests.learning NAME ARGUMENT...` runs a function of this module on this rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ragdist.algo import consistency, preference, sft
+from ragdist.config import Settings
+from ragdist.lm import zero
+from ragdist.lm.resident import Resident
+from ragdist.loader import resolve
+from ragdist.records import Bundle
+from tests import tiny
+
+LOSSES = {
+    "sft": (sft.answer_loss, None),
+    "dpo": (partial(preference.dpo, beta=0.2), preference.reference),
+    "mito": (partial(consistency.mito, kl_weight=0.5), None),
+}
+
+
+def settings(model: Path, *, workers: int = 1, dtype: str = "float32", **train: Any) -> Settings:
+    """The attacker is the side that learns: 8 rows a step in microbatches of 2, one epoch."""
+    few = {"examples_per_step": 8, "microbatch": 2, "checkpoint_every": 2, "learning_rate": 1e-3, "warmup": 0}
+    return resolve(
+        {
+            "model": {"source": str(model), "dtype": dtype},
+            "attacker": {"workers": workers, "train": few | train},
+        }
+    )
+
+
+def resident(model: Path, made: Settings, version: int = 0) -> Resident:
+    """A model in this process."""
+    return Resident(str(model), made, made.attacker, version)
+
+
+def rows(count: int = 14) -> list[Bundle]:
+    """Pairs of texts after one prompt, no two rows alike."""
+    made = []
+    for number, example in enumerate(tiny.examples(count)):
+        prompt = tuple(tiny.codec().encode(f"row {number}\n").ids) + example.tokens[: 20 + 9 * (number % 3)]
+        texts = [tuple(tiny.codec().encode(text).ids) for text in (f"mode {'r' * number}", "None " * (1 + number % 4))]
+        end = (tiny.codec().end,)
+        made.append(
+            Bundle(
+                id=f"row-{number}",
+                tokens=tuple(prompt + text + end for text in texts),
+                prompt_tokens=(len(prompt),) * 2,
+            )
+        )
+    return made
+
+
+def lists(count: int = 14) -> list[Bundle]:
+    """One answer after a clean and after a longer, attacked prompt."""
+    made = []
+    for row in rows(count):
+        start = row.prompt_tokens[0]
+        lie = tuple(tiny.codec().encode("utf-8 " * (1 + start % 3)).ids)
+        made.append(
+            Bundle(
+                id=row.id,
+                tokens=(row.tokens[0], lie + row.tokens[0]),
+                prompt_tokens=(start, start + len(lie)),
+            )
+        )
+    return made
+
+
+def learn(model: Resident, loss: str, folder: Path, count: int = 14) -> list[dict[str, float]]:
+    """A whole phase: metrics of each step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    function, prepare = LOSSES[loss]
+    total, done = model.begin(function, lists(count) if loss == "mito" else rows(count), prepare, folder)
+    said = model.steps(total - done)
+    model.finish()
+    return said
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """The model's tensors by name."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def checksum(folder: Path) -> str:
+    """Names the bits of all weights."""
+    parts = (name.encode() + tensor.float().numpy().tobytes() for name, tensor in sorted(weights(folder).items()))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def shard_small_weights() -> None:
+    """ZeRO-3 leaves small weights whole, which the tiny model's all are; not here."""
+    whole = zero.zero_config
+
+    def config(*args: Any) -> dict[str, Any]:
+        made = whole(*args)
+        made["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return made
+
+    zero.zero_config = config
+
+
+def two_ranks(name: str, *arguments: object, wanted: int = 0) -> None:
+    """Runs `name(*arguments)` of this module on two ranks over gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.learning", name, *map(str, arguments)],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
+            cwd=Path(__file__).parents[1],
+        )
+        for rank in range(2)
+    ]
+    try:
+        codes = [rank.wait(timeout=240) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert wanted in codes if wanted else codes == [0, 0], codes
+
+
+def stages(model: str, folder: str, dtype: str, wanted: str) -> None:
+    """At each ZeRO stage: a step of MITO and of DPO with uneven shares, in one resident; then texts, two phases on."""
+    for stage in map(int, wanted):
+        here = Path(folder) / f"{stage}"
+        held = resident(Path(model), settings(Path(model), workers=2, dtype=dtype, zero_stage=stage))
+        said = {loss: learn(held, loss, here / loss, 6) for loss in ("mito", "dpo")}
+        held.open_phase()
+        prompts = tiny.prompts(4)[held.engine.global_rank * 2 :]  # four texts here, two there
+        texts = {text.prompt_id: text.text for batch in held.write(prompts, max_new_tokens=9) for text in batch}
+        held.close_phase()
+        learn(held, "sft", here / "on", 6)
+        fresh = resident(here / "dpo" / "model", settings(Path(model), workers=2, dtype=dtype, zero_stage=stage), 2)
+        learn(fresh, "sft", here / "fresh", 6)
+        assert held.version == 3
+        if held.engine.global_rank == 0:
+            (here / "said.json").write_text(json.dumps({"said": said, "texts": texts}))
+
+
+def interrupted(model: str, folder: str, stage: str, dtype: str, dies_after: str) -> None:
+    """A phase of DPO that is killed after so many steps, or goes on; its metrics are noted."""
+    held = resident(Path(model), settings(Path(model), workers=2, dtype=dtype, zero_stage=int(stage), epochs=3))
+    function, prepare = LOSSES["dpo"]
+    total, done = held.begin(function, rows(), prepare, Path(folder))
+    lines = []
+    for step in range(done, total):
+        if str(step) == dies_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        lines += held.steps(1)
+    held.finish()
+    if held.engine.global_rank == 0:
+        (Path(folder) / "said.json").write_text(json.dumps({"done": done, "said": lines}))
+
+
+if __name__ == "__main__":
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    shard_small_weights()
+    globals()[sys.argv[1]](*sys.argv[2:])
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,135 @@
+"""Steps of learning: what is in them, and that neither ranks nor shared prompts change what is learned."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, get_scheduler
+
+from ragdist.algo import preference
+from ragdist.algo.losses import Batch, Totals
+from ragdist.config import TrainConfig
+from ragdist.errors import DataError
+from ragdist.lm.forward import Sequences, shares_prompt
+from ragdist.lm.learn import lay_out, learning_rate
+from ragdist.records import Bundle
+from tests import learning, tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
+def test_learning_rate_is_that_of_transformers(schedule):
+    train = TrainConfig(learning_rate=0.1, schedule=schedule, warmup=0.3)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = get_scheduler(schedule, optimizer, num_warmup_steps=3, num_training_steps=10)
+    for step in range(10):
+        assert learning_rate(train, step, 10) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+
+
+def test_lay_out_keeps_what_does_not_fill_a_step():
+    rows = learning.rows(14)
+    plan = lay_out(rows, TrainConfig(examples_per_step=8, microbatch=4), seed=0)
+    assert [[len(microbatch) for microbatch in step] for step in plan] == [[4, 4], [4, 2]]
+    assert sorted(row for step in plan for microbatch in step for row in microbatch) == list(range(14))
+    assert plan != lay_out(rows, TrainConfig(examples_per_step=8, microbatch=4), seed=1)
+    assert [len(step) for step in lay_out(rows[:1], TrainConfig(epochs=0.1), seed=0)] == [1]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[], [Bundle(id="x", tokens=((1, 2),), prompt_tokens=(2,))], [Bundle(id="x", tokens=((1,),), prompt_tokens=(0,))]],
+)
+def test_lay_out_of_rows_without_prompt_or_target_raises(rows):
+    with pytest.raises(DataError, match="wanted"):
+        lay_out(rows, TrainConfig(), seed=0)
+
+
+def test_lay_out_of_rows_with_other_sequences_raises():
+    rows = [Bundle(id=str(count), tokens=((1, 2),) * count, prompt_tokens=(1,) * count) for count in (1, 2)]
+    with pytest.raises(DataError, match="'2'"):
+        lay_out(rows, TrainConfig(), seed=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_forward_of_a_shared_prompt_equals_separate_ones(folder, attention):
+    rows = learning.rows(5)
+    found = []
+    for shared in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
+        assert shares_prompt(rows, model.config) and not shares_prompt(learning.lists(5), model.config)
+        forward = Sequences(model, rows, shared, torch.empty(0))
+        batch = Batch(5, {"reference": torch.arange(5.0)})
+        loss = preference.dpo(forward, batch, total=Totals(1, 5), beta=0.2)
+        loss.scalar.backward()
+        found.append((forward(batch), loss.scalar, [weight.grad for weight in model.parameters()], forward.padded))
+    apart, together = found
+    for one, other in zip(apart[0], together[0], strict=True):
+        assert torch.equal(one.labels_BA, other.labels_BA) and torch.equal(one.mask_BA, other.mask_BA)
+        assert torch.allclose(one.logits_BAV[one.mask_BA], other.logits_BAV[one.mask_BA], atol=1e-5)
+    assert together[1].item() == pytest.approx(apart[1].item(), abs=1e-5)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(apart[2], together[2], strict=True))
+    assert together[3] < apart[3]
+
+
+def test_forward_gives_logits_that_predict_answer_tokens_whatever_is_before_check_47_48(folder):
+    """Each row by itself, all positions scored, is the oracle; rows of one batch have prompts of different length."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rows = learning.lists(6)
+    with torch.no_grad():
+        slots = Sequences(model, rows, False, torch.empty(0))(Batch(6, {}))
+        (second,) = Sequences(model, rows, False, torch.empty(0))(Batch(6, {}), (1,))
+        assert torch.equal(second.logits_BAV, slots[1].logits_BAV)
+        for slot, answers in enumerate(slots):
+            for number, row in enumerate(rows):
+                tokens, start = row.tokens[slot], row.prompt_tokens[slot]
+                whole = model(input_ids=torch.tensor([tokens])).logits[0, start - 1 : -1]
+                there = answers.mask_BA[number]
+                assert answers.labels_BA[number][there].tolist() == list(tokens[start:])
+                assert torch.allclose(answers.logits_BAV[number][there], whole, atol=1e-5)
+    assert torch.equal(slots[0].labels_BA, slots[1].labels_BA) and torch.equal(slots[0].mask_BA, slots[1].mask_BA)
+
+
+def test_learning_of_preferred_texts_makes_them_likelier_and_swapped_ones_not_check_40(folder, tmp_path):
+    """DPO raises the lead of the chosen text over the rejected one for pairs that it saw; the sign turns with them."""
+    rows = learning.rows(16)
+    swapped = [Bundle(id=row.id, tokens=row.tokens[::-1], prompt_tokens=row.prompt_tokens) for row in rows]
+    gains = []
+    for name, pairs in (("as they are", rows), ("swapped", swapped)):
+        (tmp_path / name).mkdir()
+        made = learning.settings(folder, epochs=2, learning_rate=3e-4, gradient_checkpointing=name == "swapped")
+        held = learning.resident(folder, made)
+        function, prepare = learning.LOSSES["dpo"]
+        total, _ = held.begin(function, pairs, prepare, tmp_path / name)
+        before = held._learning.prepared["reference"].clone()
+        said = held.steps(total)
+        held.finish()
+        held.begin(function, pairs, prepare, tmp_path / name / "model")
+        gains.append((held._learning.prepared["reference"] - before).mean().item())
+        assert said[-1]["margin"] > 0 and said[-1]["loss"] < said[0]["loss"]
+        assert said[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert min(gains) > 0.1  # each for its own chosen text
+
+
+def test_mito_without_weight_learns_what_plain_tuning_on_the_attacked_list_learns_check_45(folder, tmp_path):
+    from ragdist.algo import consistency, sft
+
+    rows = learning.lists(8)
+    attacked = [Bundle(id=row.id, tokens=row.tokens[1:], prompt_tokens=row.prompt_tokens[1:]) for row in rows]
+    found = []
+    for name, loss, given in (
+        ("mito", partial(consistency.mito, kl_weight=0), rows),
+        ("sft", sft.answer_loss, attacked),
+    ):
+        (tmp_path / name).mkdir()
+        held = learning.resident(folder, learning.settings(folder, microbatch=8))
+        held.begin(loss, given, None, tmp_path / name)
+        held.steps(1)
+        found.append(learning.checksum(held.finish()))
+    assert found[0] == found[1]
