@@ -38,6 +38,7 @@ def head(tmp_path_factory):
     dashboard = _free_port()
     command = [RAY, "start", "--head", "--block", f"--port={_free_port()}", f"--dashboard-port={dashboard}"]
     command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--object-store-memory=150000000"]
+    command += [f"--dashboard-agent-listen-port={_free_port()}"]  # Ray has one by default: two heads would share it
     command += ["--disable-usage-stats", f"--temp-dir=/tmp/ragdist-test-{os.getpid()}", "--include-dashboard=true"]
     with (home / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
@@ -62,6 +63,16 @@ def _wait_for(url: str, log: Path) -> None:
     pytest.fail(f"the head does not answer: {log.read_text()[-2000:]}")
 
 
+def _submitted(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The job's end; a head that answers may still wait for its own agent for some seconds."""
+    for _ in range(20):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+        if "No available agent" not in done.stdout + done.stderr:
+            break
+        time.sleep(3)
+    return done
+
+
 def test_submitted_job_trains_on_the_cluster_and_needs_the_token(head, tmp_path):
     address, env = head
     rows = (
@@ -82,11 +93,7 @@ def test_submitted_job_trains_on_the_cluster_and_needs_the_token(head, tmp_path)
         [*submit, *job], env=env | {"RAY_AUTH_TOKEN_PATH": "/dev/null"}, capture_output=True, text=True, timeout=120
     )
     assert refused.returncode != 0 and not (tmp_path / "runs").exists()
-    for _ in range(20):  # a head that answers may still wait for its own agent
-        done = subprocess.run([*submit, *job], env=env, capture_output=True, text=True, timeout=400)
-        if "No available agent" not in done.stdout + done.stderr:
-            break
-        time.sleep(3)
+    done = _submitted([*submit, *job], env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert (tmp_path / "runs" / "job" / "model" / "model.safetensors").exists()
     assert "closed" in done.stdout
