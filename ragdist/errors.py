@@ -33,6 +33,12 @@ class TrainError(RagdistError):
     exit_code = 1
 
 
+class TeacherError(RagdistError):
+    """A teacher cannot be reached, refuses the key, or keeps failing; what it wrote so far is kept."""
+
+    exit_code = 1
+
+
 class Stopped(RagdistError):
     """A person or the cluster asked the run to end; its state is saved and the same command goes on."""
 

@@ -79,8 +79,8 @@ def flatten(settings: Block, prefix: str = "") -> dict[str, Any]:
 
 
 def markdown() -> str:
-    """docs/settings.md: every setting, from the sentences in this file."""
-    lines = ["# Settings", "", "Made from `ragdist/config.py` by `make docs`; a test holds it current.", ""]
+    """docs/settings.md: every setting, from the sentences in `config`."""
+    lines = ["# Settings", "", "Made from `ragdist/config/` by `make docs`; a test holds it current.", ""]
     lines += ["A settings file is YAML with these keys; on the command line each is `key=value`.", ""]
     owner = None
     for key, kind, default, sentence in describe():

@@ -26,7 +26,13 @@ class Document:
     title: str
     text: str
     source: str
-    """Where it came from: a path, or a package name."""
+    """Where it came from: a path, an address, or a package name."""
+    starts: tuple[int, ...] = ()
+    """Characters at which a page or a section begins, rising; empty where the format knows neither."""
+    pages: tuple[int, ...] = ()
+    """For each of `starts` the page from there on, counted from 1; 0 where there are no pages."""
+    headings: tuple[str, ...] = ()
+    """For each of `starts` the headings that it stands under, joined by ` > `."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,10 @@ class Chunk:
     text: str
     start: int = 0
     """Offset of the first character in the document's text."""
+    page: int = 0
+    """Page that it begins on, from 1; 0 where the document has no pages."""
+    heading: str = ""
+    """Headings that it begins under, joined by ` > `."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +286,35 @@ class Written:
     """New tokens, the end token included."""
     ended: bool
     """False when the limit of new tokens cut it off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a teacher is asked, in one message. Example: Request(id="77...", text="Write 2 questions ...")."""
+
+    id: str
+    """Names what the reply is for; two requests with the same wording and another id are paid for twice."""
+    text: str
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a teacher wrote. Example: Reply(id="77...", text="What is ...?", ended=True, read=310, written=24)."""
+
+    id: str
+    """Of the request."""
+    text: str
+    ended: bool
+    """False when the limit of new tokens cut it off."""
+    read: int
+    """Tokens of the prompt, as the teacher counts them."""
+    written: int
+    """Tokens of the reply."""
+    failed: str = ""
+    """Why there is no text, where the teacher refuses this request for good (too long, filtered); else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

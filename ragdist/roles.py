@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from ragdist.records import Example, Hit, Prompt, Written
+from ragdist.records import Example, Hit, Prompt, Reply, Request, Written
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -74,6 +74,44 @@ class Reader(Protocol):
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """(example id, log-probability in nats of each token after the prompt), a list for each microbatch."""
+        ...
+
+
+class Teacher(Protocol):
+    """Messages -> replies, each paid for once. Played by `endpoint.Endpoint` and, on any Writer, `local.LocalTeacher`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the model and where it answers; part of the name of every stage that it writes."""
+        ...
+
+    def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
+        """The reply to each request, in the order of the requests.
+
+        Requests are taken as calls have room, so a stream of any length is kept in flight. A reply is on disk before it
+        is given out; asked again, in this process or a later one, it comes from there.
+
+        Args:
+            requests: each with an id of its own.
+            what: for people: progress, errors.
+
+        Raises:
+            Stopped: a budget is spent or a stop was requested; what is paid for is kept.
+            TeacherError: the teacher cannot be reached, or refuses the key, or kept failing.
+        """
+        ...
+
+
+class Embedder(Protocol):
+    """Texts -> vectors of length one. Played by `lm.embed`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the model, so that vectors are made anew with another."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """[len(texts), dimensions] float32 numpy array, rows normalised; a row does not depend on the other texts."""
         ...
 
 

@@ -29,11 +29,15 @@ MAY = {
     "lm": BASE | {"algo", "roles", "config", "track"},
     "evaluation": SHARED | {"roles", "data", "parquet"},
     "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation"},
-    "local": SHARED | {"roles", "lm", "parquet", "steps"},
+    "ledger": SHARED,
+    "endpoint": SHARED | {"roles", "ledger"},
+    "local": SHARED | {"roles", "lm", "parquet", "steps", "ledger"},
     "cluster": SHARED | {"roles", "lm", "parquet", "steps"},
     "doctor": {"track"},
     "runs": SHARED
-    | {"roles", "parquet", "timeline", "live", "data", "algo", "lm", "evaluation", "systems", "local", "cluster"},
+    | {"roles", "parquet", "timeline", "live", "data", "algo", "lm", "evaluation", "systems", "local", "cluster"}
+    | {"endpoint", "ledger", "export"},
+    "export": SHARED | {"roles", "data", "lm"},
     "cli": SHARED | {"runs", "doctor", "data", "evaluation"},
     "jobs": {"cli", "runs", "config", "errors"},
 }

