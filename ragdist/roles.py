@@ -78,7 +78,7 @@ class Reader(Protocol):
 
 
 class Teacher(Protocol):
-    """Messages -> replies, each paid for once. Played by `endpoint.Endpoint` and, on any Writer, `local.LocalTeacher`."""
+    """Messages -> replies, each paid for once. Played by `endpoint.Endpoint`, `local.LocalTeacher`."""
 
     @property
     def fingerprint(self) -> str:
