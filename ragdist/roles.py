@@ -101,6 +101,10 @@ class Teacher(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Lets go of the model that it may hold in memory; asked again, it loads it again."""
+        ...
+
 
 class Embedder(Protocol):
     """Texts -> vectors of length one. Played by `lm.embed`."""

@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ragdist import track
-from ragdist.config import Settings
+from ragdist.config import ModelConfig, Settings
 from ragdist.errors import ConfigError
 from ragdist.loader import load
 from ragdist.store import Rows, Store
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.live import Board
-    from ragdist.roles import Mapper, Reader, Side, Writer
+    from ragdist.roles import Codec, Mapper, Reader, Side, Teacher, Writer
     from ragdist.systems.atm import Start
     from ragdist.timeline import Timeline
 
@@ -189,8 +190,34 @@ def _road(settings: Settings) -> Iterator[Road]:
     from ragdist.lm.load import load_codec
 
     store = Store(Path(settings.run.folder) / "data")
+    codec, teacher = load_codec(settings.model), _teacher(settings)
     with _mapper(settings) as mapper:
-        yield Road(settings, store, load_codec(settings.model), mapper)
+        yield Road(settings, store, codec, mapper, teacher=teacher)
+
+
+def _teacher(settings: Settings) -> Teacher | None:
+    """Who is asked for questions, reasoning and verdicts, if anyone is; nothing is loaded or called before that."""
+    config, folder = settings.teacher, Path(settings.run.folder) / "data"
+    if not (config.questions_per_chunk or config.reasoning or config.judge):
+        return None
+    if config.url:
+        from ragdist.endpoint import Endpoint
+
+        return Endpoint(config, folder)
+    from ragdist.local import LocalTeacher
+
+    model = settings.model
+    if config.model:
+        model = model.model_copy(update={"source": config.model, "revision": ""})
+    return LocalTeacher(config, folder, model, partial(_open_writer, settings, model))
+
+
+def _open_writer(settings: Settings, model: ModelConfig) -> tuple[Writer, Codec]:
+    from ragdist.lm.load import load_codec, load_model
+    from ragdist.lm.write import ModelWriter
+
+    codec = load_codec(model)
+    return ModelWriter(load_model(model), codec, settings.evaluation.tokens_per_batch), codec
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from ragdist.data import (
 )
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
-from ragdist.roles import Codec, Mapper
+from ragdist.roles import Codec, Mapper, Teacher
 from ragdist.store import Rows, Stage, Store
 
 STAGES = ("chunks", "questions", "forgeries", "candidates", "contexts", "examples")
@@ -45,8 +45,11 @@ WRONG_ANSWERS = 3
 class Road:
     """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
 
-    def __init__(self, settings: Settings, store: Store, codec: Codec, mapper: Mapper) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, codec: Codec, mapper: Mapper, *, teacher: Teacher | None = None
+    ) -> None:
         self.settings, self.store, self.codec, self.mapper = settings, store, codec, mapper
+        self.teacher = teacher
 
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
         """The stages up to and with `until`, in order.
