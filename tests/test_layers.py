@@ -29,15 +29,18 @@ MAY = {
     "lm": BASE | {"algo", "roles", "config", "track"},
     "evaluation": SHARED | {"roles", "data", "parquet"},
     "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation"},
-    "ledger": SHARED,
-    "endpoint": SHARED | {"roles", "ledger"},
+    "signals": {"track"},
+    "ledger": SHARED | {"signals"},
+    "completions": BASE | {"config"},
+    "endpoint": SHARED | {"roles", "ledger", "completions"},
     "local": SHARED | {"roles", "lm", "parquet", "steps", "ledger"},
-    "cluster": SHARED | {"roles", "lm", "parquet", "steps"},
+    "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals"},
     "doctor": {"track"},
     "runs": SHARED
     | {"roles", "parquet", "timeline", "live", "data", "algo", "lm", "evaluation", "systems", "local", "cluster"}
-    | {"endpoint", "ledger", "export"},
+    | {"endpoint", "ledger", "export", "trackers"},
     "export": SHARED | {"roles", "data", "lm"},
+    "trackers": SHARED,
     "cli": SHARED | {"runs", "doctor", "data", "evaluation"},
     "jobs": {"cli", "runs", "config", "errors"},
 }

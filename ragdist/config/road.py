@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -23,7 +24,7 @@ class RunConfig(Block):
     """Processes that cut documents and tokenize rows; the rows do not depend on it."""
     mapper: Literal["processes", "ray"] = "processes"
     """Who cuts documents and tokenizes rows: processes of this machine, or `run.processes` tasks of the Ray cluster."""
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
     """Where metrics and results are sent beside the run folder, each by its own client, told only what it is to
     show."""
     project: str = "ragdist"
@@ -169,6 +170,22 @@ class TeacherConfig(Block):
         "Say yes or no."
     )
     """Prompt of `teacher.judge`; {documents}, {question} and {known} are filled in."""
+
+    @model_validator(mode="after")
+    def _endpoint_is_complete(self) -> TeacherConfig:
+        if self.url and not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", self.url):
+            raise ValueError(
+                "teacher.url must be http(s)://host/path without a name or key in it; the key belongs into the "
+                f"environment variable that teacher.key_variable={self.key_variable!r} names"
+            )
+        if self.url and not self.model:
+            raise ValueError(f"teacher.url={self.url!r} needs teacher.model, the endpoint's name of the model")
+        if self.budget_usd and not (self.usd_per_million_read or self.usd_per_million_written):
+            raise ValueError(
+                f"teacher.budget_usd={self.budget_usd:g} needs prices; set teacher.usd_per_million_read and "
+                "teacher.usd_per_million_written"
+            )
+        return self
 
 
 class QuestionsConfig(Block):
