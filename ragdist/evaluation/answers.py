@@ -1,7 +1,8 @@
 """Is this answer right? The final answer is cut from a text, then compared as prose, as code, or as a label.
 
-Prose is compared after SQuAD's normalisation. Code answers (`None`, `-1`, `'utf-8'`) are compared as Python
-expressions, because that normalisation deletes punctuation and would make `-1` equal to `1`.
+Prose is compared after SQuAD's normalisation, or Unicode's where `evaluation.normalise` says so. Code answers (`None`,
+`-1`, `'utf-8'`) are compared as Python expressions, because that normalisation deletes punctuation and would make `-1`
+equal to `1`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ragdist.data.matching import normalise
+from ragdist.data.matching import Form, normalise
 from ragdist.errors import DataError
 from ragdist.records import Question
 
@@ -88,28 +89,29 @@ def extract(text: str) -> Extracted:
     return Extracted((lines[0] if tags else lines[-1]).strip(), bool(tags))
 
 
-def exact_match(prediction: str, golds: Iterable[str]) -> float:
+def exact_match(prediction: str, golds: Iterable[str], form: Form = "squad") -> float:
     """1.0 when the prediction equals any gold after normalisation."""
-    said = normalise(prediction)
-    return float(any(said == normalise(gold) for gold in golds))
+    said = normalise(prediction, form)
+    return float(any(said == normalise(gold, form) for gold in golds))
 
 
-def subspan_match(prediction: str, golds: Iterable[str]) -> float:
+def subspan_match(prediction: str, golds: Iterable[str], form: Form = "squad") -> float:
     """1.0 when the normalised prediction contains any normalised gold, character by character; never the reverse."""
-    said = normalise(prediction)
-    return float(any(normalise(gold) in said for gold in golds))
+    said = normalise(prediction, form)
+    return float(any(normalise(gold, form) in said for gold in golds))
 
 
-def f1(prediction: str, golds: Iterable[str]) -> float:
+def f1(prediction: str, golds: Iterable[str], form: Form = "squad") -> float:
     """Best bag-of-words F1 over the golds, after normalisation; 0.0 without overlap."""
-    said = normalise(prediction).split()
-    return max((_overlap(said, normalise(gold).split()) for gold in golds), default=0.0)
+    said = normalise(prediction, form).split()
+    return max((_overlap(said, normalise(gold, form).split()) for gold in golds), default=0.0)
 
 
-def hotpot_f1(prediction: str, golds: Iterable[str]) -> float:
+def hotpot_f1(prediction: str, golds: Iterable[str], form: Form = "squad") -> float:
     """As `f1`, but 0.0 when one side is yes, no or noanswer and the other is not the same."""
-    closed, said = {"yes", "no", "noanswer"}, normalise(prediction)
-    return f1(prediction, [gold for gold in golds if normalise(gold) == said or not closed & {said, normalise(gold)}])
+    closed, said = {"yes", "no", "noanswer"}, normalise(prediction, form)
+    plain = {gold: normalise(gold, form) for gold in golds}
+    return f1(prediction, [g for g, name in plain.items() if name == said or not closed & {said, name}], form)
 
 
 def code_match(prediction: str, golds: Iterable[str]) -> float:
@@ -129,14 +131,14 @@ def metric_of(dataset: str) -> Metric:
     return "hotpot" if dataset == "hotpotqa" else "text"
 
 
-def usable(question: Question) -> tuple[str, ...]:
+def usable(question: Question, form: Form = "squad") -> tuple[str, ...]:
     """The answers that can be scored: those that normalise to nothing would be contained in everything.
 
     Raises:
         DataError: none is left.
     """
-    clean = _expression if metric_of(question.dataset) == "code" else normalise
-    golds = tuple(answer for answer in question.answers if clean(answer))
+    code = metric_of(question.dataset) == "code"
+    golds = tuple(a for a in question.answers if (_expression(a) if code else normalise(a, form)))
     if not golds:
         raise DataError(
             f"question {question.id!r} has no answer that can be scored, got {list(question.answers)}; "
@@ -145,8 +147,8 @@ def usable(question: Question) -> tuple[str, ...]:
     return golds
 
 
-def score(answer: str, question: Question) -> Score:
-    """Scores of an extracted answer, by the metric of the question's dataset.
+def score(answer: str, question: Question, form: Form = "squad") -> Score:
+    """Scores of an extracted answer, by the metric of the question's dataset; `form` is for prose alone.
 
     Where all answers are required: Subspan wants every one contained, EM wants the same words as all of them together
     in any order (commas and `and` aside), F1 compares with all of them together.
@@ -154,31 +156,35 @@ def score(answer: str, question: Question) -> Score:
     Raises:
         DataError: see `usable`.
     """
-    golds, metric = usable(question), metric_of(question.dataset)
+    golds, metric = usable(question, form), metric_of(question.dataset)
     if metric == "code":
         code_f1 = max(_overlap(_code_tokens(answer), _code_tokens(gold)) for gold in golds)
         return Score(code_match(answer, golds), code_f1, float(any(states(answer, g, "code") for g in golds)))
     if question.all_answers_required:
-        said, wanted = _listed(answer), _listed(", ".join(golds))
-        contained = all(subspan_match(answer, [gold]) for gold in golds)
+        said, wanted = _listed(answer, form), _listed(", ".join(golds), form)
+        contained = all(subspan_match(answer, [gold], form) for gold in golds)
         return Score(float(sorted(said) == sorted(wanted)), _overlap(said, wanted), float(contained))
     words = hotpot_f1 if metric == "hotpot" else f1
-    return Score(exact_match(answer, golds), words(answer, golds), subspan_match(answer, golds))
+    return Score(exact_match(answer, golds, form), words(answer, golds, form), subspan_match(answer, golds, form))
 
 
-def states(answer: str, value: str, metric: Metric) -> bool:
+def states(answer: str, value: str, metric: Metric, form: Form = "squad") -> bool:
     """Whether the answer contains the value as whole words (prose) or whole tokens (code)."""
-    split = _code_tokens if metric == "code" else lambda text: normalise(text).split()
+    split = _code_tokens if metric == "code" else lambda text: normalise(text, form).split()
     said, wanted = split(answer), split(value)
     return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
 
 
-def repeats(answer: str, question: Question, wrong: Iterable[str]) -> bool:
+def repeats(answer: str, question: Question, wrong: Iterable[str], form: Form = "squad") -> bool:
     """Whether the answer gives one of the wrong values: equals it, or names it and no right answer."""
-    metric, golds = metric_of(question.dataset), usable(question)
-    match = code_match if metric == "code" else exact_match
-    named_right = any(states(answer, gold, metric) for gold in golds)
-    return any(match(answer, [value]) or (states(answer, value, metric) and not named_right) for value in wrong)
+    metric, golds = metric_of(question.dataset), usable(question, form)
+    named_right = any(states(answer, gold, metric, form) for gold in golds)
+
+    def given(value: str) -> bool:
+        same = code_match(answer, [value]) if metric == "code" else exact_match(answer, [value], form)
+        return bool(same) or (states(answer, value, metric, form) and not named_right)
+
+    return any(map(given, wrong))
 
 
 def pubmed_label(answer: str) -> str:
@@ -219,8 +225,9 @@ def _overlap(said: Sequence[str], wanted: Sequence[str]) -> float:
     return 2 * same / (len(said) + len(wanted)) if same else 0.0
 
 
-def _listed(text: str) -> list[str]:
-    return [word for word in normalise(re.sub("[,;]", " ", text)).split() if word != "and"]
+def _listed(text: str, form: Form) -> list[str]:
+    commas = "[,;]" if form == "squad" else "[,;\uff0c\uff1b\u3001\u060c\u061b]"
+    return [word for word in normalise(re.sub(commas, " ", text), form).split() if word != "and"]
 
 
 def _expression(text: str) -> str:

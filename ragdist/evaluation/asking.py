@@ -76,7 +76,7 @@ def _ask(
 
     Texts of D and of the forgeries are shown letter by letter; their order belongs to (seed, condition, question).
     """
-    limit = settings.evaluation.max_new_tokens
+    limit, form = settings.evaluation.max_new_tokens, settings.evaluation.normalise
     asked = []
     for question in questions:
         shown: Sequence[prompts.Shown] = question.documents
@@ -104,7 +104,7 @@ def _ask(
     for question, prompt in zip(questions, asked, strict=True):
         text, judged = written[question.id], _plain(question)
         answer = answers.extract(text.text).answer
-        score = answers.score(answer, judged)
+        score = answers.score(answer, judged, form)
         wrong = {forgery.states for forgery in forgeries.get(question.id, ())}
         found.append(
             Answered(
@@ -117,7 +117,7 @@ def _ask(
                 em=score.em,
                 f1=score.f1,
                 subspan=score.subspan,
-                states_forgery=answers.repeats(answer, judged, sorted(wrong)),
+                states_forgery=answers.repeats(answer, judged, sorted(wrong), form),
                 ended=text.ended,
                 cut_tokens=prompt.cut_tokens,
             )

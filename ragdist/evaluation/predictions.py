@@ -11,6 +11,7 @@ from typing import Any
 
 from ragdist.config import Condition
 from ragdist.data import prompts
+from ragdist.data.matching import Form
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import Score
 from ragdist.records import Chunk, Forgery, Prompt, Question, Written
@@ -84,10 +85,12 @@ class Prediction:
         return Score(self.em, self.f1, self.subspan)
 
 
-def judge(label: str, case: Case, question: Question, written: Written, reasoned: bool) -> Prediction:
+def judge(
+    label: str, case: Case, question: Question, written: Written, reasoned: bool, form: Form = "squad"
+) -> Prediction:
     """What the text says and how right it is; quotes are looked at where answers are reasoned."""
     found = answers.extract(written.text)
-    score = answers.score(found.answer, question)
+    score = answers.score(found.answer, question, form)
     spans, balanced = prompts.quotes(written.text)
     quoting = reasoned and (spans or not balanced)
     valid = prompts.quotes_hold(written.text, [document.text for document in case.documents]) if quoting else None
@@ -102,7 +105,7 @@ def judge(label: str, case: Case, question: Question, written: Written, reasoned
         em=score.em,
         f1=score.f1,
         subspan=score.subspan,
-        states_forgery=answers.repeats(found.answer, question, case.wrong) if case.wrong else None,
+        states_forgery=answers.repeats(found.answer, question, case.wrong, form) if case.wrong else None,
         retrieved_oracle=found_oracle,
         quotes_valid=valid,
         ended=written.ended,

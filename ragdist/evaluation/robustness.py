@@ -61,7 +61,7 @@ def cases(
             allows any of the conditions.
     """
     for question in questions:
-        answers.usable(question)
+        answers.usable(question, settings.evaluation.normalise)
     conditions, count = settings.evaluation.conditions, settings.retrieval.count
     found = retriever.search([q.text for q in questions], count) if "retrieved" in conditions else [()] * len(questions)
     allowed = False
@@ -114,7 +114,9 @@ def evaluate(
     by_id = {case.id: case for case in cases}
     asked_of = {question.id: question for question in questions}
     reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
-    made_by = fingerprint(cases, asked_of, [label, _weights(source, settings), limit, reasoned])
+    form = settings.evaluation.normalise
+    scored_by = [form] if form != "squad" else []  # what was asked before there was a choice is not asked anew
+    made_by = fingerprint(cases, asked_of, [label, _weights(source, settings), limit, reasoned, *scored_by])
     path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
     with Journal(path, made_by) as journal, track.Bar(f"asking {label}", len(cases), "prompts") as bar:
         done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
@@ -123,7 +125,7 @@ def evaluate(
         missing = [case.prompt for case in cases if case.id not in done]
         for written in writer.write(missing, max_new_tokens=limit, seed=settings.seed) if missing else ():
             pairs = [(by_id[text.prompt_id], text) for text in written]
-            new = {case.id: judge(label, case, asked_of[case.question_id], text, reasoned) for case, text in pairs}
+            new = {c.id: judge(label, c, asked_of[c.question_id], text, reasoned, form) for c, text in pairs}
             journal.add([as_row(prediction) for prediction in new.values()])
             done |= new
             tally += Tally.of(row.score for row in new.values())
@@ -314,7 +316,7 @@ def _change(before: Group, after: Group, metric: Metric, settings: Settings) -> 
 
 
 def _floor(questions: Sequence[Question], said: Mapping[str, str], name: str, settings: Settings) -> Floor:
-    em = [answers.score(said[question.id], question).em for question in questions]
+    em = [answers.score(said[question.id], question, settings.evaluation.normalise).em for question in questions]
     return Floor(name=name, rows=len(em), em=_bounds(settings)(em))
 
 

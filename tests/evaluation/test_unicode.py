@@ -1,0 +1,115 @@
+"""Answers in other scripts, by hand: what `evaluation.normalise=unicode` calls equal, and what it must not."""
+# ruff: noqa: RUF001
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragdist.data.matching import normalise
+from ragdist.errors import DataError
+from ragdist.evaluation import answers
+from ragdist.records import Question
+
+SAME = {
+    "full width": ("ＲＡＧ２０２４", "rag2024"),
+    "half-width kana": ("ﾄｳｷｮｳ", "トウキョウ"),
+    "CJK punctuation": ("「東京」。", "東京"),
+    "blanks between CJK": ("東 京\u3000都", "東京都"),
+    "sharp s": ("STRASSE", "Straße"),
+    "umlaut composed or not": ("Mu\u0308nchen", "München"),
+    "German quotes": ("„München“", "münchen"),
+    "accent composed or not": ("cafe\u0301", "CAFÉ"),
+    "Turkish capital with dot": ("İSTANBUL", "istanbul"),
+    "Turkish small without dot": ("DİYARBAKIR", "Diyarbakır"),
+    "Greek last sigma": ("ΟΔΟΣ", "οδός".replace("ό", "ο")),
+    "Arabic presentation forms": ("\ufefb", "\u0644\u0627"),
+    "Arabic vowel signs": ("مُحَمَّد", "محمد"),
+    "Arabic tatweel": ("الرـــياض", "الرياض"),
+    "Arabic question mark": ("الرياض؟", "الرياض"),
+    "Arabic-Indic digits": ("٢٠٢٤", "2024"),
+    "Hebrew points": ("שָׁלוֹם", "שלום"),
+    "invisible direction mark": ("\u200fالرياض\u200e", "الرياض"),
+    "ligature": ("ﬁnal", "final"),
+    "typographic apostrophe": ("don’t", "don't"),
+}
+OTHER = {
+    "an accent is a letter's own": ("résumé", "resume"),
+    "an umlaut is no u": ("schön", "schon"),
+    "an article is a word": ("Hội An", "Hội"),
+    "other characters": ("東京", "京都"),
+    "a currency counts": ("€5", "¥5"),
+}
+
+
+def question(*golds, dataset="nq_open", every=False):
+    return Question(
+        id="q", text="?", answers=golds, oracle_ids=(), split="test", dataset=dataset, all_answers_required=every
+    )
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_unicode_form_makes_two_spellings_equal(case):
+    said, gold = SAME[case]
+    assert normalise(said, "unicode") == normalise(gold, "unicode") != ""
+    assert answers.score(said, question(gold), "unicode") == (1, 1, 1)
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_unicode_form_keeps_different_words_apart(case):
+    said, gold = OTHER[case]
+    assert answers.exact_match(said, [gold], "unicode") == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "gold", "em", "f1", "subspan"),
+    [
+        ("東京都", "東京", 0, 0.8, 1),  # two of three characters and of two: 2 * 2 / (3 + 2)
+        ("答えは東京です。", "東京", 0, 2 * 2 / (7 + 2), 1),
+        ("Die Hauptstadt ist München.", "MÜNCHEN", 0, 0.4, 1),
+        ("The answer", "answer", 0, 2 / 3, 1),
+    ],
+)
+def test_unicode_scores_count_characters_where_no_spaces_part_words(said, gold, em, f1, subspan):
+    got = answers.score(said, question(gold), "unicode")
+    assert tuple(got) == pytest.approx((em, f1, subspan))
+
+
+def test_squad_form_still_keeps_what_squad_keeps():
+    assert answers.score("Straße", question("STRASSE")).em == 0
+    assert answers.score("「東京」", question("東京")).em == 0
+    assert answers.score("an answer", question("answer")).em == 1
+
+
+def test_all_answers_required_are_listed_with_other_commas():
+    asked = question("東京", "大阪", every=True)
+    assert answers.score("大阪、東京", asked, "unicode") == (1, 1, 1)
+    assert answers.score("东京，大阪", asked, "unicode").em == 0
+
+
+def test_wrong_value_in_another_width_is_repeated():
+    asked = question("東京")
+    assert answers.repeats("ＯＳＡＫＡ", asked, ["Osaka"], "unicode")
+    assert not answers.repeats("ＯＳＡＫＡ", asked, ["Osaka"])
+    assert answers.repeats("大阪です", asked, ["大阪"], "unicode")
+
+
+def test_answer_that_is_all_punctuation_of_another_script_cannot_be_scored():
+    with pytest.raises(DataError, match="no answer that can be scored"):
+        answers.usable(question("。、"), "unicode")
+    assert answers.usable(question("。、", "東京"), "unicode") == ("東京",)
+
+
+def test_code_answers_are_compared_as_code_in_either_form():
+    for form in ("squad", "unicode"):
+        assert answers.score("-1", question("1", dataset="apidocs"), form).em == 0
+        assert answers.score('"utf-8"', question("'utf-8'", dataset="apidocs"), form).em == 1
+
+
+@given(st.text(max_size=20))
+def test_unicode_form_is_its_own_form_and_blind_to_how_accents_are_stored(text):
+    form = normalise(text, "unicode")
+    assert normalise(form, "unicode") == form
+    for stored in ("NFC", "NFD"):
+        assert normalise(unicodedata.normalize(stored, text), "unicode") == form
