@@ -1,6 +1,6 @@
 """How a game of two models goes, while it goes: a panel on a terminal, elsewhere a line every ten seconds.
 
-    with Board(rounds=2, timeline=timeline, scalars=Scalars(folder)) as board:
+    with Board(rounds=2, timeline=timeline) as board:
         board.phase("round-0/forged", total=32)
         board.advance(1, forged=24, stated=15)            # sums of a finished microbatch
         board.step("round-0/attacker", 3, 40, {"loss": 0.41, "kl": 0.02})
@@ -16,11 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragdist import track
-from ragdist.store import make_folder, translate_errors
 from ragdist.timeline import Timeline
 
 IDLE_WINDOW_S = 120.0
@@ -40,11 +38,10 @@ class Board:
     Args:
         rounds: how many the game has.
         timeline: where idle shares come from; None shows none.
-        scalars: where numbers of steps and rounds go as well, for TensorBoard.
     """
 
-    def __init__(self, rounds: int, timeline: Timeline | None = None, scalars: Scalars | None = None) -> None:
-        self.rounds, self.timeline, self.scalars = rounds, timeline, scalars
+    def __init__(self, rounds: int, timeline: Timeline | None = None) -> None:
+        self.rounds, self.timeline = rounds, timeline
         self._lock = threading.Lock()  # the panel is drawn by a thread of its own
         self._phase = self._name = ""
         self._unit, self._total, self._done = "microbatches", 0, 0
@@ -78,26 +75,18 @@ class Board:
         self._changed()
 
     def step(self, phase: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """An optimizer step is done: a line in metrics.jsonl.
-
-        Scalars of `round-1/attacker` stand at `attacker/...`, their steps counted on over rounds.
-        """
+        """An optimizer step is done: a line in metrics.jsonl."""
         with self._lock:
             self._name, self._unit, self._total, self._done = spelled(phase, self.rounds), "steps", total, done
             self._values.update(metrics)
-        track.metrics(phase, **{"step": done, **metrics})
-        if self.scalars:
-            found = re.fullmatch(r"round-(\d+)/(\w+)", phase)
-            group, at = (found[2], int(found[1]) * total + done) if found else (phase, done)
-            self.scalars.add(group, at, metrics)
+        track.metrics(phase, **{"step": done, "steps": total, **metrics})
         self._changed()
 
     def result(self, round: int, **numbers: float) -> None:
-        """Numbers of a whole round: they stay on the panel, and stand at `rounds/...` for TensorBoard."""
+        """Numbers of a whole round: they stay on the panel, and are a line of `rounds` in metrics.jsonl."""
         with self._lock:
             self._seen.update((name.replace("_", " "), _number(value)) for name, value in numbers.items())
-        if self.scalars:
-            self.scalars.add("rounds", round, numbers)
+        track.metrics("rounds", **{"step": round, **numbers})
 
     def line(self) -> str:
         """Phase, progress, and the numbers that this phase has."""
@@ -171,41 +160,6 @@ class Board:
         if self._live:
             self._live.stop()
             self._live = None
-        if self.scalars:
-            self.scalars.close()
-
-
-class Scalars:
-    """Numbers for TensorBoard (`tensorboard --logdir FOLDER`), written without torch or TensorFlow.
-
-    Raises:
-        StorageError: the folder cannot be made or written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = make_folder(folder)
-        self._writer: Any = None
-
-    def add(self, group: str, step: int, numbers: Mapping[str, float]) -> None:
-        """Each number at `group/name`; the file is made with the first."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        values = [
-            Summary.Value(tag=f"{group}/{name}", simple_value=value)
-            for name, value in numbers.items()
-            if name not in HIDDEN
-        ]
-        with translate_errors(self.folder):
-            self._writer = self._writer or EventFileWriter(str(self.folder), flush_secs=10)
-            self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def close(self) -> None:
-        """Flushes what is written."""
-        if self._writer:
-            self._writer.close()
-            self._writer = None
 
 
 def spelled(phase: str, rounds: int) -> str:

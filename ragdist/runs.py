@@ -56,8 +56,9 @@ def raft(settings: Settings) -> Run:
     """
     from ragdist.cluster.train import RayTuner
     from ragdist.systems import raft as system
+    from ragdist.trackers.follow import follow
 
-    with track.open_run(settings, "raft") as run, _road(settings) as road:
+    with track.open_run(settings, "raft") as run, follow(run), _road(settings) as road:
         outcome = system.run(road, RayTuner(settings), _opener(settings), run.folder, settings)
         return Run(run.folder, outcome.model, outcome.report, _conclude(run, outcome.report))
 
@@ -69,18 +70,19 @@ def atm(settings: Settings) -> Run:
         RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
     """
     from ragdist import parquet
-    from ragdist.live import Board, Scalars
+    from ragdist.live import Board
     from ragdist.systems import atm as system
     from ragdist.timeline import Timeline
+    from ragdist.trackers.follow import follow
 
-    with track.open_run(settings, "atm") as run, _road(settings) as road:
+    with track.open_run(settings, "atm") as run, follow(run), _road(settings) as road:
         with track.span("road"):
             train, test = road.open_questions("train"), road.open_questions("test")
             template = road.forgeries.path
         size = settings.atm.questions_per_microbatch
         timeline = Timeline(run.folder)
         try:
-            with Board(settings.atm.rounds, timeline, Scalars(run.folder / "tensorboard")) as board:
+            with Board(settings.atm.rounds, timeline) as board:
                 outcome = system.run(
                     parquet.split(train, size),
                     parquet.split(test, size),
@@ -109,9 +111,10 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
         ConfigError: no model is named and there is no tuned one.
     """
     from ragdist.systems import raft as system
+    from ragdist.trackers.follow import follow
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
-    with track.open_run(settings, "evaluate") as run, _road(settings) as road:
+    with track.open_run(settings, "evaluate") as run, follow(run), _road(settings) as road:
         asked = system.evaluate(road, named, _opener(settings), run.folder, settings)
         report = system.report(road, asked, settings)
         return Run(run.folder, Path(list(named.values())[-1]), report, _conclude(run, report))

@@ -2,14 +2,12 @@
 
 import io
 import json
-import subprocess
 import sys
 
 import pytest
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from ragdist import live, loader, track
-from ragdist.live import Board, Scalars
+from ragdist.live import Board
 from ragdist.timeline import Span, Timeline
 
 
@@ -77,26 +75,11 @@ def test_lines_come_every_ten_seconds_at_most(clock, capsys):
     assert len(said) == 3 and "round 1 of 1, forged: 30 of 100 microbatches, 1.0 forged/s" in said[-1]
 
 
-def test_steps_show_their_metrics_and_are_counted_on_over_rounds(clock, tmp_path):
-    with Board(2, scalars=Scalars(tmp_path)) as board:
+def test_steps_show_their_metrics(clock):
+    with Board(2) as board:
         board.phase("round-0/attacker")
         board.step("round-0/attacker", 3, 40, {"loss": 0.693147, "margin": 0.0, "seconds": 2.0})
         assert board.line() == "round 1 of 2, attacker: 3 of 40 steps, loss 0.693, margin 0"
-        board.step("round-1/generator", 1, 20, {"loss": 1.5, "kl": 0.02})
-        board.result(1, attack_success=0.5)
-    values = [
-        (value.tag, event.step, round(value.tensor.float_val[0], 3) if value.HasField("tensor") else value.simple_value)
-        for path in tmp_path.iterdir()
-        for event in EventFileLoader(str(path)).Load()
-        for value in event.summary.value
-    ]
-    assert values == [
-        ("attacker/loss", 3, 0.693),
-        ("attacker/margin", 3, 0.0),
-        ("generator/loss", 21, 1.5),
-        ("generator/kl", 21, 0.02),
-        ("rounds/attack_success", 1, 0.5),
-    ]
 
 
 def test_sums_and_steps_are_lines_of_metrics(tmp_path):
@@ -106,23 +89,14 @@ def test_sums_and_steps_are_lines_of_metrics(tmp_path):
         board.advance(1, forged=3, stated=2)
         board.advance(1, forged=3, stated=1)
         board.step("round-0/attacker", 1, 4, {"loss": 0.5, "step": 1})
+        board.result(1, right_clean=0.5)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["phase"], line.get("loss"), line.get("forged"), line.get("stated")) for line in lines] == [
         ("round-0/attacker", 0.5, None, None),
+        ("rounds", None, None, None),
         ("round-0/forged", None, 6, 3),
     ]
-
-
-def test_scalars_need_no_torch():
-    code = """
-import sys, tempfile, pathlib
-from ragdist.live import Scalars
-scalars = Scalars(pathlib.Path(tempfile.mkdtemp()))
-scalars.add("rounds", 0, {"em": 0.5})
-scalars.close()
-assert not {"torch", "tensorflow"} & set(sys.modules)
-"""
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert (lines[0]["step"], lines[0]["steps"]) == (1, 4) and (lines[1]["step"], lines[1]["right_clean"]) == (1, 0.5)
 
 
 class Terminal(io.StringIO):

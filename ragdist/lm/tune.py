@@ -6,7 +6,7 @@ and ends with the same bits.
 
     folder/checkpoints/checkpoint-N     each rank's part of the optimizer and the weights
     folder/model                        the tuned model, a plain transformers folder
-    folder/metrics.jsonl, tensorboard/  loss, learning rate, gradient norm, useful tokens per second
+    folder/metrics.jsonl                loss, learning rate, gradient norm, useful tokens per second
     folder/stop                         made by `request_stop`: the run saves after the step it is in, and ends
 """
 

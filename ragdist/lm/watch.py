@@ -20,19 +20,15 @@ from ragdist.lm.rows import Plan
 
 
 class Watch(TrainerCallback):
-    """Notes each step in metrics.jsonl and TensorBoard, completes checkpoints, and heeds a request to stop."""
+    """Notes each step in metrics.jsonl, completes checkpoints, and heeds a request to stop."""
 
     def __init__(self, plan: Plan, folder: Path, settings: Settings) -> None:
         self.plan, self.folder, self.train = plan, folder, settings.train
         self.first = dist.get_rank() == 0
-        self.board: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.noted, self.time = state.global_step, time.monotonic()
         if self.first:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=state.global_step + 1)
             track.append_metrics(
                 self.folder,
                 "train_start",
@@ -66,8 +62,6 @@ class Watch(TrainerCallback):
         self.noted, self.time = step, now
         if self.first:
             track.append_metrics(self.folder, "train", step=step, steps=state.max_steps, **values)
-            for name, value in values.items():
-                self.board.add_scalar(f"train/{name}", value, step)
         if not math.isfinite(values["loss"]):
             raise TrainError(f"the loss is {values['loss']} at step {step}; lower train.learning_rate")
 
@@ -78,7 +72,3 @@ class Watch(TrainerCallback):
                 self.folder / CHECKPOINTS / f"checkpoint-{state.global_step}", self.train.keep_checkpoints
             )
         dist.barrier()
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.board:
-            self.board.close()

