@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
+from ragdist.evaluation.apicalls import ApiCalls
 from ragdist.evaluation.intervals import Interval
 from ragdist.records import as_row
 from ragdist.store import make_folder, translate_errors
@@ -52,6 +53,8 @@ class Cell:
     """yes/no/maybe accuracy and macro-F1, over the datasets whose answers are all of these."""
     two_way: Labels | None
     """The same with the maybe questions left out."""
+    api_calls: ApiCalls | None = None
+    """APIBench's own score, over its questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +138,7 @@ DETAILS = {
     "perplexity": "perplexity",
     "three_way": "yes/no/maybe accuracy, macro-F1",
     "two_way": "yes/no accuracy, macro-F1",
+    "api_calls": "right API, made-up API",
 }
 
 
@@ -270,6 +274,8 @@ def notes(report: Report) -> list[str]:
     for change in (change for change in report.changes if change.metric == "em"):
         name = title(report, change.condition)
         out.append(f"{change.after} against {change.before}, {name}: {change.verdict}.")
+    for cell in (cell for cell in report.cells if cell.api_calls):
+        out.append(f"{cell.model}, {title(report, cell.condition)}: right / made-up API {_detail(cell.api_calls)}.")
     return out
 
 
@@ -281,7 +287,7 @@ def _counted(report: Report) -> str:
 def _plain(record: Cell | Attack | Change | Floor) -> dict[str, Any]:
     """The record as JSON objects all the way down."""
     row = as_row(record)
-    return {k: v._asdict() if isinstance(v, Interval | Labels) else v for k, v in row.items()}
+    return {k: v._asdict() if isinstance(v, Interval | Labels | ApiCalls) else v for k, v in row.items()}
 
 
 def bounds(value: Interval) -> str:
@@ -314,7 +320,9 @@ def _details(report: Report) -> str:
     return grid(head, body)
 
 
-def _detail(value: float | Labels | None) -> str:
+def _detail(value: float | Labels | ApiCalls | None) -> str:
+    if isinstance(value, ApiCalls):
+        return f"{value.accuracy:.3f}, {value.made_up:.3f} ({value.rows})"
     if isinstance(value, Labels):
         return f"{value.accuracy:.3f}, {value.macro_f1:.3f} ({value.rows})"
     return "" if value is None else f"{value:.2f}"

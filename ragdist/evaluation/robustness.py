@@ -23,6 +23,7 @@ from ragdist.draws import rng_for
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import LABELS, Tally
+from ragdist.evaluation.apicalls import Judge
 from ragdist.evaluation.intervals import Interval, difference, interval, verdict
 from ragdist.evaluation.predictions import Case, Journal, Prediction, fingerprint, judge
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change, Floor, Metric, Report
@@ -220,6 +221,7 @@ def summarise(
     settings: Settings,
     floor: Mapping[str, str],
     floor_name: str = "parameter name alone",
+    api_judge: Judge | None = None,
 ) -> Report:
     """Scores of every model and condition, and the change from the first model to each other.
 
@@ -231,6 +233,7 @@ def summarise(
         settings: `evaluation.resamples`, `prompts.answer`, `corpus.source` and the seed are read.
         floor: what someone would answer who did not read, by question id; may be empty.
         floor_name: what that someone knows.
+        api_judge: who judges the API calls of APIBench's questions; None leaves that score out.
     """
     by_id = {question.id: question for question in questions}
     groups: dict[tuple[str, Condition], Group] = {}
@@ -244,7 +247,7 @@ def summarise(
     return Report(
         baseline=baseline,
         attack_name="attacked" if settings.corpus.source == "records" else "template attack",
-        cells=tuple(_cell(groups[key], labels, settings) for key in keys),
+        cells=tuple(_cell(groups[key], labels, settings, api_judge) for key in keys),
         attacks=tuple(
             _attack(groups[model, "oracle"], groups[model, "attacked"], metric, settings)
             for model in asked
@@ -268,12 +271,13 @@ def _labels(questions: Iterable[Question]) -> dict[str, str]:
     return {q.id: answers.pubmed_label(q.answers[0]) for q in asked if q.dataset not in free}
 
 
-def _cell(group: Group, labels: Mapping[str, str], settings: Settings) -> Cell:
+def _cell(group: Group, labels: Mapping[str, str], settings: Settings, api_judge: Judge | None) -> Cell:
     rows = list(group.values())
     bounds = _bounds(settings)
     truth = {key: labels[key] for key in group if key in labels}
     said = {key: answers.pubmed_label(group[key].answer) for key in truth}
     binary = set(truth.values()) - {"maybe"}
+    calls = api_judge.tally(rows).shares if api_judge else None
     return Cell(
         model=rows[0].model,
         condition=rows[0].condition,
@@ -290,6 +294,7 @@ def _cell(group: Group, labels: Mapping[str, str], settings: Settings) -> Cell:
         perplexity=_mean(row.perplexity for row in rows),
         three_way=answers.pubmed_accuracy(truth, said) if truth else None,
         two_way=answers.pubmed_accuracy(truth, said, ("yes", "no")) if binary else None,
+        api_calls=calls if calls and calls.rows else None,
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from ragdist.config import Settings
 from ragdist.data import apidocs
 from ragdist.data.road import Road
-from ragdist.evaluation import robustness
+from ragdist.evaluation import apicalls, robustness
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Question
@@ -96,7 +96,8 @@ def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -
     train = [question for question in road.questions if question.split == "train"]
     tests = test_questions(road)
     floor = apidocs.floor(train, tests) if settings.corpus.source == "apidocs" else {}
-    return robustness.summarise(asked, tests, settings, floor)
+    judge = apicalls.Judge(road.questions, road.chunk_by_id)
+    return robustness.summarise(asked, tests, settings, floor, api_judge=judge)
 
 
 def test_questions(road: Road) -> list[Question]:

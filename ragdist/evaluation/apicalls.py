@@ -1,0 +1,214 @@
+"""APIBench's own score: is the call in an answer a documented API, and one that does what was asked?
+
+An answer's call matches a documented one (Gorilla, arXiv 2305.15334) when it calls the same function and its syntax
+tree holds what names the API:
+
+    Torch Hub       the values of `repo_or_dir` and `model`
+    TensorFlow Hub  the handle
+    Hugging Face    the values of all arguments
+
+It is right when the API that it matches has the domain of the question's own; a call that matches none is one that the
+model made up. Where several match (`gpt2` lies within `gpt2-large`), those that are named at greatest length count; the
+published scripts take the one that comes first in their file. The few documented APIs that are no call with arguments
+(a shell command) match where they are repeated to the letter; the scripts never match them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ragdist.data.matching import flat
+from ragdist.evaluation.predictions import Prediction
+from ragdist.records import Chunk, Question
+
+_OPENING = re.compile(r"[A-Za-z_][\w.]*\(")
+_KEYWORD = re.compile(r"\s*(\w+)\s*=(?!=)")
+_QUOTES = "\"'`"
+
+
+class Call(NamedTuple):
+    """A call in a text. Example: Call(function="hub.load", positional=("https://...",), keywords={}, text="...")."""
+
+    function: str
+    positional: tuple[str, ...]
+    """Values in source form, strings without their quotes."""
+    keywords: dict[str, str]
+    text: str
+    """The whole call."""
+
+
+class ApiCalls(NamedTuple):
+    """Shares of answers. Example: ApiCalls(rows=100, accuracy=0.61, made_up=0.12)."""
+
+    rows: int
+    accuracy: float
+    """Whose call is a documented API of the right domain."""
+    made_up: float
+    """Whose call is no documented API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts over answers, so that shards merge by `+` to what the whole would give. Example: Tally(100, 61, 12)."""
+
+    rows: int = 0
+    right: int = 0
+    made_up: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.rows + other.rows, self.right + other.right, self.made_up + other.made_up)
+
+    @property
+    def shares(self) -> ApiCalls:
+        """The counts as shares; zeros where there are no rows."""
+        rows = max(self.rows, 1)
+        return ApiCalls(self.rows, self.right / rows, self.made_up / rows)
+
+
+class Database:
+    """The documented APIs of one hub, to look calls up in."""
+
+    def __init__(self, dataset: str, apis: Iterable[tuple[str, str]]) -> None:
+        """
+        Args:
+            dataset: `apibench_torchhub`, `apibench_tensorflow`, or anything else for the rule of Hugging Face.
+            apis: (api_call, domain) of each.
+        """
+        self._by_function: dict[str, set[tuple[tuple[str, ...], str]]] = {}
+        for api_call, domain in apis:
+            named = ((call.function, _naming(call, dataset)) for call in calls(api_call))
+            function, names = next((found for found in named if found[1]), ("", (flat(api_call),)))
+            self._by_function.setdefault(function, set()).add((names, domain))
+
+    def domains(self, answer: str) -> set[str]:
+        """Domains of the API that the answer calls: of the first call that is documented, outer calls first; empty when
+        none is."""
+        whole = Call("", (), {}, flat(answer))
+        for call in (*calls(called(answer)), whole):
+            known = self._by_function.get(call.function, ())
+            found = [(sum(map(len, names)), domain) for names, domain in known if all(n in call.text for n in names)]
+            if found:
+                return {domain for length, domain in found if length == max(found)[0]}
+        return set()
+
+
+class Judge:
+    """Judges the answers to APIBench's questions; it knows the documents that stand behind them."""
+
+    def __init__(self, questions: Iterable[Question], chunks: Mapping[str, Chunk]) -> None:
+        """
+        Args:
+            questions: of all splits; those of other datasets are passed over.
+            chunks: the documents, each the JSON of an API with `api_call` and `domain`.
+        """
+        apis: dict[str, dict[str, tuple[str, str]]] = {}
+        self._wanted: dict[str, tuple[str, str]] = {}
+        for question in (question for question in questions if question.dataset.startswith("apibench")):
+            known = apis.setdefault(question.dataset, {})
+            for chunk_id in (*question.oracle_ids, *question.near_miss_ids):
+                if chunk_id not in known and (api := _api(chunks[chunk_id])):
+                    known[chunk_id] = api
+            domain = next((known[i][1] for i in question.oracle_ids if i in known), "")
+            if domain:
+                self._wanted[question.id] = (question.dataset, domain)
+        self._databases = {dataset: Database(dataset, known.values()) for dataset, known in apis.items()}
+
+    def tally(self, predictions: Iterable[Prediction]) -> Tally:
+        """Counts over the answers to questions whose API is known. Untagged answers are read whole: code has many
+        lines."""
+        rows = right = made_up = 0
+        for said in predictions:
+            if said.question_id in self._wanted:
+                dataset, wanted = self._wanted[said.question_id]
+                domains = self._databases[dataset].domains(said.answer if said.tagged else said.text)
+                rows, right, made_up = rows + 1, right + (wanted in domains), made_up + (not domains)
+        return Tally(rows, right, made_up)
+
+
+def called(answer: str) -> str:
+    """The part of an answer that holds the call: under `api_call` in APIBench's own form, else all of it."""
+    _, found, rest = answer.partition("api_call")
+    return rest.partition("api_provider")[0] if found else answer
+
+
+def calls(code: str) -> list[Call]:
+    """The calls in a piece of code, outer ones first; where it is no Python, as prose around it, those that can be made
+    out by their brackets."""
+    try:
+        with warnings.catch_warnings():  # an odd escape in a model's string is nobody's concern
+            warnings.simplefilter("ignore")
+            tree = ast.parse(code.strip().strip("`"))
+            return [_of_node(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return [_of_text(code[at.start() :]) for at in _OPENING.finditer(code)]
+
+
+def _of_node(node: ast.Call) -> Call:
+    keywords = {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
+    return Call(ast.unparse(node.func), tuple(map(_value, node.args)), keywords, ast.unparse(node))
+
+
+def _value(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+
+
+def _of_text(text: str) -> Call:
+    """The call that the text begins with. APIBench itself has some that Python refuses: `f(a='x', 'y')`."""
+    function, _, rest = text.partition("(")
+    positional, keywords = [], {}
+    arguments = list(_split(rest))
+    for argument in arguments:
+        keyword = _KEYWORD.match(argument)
+        value = argument[keyword.end() if keyword else 0 :].strip().strip(_QUOTES)
+        if keyword:
+            keywords[keyword[1]] = value
+        elif value:
+            positional.append(value)
+    return Call(function, tuple(positional), keywords, f"{function}({','.join(arguments)})")
+
+
+def _split(text: str) -> Iterator[str]:
+    """The arguments up to the bracket that closes the call, or to the end; commas in strings and brackets part none."""
+    depth, quote, start = 0, "", 0
+    for at, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}" and depth:
+            depth -= 1
+        elif character in ",)" and not depth:
+            yield text[start:at]
+            start = at + 1
+            if character == ")":
+                return
+    yield text[start:]
+
+
+def _naming(call: Call, dataset: str) -> tuple[str, ...]:
+    """The values that name the API; none where this call is not the one that does."""
+    if dataset == "apibench_torchhub":
+        given = dict(zip(("repo_or_dir", "model"), call.positional, strict=False)) | call.keywords
+        return tuple(given[name] for name in ("repo_or_dir", "model") if given.get(name))
+    if dataset == "apibench_tensorflow":
+        handle = call.keywords.get("handle") or next(iter(call.positional), "")
+        return () if not handle or "(" in handle else (handle,)
+    return tuple(value for value in (*call.positional, *call.keywords.values()) if value)
+
+
+def _api(chunk: Chunk) -> tuple[str, str] | None:
+    """(api_call, domain) of a document; None where it is not of that form."""
+    try:
+        row = json.loads(chunk.text)
+    except ValueError:
+        return None
+    known = isinstance(row, dict) and isinstance(row.get("api_call"), str) and isinstance(row.get("domain"), str)
+    return (row["api_call"], row["domain"]) if known else None
