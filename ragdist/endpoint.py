@@ -185,6 +185,11 @@ class Endpoint:
                 "replies so far are kept: try the same command later, or change teacher.attempts, teacher.in_flight"
             ) from None
         await asyncio.to_thread(self.ledger.add, key, reply)
+        if self._budgeted and not (reply.read + reply.written or reply.failed):
+            raise TeacherError(
+                f"{self.config.url} does not say how many tokens a reply costs, so no budget can be held; "
+                "set teacher.budget_tokens=0 and teacher.budget_usd=0 to go on without"
+            )
 
     async def _try(self, request: Request, key: str, asking: Asking) -> Reply:
         while True:
@@ -229,6 +234,10 @@ class Endpoint:
         if isinstance(error, Again) and error.after_s is not None:
             return error.after_s + lucky * FIRST_PAUSE_S
         return min(FIRST_PAUSE_S * 2.0 ** (state.attempt_number - 1), LONGEST_PAUSE_S) * (1 - lucky / 2)
+
+    @property
+    def _budgeted(self) -> bool:
+        return bool(self.config.budget_tokens or self.config.budget_usd)
 
     @property
     def _key(self) -> str:
