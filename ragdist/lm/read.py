@@ -15,6 +15,9 @@ from ragdist.algo.tokens import IGNORED, answer_logprobs, predicting
 from ragdist.lm.batches import by_length
 from ragdist.records import Example
 
+CPU_TOKENS = 1024
+"""Of a batch on a CPU: more do not make it faster, and rows of many lengths want logits at many positions."""
+
 
 class ModelReader:
     """Plays Reader on a causal language model; logits are made where answers are, nowhere else."""
@@ -22,7 +25,8 @@ class ModelReader:
     def __init__(self, model: PreTrainedModel, tokens_per_batch: int) -> None:
         self.model: Any = model
         self.model.train(False)
-        self.tokens_per_batch = tokens_per_batch
+        on_cpu = self.model.device.type == "cpu"
+        self.tokens_per_batch = min(tokens_per_batch, CPU_TOKENS) if on_cpu else tokens_per_batch
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """(example id, log-probability in nats of each token after the prompt), the longest examples first."""
