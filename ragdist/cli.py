@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -42,6 +42,9 @@ app.add_typer(train, name="train")
 Arguments = Annotated[
     list[str] | None, typer.Argument(metavar="[SETTINGS.yaml] [KEY=VALUE]...", help="Settings files and overrides.")
 ]
+To = Annotated[Path | None, typer.Option(help="A new folder.")]
+Hub = Annotated[str, typer.Option(metavar="OWNER/NAME", help="Repository on the Hugging Face hub to upload to.")]
+Private = Annotated[bool, typer.Option("--private", help="The repository is for you alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -124,6 +127,44 @@ def audit(
     _print_json(auditing.as_json(found)) if as_json else _print(auditing.table(found))
 
 
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, a model's folder or a hub id.")],
+    to: To = None,
+    form: Annotated[
+        Literal["merged", "adapter"], typer.Option(help="The whole model, or its adapter alone.")
+    ] = "merged",
+    base: Annotated[str, typer.Option(help="Hub id of the base model, for the card and the adapter.")] = "",
+    hub: Hub = "",
+    private: Private = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hand a tuned model on: a plain transformers folder, or a repository on the hub."""
+    _print_exported(runs.export_model(model, to, hub, private, form=form, base=base), as_json)
+
+
+@app.command("export-data")
+def export_data(
+    settings: Arguments = None,
+    to: To = None,
+    form: Annotated[
+        Literal["hf", "completion", "chat", "eval"],
+        typer.Option(help="Columns of RAFT, prompt and completion, messages, or questions to be judged by."),
+    ] = "hf",
+    forgeries: Annotated[
+        bool, typer.Option("--forgeries", help="Forged documents too, in a file of their own.")
+    ] = False,
+    licence: Annotated[str, typer.Option(help="Licence of the documents, for the card.")] = "",
+    stop: Annotated[str, typer.Option(help="Text after each completion; RAFT's own is '<STOP>'.")] = "",
+    hub: Hub = "",
+    private: Private = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hand the training data on, with a card: for other trainers, or as a data set on the hub."""
+    how: dict[str, Any] = {"form": form, "forgeries": forgeries, "licence": licence, "stop": stop}
+    _print_exported(runs.export_data(loader.load(settings or []), to, hub, private, **how), as_json)
+
+
 @app.command("settings")
 def show_settings(
     settings: Arguments = None,
@@ -190,6 +231,12 @@ def _print_run(run: runs.Run, as_json: bool) -> None:
     else:
         _print(report.table(run.report))
     _complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
+
+
+def _print_exported(made: Any, as_json: bool) -> None:
+    if as_json:
+        return _print_json({"folder": str(made.folder or ""), "url": made.url, **made.about})
+    _print("".join(f"{place}\n" for place in (made.folder, made.url) if place), plain=True)
 
 
 def _print(what: Any, plain: bool = False) -> None:

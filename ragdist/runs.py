@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from ragdist import track
 from ragdist.config import ModelConfig, Settings
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
     from ragdist.data.road import Road
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
+    from ragdist.export import Exported
     from ragdist.live import Board
     from ragdist.roles import Codec, Mapper, Reader, Side, Teacher, Writer
     from ragdist.systems.atm import Start
@@ -70,6 +67,7 @@ def atm(settings: Settings) -> Run:
         RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
     """
     from ragdist import parquet
+    from ragdist.export import publish
     from ragdist.live import Board
     from ragdist.systems import atm as system
     from ragdist.timeline import Timeline
@@ -77,6 +75,7 @@ def atm(settings: Settings) -> Run:
 
     with track.open_run(settings, "atm") as run, follow(run), _road(settings) as road:
         with track.span("road"):
+            road.make("contexts")
             train, test = road.open_questions("train"), road.open_questions("test")
             template = road.forgeries.path
         size = settings.atm.questions_per_microbatch
@@ -95,7 +94,7 @@ def atm(settings: Settings) -> Run:
                 )
         finally:
             timeline.close()
-        _publish(outcome.generator, run.folder / "model", settings)
+        publish(outcome.generator, run.folder / "model", settings)
         return Run(run.folder, run.folder / "model", outcome.report, _conclude_rounds(run, outcome.report, timeline))
 
 
@@ -136,6 +135,33 @@ def audit(settings: Settings, picture: Path | None = None) -> Audit:
     if picture:
         auditing.picture(found, picture)
     return found
+
+
+def export_model(source: str, to: Path | None, hub: str = "", private: bool = False, **how: Any) -> Exported:
+    """A tuned model for others: a new folder, a repository on the hub (owner/name), or both.
+
+    Args:
+        source: a run's folder, or any model that `model.source` takes.
+        to: None keeps nothing here.
+        hub: empty uploads nothing.
+        private: the repository is for its owner alone.
+        how: `form` and `base` of `export.export_model`.
+    """
+    from ragdist import export
+
+    return export.hand_on(partial(export.export_model, source, **how), to, hub, "model", private)
+
+
+def export_data(settings: Settings, to: Path | None, hub: str = "", private: bool = False, **how: Any) -> Exported:
+    """The road's rows for other trainers; `how` is that of `data.export.export`, the rest as in `export_model`."""
+    from ragdist import export
+    from ragdist.data import export as rows
+
+    def write(folder: Path) -> dict[str, Any]:
+        with _road(settings) as road, export.new_folder(folder) as half:
+            return asdict(rows.export(road, half, **how))
+
+    return export.hand_on(write, to, hub, "dataset", private)
 
 
 def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
@@ -195,7 +221,11 @@ def _road(settings: Settings) -> Iterator[Road]:
     store = Store(Path(settings.run.folder) / "data")
     codec, teacher = load_codec(settings.model), _teacher(settings)
     with _mapper(settings) as mapper:
-        yield Road(settings, store, codec, mapper, teacher=teacher)
+        try:
+            yield Road(settings, store, codec, mapper, teacher=teacher)
+        finally:
+            if teacher:
+                teacher.close()
 
 
 def _teacher(settings: Settings) -> Teacher | None:
@@ -274,28 +304,6 @@ def _seated(settings: Settings, folder: Path, timeline: Timeline, board: Board) 
                 yield first, second
 
     return open_sides
-
-
-def _publish(model: Path, target: Path, settings: Settings) -> None:
-    """The generator under its own name, with its card; files are shared with the round's folder where the disk can."""
-    if target.exists():
-        return
-    half = target.with_suffix(".tmp")
-    shutil.rmtree(half, ignore_errors=True)
-    try:
-        shutil.copytree(model, half, copy_function=os.link)
-    except (OSError, shutil.Error):
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(model, half)
-    base = settings.generator.source or settings.model.source
-    made_by = {name: settings.model_dump(mode="json")[name] for name in ("model", "atm", "generator", "seed")}
-    versions = "\n".join(f"- {name} {version}" for name, version in track.versions().items())
-    (half / "README.md").write_text(
-        f"---\nbase_model: {base}\nlibrary_name: transformers\ntags: [ragdist, atm]\n---\n\nTuned by ragdist from "
-        f"`{base}` in {settings.atm.rounds} rounds against an attacker.\n\n## Settings\n\n```yaml\n"
-        f"{yaml.safe_dump(made_by, sort_keys=False).strip()}\n```\n\n## Versions\n\n{versions}\n"
-    )
-    half.rename(target)
 
 
 def _conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[str, Any]:

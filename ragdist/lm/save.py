@@ -54,7 +54,7 @@ library_name: transformers
 tags: [ragdist, raft]
 ---
 
-Tuned by ragdist from `{settings.model.source}` on {len(plan.table)} rows of `{examples}`,
+Tuned by ragdist from `{settings.model.source}` on {len(plan.table)} rows of `{examples.parent.name}`,
 {trainer.state.global_step} steps of {settings.train.examples_per_step} rows; loss {losses[0]:.4f} at first,
 {losses[-1]:.4f} at last.
 

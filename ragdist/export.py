@@ -1,0 +1,248 @@
+"""Models and training data in the forms that others take: a folder, and from there the Hugging Face hub.
+
+export_model("runs/demo", Path("out"))                          a plain transformers folder, adapters merged
+export_model("runs/lora", Path("out"), form="adapter", base="HuggingFaceTB/SmolLM2-135M-Instruct")
+push(Path("out"), "me/my-model", "model", private=True)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ragdist import track
+from ragdist.config import ModelConfig, Settings
+from ragdist.errors import ConfigError, ModelError, StorageError
+from ragdist.store import UNWRITABLE
+
+ModelForm = Literal["merged", "adapter"]
+KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
+"""What of a model's folder is handed on; checkpoints, optimizers and Python code are not."""
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was handed on."""
+
+    folder: Path | None
+    url: str
+    """Of the repository on the hub; empty without one."""
+    about: dict[str, Any]
+    """Form of a model, counts of data."""
+
+
+def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = "") -> dict[str, Any]:
+    """Writes a new folder `to` with the model, its tokenizer and its card; returns what it wrote.
+
+    Args:
+        source: a run's folder, whose tuned model it is; or any model that `model.source` takes.
+        to: a folder that is not there yet, or empty.
+        form: merged: a whole model, an adapter merged in at float32 and stored in its base's number format;
+            adapter: the adapter alone.
+        base: hub id under which others find the base model, for the card and the adapter; empty keeps what they name.
+
+    Raises:
+        ModelError: there is no such model, or an adapter is asked for and the model is whole.
+        StorageError: `to` holds something, or cannot be written.
+    """
+    from ragdist.lm.source import adapter_base, resolve
+
+    config = ModelConfig(source=str(_model_of(source)), max_tokens=64)  # nothing is read: any model is long enough
+    folder = resolve(config)
+    is_adapter = bool(adapter_base(folder))
+    if form == "adapter" and not is_adapter:
+        raise ModelError(
+            f"{source} is a whole model, its adapter was merged in when it was saved; export it with --form merged, or "
+            "train with train.lora.rank>0 and train.lora.merge=false"
+        )
+    with new_folder(to) as half:
+        if is_adapter and form == "merged":
+            _merge(config, folder, half)
+        else:
+            _copy(folder, half)
+        if form == "adapter" and base:
+            _rebase(half / "adapter_config.json", base)
+        readme = folder / "README.md"
+        text = readme.read_text() if readme.exists() else "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
+        (half / "README.md").write_text(_card(text, form, base))
+    return {"form": form}
+
+
+def hand_on(
+    write: Callable[[Path], dict[str, Any]], to: Path | None, hub: str, kind: Literal["model", "dataset"], private: bool
+) -> Exported:
+    """What `write` puts into a folder: kept at `to`, uploaded as `hub`, or both.
+
+    Raises:
+        ConfigError: neither place is given.
+    """
+    if to is None and not hub:
+        raise ConfigError("an export needs a place; give --to FOLDER, or --hub owner/name, or both")
+    with tempfile.TemporaryDirectory(prefix="ragdist-export-") as spare:
+        folder = to or Path(spare) / kind
+        about = write(folder)
+        if hub and kind == "model":
+            check_public(folder)
+        url = push(folder, hub, kind, private) if hub else ""
+    return Exported(to, url, about)
+
+
+def check_public(folder: Path) -> None:
+    """Whether others can load what is in this folder.
+
+    Raises:
+        ModelError: it is an adapter whose base model is known on this machine only.
+    """
+    adapter = folder / "adapter_config.json"
+    named = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else ""
+    if named and (not HUB_ID.fullmatch(named) or Path(named).exists()):
+        raise ModelError(
+            f"the adapter names its base model {named!r}, which nobody else has; give --base owner/name, the hub id of "
+            "the same model, or export with --form merged"
+        )
+
+
+def push(folder: Path, name: str, kind: Literal["model", "dataset"], private: bool) -> str:
+    """The address on the hub of a repository that now holds this folder's files; made if it is not there.
+
+    Args:
+        folder: uploaded as it is.
+        name: owner/name.
+        kind: of repository.
+        private: nobody else may see it; a repository that is there already must be private then.
+
+    Raises:
+        StorageError: the hub cannot be reached or refuses, or the repository is public and `private` is set.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    api = HfApi()
+    try:
+        repository = api.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
+        if private and not api.repo_info(name, repo_type=kind).private:
+            raise StorageError(f"{name} is a public repository and --private is set; make it private or name another")
+        track.say(f"uploading {folder} to {repository.url}")
+        api.upload_folder(repo_id=name, folder_path=folder, repo_type=kind, commit_message="Exported by ragdist")
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StorageError(
+            f"the hub did not take {name!r} ({type(error).__name__}: {reason}); log in with `hf auth login` or set "
+            "HF_TOKEN, check --hub owner/name and the network"
+        ) from None
+    return repository.url
+
+
+def publish(model: Path, target: Path, settings: Settings) -> None:
+    """The generator under its own name, with its card; files are shared with the round's folder where the disk can."""
+    if target.exists():
+        return
+    half = target.with_suffix(".tmp")
+    shutil.rmtree(half, ignore_errors=True)
+    try:
+        shutil.copytree(model, half, copy_function=os.link)
+    except (OSError, shutil.Error):
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(model, half)
+    base = settings.generator.source or settings.model.source
+    made_by = {name: settings.model_dump(mode="json")[name] for name in ("model", "atm", "generator", "seed")}
+    versions = "\n".join(f"- {name} {version}" for name, version in track.versions().items())
+    (half / "README.md").write_text(
+        f"---\nbase_model: {base}\nlibrary_name: transformers\ntags: [ragdist, atm]\n---\n\nTuned by ragdist from "
+        f"`{base}` in {settings.atm.rounds} rounds against an attacker.\n\n## Settings\n\n```yaml\n"
+        f"{yaml.safe_dump(made_by, sort_keys=False).strip()}\n```\n\n## Versions\n\n{versions}\n"
+    )
+    half.rename(target)
+
+
+@contextmanager
+def new_folder(to: Path) -> Iterator[Path]:
+    """A folder beside `to` to write into; it gets its name when the block ends well, else nothing is left.
+
+    Raises:
+        StorageError: `to` holds something, or cannot be written.
+    """
+    half = to.with_name(f"{to.name}.tmp")
+    try:
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        yield half
+        if to.exists():
+            to.rmdir()
+        half.rename(to)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise StorageError(
+            f"cannot write below {to}: {os.strerror(error.errno)}; free space there or give --to another place"
+        ) from None
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def _model_of(source: str) -> str | Path:
+    """The tuned model of a run's folder; anything else as it is."""
+    if not (Path(source) / "state.json").exists():
+        return source
+    if not (Path(source) / "model").is_dir():
+        state = track.read_json(Path(source) / "state.json")["state"]
+        raise ModelError(
+            f"the run in {source} is {state} and has no tuned model; let `ragdist train` finish it, or name a model"
+        )
+    return Path(source) / "model"
+
+
+def _copy(folder: Path, to: Path) -> None:
+    for path in sorted({found for pattern in KEPT for found in folder.glob(pattern)}):
+        shutil.copy2(path, to / path.name)
+
+
+def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
+    from transformers import AutoConfig
+
+    from ragdist.lm.load import load_codec, load_model
+    from ragdist.lm.source import adapter_base, resolve
+    from ragdist.lm.zero import prepare, quiet
+
+    prepare()  # saving imports deepspeed
+    whole = resolve(config.model_copy(update={"source": adapter_base(adapter)}))
+    stored: Any = AutoConfig.from_pretrained(whole, local_files_only=True).dtype
+    merged = load_model(config.model_copy(update={"dtype": "float32"}))
+    with quiet():
+        merged.to(stored or merged.dtype).save_pretrained(to)  # type: ignore[arg-type]
+        load_codec(config).tokenizer.save_pretrained(to)
+
+
+def _rebase(adapter: Path, base: str) -> None:
+    named = json.loads(adapter.read_text())
+    track.write_json(adapter, {**named, "base_model_name_or_path": base, "revision": None})
+
+
+def _card(text: str, form: ModelForm, base: str) -> str:
+    """The model's card with a head that the hub takes: its base by hub id, or not named in the head."""
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    head: dict[str, Any] = (yaml.safe_load(found[1]) if found else None) or {}
+    body = text[found.end() :] if found else text
+    old = head.pop("base_model", "")
+    if base and isinstance(old, str) and old:
+        body = body.replace(old, base)
+    named = base or old
+    if isinstance(named, str) and HUB_ID.fullmatch(named) and not Path(named).exists():
+        head["base_model"] = named
+        head["base_model_relation"] = "adapter" if form == "adapter" else "finetune"
+    head["library_name"] = "peft" if form == "adapter" else "transformers"
+    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{body}"
