@@ -82,9 +82,11 @@ class CorpusConfig(Block):
     datasets: tuple[str, ...] = ()
     """records: keep only rows whose `dataset` is one of these; empty keeps all."""
     benchmark: Literal["", "hotpotqa", "pubmedqa", "nq", "triviaqa", "webquestions", "popqa", "apibench"] = ""
-    """benchmark: which one; its licence is shown and recorded."""
+    """benchmark: which one; its licence is shown and recorded. Without network `corpus.folder` is a copy of its hub
+    repository."""
     revision: str = ""
-    """benchmark: commit, tag or branch on the hub; empty is the newest, and the resolved commit is recorded."""
+    """benchmark: commit, tag or branch on the hub; empty is the newest when it is first asked for, and the resolved
+    commit is recorded."""
     columns: ColumnsConfig = ColumnsConfig()
     near_duplicates: Literal["report", "drop", "keep"] = "report"
     """folder: documents that are nearly those before them (MinHash): counted and named, left out, or not looked for."""
