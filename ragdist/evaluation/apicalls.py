@@ -21,12 +21,13 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from ragdist.data.matching import flat
 from ragdist.evaluation.predictions import Prediction
 from ragdist.records import Chunk, Question
 
+Hub = Literal["torch", "tensorflow", "huggingface"]
 _OPENING = re.compile(r"[A-Za-z_][\w.]*\(")
 _KEYWORD = re.compile(r"\s*(\w+)\s*=(?!=)")
 _QUOTES = "\"'`"
@@ -74,15 +75,15 @@ class Tally:
 class Database:
     """The documented APIs of one hub, to look calls up in."""
 
-    def __init__(self, dataset: str, apis: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, hub: Hub, apis: Iterable[tuple[str, str]]) -> None:
         """
         Args:
-            dataset: `apibench_torchhub`, `apibench_tensorflow`, or anything else for the rule of Hugging Face.
+            hub: whose rule tells what names an API.
             apis: (api_call, domain) of each.
         """
         self._by_function: dict[str, set[tuple[tuple[str, ...], str]]] = {}
         for api_call, domain in apis:
-            named = ((call.function, _naming(call, dataset)) for call in calls(api_call))
+            named = ((call.function, _naming(call, hub)) for call in calls(api_call))
             function, names = next((found for found in named if found[1]), ("", (flat(api_call),)))
             self._by_function.setdefault(function, set()).add((names, domain))
 
@@ -99,25 +100,24 @@ class Database:
 
 
 class Judge:
-    """Judges the answers to APIBench's questions; it knows the documents that stand behind them."""
+    """Judges the answers to APIBench's questions; it knows all documents of the corpus."""
 
     def __init__(self, questions: Iterable[Question], chunks: Mapping[str, Chunk]) -> None:
         """
         Args:
-            questions: of all splits; those of other datasets are passed over.
-            chunks: the documents, each the JSON of an API with `api_call` and `domain`.
+            questions: those that are judged; those of other datasets are passed over.
+            chunks: the corpus, each chunk the JSON of an API with `api_call` and `domain`; others are passed over.
         """
-        apis: dict[str, dict[str, tuple[str, str]]] = {}
-        self._wanted: dict[str, tuple[str, str]] = {}
-        for question in (question for question in questions if question.dataset.startswith("apibench")):
-            known = apis.setdefault(question.dataset, {})
-            for chunk_id in (*question.oracle_ids, *question.near_miss_ids):
-                if chunk_id not in known and (api := _api(chunks[chunk_id])):
-                    known[chunk_id] = api
-            domain = next((known[i][1] for i in question.oracle_ids if i in known), "")
-            if domain:
-                self._wanted[question.id] = (question.dataset, domain)
-        self._databases = {dataset: Database(dataset, known.values()) for dataset, known in apis.items()}
+        asked = [question for question in questions if question.dataset.startswith("apibench")]
+        found = ((chunk.id, _api(chunk)) for chunk in chunks.values()) if asked else ()
+        apis = {chunk_id: api for chunk_id, api in found if api}
+        self._wanted: dict[str, tuple[Hub, str]] = {}
+        for question in asked:
+            for api_call, domain in (apis[i] for i in question.oracle_ids if i in apis):
+                self._wanted.setdefault(question.id, (_hub(api_call), domain))
+        self._databases = {
+            hub: Database(hub, (api for api in apis.values() if _hub(api[0]) == hub)) for hub in get_args(Hub)
+        }
 
     def tally(self, predictions: Iterable[Prediction]) -> Tally:
         """Counts over the answers to questions whose API is known. Untagged answers are read whole: code has many
@@ -125,8 +125,8 @@ class Judge:
         rows = right = made_up = 0
         for said in predictions:
             if said.question_id in self._wanted:
-                dataset, wanted = self._wanted[said.question_id]
-                domains = self._databases[dataset].domains(said.answer if said.tagged else said.text)
+                hub, wanted = self._wanted[said.question_id]
+                domains = self._databases[hub].domains(said.answer if said.tagged else said.text)
                 rows, right, made_up = rows + 1, right + (wanted in domains), made_up + (not domains)
         return Tally(rows, right, made_up)
 
@@ -193,12 +193,19 @@ def _split(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _naming(call: Call, dataset: str) -> tuple[str, ...]:
+def _hub(api_call: str) -> Hub:
+    """Where a documented API lives, which its call tells."""
+    if "torch.hub.load(" in api_call:
+        return "torch"
+    return "tensorflow" if re.search(r"\bhub\.\w+\(|tfhub\.dev", api_call) else "huggingface"
+
+
+def _naming(call: Call, hub: Hub) -> tuple[str, ...]:
     """The values that name the API; none where this call is not the one that does."""
-    if dataset == "apibench_torchhub":
+    if hub == "torch":
         given = dict(zip(("repo_or_dir", "model"), call.positional, strict=False)) | call.keywords
         return tuple(given[name] for name in ("repo_or_dir", "model") if given.get(name))
-    if dataset == "apibench_tensorflow":
+    if hub == "tensorflow":
         handle = call.keywords.get("handle") or next(iter(call.positional), "")
         return () if not handle or "(" in handle else (handle,)
     return tuple(value for value in (*call.positional, *call.keywords.values()) if value)

@@ -96,7 +96,7 @@ def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -
     train = [question for question in road.questions if question.split == "train"]
     tests = test_questions(road)
     floor = apidocs.floor(train, tests) if settings.corpus.source == "apidocs" else {}
-    judge = apicalls.Judge(road.questions, road.chunk_by_id)
+    judge = apicalls.Judge(tests, road.chunk_by_id)
     return robustness.summarise(asked, tests, settings, floor, api_judge=judge)
 
 

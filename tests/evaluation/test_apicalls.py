@@ -17,7 +17,7 @@ from tests.evaluation import world
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data" / "apibench.jsonl.gz"
 TORCH = Database(
-    "apibench_torchhub",
+    "torch",
     [
         ("torch.hub.load(repo_or_dir='pytorch/vision', model='resnet18', pretrained=True)", "Classification"),
         ("torch.hub.load(repo_or_dir='pytorch/vision', model='fcn_resnet50', pretrained=True)", "Segmentation"),
@@ -25,14 +25,14 @@ TORCH = Database(
     ],
 )
 TENSORFLOW = Database(
-    "apibench_tensorflow",
+    "tensorflow",
     [
         ("hub.load('https://tfhub.dev/a/1')", "Detection"),
         ("tf.keras.Sequential([hub.KerasLayer('https://tfhub.dev/b/4', input_shape=(3,))])", "Features"),
     ],
 )
 HUGGING_FACE = Database(
-    "apibench_huggingface",
+    "huggingface",
     [
         ("pipeline('text-generation', model='gpt2')", "Generation"),
         ("pipeline('text-generation', model='gpt2-large')", "Long generation"),
@@ -161,6 +161,11 @@ def test_right_is_the_domain_and_a_call_that_matches_nothing_is_made_up():
     assert tally.shares == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
 
 
+def test_api_that_only_a_distractor_documents_is_no_invention():
+    chunks = CHUNKS | {"alexnet": document("alexnet", "r/x", "Three")}
+    assert Judge(QUESTIONS, chunks).tally(SAID) == Tally(rows=3, right=1, made_up=0)
+
+
 def test_tagged_answer_alone_is_read_where_there_is_a_tag():
     text = "torch.hub.load('r/x', 'unet') is wrong.\n<ANSWER>: torch.hub.load('r/x', 'vgg16')"
     tagged = replace(prediction("qvgg16", text), tagged=True, answer="torch.hub.load('r/x', 'vgg16')")
@@ -185,7 +190,7 @@ def test_report_has_the_score_for_apibench_and_for_nothing_else():
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data beside the repository")
-def test_every_own_answer_of_apibench_is_right_and_a_invented_name_is_made_up():
+def test_every_own_answer_of_apibench_is_right_and_an_invented_name_is_made_up():
     rows = list(benchmarks.read(CorpusConfig(source="records", questions=(str(DATA),)), test_fraction=0.2, seed=0))
     questions = [question for question, _, _ in rows]
     judge = Judge(questions, {chunk.id: chunk for _, chunks, _ in rows for chunk in chunks})
