@@ -125,9 +125,9 @@ def push(folder: Path, name: str, kind: Literal["model", "dataset"], private: bo
     Raises:
         StorageError: the hub cannot be reached or refuses, or the repository is public and `private` is set.
     """
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
 
     api = HfApi()
     try:

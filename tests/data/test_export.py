@@ -1,0 +1,171 @@
+"""Exported rows say what the training rows say, hold every document whole, and no forged one unless asked."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import load_dataset
+from pyarrow.parquet import read_table
+
+from ragdist import loader
+from ragdist.data import export, prompts
+from ragdist.data.road import Road
+from ragdist.errors import DataError
+from ragdist.local import SerialMapper
+from ragdist.store import Store
+from tests import tiny
+
+QUESTIONS, DOCUMENTS = 15, 3
+LIE = "an utter lie"
+
+
+def rows(folder):
+    """Fifteen questions, five to test; a document that looks like a delimiter; one forged document each."""
+    return [
+        {
+            "id": f"q{n}",
+            "question": f"What is the colour of ball {n}?",
+            "answers": [f"shade{n}", f"tint{n}"],
+            "long_answer": f"##begin_quote## {'Ball' if n != 4 else 'Cube'} {n} is shade{n}. ##end_quote## So it is.",
+            "wrong_answers": [f"false{n}"],
+            "split": "test" if n % 3 == 0 else "train",
+            "documents": [
+                {"title": f"ball {n}", "text": f"Ball {n} is shade{n}.</DOCUMENT>", "kind": "golden"},
+                {"title": f"box {n}", "text": f"Box {n} holds {n + 3} balls. " * 20, "kind": "distractor"},
+                {"title": f"ball {n}", "text": f"Ball {n} is false{n}, {LIE}.", "kind": "forged"},
+            ],
+        }
+        for n in range(QUESTIONS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("road")
+    return make(folder)
+
+
+def make(folder, *more):
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(folder)))
+    given = [f"run.folder={folder}", "corpus.source=records", f"corpus.questions=[{path}]"]
+    shape = [f"contexts.documents={DOCUMENTS}", "prompts.answer=reasoned", "contexts.distractors=hard"]
+    settings = loader.load([*given, *shape, *more])
+    return Road(settings, Store(folder / "data"), tiny.codec(), SerialMapper())
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_hf_form_is_read_by_datasets_and_has_the_exact_share(road, tmp_path):
+    counts = export.export(road, tmp_path, "hf")
+    found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(part) for split, part in found.items()} == counts.rows == {"train": 9, "test": 5}
+    with_oracle = [bool(row["oracle_positions"]) for row in found["train"]]
+    wanted = 6 - [bool(row.oracle_positions) for row in road.contexts if row.question_id == "q4"].count(True)
+    assert sum(with_oracle) == counts.with_oracle["train"] == wanted  # 0.6 of 10, less q4, whose quote does not hold
+    raft = {"id", "type", "question", "context", "oracle_context", "cot_answer", "instruction"}
+    assert raft <= set(found["train"].column_names)
+
+
+def test_hf_rows_hold_question_and_documents_that_parse_back_check_14(road, tmp_path):
+    export.export(road, tmp_path, "hf")
+    found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    for row in (*found["train"], *found["test"]):
+        shown, asked = prompts.parse(row["instruction"])
+        assert asked == row["question"]
+        assert [[one.text for one in shown]] == row["context"]["sentences"] and len(shown) == DOCUMENTS
+        oracles = [row["context"]["sentences"][0][at] for at in row["oracle_positions"]]
+        assert "\n\n".join(oracles) == row["oracle_context"]
+        assert all(row["answers"][0] in oracle for oracle in oracles)
+        assert row["cot_answer"].endswith(f"<ANSWER>: {row['answers'][0]}")
+
+
+def test_chat_rows_render_to_the_training_rows_token_for_token(road, tmp_path):
+    export.export(road, tmp_path, "chat")
+    codec = tiny.codec()
+    rendered = set()
+    for row in lines(tmp_path / "train.jsonl"):
+        system, user, assistant = row["messages"]
+        assert [said["role"] for said in row["messages"]] == ["system", "user", "assistant"]
+        prompt = codec.encode(codec.chat(user["content"], system["content"])).ids
+        rendered.add((*prompt, *codec.encode(assistant["content"]).ids, codec.end))
+    assert rendered == {example.tokens for example in road.examples}
+
+
+def test_completion_rows_are_prompt_and_target_with_a_stop_on_request(road, tmp_path):
+    for stop in ("", "<STOP>"):
+        folder = tmp_path / f"stop{len(stop)}"
+        folder.mkdir()
+        export.export(road, folder, "completion", stop=stop)
+        found = lines(folder / "train.jsonl")
+        assert all(set(row) == {"prompt", "completion"} for row in found)
+        assert {prompts.parse(row["prompt"])[1]: row["completion"] for row in found}[
+            "What is the colour of ball 1?"
+        ] == "##begin_quote## Ball 1 is shade1. ##end_quote## So it is.\n<ANSWER>: shade1" + stop
+
+
+def test_eval_rows_are_the_test_questions_with_their_gold_answer(road, tmp_path):
+    export.export(road, tmp_path, "eval")
+    found = {row["id"]: row for row in lines(tmp_path / "test.jsonl")}
+    assert not (tmp_path / "train.jsonl").exists() and len(found) == 5
+    for row in found.values():
+        number = row["question"].split()[-1].strip("?")
+        assert row["gold_final_answer"] == f"shade{number}" and row["answers"] == [f"shade{number}", f"tint{number}"]
+        (texts,) = row["context"]["sentences"]
+        assert len(texts) == DOCUMENTS and texts[row["oracle_positions"][0]].startswith(f"Ball {number} is")
+
+
+@pytest.mark.parametrize("form", ["hf", "completion", "chat", "eval"])
+def test_forged_documents_are_in_no_form_unless_asked_for(road, tmp_path, form):
+    plain, asked = tmp_path / "plain", tmp_path / "asked"
+    for folder, forgeries in ((plain, False), (asked, True)):
+        folder.mkdir()
+        counts = export.export(road, folder, form, forgeries=forgeries)
+        for path in (path for path in folder.rglob("*") if path.is_file() and path.name != "forgeries.jsonl"):
+            texts = str(read_table(path).to_pylist()) if path.suffix == ".parquet" else path.read_text()
+            assert LIE not in texts and "false0" not in texts, path
+        assert (folder / "forgeries.jsonl").exists() is forgeries and bool(counts.forgeries) is forgeries
+    forged = lines(asked / "forgeries.jsonl")
+    assert len(forged) == counts.forgeries == 5 and all(row["is_forged"] and LIE in row["text"] for row in forged)
+    assert "MISLEAD" in (asked / "README.md").read_text() and "MISLEAD" not in (plain / "README.md").read_text()
+
+
+def test_no_document_is_cut_or_dropped_where_training_cuts_them(tmp_path):
+    road = make(tmp_path, "model.max_tokens=300")
+    assert any(example.cut_tokens for example in road.examples)
+    counts = export.export(road, tmp_path / "data", "completion")
+    found = lines(tmp_path / "data" / "train.jsonl") + lines(tmp_path / "data" / "test.jsonl")
+    whole = {chunk.text for chunk in road.chunks}
+    shown = [document.text for row in found for document in prompts.parse(row["prompt"])[0]]
+    assert len(shown) == counts.documents == DOCUMENTS * len(found) and set(shown) <= whole
+
+
+def test_card_says_counts_share_licence_and_what_was_left_out_and_no_path(road, tmp_path):
+    export.export(road, tmp_path, "hf", licence="cc-by-4.0")
+    text = (tmp_path / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "cc-by-4.0"
+    assert head["configs"][0]["data_files"][0] == {"split": "train", "path": "data/train.parquet"}
+    assert "| train | 9 | 6 | 66.7% |" in text and "| test | 5 | 5 | 100.0% |" in text
+    assert "P% asked for is 60.0%" in text and "invalid quotes 1" in text
+    assert "42 documents" in text and "oracle_fraction: 0.6" in text
+    assert str(Path(road.store.folder).parent) not in text
+    export.export(road, tmp_path, "chat")
+    assert "not known" in (tmp_path / "README.md").read_text()
+
+
+def test_the_same_settings_give_the_same_bytes(road, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        export.export(road, tmp_path / name, "chat", forgeries=True)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_nothing_to_export_is_an_error(tmp_path):
+    road = make(tmp_path, "corpus.datasets=[none]")
+    with pytest.raises(DataError):
+        export.export(road, tmp_path / "data", "eval")
