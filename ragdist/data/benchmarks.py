@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ragdist.config import ColumnsConfig, CorpusConfig
+from ragdist.data import places
 from ragdist.data.files import Broken, json_lines
 from ragdist.data.matching import flat, normalise
 from ragdist.data.questions import split_of
@@ -40,7 +40,7 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
         raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
     policy, ids, others = Broken(config.broken, [] if broken is None else broken), set[str](), set[str]()
     for name in config.questions:
-        for where, row in json_lines(Path(name), policy):
+        for where, row in json_lines(places.at(name), policy):
             dataset = str(row.get("dataset") or "")
             if config.datasets and dataset not in config.datasets:
                 others.add(dataset)

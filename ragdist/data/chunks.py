@@ -20,7 +20,8 @@ def cut(document: Document, codec: Codec, config: ChunksConfig) -> list[Chunk]:
 
     A chunk ends, in the last quarter of what it may hold, after a paragraph, else a line, else a sentence, else a
     word. It begins `config.overlap` tokens before the end of the one before it, or a little later where a character
-    or the limit would not allow that. No character is divided, whatever bytes a token stands for.
+    or the limit would not allow that. No character is divided, whatever bytes a token stands for. Page and heading are
+    those of its first character that is no blank.
     """
     borders, counts = _borders(document.text, codec)
     spans: list[tuple[int, int]] = []
@@ -28,16 +29,21 @@ def cut(document: Document, codec: Codec, config: ChunksConfig) -> list[Chunk]:
     while end < len(borders) - 1:
         begin, end = _next(document.text, borders, counts, (begin, end), codec, config)
         spans.append((borders[begin], borders[end]))
-    return [
-        Chunk(
-            id=content_id(document.id, str(start), document.text[start:stop]),
-            document_id=document.id,
-            title=document.title,
-            text=document.text[start:stop],
-            start=start,
-        )
-        for start, stop in spans
-    ]
+    return [_chunk(document, start, document.text[start:stop]) for start, stop in spans]
+
+
+def _chunk(document: Document, start: int, text: str) -> Chunk:
+    visible = start + len(text) - len(text.lstrip())
+    section = bisect_right(document.starts, visible) - 1
+    return Chunk(
+        id=content_id(document.id, str(start), text),
+        document_id=document.id,
+        title=document.title,
+        text=text,
+        start=start,
+        page=document.pages[section] if section >= 0 else 0,
+        heading=document.headings[section] if section >= 0 else "",
+    )
 
 
 def _borders(text: str, codec: Codec) -> tuple[list[int], list[int]]:

@@ -3,85 +3,131 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from ragdist.config import CorpusConfig
+from ragdist.data import duplicates, formats
 from ragdist.data.files import READ_ERRORS, Broken, json_lines
-from ragdist.errors import ConfigError, DataError
+from ragdist.data.places import Place
+from ragdist.data.sections import Text
+from ragdist.errors import DataError
 from ragdist.records import Document, content_id
+from ragdist.roles import Mapper
 
-SUFFIXES = (".txt", ".md", ".json", ".jsonl", ".jsonl.gz", ".parquet")
+TABLES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (*formats.PARSERS, *TABLES)
+VERSION = 2
+"""Of the documents that the same files give."""
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def read(config: CorpusConfig, broken: list[str]) -> Iterator[Document]:
-    """The documents below `config.folder`; an exact copy of an earlier one is left out, hidden files are not read.
+def read(places: Sequence[Place], config: CorpusConfig, mapper: Mapper, counts: dict[str, Any]) -> Iterator[Document]:
+    """The documents of these files; an exact copy of an earlier one is left out, a near one as `config` says.
 
-    A txt or md file is one document, titled by its path without the suffix. A json file holds one object or a list
-    of them, jsonl one a line, parquet one a row: `text` is the text, `title` the title where there is one.
+    A pdf, docx, html, md or txt file is one document, titled by its path without the suffix. A json file holds one
+    object or a list of them, jsonl one a line, parquet one a row: `text` is the text, `title` the title where there
+    is one. Nothing is kept of a document that has been read but its id and its MinHash.
 
     Args:
-        config: `folder` is where to read, `broken` what to do with a file or row that cannot be read.
-        broken: gets `where: why` for each one that is skipped.
+        places: the files, in order.
+        config: what to do with a file or row that cannot be read (`broken`), and with near duplicates.
+        mapper: reads the files that are one document; the documents do not depend on it.
+        counts: gets `broken`, the list of `where: why` of what was skipped; `copies`, exact ones; `other_files`, those
+            of no known kind by suffix; and what `duplicates.sift` tells.
 
     Raises:
-        ConfigError: there is no such folder.
         DataError: a file or row cannot be read or has no text (and `broken` is stop), or there is no document at all.
+        StorageError: object storage cannot be reached.
     """
-    folder = Path(config.folder)
-    if not config.folder or not folder.is_dir():
-        raise ConfigError(f"corpus.folder={config.folder!r} is no folder; set it to the folder of your documents")
-    policy, seen = Broken(config.broken, broken), set[str]()
-    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).parts):
-        inside = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in inside.parts):
-            continue
-        for where, row in _rows(path, str(inside.with_suffix("")), policy):
-            text, title = row.get("text"), row.get("title") or ""
-            if not isinstance(text, str) or not text.strip():
-                policy.add(where, "has no `text`" if text is None else "has an empty `text` or one that is no string")
-            elif (name := content_id(str(title), text)) not in seen:
-                seen.add(name)
-                yield Document(id=name, title=str(title), text=text, source=inside.as_posix())
+    counts |= {"broken": [], "copies": 0, "other_files": {}}
+    policy, seen = Broken(config.broken, counts["broken"]), set[str]()
+
+    def each_once() -> Iterator[Document]:
+        for document in _documents(places, mapper, policy, counts["other_files"]):
+            if document.id in seen:
+                counts["copies"] += 1
+            else:
+                seen.add(document.id)
+                yield document
+
+    yield from duplicates.sift(each_once(), config, counts)
     if not seen:
-        skipped = f", {len(broken)} skipped" if broken else ""
+        skipped = f", {len(counts['broken'])} skipped" if counts["broken"] else ""
         raise DataError(
             f"corpus.folder={config.folder!r} has no documents{skipped}; wanted {', '.join(SUFFIXES)} files"
         )
 
 
-def _rows(path: Path, title: str, broken: Broken) -> Rows:
-    """(where, row with `text` and perhaps `title`) of one file; nothing for a file of another kind."""
+def _documents(
+    places: Sequence[Place], mapper: Mapper, broken: Broken, other_files: dict[str, int]
+) -> Iterator[Document]:
+    for place, found in zip(places, mapper.map(formats.read, places), strict=True):
+        if found is not None and found.problem:
+            broken.add(place.address, found.problem)
+        elif found is not None:
+            title = str(PurePosixPath(place.inside).with_suffix(""))
+            if document := _document(place.address, title, found, place, broken):
+                yield document
+        elif (suffix := formats.suffix_of(place.inside)) in TABLES:
+            for where, row in _rows(place, broken):
+                text, title = row.get("text"), str(row.get("title") or "")
+                if not isinstance(text, str) or not text.strip():
+                    why = "has no `text`" if text is None else "has an empty `text` or one that is no string"
+                    broken.add(where, why)
+                elif document := _document(where, title, Text(text), place, broken):
+                    yield document
+        else:
+            other_files[suffix] = other_files.get(suffix, 0) + 1
+
+
+def _document(where: str, title: str, found: Text, place: Place, broken: Broken) -> Document | None:
     try:
-        if path.suffix in (".txt", ".md"):
-            yield str(path), {"title": title, "text": path.read_text(encoding="utf-8-sig")}
-        elif path.suffix == ".json":
-            yield from _json(path, broken)
-        elif path.name.endswith((".jsonl", ".jsonl.gz")):
-            yield from json_lines(path, broken)
-        elif path.suffix == ".parquet":
-            yield from _parquet(path)
+        place.inside.encode()
+        name = content_id(title, found.text)
+    except UnicodeEncodeError:
+        broken.add(where, "holds half of a character in its text, title or name, which UTF-8 cannot write")
+        return None
+    return Document(
+        id=name,
+        title=title,
+        text=found.text,
+        source=place.inside,
+        starts=tuple(found.starts),
+        pages=tuple(found.pages),
+        headings=tuple(found.headings),
+    )
+
+
+def _rows(place: Place, broken: Broken) -> Rows:
+    """(where, row with `text` and perhaps `title`) of one file of many documents."""
+    try:
+        if (suffix := formats.suffix_of(place.inside)) == ".json":
+            yield from _json(place, broken)
+        elif suffix == ".parquet":
+            yield from _parquet(place)
+        else:
+            yield from json_lines(place, broken)
     except (*READ_ERRORS, ValueError, pa.ArrowException) as error:
-        broken.add(str(path), f"cannot be read ({error})")
+        broken.add(place.address, f"cannot be read ({error})")
 
 
-def _json(path: Path, broken: Broken) -> Rows:
-    value = json.loads(path.read_bytes())
+def _json(place: Place, broken: Broken) -> Rows:
+    value = json.loads(place.read())
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-        where = f"{path}, item {number}" if isinstance(value, list) else str(path)
+        where = f"{place.address}, item {number}" if isinstance(value, list) else place.address
         if isinstance(row, dict):
             yield where, row
         else:
             broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
 
 
-def _parquet(path: Path) -> Rows:
-    with parquet.ParquetFile(path) as file:
+def _parquet(place: Place) -> Rows:
+    with place.open() as opened, parquet.ParquetFile(opened) as file:
         columns = [name for name in ("title", "text") if name in file.schema_arrow.names]
         if "text" not in columns:
             raise ValueError(f"no column `text`, only {', '.join(file.schema_arrow.names)}")
@@ -89,4 +135,4 @@ def _parquet(path: Path) -> Rows:
         for batch in file.iter_batches(batch_size=1024, columns=columns):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}, row {number}", row
+                yield f"{place.address}, row {number}", row

@@ -6,9 +6,11 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+from ragdist.data.places import Place, at
 from ragdist.errors import DataError
 
 READ_ERRORS = (OSError, EOFError, zlib.error)
@@ -32,18 +34,21 @@ class Broken:
         self.named.append(f"{where}: {why}")
 
 
-def json_lines(path: Path, broken: Broken) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(file: Place | Path, broken: Broken) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`path, line n`, object) for each line of a JSONL file, gzipped if its name ends in .gz; blank lines are no rows.
 
     Raises:
         DataError: a line is not a JSON object, or the file cannot be read (and the policy is to stop).
+        StorageError: object storage cannot be reached.
     """
+    place = at(str(file)) if isinstance(file, Path) else file
+    gzipped = place.inside.casefold().endswith(".gz")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        with place.open() as opened, gzip.open(opened) if gzipped else nullcontext(opened) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                where = f"{path}, line {number}"
+                where = f"{place.address}, line {number}"
                 try:
                     row = json.loads(line)
                 except ValueError as error:
@@ -54,4 +59,4 @@ def json_lines(path: Path, broken: Broken) -> Iterator[tuple[str, dict[str, Any]
                 else:
                     broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
     except READ_ERRORS as error:
-        broken.add(str(path), f"cannot be read ({error})")
+        broken.add(place.address, f"cannot be read ({error})")

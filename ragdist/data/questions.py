@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from ragdist.config import QuestionsConfig
+from ragdist.data import formats
 from ragdist.data.matching import contains, flat, words
 from ragdist.draws import draw
 from ragdist.errors import DataError
@@ -131,4 +132,4 @@ def _text_key(question: Question) -> str:
 def _title(name: str) -> str:
     """The title that `corpus` gives the document of this name: its path without the suffix, or the name itself."""
     path = PurePath(name)
-    return str(path.with_suffix("")) if path.suffix in (".txt", ".md") else name
+    return str(path.with_suffix("")) if formats.suffix_of(name) in formats.PARSERS else name

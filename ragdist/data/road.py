@@ -9,14 +9,12 @@ examples anew and leaves the rest alone: P% is a view.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from ragdist import track
-from ragdist.config import Settings
+from ragdist.config import ColumnsConfig, CorpusConfig, Settings
 from ragdist.data import (
     apidocs,
     benchmarks,
@@ -25,11 +23,14 @@ from ragdist.data import (
     corpus,
     examples,
     forgeries,
+    hub,
     lists,
+    places,
     prompts,
     questions,
     retrieval,
 )
+from ragdist.data.public import PublicRow
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
 from ragdist.roles import Codec, Mapper, Teacher
@@ -52,25 +53,30 @@ class Road:
         self.teacher = teacher
 
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
-        """The stages up to and with `until`, in order.
+        """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory.
 
         Raises:
             ConfigError: there is no stage of that name.
         """
         if until not in STAGES:
             raise ConfigError(f"no stage {until!r}; the stages are {', '.join(STAGES)}")
-        return [(name, getattr(self, name)) for name in STAGES[: STAGES.index(until) + 1]]
+        made = [(name, getattr(self, name)) for name in STAGES[: STAGES.index(until) + 1]]
+        if self.teacher:
+            self.teacher.close()
+        return made
 
     @cached_property
     def documents(self) -> Rows[Document]:
         """The user's own documents (`corpus.source=folder`)."""
-        config = self.settings.corpus
-        stage = Stage("documents", {"files": _hash_files(_files(config.folder))}, {"broken": config.broken})
+        config, found = self.settings.corpus, places.files(self.settings.corpus.folder)
+        settings = config.model_dump(include={"broken", "near_duplicates", "similarity"})
+        stage = Stage("documents", {"files": places.digest(found)}, settings, version=corpus.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
-            broken: list[str] = []
-            counts["broken"] = broken
-            yield from track.progress(corpus.read(config, broken), "documents")
+            yield from track.progress(corpus.read(found, config, self.mapper, counts), "documents")
+            if near := counts.get("near_duplicates"):
+                done = "left out" if config.near_duplicates == "drop" else "kept, as corpus.near_duplicates is not drop"
+                track.say(f"{near} documents nearly repeat an earlier one and are {done}")
 
         return self.store.make(stage, Document, produce)
 
@@ -221,8 +227,26 @@ class Road:
 
     # Sources: what differs between API documentation, question files and a folder of documents.
 
-    def _source_stage(self, name: str) -> Stage:
+    @cached_property
+    def benchmark(self) -> Rows[PublicRow]:
+        """A public benchmark's rows (`corpus.source=benchmark`) in the form of a question file."""
         config = self.settings.corpus
+        stage = Stage("benchmark", hub.made_by(config), {"broken": config.broken})
+        rows = self.store.make(stage, PublicRow, lambda counts: hub.read(config, counts))
+        counts = rows.card["counts"]
+        track.say("{repository} at {commit}, licence: {licence}; cite {citation}".format(**counts))
+        return rows
+
+    @cached_property
+    def _question_files(self) -> CorpusConfig:
+        """`corpus`, with a benchmark's rows as its question file."""
+        config = self.settings.corpus
+        if config.source != "benchmark":
+            return config
+        return config.model_copy(update={"questions": (str(self.benchmark.path),), "columns": ColumnsConfig()})
+
+    def _source_stage(self, name: str) -> Stage:
+        config = self._question_files
         fraction = {"test_fraction": self.settings.questions.test_fraction, "seed": self.settings.seed}
         if config.source == "apidocs":
             return Stage(name, apidocs.versions(config.packages), fraction, version=apidocs.VERSION)
@@ -232,7 +256,7 @@ class Road:
                 "set corpus.questions=[path.jsonl]"
             )
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
-        return Stage(name, {"questions": _hash_files([Path(p) for p in config.questions])}, columns | fraction)
+        return Stage(name, {"questions": places.digest(map(places.at, config.questions))}, columns | fraction)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:
@@ -242,17 +266,20 @@ class Road:
 
     def _rows(self, broken: list[str] | None = None) -> Iterator[benchmarks.Row]:
         settings, fraction = self.settings, self.settings.questions.test_fraction
-        return benchmarks.read(settings.corpus, test_fraction=fraction, seed=settings.seed, broken=broken)
+        return benchmarks.read(self._question_files, test_fraction=fraction, seed=settings.seed, broken=broken)
 
-    def _source_chunks(self, _: dict[str, Any]) -> Iterable[Chunk]:
+    def _source_chunks(self, counts: dict[str, Any]) -> Iterable[Chunk]:
         if self.settings.corpus.source == "apidocs":
             return self._apidocs[0]
+        if self.settings.corpus.source == "benchmark":
+            origin = self.benchmark.card["counts"]
+            counts |= {key: origin[key] for key in ("repository", "commit", "licence", "citation")}
         return _once(chunk for _, pieces, _ in self._rows() for chunk in pieces)
 
     def _all_questions(self, broken: list[str]) -> Iterator[Question]:
         if self.settings.corpus.source == "apidocs":
             yield from self._apidocs[1]
-        elif self.settings.corpus.source == "records":
+        elif self.settings.corpus.source in ("records", "benchmark"):
             yield from (question for question, _, _ in self._rows(broken))
         else:
             found = [question for question, _, _ in self._rows(broken)]
@@ -273,20 +300,3 @@ def _once(pieces: Iterable[Chunk]) -> Iterator[Chunk]:
         if piece.id not in seen:
             seen.add(piece.id)
             yield piece
-
-
-def _files(folder: str) -> list[Path]:
-    if not folder or not Path(folder).is_dir():
-        raise ConfigError(f"corpus.folder={folder!r} is no folder; corpus.source=folder needs one with documents in it")
-    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
-
-
-def _hash_files(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                digest.update(f"{path.name}\x1f".encode() + hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}; see corpus.questions, corpus.folder") from None
-    return digest.hexdigest()[:16]

@@ -90,6 +90,28 @@ def test_chunk_ends_at_the_strongest_border_near_its_limit(unit, end):
     assert all(chunk.text.endswith((end, end.rstrip(" "))) for chunk in chunks[:-1])
 
 
+def test_chunk_has_the_page_and_heading_that_it_begins_on():
+    """The blank line between two pages belongs to the page before it, also where a chunk begins with it."""
+    pages = ["the number of rows " * 12, "the name of the column " * 12, "the file that is read " * 12]
+    text = "\n\n".join(pages)
+    starts = (0, len(pages[0]) + 2, len(pages[0]) + len(pages[1]) + 4)
+    names = ("", "Part", "Part > End")
+    whole = Document(id="d", title="t", text=text, source="s", starts=starts, pages=(1, 2, 4), headings=names)
+    chunks = cut(whole, codec(), ChunksConfig(tokens=40))
+    assert {(chunk.page, chunk.heading) for chunk in chunks} == {(1, ""), (2, "Part"), (4, "Part > End")}
+    for chunk in chunks:
+        before = text[: chunk.start + len(chunk.text) - len(chunk.text.lstrip())].count("\n\n")
+        assert chunk.page == (1, 2, 4)[before]
+    assert joined(chunks) == text
+
+
+def test_chunk_of_a_document_without_pages_has_none_and_before_the_first_heading_no_heading():
+    plain = cut(document("Read it. " * 50), codec(), ChunksConfig(tokens=20))
+    assert {(chunk.page, chunk.heading) for chunk in plain} == {(0, "")}
+    late = Document(id="d", title="t", text="a\n\n# B\n", source="s", starts=(3,), pages=(0,), headings=("B",))
+    assert cut(late, codec(), ChunksConfig(tokens=64))[0].heading == ""
+
+
 def test_cut_pickles_and_gives_the_same_twice():
     one = cut(document("Read it. " * 50), codec(), ChunksConfig(tokens=20))
     assert pickle.loads(pickle.dumps(cut))(document("Read it. " * 50), codec(), ChunksConfig(tokens=20)) == one

@@ -8,14 +8,26 @@ import pytest
 from pyarrow import parquet
 
 from ragdist.config import CorpusConfig
-from ragdist.data import corpus
+from ragdist.data import corpus, places
 from ragdist.errors import ConfigError, DataError
+from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.records import content_id
+from tests import documents as written
+
+KINDS = {
+    "a.pdf": written.pdf(["first page", "second page"]),
+    "b/guide.docx": written.word(["# Start", "Install it."]),
+    "b/page.html": "<h1>Top</h1><p>Seen.</p><script>not()</script>",
+    "c.md": "# Head\n\nbody",
+    "d.txt": "plain",
+}
 
 
-def read(folder, **more):
-    broken = []
-    return list(corpus.read(CorpusConfig(source="folder", folder=str(folder), **more), broken)), broken
+def read(folder, mapper=None, **more):
+    config = CorpusConfig(source="folder", folder=str(folder), **more)
+    counts = {}
+    found = list(corpus.read(places.files(config.folder), config, mapper or SerialMapper(), counts))
+    return found, counts["broken"]
 
 
 def test_folder_with_every_kind_of_file_is_read_in_path_order(tmp_path):
@@ -51,6 +63,33 @@ def test_folder_with_every_kind_of_file_is_read_in_path_order(tmp_path):
     assert broken == []
 
 
+def test_pdf_docx_html_and_md_are_documents_with_their_pages_and_headings(tmp_path):
+    found, _ = read(written.write(tmp_path, KINDS))
+    assert [(d.source, d.title, d.text, d.pages, d.headings) for d in found] == [
+        ("a.pdf", "a", "first page\n\nsecond page", (1, 2), ("", "")),
+        ("b/guide.docx", "b/guide", "Start\n\nInstall it.", (0,), ("Start",)),
+        ("b/page.html", "b/page", "Top\n\nSeen.", (0,), ("Top",)),
+        ("c.md", "c", "# Head\n\nbody", (0,), ("Head",)),
+        ("d.txt", "d", "plain", (), ()),
+    ]
+
+
+def test_documents_are_the_same_for_any_mapper(tmp_path):
+    """check 71: one process, or several with files that take unequally long."""
+    written.write(tmp_path, KINDS | {f"e/{n}.txt": f"text {n}" for n in range(20)} | {"f.jsonl": '{"text": "row"}\n'})
+    assert read(tmp_path, ProcessMapper(2, batch=3)) == read(tmp_path)
+
+
+def test_files_of_no_known_kind_are_counted_and_copies_too(tmp_path):
+    written.write(
+        tmp_path, {"a.txt": "x", "b.PNG": b"?", "c.png": b"?", "d": b"?", "e.jsonl": '{"title":"a","text":"x"}'}
+    )
+    counts = {}
+    config = CorpusConfig(source="folder", folder=str(tmp_path))
+    assert len(list(corpus.read(places.files(config.folder), config, SerialMapper(), counts))) == 1
+    assert counts["other_files"] == {".png": 2, "": 1} and counts["copies"] == 1
+
+
 def test_folder_moved_elsewhere_gives_equal_documents_and_a_copy_counts_once(tmp_path):
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
@@ -69,6 +108,8 @@ BROKEN = {
     "list.jsonl": (b'{"text": "good"}\n["bad"]\n', "list.jsonl, line 2"),
     "field.jsonl": (b'{"text": "good"}\n{"body": "bad"}\n', "field.jsonl, line 2"),
     "type.jsonl": (b'{"text": 5}\n', "type.jsonl, line 1"),
+    "secret.pdf": (written.pdf(["x"], user_password="p", algorithm="RC4-128"), "secret.pdf: is encrypted"),
+    "half.jsonl": (b'{"text": "good"}\n{"text": "\\ud83d"}\n', "half.jsonl, line 2"),
     "torn.jsonl.gz": (gzip.compress(b'{"text": "good"}\n' * 999)[:-30], "torn.jsonl.gz"),
     "no.parquet": (b"PAR1 nothing", "no.parquet"),
 }

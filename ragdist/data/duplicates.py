@@ -1,0 +1,133 @@
+"""Documents that nearly repeat an earlier one, by MinHash over word triples: found in one pass, texts are not kept.
+
+What is kept of a document is its signature and where its bands lie, about 2 KB. datasketch makes the signatures; its
+own index of the bands would take three times that, for thousands of files more than all the rest of the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from datasketch import MinHash
+from numpy.typing import NDArray
+
+from ragdist.config import CorpusConfig
+from ragdist.data.matching import words
+from ragdist.records import Document
+
+PERMUTATIONS = 128
+"""Numbers in a signature; the estimate of a similarity of 0.8 has a standard error of 0.035."""
+FOUND = 0.95
+"""Share of the pairs of exactly the similarity asked for that share a band; of more similar ones it is larger."""
+SEED = 1
+TRIPLE, BATCH = 3, 8192
+NAMED = 20
+
+Signature = NDArray[np.uint32]
+
+
+class Index:
+    """Signatures of documents without a near duplicate among them, found by the bands that they share.
+
+    Args:
+        similarity: Jaccard similarity of word triples, in (0, 1], from which two documents are near duplicates.
+    """
+
+    def __init__(self, similarity: float) -> None:
+        self.similarity = similarity
+        self.rows = rows_of_a_band(similarity)
+        self._signatures: list[bytes] = []
+        self._bands: dict[int, int] = {}
+
+    def add(self, signature: Signature) -> tuple[int, float] | None:
+        """The most similar document of the index, by its number, the earliest of several, with the similarity; None
+        if none is similar enough: then the document has joined the index, under the next number from 0 on."""
+        free, earlier = self._look_up(signature)
+        alike = [(float(np.mean(self._signature(i) == signature)), -i) for i in earlier]
+        if alike and max(alike)[0] >= self.similarity:
+            best, number = max(alike)
+            return -number, best
+        self._bands.update(dict.fromkeys(free, len(self._signatures)))
+        self._signatures.append(signature.tobytes())
+        return None
+
+    def _look_up(self, signature: Signature) -> tuple[list[int], set[int]]:
+        """For each band a free key, and the documents that share a band."""
+        free, earlier = [], set[int]()
+        for start in range(0, PERMUTATIONS - self.rows + 1, self.rows):
+            band = start.to_bytes(2, "big") + signature[start : start + self.rows].tobytes()
+            key = int.from_bytes(hashlib.blake2b(band, digest_size=8).digest(), "big")
+            while (holder := self._bands.get(key)) is not None:  # those that share it lie at the keys that follow
+                earlier.add(holder)
+                key += 1
+            free.append(key)
+        return free, earlier
+
+    def _signature(self, number: int) -> Signature:
+        return np.frombuffer(self._signatures[number], dtype=np.uint32)
+
+
+def rows_of_a_band(similarity: float) -> int:
+    """The most signature numbers to a band with which `FOUND` of the pairs of this similarity share a band."""
+
+    def found(rows: int) -> float:
+        return 1 - (1 - similarity**rows) ** (PERMUTATIONS // rows)
+
+    return max((rows for rows in range(1, PERMUTATIONS + 1) if found(rows) >= FOUND), default=1)
+
+
+def signature_of(text: str, empty: MinHash) -> Signature:
+    """The text's MinHash over the triples of its words, without case, accents and punctuation; [PERMUTATIONS].
+
+    A text of fewer than three words counts as one triple.
+
+    Args:
+        text: of any length; its triples are not held all at once.
+        empty: a MinHash of nothing, whose permutations are used.
+    """
+    spoken, sketch = words(text).split() or [text], empty.copy()
+    last = max(1, len(spoken) - TRIPLE + 1)
+    triples = (" ".join(spoken[i : i + TRIPLE]).encode(errors="surrogatepass") for i in range(last))
+    while batch := list(islice(triples, BATCH)):
+        sketch.update_batch(batch)
+    return np.asarray(sketch.hashvalues, dtype=np.uint32)
+
+
+def sift(documents: Iterable[Document], config: CorpusConfig, counts: dict[str, Any]) -> Iterator[Document]:
+    """The documents in their order; with `near_duplicates=drop` without those that are nearly like one before them.
+
+    Each is compared with those before it that are no near duplicates themselves, so that what is dropped and what is
+    reported are the same documents, and a chain of small changes is not followed away from its beginning.
+
+    Args:
+        documents: in the order that decides which of two stays.
+        config: `near_duplicates` (keep looks for none) and `similarity`.
+        counts: gets `near_duplicates`, their number, and `near_duplicates_named`, the first 20 as `that, like this`.
+    """
+    if config.near_duplicates == "keep":
+        yield from documents
+        return
+    index, names, named = Index(config.similarity), list[tuple[str, str]](), list[str]()
+    empty = MinHash(num_perm=PERMUTATIONS, seed=SEED)
+    counts |= {"near_duplicates": 0, "near_duplicates_named": named}
+    for document in documents:
+        found = index.add(signature_of(document.text, empty))
+        if found is None:
+            names.append((document.source, document.title))
+        else:
+            counts["near_duplicates"] += 1
+            if len(named) < NAMED:
+                named.append(
+                    f"{_name(document.source, document.title)}, like {_name(*names[found[0]])} ({found[1]:.2f})"
+                )
+        if found is None or config.near_duplicates == "report":
+            yield document
+
+
+def _name(source: str, title: str) -> str:
+    """The document's file, and its title where the file holds several."""
+    return f"{source} ({title})" if title and not source.startswith(f"{title}.") else source

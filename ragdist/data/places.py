@@ -1,0 +1,251 @@
+"""Files by address, on this machine (a path or file://) or in object storage (s3://, gs:// through pyarrow).
+
+Credentials come from where the stores' own tools look for them (`AWS_ACCESS_KEY_ID`, `~/.aws`, an instance's role;
+`GOOGLE_APPLICATION_CREDENTIALS`), never from an address. `AWS_ENDPOINT_URL` names an S3 server of your own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from pyarrow import fs
+
+from ragdist.errors import ConfigError, StorageError
+
+REMOTE = ("s3", "gs")
+BUFFER = 1 << 20
+"""Bytes that are asked of object storage at once, while a file is streamed."""
+GIVE_UP = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file, somewhere. Example: Place("s3://bucket/docs/a/b.md", "a/b.md", "812 2026-03-01T10:00:00+00:00")."""
+
+    address: str
+    """A local path, or the whole address."""
+    inside: str
+    """Its path below the folder that it was found in, with `/`; of a single file its name."""
+    stamp: str = ""
+    """Size and time of the last change, of a file in object storage; empty for a local one."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies in object storage, where a failure is more likely the network's than the file's."""
+        return self.address.partition("://")[0] in REMOTE
+
+    def open(self) -> BinaryIO:
+        """The file's bytes, from the beginning; can be sought in.
+
+        Raises:
+            OSError: a local file cannot be read.
+            StorageError: one in object storage cannot.
+        """
+        if not self.remote:
+            return Path(self.address).open("rb")
+        system, path = _remote(self.address)
+        try:
+            return cast(BinaryIO, io.BufferedReader(_Remote(system.open_input_file(path), self.address), BUFFER))
+        except OSError as error:
+            raise _unreachable(self.address, error) from None
+
+    def read(self) -> bytes:
+        """All of the file's bytes; raises as `open` does."""
+        with self.open() as file:
+            return file.read()
+
+    def digest(self) -> bytes:
+        """32 bytes that change with the content; in object storage with size and time, as reading it all costs money.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        if self.remote:
+            return hashlib.sha256((self.stamp or _stamp(self.address)).encode()).digest()
+        try:
+            with self.open() as file:
+                return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+        except OSError as error:
+            why = error.strerror or error
+            raise ConfigError(f"{self.address} cannot be read: {why}; see corpus.questions, corpus.folder") from None
+
+
+def at(address: str) -> Place:
+    """The file at a path or address, without looking whether it is there.
+
+    Raises:
+        ConfigError: nothing is known of such addresses, or it holds credentials.
+    """
+    local = _local(address)
+    return Place(address, address.rpartition("/")[2]) if local is None else Place(str(local), local.name)
+
+
+def files(folder: str) -> list[Place]:
+    """All files below a folder, in the order of their paths, part by part; none that is hidden or in a hidden folder.
+
+    Links to files are followed, links to folders are not.
+
+    Raises:
+        ConfigError: there is no such folder, or it cannot be read.
+        StorageError: object storage cannot be reached.
+    """
+    local = _local(folder) if folder else Path()
+    if local is None:
+        return _remote_files(folder)
+    if not folder or not local.is_dir():
+        raise ConfigError(f"corpus.folder={folder!r} is no folder; corpus.source=folder needs one with documents in it")
+    try:
+        return list(_walk(local, ""))
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename} cannot be read: {error.strerror}; make it readable, or set corpus.folder to another"
+        ) from None
+
+
+def digest(found: Iterable[Place]) -> str:
+    """16 hexadecimal digits of all these files: where below their folder they are, and what they hold.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    whole = hashlib.sha256()
+    for place in found:
+        whole.update(f"{place.inside}\x1f".encode(errors="surrogateescape") + place.digest())
+    return whole.hexdigest()[:16]
+
+
+def _walk(folder: Path, below: str) -> Iterator[Place]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(folder / entry.name, f"{below}{entry.name}/")
+        elif entry.is_file():
+            yield Place(entry.path, below + entry.name)
+
+
+def _local(address: str) -> Path | None:
+    """The local path that an address means, None if it is in object storage."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return Path(address)
+    if scheme == "file":
+        parts = urlsplit(address)
+        if parts.netloc in ("", "localhost"):
+            return Path(unquote(parts.path))
+    elif scheme in REMOTE:
+        if "@" in rest.partition("/")[0]:
+            raise ConfigError(
+                f"an address {scheme}://...@... in corpus.folder or corpus.questions would keep its credentials in the "
+                "run's settings; give them in the environment and write the address without"
+            )
+        if rest.partition("/")[0]:
+            return None
+    raise ConfigError(
+        f"no file can be read from {address!r}; corpus.folder and corpus.questions take a path, file:///path, "
+        "s3://bucket/path or gs://bucket/path"
+    )
+
+
+@cache
+def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
+    """The store of a bucket, opened once a process."""
+    if scheme == "gs":
+        return fs.GcsFileSystem(retry_time_limit=GIVE_UP)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint:
+        return fs.S3FileSystem(region=fs.resolve_s3_region(bucket))
+    protocol, mark, server = endpoint.rstrip("/").rpartition("://")
+    return fs.S3FileSystem(endpoint_override=server, scheme=protocol if mark else "https")
+
+
+def _remote(address: str) -> tuple[fs.FileSystem, str]:
+    """The store that an address lies in, and the path there.
+
+    Raises:
+        StorageError: it cannot be reached.
+    """
+    scheme, _, path = address.partition("://")
+    try:
+        return _filesystem(scheme, path.partition("/")[0]), path.rstrip("/")
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _remote_files(folder: str) -> list[Place]:
+    system, path = _remote(folder)
+    try:
+        found = system.get_file_info(fs.FileSelector(path, recursive=True))
+    except FileNotFoundError:
+        raise ConfigError(f"corpus.folder={folder!r} is not there; set it to the folder of your documents") from None
+    except OSError as error:
+        raise _unreachable(folder, error) from None
+    places = (
+        Place(f"{folder.partition('://')[0]}://{info.path}", info.path[len(path) + 1 :], _stamp_of(info))
+        for info in found
+        if info.is_file
+    )
+    shown = (place for place in places if not any(part.startswith(".") for part in place.inside.split("/")))
+    return sorted(shown, key=lambda place: place.inside.split("/"))
+
+
+def _stamp(address: str) -> str:
+    system, path = _remote(address)
+    try:
+        info = system.get_file_info(path)
+    except OSError as error:
+        raise _unreachable(address, error) from None
+    if not info.is_file:
+        raise ConfigError(f"{address} cannot be read: there is no such file; see corpus.questions, corpus.folder")
+    return _stamp_of(info)
+
+
+def _stamp_of(info: fs.FileInfo) -> str:
+    return f"{info.size} {info.mtime.isoformat() if info.mtime else ''}"
+
+
+def _unreachable(address: str, error: OSError) -> StorageError:
+    return StorageError(
+        f"{address} cannot be read ({' '.join(str(error).split())}); see to the network, the store's credentials and "
+        "AWS_ENDPOINT_URL in the environment, then type the same command again"
+    )
+
+
+class _Remote(io.RawIOBase):
+    """A file of pyarrow's as Python's raw stream, with errors that say which file."""
+
+    def __init__(self, file: object, address: str) -> None:
+        self._file, self._address = file, address
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        try:
+            data = self._file.read(len(memoryview(buffer)))  # type: ignore[attr-defined, arg-type]
+        except OSError as error:
+            raise _unreachable(self._address, error) from None
+        memoryview(buffer)[: len(data)] = data  # type: ignore[arg-type]
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))  # type: ignore[attr-defined]
+
+    def tell(self) -> int:
+        return int(self._file.tell())  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self._file.close()  # type: ignore[attr-defined]
+        super().close()
