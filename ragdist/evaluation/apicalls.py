@@ -7,10 +7,11 @@ tree holds what names the API:
     TensorFlow Hub  the handle
     Hugging Face    the values of all arguments
 
-It is right when the API that it matches has the domain of the question's own; a call that matches none is one that the
-model made up. Where several match (`gpt2` lies within `gpt2-large`), those that are named at greatest length count; the
-published scripts take the one that comes first in their file. The few documented APIs that are no call with arguments
-(a shell command) match where they are repeated to the letter; the scripts never match them.
+It is right when the API that it matches has the domain of the question's own. A call that matches none is one that the
+model made up; an answer without a call is wrong and no more. Where several match (`gpt2` lies within `gpt2-large`),
+those that are named at greatest length count; the published scripts take the one that comes first in their file. The
+few documented APIs that are no call with arguments (a shell command) match where they are repeated to the letter; the
+scripts never match them.
 """
 
 from __future__ import annotations
@@ -87,16 +88,16 @@ class Database:
             function, names = next((found for found in named if found[1]), ("", (flat(api_call),)))
             self._by_function.setdefault(function, set()).add((names, domain))
 
-    def domains(self, answer: str) -> set[str]:
+    def domains(self, answer: str) -> set[str] | None:
         """Domains of the API that the answer calls: of the first call that is documented, outer calls first; empty when
-        none is."""
-        whole = Call("", (), {}, flat(answer))
-        for call in (*calls(called(answer)), whole):
+        none is, None where nothing is called."""
+        made, whole = calls(called(answer)), Call("", (), {}, flat(answer))
+        for call in (*made, whole):
             known = self._by_function.get(call.function, ())
             found = [(sum(map(len, names)), domain) for names, domain in known if all(n in call.text for n in names)]
             if found:
                 return {domain for length, domain in found if length == max(found)[0]}
-        return set()
+        return set() if made else None
 
 
 class Judge:
@@ -127,7 +128,7 @@ class Judge:
             if said.question_id in self._wanted:
                 hub, wanted = self._wanted[said.question_id]
                 domains = self._databases[hub].domains(said.answer if said.tagged else said.text)
-                rows, right, made_up = rows + 1, right + (wanted in domains), made_up + (not domains)
+                rows, right, made_up = rows + 1, right + (wanted in (domains or ())), made_up + (domains == set())
         return Tally(rows, right, made_up)
 
 

@@ -66,7 +66,7 @@ HUGGING_FACE = Database(
     ],
 )
 def test_torch_hub_call_is_known_by_its_repository_and_model(answer, domain):
-    assert TORCH.domains(answer) == ({domain} if domain else set())
+    assert (TORCH.domains(answer) or set()) == ({domain} if domain else set())
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,11 @@ def test_right_is_the_domain_and_a_call_that_matches_nothing_is_made_up():
     tally = Judge(QUESTIONS, CHUNKS).tally(SAID)
     assert tally == Tally(rows=3, right=1, made_up=1)
     assert tally.shares == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def test_answer_without_a_call_is_wrong_but_not_made_up():
+    assert Judge(QUESTIONS, CHUNKS).tally([prediction("qunet", "Take UNet.")]) == Tally(rows=1, right=0, made_up=0)
+    assert TORCH.domains("Take UNet.") is None and TORCH.domains("f(1)") == set()
 
 
 def test_api_that_only_a_distractor_documents_is_no_invention():
