@@ -9,6 +9,7 @@ import pytest
 
 from ragdist import loader, runs
 from tests import tiny
+from tests.trackers import world
 
 COLOURS = ("red", "green", "blue", "grey")
 
@@ -65,6 +66,16 @@ def test_raft_run_leaves_model_scores_and_state(finished):
     losses = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in losses if row["phase"] == "train" and "loss" in row]
     assert len(losses) == 4 and losses[-1] < losses[0]
+
+
+def test_tensorboard_shows_the_curve_and_the_scores(finished):
+    shown = world.tensorboard(finished.folder / "tensorboard")
+    assert [step for tag, step, _ in shown if tag == "train/loss"] == [1, 2, 3, 4]
+    scores = {(row["model"], row["condition"]): row["em"]["mean"] for row in finished.summary["scores"]}
+    told = {tag: value for tag, _, value in shown if tag.startswith("result/")}
+    for (model, condition), mean in scores.items():
+        assert told[f"result/{model}/{condition}/em"] == pytest.approx(mean, abs=1e-4)
+    assert told["result/minutes/train"] > 0
 
 
 def test_the_same_command_again_repeats_no_work(finished, arguments):

@@ -12,6 +12,7 @@ into a file of their own, each marked.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -30,6 +31,8 @@ from ragdist.store import encode
 Form = Literal["hf", "completion", "chat", "eval"]
 ROWS_PER_GROUP = 1000
 UNKNOWN = "unknown"
+LICENCE_ID = re.compile(r"[\w.+-]+")
+"""The hub knows licences by such names; all else is `other` to it."""
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
@@ -83,7 +86,7 @@ def export(
         counts.forgeries = _write_lines(folder / "forgeries.jsonl", map(as_row, road.forgeries))
         if counts.forgeries:
             files["forgeries"] = {"test": "forgeries.jsonl"}
-    (folder / "README.md").write_text(card(road, form, counts, files, licence or _licence(road) or UNKNOWN))
+    (folder / "README.md").write_text(card(road, form, counts, files, licence))
     return counts
 
 
@@ -108,13 +111,19 @@ def rows(road: Road, split: Split) -> Iterator[Row]:
             yield Row(question, context, tuple(by_id[i] for i in context.chunk_ids))
 
 
-def card(road: Road, form: Form, counts: Counts, files: dict[str, dict[str, str]], licence: str) -> str:
+def card(road: Road, form: Form, counts: Counts, files: dict[str, dict[str, str]], licence: str = "") -> str:
     """README.md: a head that `datasets` and the hub read, counts, licence, and what made the rows.
 
     Paths and addresses of the documents are not in it.
     """
-    settings = road.settings
-    head: dict[str, Any] = {"license": licence, "task_categories": ["question-answering"], "tags": ["ragdist", "raft"]}
+    settings, noted = road.settings, road.chunks.card["counts"]
+    licence = licence or noted.get("licence", UNKNOWN)
+    cite = f"\nCite {noted['citation']}." if "citation" in noted else ""
+    head: dict[str, Any] = {
+        "license": licence.lower() if LICENCE_ID.fullmatch(licence) else "other",
+        "task_categories": ["question-answering"],
+        "tags": ["ragdist", "raft"],
+    }
     head["configs"] = [
         {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in paths.items()]}
         for name, paths in files.items()
@@ -140,7 +149,7 @@ def card(road: Road, form: Form, counts: Counts, files: dict[str, dict[str, str]
     return f"""---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
 
-RAFT rows (arXiv 2403.10131) made by ragdist from {_origin(settings)}, as `{form}`.
+RAFT rows (arXiv 2403.10131) made by ragdist from {_origin(settings, noted)}, as `{form}`.
 
 | split | rows | with their oracle | share |
 |---|---|---|---|
@@ -150,7 +159,7 @@ P% asked for is {settings.contexts.oracle_fraction:.1%} (`contexts.oracle_fracti
 the training rows; test rows show what oracles are known. {counts.documents} documents are shown in all, each whole.
 What the stages counted on the way: {counted or "nothing left out"}.
 
-Licence of the documents: {licence}.{unknown}
+Licence of the documents: {licence}.{unknown}{cite}
 {forged}
 ## Settings
 
@@ -251,19 +260,13 @@ def _stage_counts(road: Road) -> dict[str, int]:
     return found
 
 
-def _licence(road: Road) -> str:
-    """What the benchmark says of itself, where the road noted it."""
-    noted = (stage.card["counts"].get("licence", "") for stage in (road.questions, road.chunks))
-    return next((str(found) for found in noted if found), "")
-
-
-def _origin(settings: Settings) -> str:
+def _origin(settings: Settings, noted: dict[str, Any]) -> str:
     corpus = settings.corpus
     named = {
         "apidocs": f"the documentation of {', '.join(corpus.packages)}",
         "records": f"question files ({', '.join(corpus.datasets) or 'all data sets in them'})",
         "folder": "a folder of documents",
-        "benchmark": f"{corpus.benchmark} {corpus.revision}".strip(),
+        "benchmark": f"{corpus.benchmark} ({noted.get('repository')} at {noted.get('commit')})",
     }
     return named[corpus.source]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import load_dataset
-from pyarrow.parquet import read_table
+from pyarrow import Table
+from pyarrow.parquet import read_table, write_table
 
 from ragdist import loader
 from ragdist.data import export, prompts
@@ -68,6 +69,15 @@ def test_hf_form_is_read_by_datasets_and_has_the_exact_share(road, tmp_path):
     assert sum(with_oracle) == counts.with_oracle["train"] == wanted  # 0.6 of 10, less q4, whose quote does not hold
     raft = {"id", "type", "question", "context", "oracle_context", "cot_answer", "instruction"}
     assert raft <= set(found["train"].column_names)
+
+
+@pytest.mark.parametrize(("form", "splits"), [("completion", 2), ("chat", 2), ("eval", 1)])
+def test_other_forms_are_read_by_datasets_too(road, tmp_path, form, splits):
+    counts = export.export(road, tmp_path, form, forgeries=True)
+    found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(part) for split, part in found.items()} == counts.rows and len(found) == splits
+    forged = load_dataset(str(tmp_path), "forgeries", cache_dir=str(tmp_path / "cache"))
+    assert all(forged["test"]["is_forged"]) and len(forged["test"]) == counts.forgeries
 
 
 def test_hf_rows_hold_question_and_documents_that_parse_back_check_14(road, tmp_path):
@@ -169,3 +179,32 @@ def test_nothing_to_export_is_an_error(tmp_path):
     road = make(tmp_path, "corpus.datasets=[none]")
     with pytest.raises(DataError):
         export.export(road, tmp_path / "data", "eval")
+
+
+def test_card_of_a_benchmark_says_what_the_benchmark_says_of_itself(tmp_path):
+    copy = tmp_path / "copy" / "distractor"
+    copy.mkdir(parents=True)
+    for split in ("train", "validation"):
+        rows = [
+            {
+                "id": f"{split}{n}",
+                "question": f"Which river flows through {split} town {n}?",
+                "answer": f"River {n}",
+                "supporting_facts": {"title": [f"{split} town {n}"], "sent_id": [0]},
+                "context": {
+                    "title": [f"{split} town {n}", f"{split} hill {n}"],
+                    "sentences": [[f"River {n} flows through {split} town {n}."], [f"{split} hill {n} is high."]],
+                },
+            }
+            for n in range(4)
+        ]
+        write_table(Table.from_pylist(rows), copy / f"{split}-00000-of-00001.parquet")
+    given = ["corpus.source=benchmark", "corpus.benchmark=hotpotqa", f"corpus.folder={copy.parent}"]
+    settings = loader.load([f"run.folder={tmp_path}", *given, "contexts.documents=2"])
+    road = Road(settings, Store(tmp_path / "data"), tiny.codec(), SerialMapper())
+    (tmp_path / "out").mkdir()
+    export.export(road, tmp_path / "out", "hf")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert yaml.safe_load(text.split("---")[1])["license"] == "other"  # the hub has no name for it
+    assert "Licence of the documents: CC BY-SA 4.0." in text and "arXiv 1809.09600" in text
+    assert "from hotpotqa (hotpotqa/hotpot_qa at" in text and str(tmp_path) not in text
