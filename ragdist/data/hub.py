@@ -65,7 +65,7 @@ def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
     """
     benchmark = named(config)
     copy = find(benchmark, Path(config.folder)) if config.folder else _fetch(benchmark, config)
-    counts |= {"repository": benchmark.repository, "commit": copy.commit or "of a copy that names none"}
+    counts |= {"repository": benchmark.repository, "commit": copy.commit or "unknown"}
     counts |= {"licence": benchmark.licence, "citation": benchmark.citation, "repeated": 0, "broken": []}
     seen, policy = set[str](), Broken(config.broken, counts["broken"])
     for path, split in copy.files:
@@ -119,7 +119,7 @@ def _fetch(benchmark: Benchmark, config: CorpusConfig) -> Copy:
             "branch of it, or leave it empty for the newest"
         ) from None
     except Exception as error:  # the client's errors have no base in common, and the way out is the same
-        why = " ".join(str(error).split("\n")[0].split())
+        why = " ".join(str(error).split()).partition(". ")[0]
         raise ConfigError(
             f"corpus.benchmark={config.benchmark}: {benchmark.repository} cannot be fetched from the hub ({why:.200}); "
             f"without network, make a copy where there is one and set corpus.folder to it: {_by_hand(benchmark)}"

@@ -73,6 +73,28 @@ class Tally:
         return Score(self.em / rows, self.f1 / rows, self.subspan / rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Answers of yes, no and maybe counted by (right label, given label), so that shards merge by `+`."""
+
+    pairs: Counter[tuple[str, str]]
+
+    def __add__(self, other: Confusion) -> Confusion:
+        return Confusion(self.pairs + other.pairs)
+
+    def labels(self, labels: Sequence[str] = LABELS) -> Labels:
+        """Accuracy and macro-F1 over the labels that occur; rows whose truth is not among them are left out."""
+        pairs = Counter({pair: count for pair, count in self.pairs.items() if pair[0] in labels})
+        rows = sum(pairs.values())
+        right = sum(count for (wanted, said), count in pairs.items() if wanted == said)
+        scores = []
+        for label in labels:
+            involved = sum(count * pair.count(label) for pair, count in pairs.items())
+            if involved:
+                scores.append(2 * pairs[label, label] / involved)
+        return Labels(rows, right / max(rows, 1), sum(scores) / max(len(scores), 1))
+
+
 class Labels(NamedTuple):
     """Accuracy on yes/no/maybe. Example: Labels(rows=4, accuracy=0.75, macro_f1=0.6)."""
 
@@ -209,15 +231,7 @@ def pubmed_accuracy(truth: Mapping[str, str], predicted: Mapping[str, str], labe
             f"labels of {len(truth)} questions and predictions for {len(predicted)} differ in "
             f"{len(truth.keys() ^ predicted.keys())} ids; every question needs exactly one prediction"
         )
-    pairs = Counter((right, predicted[key]) for key, right in truth.items() if right in labels)
-    rows = sum(pairs.values())
-    right = sum(count for (wanted, said), count in pairs.items() if wanted == said)
-    scores = []
-    for label in labels:
-        involved = sum(count * pair.count(label) for pair, count in pairs.items())
-        if involved:
-            scores.append(2 * pairs[label, label] / involved)
-    return Labels(rows, right / max(rows, 1), sum(scores) / max(len(scores), 1))
+    return Confusion(Counter((right, predicted[key]) for key, right in truth.items())).labels(labels)
 
 
 def _overlap(said: Sequence[str], wanted: Sequence[str]) -> float:

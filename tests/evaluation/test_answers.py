@@ -255,6 +255,14 @@ def test_tallies_of_shards_merge_to_the_whole_check_69(scores, shards):
     assert tuple(merged.mean) == pytest.approx(tuple(whole.mean), abs=1e-12)
 
 
+@given(st.lists(st.tuples(*[st.sampled_from(["yes", "no", "maybe", ""])] * 2)), st.integers(1, 5))
+def test_labels_of_shards_merge_to_the_whole_check_69(pairs, shards):
+    merged = sum((answers.Confusion(Counter(pairs[i::shards])) for i in range(shards)), answers.Confusion(Counter()))
+    truth, said = ({str(at): pair[side] for at, pair in enumerate(pairs)} for side in (0, 1))
+    for labels in (answers.LABELS, ("yes", "no")):
+        assert merged.labels(labels) == answers.pubmed_accuracy(truth, said, labels)
+
+
 def test_scores_of_the_first_gold_are_full_marks_on_real_data():
     import gzip
     import json

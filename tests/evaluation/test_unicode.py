@@ -2,6 +2,7 @@
 # ruff: noqa: RUF001
 
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from ragdist.data.matching import normalise
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.records import Question
+from tests.evaluation import world
 
 SAME = {
     "full width": ("ＲＡＧ２０２４", "rag2024"),
@@ -105,6 +107,19 @@ def test_code_answers_are_compared_as_code_in_either_form():
     for form in ("squad", "unicode"):
         assert answers.score("-1", question("1", dataset="apidocs"), form).em == 0
         assert answers.score('"utf-8"', question("'utf-8'", dataset="apidocs"), form).em == 1
+
+
+def test_evaluation_scores_by_the_setting_and_asks_anew_when_it_changes(tmp_path):
+    """The article counts in Unicode's form alone."""
+    questions = [replace(question, dataset="nq_open") for question in world.QUESTIONS[:4]]
+    means = {}
+    for form in ("squad", "unicode"):
+        writer = world.RuleWriter(lambda asked, documents: f"the {world.majority(asked, documents)}")
+        chosen = world.settings(normalise=form, conditions=["oracle"])
+        said = world.evaluate(writer, tmp_path, chosen, questions=questions)
+        means[form] = [row.em for row in said]
+        assert len(writer.asked) == 4
+    assert means == {"squad": [1.0] * 4, "unicode": [0.0] * 4}
 
 
 @given(st.text(max_size=20))
