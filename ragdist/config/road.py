@@ -95,6 +95,14 @@ class CorpusConfig(Block):
     broken: Literal["stop", "skip"] = "stop"
     """What a file or row that cannot be read does to the run; skipped ones are named and counted."""
 
+    @model_validator(mode="after")
+    def _benchmark_is_the_source(self) -> CorpusConfig:
+        if self.benchmark and self.source != "benchmark":
+            raise ValueError(
+                f"corpus.benchmark={self.benchmark} is read with corpus.source=benchmark, not {self.source}"
+            )
+        return self
+
 
 class ChunksConfig(Block):
     """How documents are cut."""
@@ -209,7 +217,8 @@ class RetrievalConfig(Block):
     kind: Literal["bm25", "dense", "hybrid"] = "bm25"
     """By words, by vectors, or by both joined by reciprocal rank; the last two need `pip install ragdist[dense]`."""
     embedder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """dense, hybrid: hub id or folder of a sentence-transformers model, or `package:NAME`."""
+    """dense, hybrid: hub id (perhaps with `@revision`) or folder of a sentence-transformers model, or
+    `package:NAME`."""
     query_prefix: str = ""
     """dense, hybrid: put before a question, as some models ask for (`query: `)."""
     passage_prefix: str = ""

@@ -227,6 +227,8 @@ def test_wrong_folder_or_no_name_is_one_clear_error(tmp_path):
         read("hotpotqa", tmp_path)
     with pytest.raises(ConfigError, match=r"set corpus\.benchmark to hotpotqa, pubmedqa"):
         hub.made_by(CorpusConfig(source="benchmark"))
+    with pytest.raises(ConfigError, match=r"corpus\.benchmark=nq is read with corpus\.source=benchmark, not apidocs"):
+        loader.resolve({"corpus": {"benchmark": "nq"}})
 
 
 def road(folder, runs, **corpus):
