@@ -94,6 +94,8 @@ class Output:
     """Where a stage puts its rows while it is being written."""
 
     def __init__(self, path: Path) -> None:
+        self.folder = path.parent
+        """For more files than the rows; renamed with them."""
         self._file = path.open("w")
         self.rows = 0
         self.counts: dict[str, Any] = {}

@@ -1,88 +1,31 @@
-"""Ranked chunks by BM25, and the distractors of each question."""
+"""The distractors of each question, from near misses, ranked chunks and all the others."""
 
 from __future__ import annotations
 
-import re
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
-import numpy as np
-from bm25s import BM25
-from bm25s.tokenization import Tokenized
-
-from ragdist.config import ContextsConfig, RetrievalConfig
+from ragdist.config import ContextsConfig
 from ragdist.data import matching
 from ragdist.data.matching import flat
 from ragdist.data.questions import LABELS
 from ragdist.draws import draws
-from ragdist.errors import ConfigError, DataError
+from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Hit, Question
 from ragdist.roles import Retriever
-
-CJK = "\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
-_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_+")
 
 NOT_TELLING = LABELS | {""}
 SAMPLE, COMMON = 500, 20
 """An answer that stands in more than COMMON of SAMPLE chunks says nothing about the chunk it stands in."""
+BLOCK = 256
+"""Questions whose distractors are looked for together."""
 HARD_DEPTH = 4
 """Chunks ranked for each hard distractor wanted; some are oracles or hold an answer."""
 SET_BYTES = 128
 """Of a chunk's hashed set of words: 100 words set a tenth of the bits."""
-
-
-def terms(text: str) -> list[str]:
-    """The words to search by, in small letters: names in code whole and in parts, CJK by character.
-
-    Example: `terms("pathlib.readText(max_size)")` is pathlib, readtext, read, text, max_size, max, size.
-    """
-    found = []
-    for word in _WORD.findall(text):
-        found.append(word.lower())
-        parts = [part.lower() for part in _BORDER.split(word) if part]
-        if len(parts) > 1:
-            found += parts
-    return found
-
-
-class Bm25:
-    """Plays Retriever: BM25 over title and text of all chunks, held in memory.
-
-    Raises:
-        DataError: there is no chunk.
-    """
-
-    def __init__(self, chunks: Iterable[Chunk], config: RetrievalConfig) -> None:
-        vocabulary: dict[str, int] = {}
-        tokens: dict[str, np.ndarray] = {}
-        for chunk in chunks:
-            found = terms(f"{chunk.title}\n{chunk.text}")
-            tokens[chunk.id] = np.array([vocabulary.setdefault(w, len(vocabulary)) for w in found], np.int32)
-        if not tokens:
-            raise DataError("no chunk to search in; see corpus.source and chunks.tokens")
-        # In the order of their ids, so that among equal scores the lower position is the lower id.
-        self._ids = sorted(tokens)
-        vocabulary.setdefault("", len(vocabulary))
-        # The numpy backend by name: bm25s would compile with numba where that happens to be installed.
-        self._index = BM25(k1=config.k1, b=config.b, backend="numpy")
-        self._index.index(Tokenized([tokens[i] for i in self._ids], vocabulary), show_progress=False)
-
-    def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
-        """For each query the best `count` chunks (all, when there are fewer), by falling score, then by id."""
-        return [self._best(query, min(count, len(self._ids))) for query in queries]
-
-    def _best(self, query: str, count: int) -> list[Hit]:
-        known = self._index.get_tokens_ids(terms(query))
-        scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self._ids), np.float32)
-        # All that reach the last place's score, so that a tie at the cut is decided by id, not by the partition.
-        reach = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-        best = reach[np.argsort(-scores[reach], kind="stable")[:count]]
-        return [Hit(chunk_id=self._ids[i], score=float(scores[i])) for i in best]
-
 
 Wanted: TypeAlias = tuple[str, int, int]
 """An answer that is looked for in chunks: as `matching.words`, and the byte and the bit of its last word, by which most
@@ -196,20 +139,49 @@ class Pool:
 def candidates(
     questions: Iterable[Question],
     chunks: Mapping[str, Chunk],
-    retriever: Retriever,
+    retriever: Retriever | None,
     config: ContextsConfig,
     *,
     seed: int,
     counts: dict[str, Any],
 ) -> Iterator[Candidates]:
     """The distractors of each question, in order; `counts` gets `too_few` and `with_answer`, see `find`."""
-    pool = Pool(chunks)
+    pool, source = Pool(chunks), iter(questions)
     counts |= {"too_few": 0, "with_answer": 0}
-    for question in questions:
-        found, with_answer = find(question, pool, retriever, config, seed)
-        counts["too_few"] += len(found.chunk_ids) < config.documents
-        counts["with_answer"] += with_answer
-        yield found
+    while block := list(islice(source, BLOCK)):
+        ranked = retriever and _Ahead(retriever, block, config)
+        for question in block:
+            found, with_answer = find(question, pool, ranked, config, seed)
+            counts["too_few"] += len(found.chunk_ids) < config.documents
+            counts["with_answer"] += with_answer
+            yield found
+
+
+class _Ahead:
+    """Plays Retriever for a block of questions: those that surely ask are searched for together.
+
+    One search for many costs a dense retriever little more than one for one.
+    """
+
+    def __init__(self, retriever: Retriever, questions: Iterable[Question], config: ContextsConfig) -> None:
+        self.retriever = retriever
+        asking: dict[int, list[str]] = {}
+        for question in questions:
+            if _hard(config) > (len(question.near_miss_ids) if config.distractors == "given" else 0):
+                asking.setdefault(_depth(question, config), []).append(question.text)
+        self._found = {
+            (text, count): hits
+            for count, texts in asking.items()
+            for text, hits in zip(texts, retriever.search(texts, count), strict=True)
+        }
+
+    def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
+        """As the retriever."""
+        known = [self._found.get((query, count)) for query in queries]
+        return [
+            self.retriever.search([query], count)[0] if hits is None else hits
+            for query, hits in zip(queries, known, strict=True)
+        ]
 
 
 def find(
@@ -253,6 +225,11 @@ def find(
     return Candidates(question_id=question.id, chunk_ids=tuple(chosen)), filled
 
 
+def are_ranked(config: ContextsConfig) -> bool:
+    """Whether any distractor is chosen by a retriever."""
+    return _hard(config) > 0
+
+
 def _hard(config: ContextsConfig) -> int:
     """How many distractors are not random."""
     if config.distractors == "random":
@@ -269,10 +246,14 @@ def _spread(hard: list[str], others: list[str]) -> list[str]:
 
 
 def _preferred(question: Question, pool: Pool, retriever: Retriever | None, config: ContextsConfig) -> Iterator[int]:
-    """Near misses where the data's own are wanted, then chunks that BM25 ranks for the question, best first."""
+    """Near misses where the data's own are wanted, then chunks that are ranked for the question, best first."""
     if config.distractors == "given":
         yield from (pool[i] for i in question.near_miss_ids if i in pool)
     if retriever is not None:
         # Reached only where near misses are not enough.
-        count = HARD_DEPTH * config.documents + len(question.oracle_ids)
-        yield from (pool[hit.chunk_id] for hit in retriever.search([question.text], count)[0] if hit.score > 0)
+        hits = retriever.search([question.text], _depth(question, config))[0]
+        yield from (pool[hit.chunk_id] for hit in hits if hit.score > 0)
+
+
+def _depth(question: Question, config: ContextsConfig) -> int:
+    return HARD_DEPTH * config.documents + len(question.oracle_ids)

@@ -24,6 +24,7 @@ from ragdist.data import (
     examples,
     forgeries,
     hub,
+    hybrid,
     lists,
     places,
     prompts,
@@ -33,7 +34,7 @@ from ragdist.data import (
 from ragdist.data.public import PublicRow
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
-from ragdist.roles import Codec, Mapper, Teacher
+from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
 from ragdist.store import Rows, Stage, Store
 
 STAGES = ("chunks", "questions", "forgeries", "candidates", "contexts", "examples")
@@ -47,10 +48,17 @@ class Road:
     """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
 
     def __init__(
-        self, settings: Settings, store: Store, codec: Codec, mapper: Mapper, *, teacher: Teacher | None = None
+        self,
+        settings: Settings,
+        store: Store,
+        codec: Codec,
+        mapper: Mapper,
+        *,
+        teacher: Teacher | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         self.settings, self.store, self.codec, self.mapper = settings, store, codec, mapper
-        self.teacher = teacher
+        self.teacher, self.embedder = teacher, embedder
 
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
         """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory.
@@ -100,7 +108,7 @@ class Road:
         inputs = {"source": self._source_stage("source").fingerprint}
         if self.settings.corpus.source == "folder":
             inputs["chunks"] = self.chunks.fingerprint
-            settings |= self.settings.retrieval.model_dump()
+            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         stage = Stage("questions", inputs, settings)
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
@@ -136,14 +144,17 @@ class Road:
         """Distractors for every question, the same for every oracle fraction."""
         config = self.settings.contexts
         used = config.model_dump(include={"documents", "distractors", "hard_share", "filter_answers", "too_few"})
-        settings = {"seed": self.settings.seed, **used, **self.settings.retrieval.model_dump(exclude={"count"})}
+        settings = {"seed": self.settings.seed, **used}
+        ranked = retrieval.are_ranked(config)
+        if ranked:
+            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
 
         def produce(counts: dict[str, Any]) -> Iterator[Candidates]:
             return retrieval.candidates(
                 track.progress(self.questions, "distractors"),
                 self.chunk_by_id,
-                self.retriever,
+                self.retriever if ranked else None,
                 config,
                 seed=self.settings.seed,
                 counts=counts,
@@ -208,9 +219,10 @@ class Road:
         return {chunk.id: chunk for chunk in self.chunks}
 
     @cached_property
-    def retriever(self) -> retrieval.Bm25:
-        """BM25 over all chunks."""
-        return retrieval.Bm25(self.chunk_by_id.values(), self.settings.retrieval)
+    def retriever(self) -> Retriever:
+        """Who ranks all chunks, as `retrieval.kind` says."""
+        config, made_by = self.settings.retrieval, self.chunks.fingerprint
+        return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
 
     def _shown(self, counts: dict[str, Any]) -> Iterator[tuple[Question, tuple[Chunk, ...]]]:
         """Each training question with its documents, less those whose quotes do not hold."""
@@ -234,7 +246,7 @@ class Road:
         stage = Stage("benchmark", hub.made_by(config), {"broken": config.broken})
         rows = self.store.make(stage, PublicRow, lambda counts: hub.read(config, counts))
         counts = rows.card["counts"]
-        track.say("{repository} at {commit}, licence: {licence}; cite {citation}".format(**counts))
+        track.say("{repository}, commit {commit}, licence: {licence}; cite {citation}".format(**counts))
         return rows
 
     @cached_property

