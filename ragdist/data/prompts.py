@@ -29,6 +29,8 @@ REASONED_CLOSED = "Reason first, then end with <ANSWER>: and the shortest exact 
 
 _BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
 _MARK = re.compile(r"##(begin|end)_quote##")
+ANSWER_TAG = re.compile(r"<answer>\s?:|##\s?answer\s?:", re.IGNORECASE)
+_STOP = re.compile(r"<stop>", re.IGNORECASE)
 
 
 class Shown(Protocol):
@@ -54,6 +56,14 @@ class Quotes(NamedTuple):
     spans: tuple[str, ...]
     balanced: bool
     """Every begin mark has its end mark, and none is inside another."""
+
+
+class Extracted(NamedTuple):
+    """The final answer in a text. Example: Extracted(answer="Delhi", tagged=True)."""
+
+    answer: str
+    tagged: bool
+    """False: no `<ANSWER>:` or `##Answer:`; normal for models that answer plainly."""
 
 
 def prompt(
@@ -165,6 +175,14 @@ def target(question: Question, config: PromptsConfig) -> str:
     if config.answer == "plain":
         return answer
     return f"{question.reasoning.strip()}\n<ANSWER>: {answer}".lstrip()
+
+
+def extract(text: str) -> Extracted:
+    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty."""
+    tags = list(ANSWER_TAG.finditer(text))
+    said = _STOP.split(text[tags[-1].end() :] if tags else text)[0].strip()
+    lines = said.splitlines() or [""]
+    return Extracted((lines[0] if tags else lines[-1]).strip(), bool(tags))
 
 
 def quotes(text: str) -> Quotes:

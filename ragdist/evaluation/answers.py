@@ -1,4 +1,4 @@
-"""Is this answer right? The final answer is cut from a text, then compared as prose, as code, or as a label.
+"""Is this answer right? It is compared as prose, as code, or as a label.
 
 Prose is compared after SQuAD's normalisation, or Unicode's where `evaluation.normalise` says so. Code answers (`None`,
 `-1`, `'utf-8'`) are compared as Python expressions, because that normalisation deletes punctuation and would make `-1`
@@ -25,19 +25,9 @@ VERSION = 1
 
 Metric = Literal["text", "hotpot", "code"]
 LABELS = ("yes", "no", "maybe")
-_TAG = re.compile(r"<answer>\s?:|##\s?answer\s?:", re.IGNORECASE)
-_STOP = re.compile(r"<stop>", re.IGNORECASE)
 _CODE_TOKEN = re.compile(
     r"""(?<!\w)[rbuRBU]{0,2}(?:'[^'\n]*'|"[^"\n]*")|(?<![\w.)\]])-?\d(?:[\w.]*\w)?(?:(?<=[eE])[-+]\d+)?|\w+|[^\w\s]"""
 )
-
-
-class Extracted(NamedTuple):
-    """The final answer in a text. Example: Extracted(answer="Delhi", tagged=True)."""
-
-    answer: str
-    tagged: bool
-    """False: no `<ANSWER>:` or `##Answer:`; normal for models that answer plainly."""
 
 
 class Score(NamedTuple):
@@ -101,14 +91,6 @@ class Labels(NamedTuple):
     rows: int
     accuracy: float
     macro_f1: float
-
-
-def extract(text: str) -> Extracted:
-    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty."""
-    tags = list(_TAG.finditer(text))
-    said = _STOP.split(text[tags[-1].end() :] if tags else text)[0].strip()
-    lines = said.splitlines() or [""]
-    return Extracted((lines[0] if tags else lines[-1]).strip(), bool(tags))
 
 
 def exact_match(prediction: str, golds: Iterable[str], form: Form = "squad") -> float:

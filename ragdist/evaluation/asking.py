@@ -103,7 +103,7 @@ def _ask(
     found = []
     for question, prompt in zip(questions, asked, strict=True):
         text, judged = written[question.id], _plain(question)
-        answer = answers.extract(text.text).answer
+        answer = prompts.extract(text.text).answer
         score = answers.score(answer, judged, form)
         wrong = {forgery.states for forgery in forgeries.get(question.id, ())}
         found.append(

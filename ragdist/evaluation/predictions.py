@@ -89,7 +89,7 @@ def judge(
     label: str, case: Case, question: Question, written: Written, reasoned: bool, form: Form = "squad"
 ) -> Prediction:
     """What the text says and how right it is; quotes are looked at where answers are reasoned."""
-    found = answers.extract(written.text)
+    found = prompts.extract(written.text)
     score = answers.score(found.answer, question, form)
     spans, balanced = prompts.quotes(written.text)
     quoting = reasoned and (spans or not balanced)

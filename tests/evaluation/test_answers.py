@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ragdist.data import prompts
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import Score, Tally
@@ -117,7 +118,7 @@ def test_scores_of_any_text_equal_the_published_scorers(said, golds):
     ],
 )
 def test_extraction_finds_the_final_answer_check_67(text, answer, tagged):
-    assert answers.extract(text) == (answer, tagged)
+    assert prompts.extract(text) == (answer, tagged)
 
 
 def test_pubmed_fixture_has_its_accuracy_and_macro_f1_check_68():
