@@ -40,7 +40,9 @@ class Index:
     def __init__(self, similarity: float) -> None:
         self.similarity = similarity
         self.rows = rows_of_a_band(similarity)
-        self._signatures: list[bytes] = []
+        # One block: small ones that stay, between a file's large ones that go, would keep the heap from shrinking.
+        self._signatures = bytearray()
+        self._size = 0
         self._bands: dict[int, int] = {}
 
     def add(self, signature: Signature) -> tuple[int, float] | None:
@@ -51,8 +53,9 @@ class Index:
         if alike and max(alike)[0] >= self.similarity:
             best, number = max(alike)
             return -number, best
-        self._bands.update(dict.fromkeys(free, len(self._signatures)))
-        self._signatures.append(signature.tobytes())
+        self._bands.update(dict.fromkeys(free, self._size))
+        self._signatures += signature.tobytes()
+        self._size += 1
         return None
 
     def _look_up(self, signature: Signature) -> tuple[list[int], set[int]]:
@@ -68,7 +71,7 @@ class Index:
         return free, earlier
 
     def _signature(self, number: int) -> Signature:
-        return np.frombuffer(self._signatures[number], dtype=np.uint32)
+        return np.frombuffer(self._signatures, np.uint32, PERMUTATIONS, number * PERMUTATIONS * 4)
 
 
 def rows_of_a_band(similarity: float) -> int:

@@ -113,19 +113,30 @@ def docx(data: bytes) -> Text:
     Raises:
         DataError: it is encrypted or in the format before docx.
     """
-    from docx import Document
+    from docx.opc.constants import RELATIONSHIP_TYPE
+    from docx.opc.pkgreader import PackageReader
+    from docx.oxml.parser import parse_xml
 
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         raise DataError("is encrypted or an old .doc; save it as .docx without a password")
-    document = Document(io.BytesIO(data))
-    styles = {style.style_id: _kind(style.name or "") for style in document.styles}
-    return joined(_docx_blocks(document.element.body, styles))
+    # Not docx.Document: its parts refer to one another, and folders of them fill the memory until a garbage collection.
+    parts: dict[str, bytes] = {}
+    for _, _, relation, blob in PackageReader.from_file(io.BytesIO(data)).iter_sparts():  # type: ignore[no-untyped-call]
+        parts.setdefault(relation, blob)
+    body = parse_xml(parts[RELATIONSHIP_TYPE.OFFICE_DOCUMENT]).find(f"{WORD}body")
+    styles: dict[str, tuple[int, bool]] = {}
+    if RELATIONSHIP_TYPE.STYLES in parts:
+        for style in parse_xml(parts[RELATIONSHIP_TYPE.STYLES]).iter(f"{WORD}style"):
+            name = style.find(f"{WORD}name")
+            styles[style.get(f"{WORD}styleId")] = _kind(name.get(f"{WORD}val") if name is not None else "")
+    return joined(_docx_blocks(body, styles))
 
 
 def _kind(style: str) -> tuple[int, bool]:
     """Level of a heading of this style, or 0; whether a paragraph of it is a line of a list."""
-    heading = re.fullmatch(r"heading (\d)", style.casefold())
-    return int(heading[1]) + 1 if heading else int(style == "Title"), style.startswith("List")
+    style = style.casefold()
+    heading = re.fullmatch(r"heading (\d)", style)
+    return int(heading[1]) + 1 if heading else int(style == "title"), style.startswith("list ")
 
 
 def _docx_blocks(parent: Any, styles: dict[str, tuple[int, bool]]) -> Iterator[Block]:

@@ -23,6 +23,13 @@ WANTED = {
     "mito_step": ("at least", 1.5, "a MITO step / with reference model, full logits, padding; equal gradients"),
     "overlap": ("at most", 1.2, "forging and grading as a stream / the longer of the two alone, a core for each group"),
     "controller": ("at most", 5.0, "an `each` of one microbatch on 64 ranks / a bare Ray actor call"),
+    "corpus_stream": ("at most", 1.2, "peak memory of reading and cutting 10,000 files / of 1,000"),
+    "teacher_overlap": (
+        "at least",
+        0.9,
+        "replies per second, 32 calls of 200 ms under way / with a client that costs 0",
+    ),
+    "resume_cost": ("at most", 1.0, "calls paid for by a run killed three times and resumed / by an undisturbed one"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")
 
