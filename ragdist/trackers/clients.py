@@ -7,6 +7,7 @@ TRACKIO_SPACE_ID and the rest of their variables hold.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -17,6 +18,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 Outcome = Literal["finished", "stopped", "failed"]
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+WANDB_DEFAULTS = {"WANDB_ERROR_REPORTING": "false", "WANDB_INIT_TIMEOUT": "25", "WANDB_FINISH_TIMEOUT": "25"}
+"""W&B's own waits, in seconds, are longer: a process whose server is gone would not end for minutes."""
 MLFLOW_BATCH = 100
 """Parameters that MLflow takes in one call."""
 MLFLOW_VALUE = 6000
@@ -119,9 +122,16 @@ class Wandb:
     """A Weights & Biases run; its own files lie below the run's folder unless WANDB_DIR says otherwise."""
 
     def __init__(self, shown: Shown) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        for name, value in WANDB_DEFAULTS.items():
+            os.environ.setdefault(name, value)
         import wandb
+        from wandb.sdk.lib import wbauth
 
+        known = wandb.setup(wandb.Settings(silent=True)).settings
+        if known.mode == "online" and not wbauth.authenticate_session(
+            host=known.base_url, source="ragdist", prompt=False
+        ):  # else wandb.init asks on the terminal, and waits
+            raise PermissionError("no API key; `wandb login`, or set WANDB_API_KEY or WANDB_MODE=offline")
         self.id = shown.id
         self._wandb = wandb
         self._run: Any = wandb.init(
@@ -140,7 +150,6 @@ class Wandb:
                 disable_code=True,
                 disable_git=True,
                 host="",
-                login_timeout=1,  # on a terminal it would ask for a key, and wait
                 x_disable_meta=True,
                 x_disable_stats=True,
                 x_disable_machine_info=True,
@@ -178,9 +187,14 @@ class MlFlow:
 
     def __init__(self, shown: Shown) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, get_tracking_uri
         from mlflow.entities import Param
 
+        if get_tracking_uri().startswith("sqlite") and not importlib.util.find_spec("sqlalchemy"):
+            raise LookupError(
+                "MLflow keeps runs in a database unless told otherwise, which needs `pip install mlflow`; or set "
+                "MLFLOW_TRACKING_URI to a server"
+            )
         self._client: Any = MlflowClient()
         if shown.begun:
             self.id = shown.id

@@ -135,8 +135,8 @@ class _Mirror(threading.Thread):
     def run(self) -> None:
         try:
             self._mirror()
-        except Exception as error:  # whatever a client throws: a run is worth more than its picture
-            reason = str(error).strip().partition("\n")[0]
+        except BaseException as error:  # whatever a client throws: a run is worth more than its picture
+            reason = str(error).strip().partition("\n")[0][:300]
             track.say(
                 f"{self.tracker_name} fails ({type(error).__name__}: {reason}); the run goes on without it, "
                 f"all numbers are in {self.folder / 'metrics.jsonl'}"

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -65,6 +66,33 @@ def test_a_dead_tracker_is_one_warning_and_the_others_go_on(tmp_path):
     done = world.play(tmp_path, 5, 4, "run.trackers=[mlflow,tensorboard]", environment=world.home(tmp_path))
     assert done.returncode == 0, done.stderr
     assert [step for name, step, _ in world.mlflow(tmp_path / "mlruns")[0] if name == "train/loss"] == [1, 2, 3, 4]
+
+
+def test_a_killed_run_is_gone_on_with_under_the_same_id(tmp_path):
+    both, environment = "run.trackers=[mlflow,tensorboard]", world.home(tmp_path)
+    assert world.play(tmp_path, 1, 3, both, finish="kill", environment=environment).returncode == -9
+    done = world.play(tmp_path, 2, 4, both, environment=environment)
+    assert done.returncode == 0, done.stderr
+    curve = [(1, 1.0), (2, 0.5), (3, 0.3333), (4, 0.25)]
+    metrics, meta, _ = world.mlflow(tmp_path / "mlruns")  # fails with a second run
+    assert [(step, loss) for name, step, loss in metrics if name == "train/loss"] == curve and "status: 3" in meta
+    shown = world.tensorboard(tmp_path / "one" / "tensorboard")
+    assert [(step, loss) for tag, step, loss in shown if tag == "train/loss"] == curve
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WANDB_MODE": "online"}, "WANDB_API_KEY"),
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "2"}, "CommError"),
+    ],
+)
+def test_wandb_without_key_or_server_ends_with_a_warning_soon(tmp_path, variables, said):
+    environment = world.home(tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", **variables)
+    begin = time.monotonic()
+    done = world.play(tmp_path, 1, 4, "run.trackers=[wandb]", environment=environment)
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1 and said in done.stderr, done.stderr
+    assert "a" * 40 not in done.stderr and time.monotonic() - begin < 60
 
 
 def test_a_tracker_that_never_answers_does_not_hold_the_run(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,12 @@ first, last, finish, *arguments = sys.argv[1:]
 with track.open_run(loader.load(arguments), "raft") as run, follow(run):
     for step in range(int(first), int(last) + 1):
         track.append_metrics(run.folder, "train", step=step, steps=4, loss=1 / step)
+    if finish == "kill":
+        import os, signal, time
+        marks = [run.folder / "trackers" / f"{name}.json" for name in run.settings.run.trackers]
+        while not all(mark.exists() and json.loads(mark.read_text())["read"] for mark in marks):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
     if finish == "no":
         from ragdist.errors import Stopped
         raise Stopped("later")
@@ -27,9 +33,10 @@ with track.open_run(loader.load(arguments), "raft") as run, follow(run):
 """
 
 
-def play(folder, first, last, *arguments, finish=True, environment=None):
-    """A job of its own process that notes the steps `first` to `last`, and ends well or is stopped."""
-    command = [sys.executable, "-c", RUN, str(first), str(last), "yes" if finish else "no"]
+def play(folder, first, last, *arguments, finish="yes", environment=None):
+    """A job of its own process that notes the steps `first` to `last`, and then ends well (yes), is stopped (no), or
+    is killed as soon as all trackers were told (kill)."""
+    command = [sys.executable, "-c", RUN, str(first), str(last), finish]
     return subprocess.run(
         [*command, f"run.folder={folder}", "run.name=one", *arguments],
         capture_output=True,
