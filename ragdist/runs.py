@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
     from ragdist.live import Board
-    from ragdist.roles import Codec, Mapper, Reader, Side, Teacher, Writer
+    from ragdist.roles import Codec, Embedder, Mapper, Reader, Side, Teacher, Writer
     from ragdist.systems.atm import Start
     from ragdist.timeline import Timeline
 
@@ -222,10 +222,19 @@ def _road(settings: Settings) -> Iterator[Road]:
     codec, teacher = load_codec(settings.model), _teacher(settings)
     with _mapper(settings) as mapper:
         try:
-            yield Road(settings, store, codec, mapper, teacher=teacher)
+            yield Road(settings, store, codec, mapper, teacher=teacher, embedder=_embedder(settings))
         finally:
             if teacher:
                 teacher.close()
+
+
+def _embedder(settings: Settings) -> Embedder | None:
+    """Who makes vectors, if anyone does; the model is loaded when they are not there yet."""
+    if settings.retrieval.kind == "bm25":
+        return None
+    from ragdist.lm.embed import SentenceEmbedder
+
+    return SentenceEmbedder(settings.retrieval.embedder)
 
 
 def _teacher(settings: Settings) -> Teacher | None:
@@ -255,9 +264,15 @@ def _open_writer(settings: Settings, model: ModelConfig) -> tuple[Writer, Codec]
 
 @contextmanager
 def _mapper(settings: Settings) -> Iterator[Mapper]:
-    from ragdist.local import ProcessMapper, SerialMapper
+    if settings.run.mapper == "ray":
+        from ragdist.cluster.mapper import RayMapper
 
-    yield ProcessMapper(settings.run.processes) if settings.run.processes > 1 else SerialMapper()
+        with RayMapper(settings.run.processes, settings.cluster) as mapper:
+            yield mapper
+    else:
+        from ragdist.local import ProcessMapper, SerialMapper
+
+        yield ProcessMapper(settings.run.processes) if settings.run.processes > 1 else SerialMapper()
 
 
 def _opener(settings: Settings) -> Any:

@@ -23,7 +23,8 @@ class RunConfig(Block):
     processes: int = Field(1, ge=1)
     """Processes that cut documents and tokenize rows; the rows do not depend on it."""
     mapper: Literal["processes", "ray"] = "processes"
-    """Who cuts documents and tokenizes rows: processes of this machine, or `run.processes` tasks of the Ray cluster."""
+    """Who cuts documents and tokenizes rows: processes of this machine, or tasks of the Ray cluster, at most two under
+    way for each of `run.processes`."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
     """Where metrics and results are sent beside the run folder, each by its own client, told only what it is to
     show."""
@@ -76,9 +77,10 @@ class CorpusConfig(Block):
     """apidocs: installed packages to read, `stdlib` for the standard library."""
     folder: str = ""
     """folder: read recursively, a path or an address (s3://, gs://, file://); pdf, docx, html, md, txt, json, jsonl and
-    parquet files, the last three with a `text` field."""
+    parquet files, the last three with a `text` field. With run.mapper=ray every machine needs to see it."""
     questions: tuple[str, ...] = ()
-    """records, folder: question files, JSONL (also .gz) with the columns named in `corpus.columns`."""
+    """records, folder: question files by path or address, JSONL (also .gz) with the columns named in
+    `corpus.columns`."""
     datasets: tuple[str, ...] = ()
     """records: keep only rows whose `dataset` is one of these; empty keeps all."""
     benchmark: Literal["", "hotpotqa", "pubmedqa", "nq", "triviaqa", "webquestions", "popqa", "apibench"] = ""
@@ -93,7 +95,8 @@ class CorpusConfig(Block):
     similarity: float = Field(0.8, gt=0, le=1)
     """folder: Jaccard similarity of word triples from which a document is a near duplicate."""
     broken: Literal["stop", "skip"] = "stop"
-    """What a file or row that cannot be read does to the run; skipped ones are named and counted."""
+    """What a file or row that cannot be read does to the run; skipped ones are named. Object storage that cannot be
+    reached stops it either way."""
 
     @model_validator(mode="after")
     def _benchmark_is_the_source(self) -> CorpusConfig:
@@ -139,7 +142,8 @@ class TeacherConfig(Block):
     """Ask the teacher too whether another chunk also answers a question: such questions are left out, such distractors
     are not shown."""
     invalid: Literal["drop", "keep"] = "drop"
-    """A reasoned answer whose quotes or answer still do not hold after one repair: left out, or kept; counted."""
+    """A question whose reasoned answer still does not hold after one repair (quotes word for word, a short answer, the
+    known one): left out, or kept, where its answer was known without reasoning; counted."""
     temperature: float = Field(0.7, ge=0)
     """Of the questions; answers are always greedy."""
     max_new_tokens: int = Field(512, ge=1)
@@ -164,22 +168,35 @@ class TeacherConfig(Block):
     )
     """Prompt for questions; {count} and {chunk} are filled in."""
     answer: str = (
-        "{documents}\nQuestion: {question}\nAnswer from the text only. Reason first and quote what you rely on "
-        "word for word as ##begin_quote## ... ##end_quote##, then end with a line <ANSWER>: and the shortest "
-        "exact answer."
+        "{documents}\nQuestion: {question}\n{known}Answer from the text only. Reason first and quote what you rely "
+        "on word for word as ##begin_quote## ... ##end_quote##, then end with a line <ANSWER>: and the shortest exact "
+        "answer, or <ANSWER>: unanswerable if the text does not say it."
     )
-    """Prompt for a reasoned answer; {documents}, {question} and {known} (an answer that is known) are filled in."""
+    """Prompt for a reasoned answer; {documents}, {question} and {known} (a line with the answer, where it is known) are
+    filled in."""
     repair: str = (
-        "{documents}\nQuestion: {question}\nThis answer is not acceptable: {problem}\n\n{reply}\n\nWrite it "
+        "{documents}\nQuestion: {question}\n{known}This answer is not acceptable: {problem}\n\n{reply}\n\nWrite it "
         "again: reason, quote only words that stand in the text as ##begin_quote## ... ##end_quote##, end with "
         "<ANSWER>: and the answer."
     )
     """Prompt for the one repair; {problem} and {reply} beside those of `teacher.answer`."""
     verdict: str = (
-        "{documents}\nQuestion: {question}\nAnswer: {known}\nDoes the text above alone show that this answer is right? "
+        "{documents}\nQuestion: {question}\nAnswer: {answer}\nDoes the text above alone show that this answer is right? "
         "Say yes or no."
     )
-    """Prompt of `teacher.judge`; {documents}, {question} and {known} are filled in."""
+    """Prompt of `teacher.judge`; {documents}, {question} and {answer} are filled in."""
+
+    @model_validator(mode="after")
+    def _prompts_show_what_they_are_about(self) -> TeacherConfig:
+        for name, places in (
+            ("ask", ("{chunk}",)),
+            ("answer", ("{documents}", "{question}")),
+            ("repair", ("{documents}", "{question}", "{problem}", "{reply}")),
+            ("verdict", ("{documents}", "{question}", "{answer}")),
+        ):
+            if missing := [place for place in places if place not in getattr(self, name)]:
+                raise ValueError(f"teacher.{name} has no {' and no '.join(missing)}; put it where the text belongs")
+        return self
 
     @model_validator(mode="after")
     def _endpoint_is_complete(self) -> TeacherConfig:

@@ -73,7 +73,8 @@ class Dense:
             reach *= 4
             scores, places = self._near(query[None], reach)
             if self._holds_all(scores[0], count):
-                return places[0]
+                nearest: np.ndarray = places[0]
+                return nearest
 
     def _best(self, query: np.ndarray, places: np.ndarray, count: int) -> list[Hit]:
         places = np.sort(places)
@@ -119,7 +120,7 @@ def _write_vectors(path: Path, chunks: Mapping[str, Chunk], embedder: Embedder, 
                 shape = (len(ids), made.shape[1])
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(made, "<f4"))
+            file.write(np.ascontiguousarray(made, "<f4").data)
             bar.advance(len(block))
         file.flush()
         os.fsync(file.fileno())
