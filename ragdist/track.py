@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ragdist.config import Settings
+from ragdist.config import RunConfig, Settings
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
 from ragdist.loader import dump, flatten, load
 from ragdist.store import make_folder, translate_errors
@@ -70,8 +70,12 @@ _open: list[Run] = []
 
 
 def run_folder(settings: Settings, job: str) -> Path:
-    """The run's folder: by its name, else by job and settings, so that the same command finds it again."""
-    return Path(settings.run.folder) / (settings.run.name or f"{job}-{settings.fingerprint()}")
+    """The run's folder: by its name, else by job and settings, so that the same command finds it again.
+
+    Where it runs and who is told of it (`run.*`) make no other run.
+    """
+    made_by = settings.model_copy(update={"run": RunConfig()})
+    return Path(settings.run.folder) / (settings.run.name or f"{job}-{made_by.fingerprint()}")
 
 
 def is_held(folder: Path) -> bool:

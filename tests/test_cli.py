@@ -71,6 +71,12 @@ LOST = ("corpus.source=records", "corpus.questions=[lost.jsonl]")
         (["train", "raft", "run.folder=q.jsonl"], "run.folder"),
         (["runs", "nowhere"], "nowhere"),
         (["evaluate"], "--model"),
+        (["export", "nowhere", "--to", "out"], "nowhere"),
+        (["export", "bare"], "--hub"),
+        (["export", "bare", "--to", "texts"], "--to"),
+        (["export", "bare", "--to", "out", "--form", "merge"], "merged"),
+        (["export-data", "--to", "out", "--form", "csv"], "completion"),
+        (["export-data", *LOST], "--hub"),
     ],
 )
 def test_a_mistake_is_one_clear_message_and_exit_code_2(arguments, wanted, here, model, capsys):
@@ -136,7 +142,8 @@ def test_doctor_examines_this_machine(capsys):
 
 
 def test_help_fits_a_screen(capsys):
-    for command in (["--help"], ["build", "--help"], ["train", "raft", "--help"], ["evaluate", "--help"]):
+    commands = (["train", "raft"], *([name] for name in ("build", "evaluate", "export", "export-data")))
+    for command in (["--help"], *([*command, "--help"] for command in commands)):
         code, out, _ = ragdist(capsys, *command)
         assert code == 0 and len(out.splitlines()) <= 40
 

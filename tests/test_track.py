@@ -49,6 +49,7 @@ def test_same_settings_find_the_same_folder_again():
     one, other = loader.load([]), loader.load(["seed=1"])
     assert track.run_folder(one, "raft") == track.run_folder(loader.load([]), "raft")
     assert track.run_folder(one, "raft") != track.run_folder(other, "raft")
+    assert track.run_folder(one, "raft") == track.run_folder(loader.load(["run.trackers=[wandb]"]), "raft")
 
 
 def test_versions_hold_nothing_of_the_environment(tmp_path, monkeypatch):

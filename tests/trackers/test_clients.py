@@ -15,7 +15,7 @@ def folder(tmp_path_factory):
     """A run that was stopped after step 2, had 2 and 3 done again, and finished with step 4."""
     folder = tmp_path_factory.mktemp("tracked")
     environment = world.home(folder, SECRET_TOKEN=SECRET, OPENAI_API_KEY=SECRET, HF_TOKEN=SECRET, USER=PERSON)
-    environment |= {name: SECRET for name in ("MLFLOW_TRACKING_PASSWORD", "TRACKIO_WRITE_TOKEN", "ANTHROPIC_API_KEY")}
+    environment |= dict.fromkeys(("MLFLOW_TRACKING_PASSWORD", "TRACKIO_WRITE_TOKEN", "ANTHROPIC_API_KEY"), SECRET)
     environment |= {"WANDB_API_KEY": SECRET.ljust(40, "0")}
     environment |= {"AWS_SECRET_ACCESS_KEY": SECRET, "USERNAME": PERSON, "LOGNAME": PERSON}
     stopped = world.play(folder, 1, 2, ALL, finish="no", environment=environment)
