@@ -9,11 +9,11 @@ other 400, 413, 422: too long, filtered                           Refused
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from ragdist.config import TeacherConfig
 from ragdist.errors import RagdistError, TeacherError
@@ -51,20 +51,19 @@ def options(request: Request, left_out: Iterable[str]) -> dict[str, float]:
     return {name: value for name, value in wanted.items() if name not in left_out}
 
 
-def parse(request: Request, body: bytes) -> Reply:
+def parse(request: Request, said: Any) -> Reply:
     """The reply in a chat completion.
 
     Raises:
-        Again: the body is none.
+        Again: what was said is none.
     """
     try:
-        said = json.loads(body)
         choice, usage = said["choices"][0], said.get("usage") or {}
         text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
         read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         reason = choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise Again(f"a body that is no chat completion: {body[:80]!r}") from None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Again(f"a body that is no chat completion: {str(said)[:80]!r}") from None
     failed = "content filter" if reason == "content_filter" else "refused by the model" if refusal else ""
     text = "" if failed or not isinstance(text, str) else text
     return Reply(id=request.id, text=text, ended=reason != "length", read=read, written=written, failed=failed)

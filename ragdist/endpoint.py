@@ -86,7 +86,8 @@ class Endpoint:
         named = ["endpoint", config.url.rstrip("/"), config.model]
         self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
         self.ledger = Ledger(folder / f"teacher-{self.fingerprint}.jsonl", config)
-        self._slots = threading.Semaphore(config.in_flight)
+        self._room = threading.Semaphore(2 * config.in_flight)  # for calls under way, and as many that come next
+        self._slots: asyncio.Semaphore
         self._calls: dict[str, Future[None]] = {}
         self._left_out: set[str] = set()
         self._tried_again = 0
@@ -127,14 +128,9 @@ class Endpoint:
             call = Future()
             call.set_result(None)
         if call is None:
+            asking.check()
             loop = self._open()
-            self._slots.acquire()
-            try:
-                asking.check()
-                self.ledger.check()
-            except RagdistError:
-                self._slots.release()
-                raise
+            self._room.acquire()
             call = self._calls[key] = asyncio.run_coroutine_threadsafe(self._call(request, key, asking), loop)
             call.add_done_callback(partial(self._done, key, asking))
         return Pending(key, call)
@@ -143,7 +139,7 @@ class Endpoint:
         if not call.cancelled():
             asking.failure = asking.failure or call.exception()
         del self._calls[key]
-        self._slots.release()
+        self._room.release()
 
     def _reply(self, pending: Pending, bar: track.Bar) -> Reply:
         pending.call.result()
@@ -163,11 +159,21 @@ class Endpoint:
                 timeout=self.config.deadline_s,
                 max_retries=0,  # it would wait at most 60 s, whatever Retry-After says, and pays again after a restart
             )
+            self._slots = asyncio.Semaphore(self.config.in_flight)
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=_run, args=(self._loop,), name="teacher", daemon=True).start()
         return self._loop
 
     async def _call(self, request: Request, key: str, asking: Asking) -> None:
+        async with self._slots:
+            try:
+                await self._pay(request, key, asking)
+            except RagdistError as error:
+                asking.failure = asking.failure or error  # before the next call has the slot
+                raise
+        await asyncio.to_thread(self.ledger.sync)
+
+    async def _pay(self, request: Request, key: str, asking: Asking) -> None:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
         attempts = AsyncRetrying(
@@ -184,7 +190,7 @@ class Endpoint:
                 f"{self.config.url} failed {self.config.attempts} times on {request.id!r}, at last by {error}; "
                 "replies so far are kept: try the same command later, or change teacher.attempts, teacher.in_flight"
             ) from None
-        await asyncio.to_thread(self.ledger.add, key, reply)
+        self.ledger.add(key, reply)
         if self._budgeted and not (reply.read + reply.written or reply.failed):
             raise TeacherError(
                 f"{self.config.url} does not say how many tokens a reply costs, so no budget can be held; "
@@ -194,6 +200,7 @@ class Endpoint:
     async def _try(self, request: Request, key: str, asking: Asking) -> Reply:
         while True:
             asking.check()
+            self.ledger.check()
             try:
                 return completions.parse(request, await self._post(request, key))
             except completions.NotTaken as error:
@@ -205,21 +212,19 @@ class Endpoint:
                     raise TeacherError(f"{error}; check teacher.url, teacher.model and the prompts") from None
                 return Reply(id=request.id, text="", ended=True, read=0, written=0, failed=str(error))
 
-    async def _post(self, request: Request, key: str) -> bytes:
+    async def _post(self, request: Request, key: str) -> object:
         from openai import APIConnectionError, APIStatusError
 
         asked = completions.options(request, self._left_out)
+        body = {"model": self.config.model, "messages": [{"role": "user", "content": request.text}], **asked}
+        options = {"headers": {"Idempotency-Key": key}}  # a gateway that heeds it does not charge twice either
         try:
             async with asyncio.timeout(self.config.deadline_s):
-                answer = await self._client.chat.completions.with_raw_response.create(
-                    model=self.config.model,
-                    messages=[{"role": "user", "content": request.text}],
-                    extra_headers={"Idempotency-Key": key},  # a gateway that heeds it does not charge twice either
-                    **asked,
-                )
-                return bytes(answer.content)
+                return await self._client.post("/chat/completions", cast_to=object, body=body, options=options)
         except TimeoutError:
             raise Again(f"no reply within teacher.deadline_s={self.config.deadline_s:g}") from None
+        except ValueError as error:  # JSON is promised, and does not come
+            raise Again(str(error)) from None
         except APIConnectionError as error:
             raise Again(f"{error} ({error.__cause__})") from None
         except APIStatusError as error:

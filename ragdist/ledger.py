@@ -106,22 +106,24 @@ class Ledger:
         return Reply(**row)
 
     def add(self, key: str, reply: Reply) -> None:
-        """Keeps a reply; when this returns it is on the disk. May be called from several threads.
+        """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads.
 
         Raises:
             StorageError: the disk is full.
         """
         line = json.dumps({"key": key, **as_row(reply)}).encode() + b"\n"
-        with translate_errors(self.path.parent):
-            with self._writing:
-                self._append(line)
-                self._note(key, reply.read, reply.written, not reply.failed, len(line))
-                wanted = self._end
-            with self._syncing:  # whoever comes first syncs for all that wrote before
-                if self._synced < wanted:
-                    written = self._end
-                    os.fsync(self._file.fileno())
-                    self._synced = written
+        with translate_errors(self.path.parent), self._writing:
+            self._append(line)
+            self._note(key, reply.read, reply.written, not reply.failed, len(line))
+
+    def sync(self) -> None:
+        """When this returns, all that was added before is on the disk. May be called from several threads."""
+        wanted = self._end
+        with translate_errors(self.path.parent), self._syncing:  # whoever comes first syncs for all that wrote before
+            if self._synced < wanted:
+                written = self._end
+                os.fsync(self._file.fileno())
+                self._synced = written
 
     @property
     def cost_usd(self) -> float:

@@ -144,7 +144,7 @@ def _explain(error: Any) -> str:
         near = difflib.get_close_matches(key, [known for known, *_ in describe()], n=1, cutoff=0)
         return f"no such setting: {key!r}; the nearest is {near[0]!r} (`ragdist settings` lists all)"
     problem = str(error["msg"]).removeprefix("Value error, ")
-    if not key:
-        return problem
+    if not key or (error["type"] == "value_error" and isinstance(error["input"], Mapping)):
+        return problem  # of several settings together: it names them itself
     problem = problem[0].lower() + problem[1:]
     return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"

@@ -235,6 +235,7 @@ class LocalTeacher:
             for batch in writer.write(alike, max_new_tokens=limit, temperature=temperature, seed=seed):
                 for text in batch:
                     self._keep(missing[text.prompt_id], text, prompts.pop(text.prompt_id))
+                self.ledger.sync()
                 if prompts:
                     self.ledger.check()
         return failed

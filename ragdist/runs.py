@@ -300,8 +300,8 @@ def _seated(settings: Settings, folder: Path, timeline: Timeline, board: Board) 
         from ragdist.cluster import session
         from ragdist.cluster.crew import Plan
         from ragdist.cluster.group import Group, seated
-        from ragdist.cluster.signals import stop_on_signal
         from ragdist.lm.resident import Resident
+        from ragdist.signals import stop_on_signal
 
         with session.connect(settings.cluster), stop_on_signal() as stop:
             sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))

@@ -38,7 +38,7 @@ MAY = {
     "doctor": {"track"},
     "runs": SHARED
     | {"roles", "parquet", "timeline", "live", "data", "algo", "lm", "evaluation", "systems", "local", "cluster"}
-    | {"endpoint", "ledger", "export", "trackers"},
+    | {"endpoint", "ledger", "signals", "export", "trackers"},
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
     "cli": SHARED | {"runs", "doctor", "data", "evaluation"},

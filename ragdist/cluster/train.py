@@ -29,12 +29,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ragdist import errors, track
 from ragdist.cluster import session
-from ragdist.cluster.signals import stop_on_signal
 from ragdist.cluster.workers import environment, last_line, log_to
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
 from ragdist.lm.order import training_steps
 from ragdist.lm.tune import request_stop, tune
+from ragdist.signals import stop_on_signal
 from ragdist.store import make_folder
 
 FAILURE, LOGS, BEGAN = "failure.json", "logs", "began.json"
