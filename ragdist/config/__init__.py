@@ -90,6 +90,15 @@ class Settings(Block):
         return self
 
     @model_validator(mode="after")
+    def _teacher_has_documents(self) -> Settings:
+        if self.teacher.questions_per_chunk and self.corpus.source != "folder":
+            raise ValueError(
+                f"teacher.questions_per_chunk={self.teacher.questions_per_chunk} asks about a folder of documents, but "
+                f"corpus.source={self.corpus.source} brings its own questions; set corpus.source=folder"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _samples_can_pair(self) -> Settings:
         if self.atm.variant == "released_code" and self.atm.samples <= self.contexts.documents:
             raise ValueError(

@@ -181,8 +181,8 @@ class TeacherConfig(Block):
     )
     """Prompt for the one repair; {problem} and {reply} beside those of `teacher.answer`."""
     verdict: str = (
-        "{documents}\nQuestion: {question}\nAnswer: {answer}\nDoes the text above alone show that this answer is right? "
-        "Say yes or no."
+        "{documents}\nQuestion: {question}\nAnswer: {answer}\nDoes the text above alone show that this answer is "
+        "right? Say yes or no."
     )
     """Prompt of `teacher.judge`; {documents}, {question} and {answer} are filled in."""
 

@@ -91,7 +91,7 @@ def _without_repeats(questions: Iterable[Question], counts: dict[str, int]) -> l
     stories = _story_datasets(rows)
     by_key: dict[Split, dict[tuple[str, ...], Question]] = {"train": {}, "test": {}}
     for question in rows:
-        key = (_text_key(question), *(sorted(question.oracle_ids) if question.dataset in stories else ()))
+        key = (text_key(question), *(sorted(question.oracle_ids) if question.dataset in stories else ()))
         by_key[question.split].setdefault(key, question)
     train, test = by_key["train"], by_key["test"]
     counts["duplicates"] = len(rows) - len(train) - len(test)
@@ -106,7 +106,7 @@ def _story_datasets(questions: Iterable[Question]) -> set[str]:
     """
     answers: defaultdict[tuple[str, str], list[frozenset[str]]] = defaultdict(list)
     for question in questions:
-        answers[question.dataset, _text_key(question)].append(frozenset(map(words, question.answers)))
+        answers[question.dataset, text_key(question)].append(frozenset(map(words, question.answers)))
     rows, ambiguous = Counter[str](), Counter[str]()
     for (dataset, _), golds in answers.items():
         rows[dataset] += len(golds)
@@ -125,7 +125,8 @@ def _has_use(question: Question, config: QuestionsConfig) -> bool:
     return config.missing_oracle == "keep_for_absent_eval" and question.split == "test"
 
 
-def _text_key(question: Question) -> str:
+def text_key(question: Question) -> str:
+    """Equal for questions that differ in case, blanks and final punctuation only."""
     return flat(question.text).casefold().rstrip(" ?.!")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
@@ -144,14 +145,19 @@ def candidates(
     *,
     seed: int,
     counts: dict[str, Any],
+    rejected: Mapping[str, AbstractSet[str]] | None = None,
 ) -> Iterator[Candidates]:
-    """The distractors of each question, in order; `counts` gets `too_few` and `with_answer`, see `find`."""
+    """The distractors of each question, in order; `counts` gets `too_few` and `with_answer`, see `find`.
+
+    `rejected` names, by question id, chunks that a judge does not let pass as distractors.
+    """
     pool, source = Pool(chunks), iter(questions)
     counts |= {"too_few": 0, "with_answer": 0}
     while block := list(islice(source, BLOCK)):
         ranked = retriever and _Ahead(retriever, block, config)
         for question in block:
-            found, with_answer = find(question, pool, ranked, config, seed)
+            refused = (rejected or {}).get(question.id, ())
+            found, with_answer = find(question, pool, ranked, config, seed, rejected=refused)
             counts["too_few"] += len(found.chunk_ids) < config.documents
             counts["with_answer"] += with_answer
             yield found
@@ -185,7 +191,13 @@ class _Ahead:
 
 
 def find(
-    question: Question, pool: Pool, retriever: Retriever | None, config: ContextsConfig, seed: int
+    question: Question,
+    pool: Pool,
+    retriever: Retriever | None,
+    config: ContextsConfig,
+    seed: int,
+    *,
+    rejected: Iterable[str] = (),
 ) -> tuple[Candidates, int]:
     """As many distractors as documents are shown, and how many of them hold an answer for want of others.
 
@@ -197,12 +209,13 @@ def find(
         retriever: ranks hard distractors; not asked for random ones.
         config: how many, of what kind, filtered or not.
         seed: of the run.
+        rejected: chunks that are not shown, nor any with the text of one.
 
     Raises:
         ConfigError: the corpus has too few chunks and `contexts.too_few` is error.
     """
     with_answer: list[str] = []
-    seen = {pool.text_numbers[pool.places[i]] for i in question.oracle_ids}
+    seen = {pool.text_numbers[pool.places[i]] for i in chain(question.oracle_ids, rejected)}
     answers = telling(question.answers) if config.filter_answers else []
     wanted, others = config.documents, pool.walk(seed, question.id)
     hard = _hard(config)

@@ -1,7 +1,8 @@
 """The road from documents to training rows: every stage in order, each made once and found again.
 
     corpus -> chunks -> questions -> candidates -> contexts -> examples
-                            `-> forgeries (for the attacked condition)
+                  |           ^ `-> forgeries (for the attacked condition)
+                  `-> asked -> taught (what a teacher writes about the chunks)
 
 Each stage is named by what made it (`store.Stage`), so a change of `contexts.oracle_fraction` makes contexts and
 examples anew and leaves the rest alone: P% is a view.
@@ -10,7 +11,7 @@ examples anew and leaves the rest alone: P% is a view.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ragdist import track
@@ -31,14 +32,14 @@ from ragdist.data import (
     questions,
     retrieval,
 )
+from ragdist.data.lessons import Lessons
 from ragdist.data.public import PublicRow
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
 from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
 from ragdist.store import Rows, Stage, Store
 
-STAGES = ("chunks", "questions", "forgeries", "candidates", "contexts", "examples")
-
+STAGES = ("chunks", "asked", "taught", "selected", "questions", "forgeries", "candidates", "contexts", "examples")
 
 WRONG_ANSWERS = 3
 """Wrong answers that ATM's forgeries argue for, one a round in turn."""
@@ -66,9 +67,13 @@ class Road:
         Raises:
             ConfigError: there is no stage of that name.
         """
-        if until not in STAGES:
-            raise ConfigError(f"no stage {until!r}; the stages are {', '.join(STAGES)}")
-        made = [(name, getattr(self, name)) for name in STAGES[: STAGES.index(until) + 1]]
+        config = self.settings.teacher
+        unused = {"asked", "taught"} if not config.questions_per_chunk else set()
+        unused |= {"selected"} if not config.reasoning else set()
+        stages = [name for name in STAGES if name not in unused]
+        if until not in stages:
+            raise ConfigError(f"no stage {until!r}; with these settings the stages are {', '.join(stages)}")
+        made = [(name, getattr(self, name)) for name in stages[: stages.index(until) + 1]]
         if self.teacher:
             self.teacher.close()
         return made
@@ -100,8 +105,27 @@ class Road:
         return self.store.make(self._source_stage("chunks"), Chunk, self._source_chunks)
 
     @cached_property
+    def asked(self) -> Rows[Question]:
+        """A teacher's questions about the chunks, not yet answered."""
+        return self._lessons.asked(self.chunks)
+
+    @cached_property
+    def taught(self) -> Rows[Question]:
+        """A teacher's questions with reasoned answers that hold (`teacher.questions_per_chunk`)."""
+        own = [question for question, _, _ in self._rows()] if self.settings.corpus.questions else []
+        made_by = {"own": self._source_stage("source").fingerprint, "chunks": self.chunks.fingerprint}
+        searched = hybrid.ranked_by(self.settings.retrieval, self.embedder)
+        return self._lessons.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by | searched)
+
+    @cached_property
     def questions(self) -> Rows[Question]:
-        """Training and test questions, selected, capped, without leakage."""
+        """Training and test questions; where `teacher.reasoning` says so, with the teacher's."""
+        found = self.selected
+        return self._lessons.reasoned(found, self.chunk_by_id) if self.settings.teacher.reasoning else found
+
+    @cached_property
+    def selected(self) -> Rows[Question]:
+        """Training and test questions, capped, without leakage."""
         shown = self.settings.contexts
         settings = {"seed": self.settings.seed, **self.settings.questions.model_dump()}
         settings |= shown.model_dump(include={"documents", "too_many_oracles"})
@@ -109,6 +133,8 @@ class Road:
         if self.settings.corpus.source == "folder":
             inputs["chunks"] = self.chunks.fingerprint
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
+        if self.settings.teacher.questions_per_chunk:
+            inputs["taught"] = self.taught.fingerprint
         stage = Stage("questions", inputs, settings)
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
@@ -149,16 +175,19 @@ class Road:
         if ranked:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
+        if judge := self.settings.teacher.judge:
+            settings |= self._lessons.judged_by
 
         def produce(counts: dict[str, Any]) -> Iterator[Candidates]:
-            return retrieval.candidates(
-                track.progress(self.questions, "distractors"),
-                self.chunk_by_id,
-                self.retriever if ranked else None,
-                config,
-                seed=self.settings.seed,
-                counts=counts,
-            )
+            chunks, retriever = self.chunk_by_id, self.retriever if ranked else None
+            seed = self.settings.seed
+            find = partial(retrieval.candidates, chunks=chunks, retriever=retriever, config=config, seed=seed)
+            asked: Iterable[Question] = track.progress(self.questions, "distractors")
+            if not judge:
+                return find(asked, counts=counts)
+            rejected = self._lessons.rejected(asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad))
+            counts["rejected"] = sum(map(len, rejected.values()))
+            return find(self.questions, counts=counts, rejected=rejected)
 
         return self.store.make(Stage("candidates", inputs, settings), Candidates, produce)
 
@@ -262,10 +291,10 @@ class Road:
         fraction = {"test_fraction": self.settings.questions.test_fraction, "seed": self.settings.seed}
         if config.source == "apidocs":
             return Stage(name, apidocs.versions(config.packages), fraction, version=apidocs.VERSION)
-        if not config.questions:
+        if not config.questions and not self.settings.teacher.questions_per_chunk:
             raise ConfigError(
                 f"corpus.source={config.source} needs question files, corpus.questions names none; "
-                "set corpus.questions=[path.jsonl]"
+                "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
             )
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
         return Stage(name, {"questions": places.digest(map(places.at, config.questions))}, columns | fraction)
@@ -294,10 +323,17 @@ class Road:
         elif self.settings.corpus.source in ("records", "benchmark"):
             yield from (question for question, _, _ in self._rows(broken))
         else:
-            found = [question for question, _, _ in self._rows(broken)]
+            found = [question for question, _, _ in self._rows(broken)] if self.settings.corpus.questions else []
             hits = self.retriever.search([question.text for question in found], questions.LINK_DEPTH)
             for question, best in zip(found, hits, strict=True):
                 yield questions.link(question, self.chunk_by_id, best)
+            yield from self.taught if self.settings.teacher.questions_per_chunk else ()
+
+    @cached_property
+    def _lessons(self) -> Lessons:
+        if self.teacher is None:
+            raise ConfigError("settings of teacher ask for one, and the road was given none; pass Road(teacher=...)")
+        return Lessons(self.settings, self.store, self.teacher)
 
     @cached_property
     def _given_forgeries(self) -> dict[str, list[Forgery]]:
