@@ -74,6 +74,16 @@ def test_pdf_docx_html_and_md_are_documents_with_their_pages_and_headings(tmp_pa
     ]
 
 
+def test_document_comes_before_the_next_file_is_read(tmp_path):
+    """Files stream: what is wrong with the second one is not known when the first is there."""
+    written.write(tmp_path, {"a.txt": "fine", "b.pdf": "no pdf"})
+    config = CorpusConfig(source="folder", folder=str(tmp_path))
+    found = corpus.read(places.files(config.folder), config, SerialMapper(), {})
+    assert next(found).text == "fine"
+    with pytest.raises(DataError, match=r"b\.pdf"):
+        next(found)
+
+
 def test_documents_are_the_same_for_any_mapper(tmp_path):
     """check 71: one process, or several with files that take unequally long."""
     written.write(tmp_path, KINDS | {f"e/{n}.txt": f"text {n}" for n in range(20)} | {"f.jsonl": '{"text": "row"}\n'})

@@ -1,0 +1,82 @@
+"""The road's first two stages over a folder of documents: what is made anew, and what chunks know of their place."""
+
+import json
+
+import pytest
+
+from ragdist.data.road import Road
+from ragdist.loader import resolve
+from ragdist.local import ProcessMapper, SerialMapper
+from ragdist.store import Store
+from tests import documents
+from tests.tiny import codec
+
+FIRST = "the number of rows and the name of the column " * 20
+FILES = {
+    "a.pdf": documents.pdf([FIRST[:400], FIRST[400:800]], [(1, 1, "Rows")]),
+    "b/guide.docx": documents.word(["# Guide", "Read it.", "## Install", "Write it."]),
+    "c.html": "<h1>Page</h1><p>Seen.</p>",
+    "d.md": "# Head\n\n" + FIRST,
+    "e.txt": FIRST + "and one more",
+}
+
+
+def road(tmp_path, mapper=None, **corpus):
+    settings = {"corpus": {"source": "folder", "folder": str(tmp_path / "docs"), **corpus}, "chunks": {"tokens": 64}}
+    return Road(resolve(settings), Store(tmp_path / "stages"), codec(), mapper or SerialMapper())
+
+
+def test_chunks_of_all_kinds_of_files_know_page_and_heading(tmp_path):
+    """check 16: joined they are the document, whatever it came from."""
+    documents.write(tmp_path / "docs", FILES)
+    made = road(tmp_path)
+    chunks = list(made.chunks)
+    by_title = {title: [c for c in chunks if c.title == title] for title in ("a", "b/guide", "c", "d", "e")}
+    assert {(c.page, c.heading) for c in by_title["a"]} == {(1, "Rows"), (2, "Rows")}
+    assert {(c.page, c.heading) for c in by_title["b/guide"]} == {(0, "Guide")}
+    assert [(c.text, c.heading) for c in by_title["c"]] == [("Page\n\nSeen.", "Page")]
+    assert {c.heading for c in by_title["d"]} == {"Head"} and {c.heading for c in by_title["e"]} == {""}
+    for document in made.documents:
+        assert "".join(c.text for c in by_title[document.title]) == document.text
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_stages_are_byte_equal_for_any_number_of_processes(tmp_path, workers):
+    """check 71"""
+    documents.write(tmp_path / "docs", FILES)
+    one = road(tmp_path)
+    other = Road(one.settings, Store(tmp_path / f"{workers}"), codec(), ProcessMapper(workers, batch=2))
+    for name in ("documents", "chunks"):
+        assert getattr(one, name).path.read_bytes() == getattr(other, name).path.read_bytes()
+
+
+def test_documents_are_read_again_only_when_a_file_or_what_is_done_with_it_changes(tmp_path):
+    documents.write(tmp_path / "docs", FILES)
+    (tmp_path / "docs" / ".cache").write_text("1")
+    first = road(tmp_path).documents.fingerprint
+    (tmp_path / "docs" / ".cache").write_text("2")
+    assert road(tmp_path).documents.fingerprint == first
+    others = {
+        road(tmp_path, near_duplicates="drop").documents.fingerprint,
+        road(tmp_path, similarity=0.5).documents.fingerprint,
+    }
+    (tmp_path / "docs" / "c.html").rename(tmp_path / "docs" / "b" / "c.html")
+    others.add(road(tmp_path).documents.fingerprint)
+    (tmp_path / "docs" / "b" / "c.html").write_text("<p>new</p>")
+    others.add(road(tmp_path).documents.fingerprint)
+    assert len(others - {first}) == 4
+
+
+def test_card_tells_near_duplicates_copies_broken_and_other_files(tmp_path):
+    """By hand: 200 words in a row have 198 triples, three more words have three more, so the similarity is 198/201."""
+    long = " ".join(f"word{number}" for number in range(200))
+    more = {"g.pdf": b"no pdf", "h.png": b"?", "i.txt": long, "k.txt": f"{long} and one more"}
+    more["l.jsonl"] = json.dumps({"title": "i", "text": long}) + "\n"
+    documents.write(tmp_path / "docs", {"c.html": FILES["c.html"]} | more)
+    made = road(tmp_path, broken="skip", near_duplicates="drop").documents
+    counts = made.card["counts"]
+    assert counts["near_duplicates"] == 1 and "k.txt" not in {document.source for document in made}
+    named, _, estimate = counts["near_duplicates_named"][0].rpartition(" ")
+    assert named == "k.txt, like i.txt" and float(estimate.strip("()")) == pytest.approx(198 / 201, abs=0.04)
+    assert counts["copies"] == 1 and counts["other_files"] == {".png": 1}
+    assert len(counts["broken"]) == 1 and "g.pdf: cannot be read" in counts["broken"][0]
