@@ -58,15 +58,15 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
     """
     from ragdist.lm.source import adapter_base, resolve
 
-    config = ModelConfig(source=str(_model_of(source)), max_tokens=64)  # nothing is read: any model is long enough
-    folder = resolve(config)
-    is_adapter = bool(adapter_base(folder))
-    if form == "adapter" and not is_adapter:
-        raise ModelError(
-            f"{source} is a whole model, its adapter was merged in when it was saved; export it with --form merged, or "
-            "train with train.lora.rank>0 and train.lora.merge=false"
-        )
     with new_folder(to) as half:
+        config = ModelConfig(source=str(_model_of(source)), max_tokens=64)  # nothing is read: any model is long enough
+        folder = resolve(config)
+        is_adapter = bool(adapter_base(folder))
+        if form == "adapter" and not is_adapter:
+            raise ModelError(
+                f"{source} is a whole model, its adapter was merged in when it was saved; export it with --form "
+                "merged, or train with train.lora.rank>0 and train.lora.merge=false"
+            )
         if is_adapter and form == "merged":
             _merge(config, folder, half)
         else:
@@ -127,7 +127,7 @@ def push(folder: Path, name: str, kind: Literal["model", "dataset"], private: bo
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # public, though mypy does not see it
 
     api = HfApi()
     try:
