@@ -151,7 +151,7 @@ class TeacherConfig(Block):
     in_flight: int = Field(16, ge=1)
     """Calls under way at once."""
     deadline_s: float = Field(120, gt=0)
-    """Longest wait, in seconds, for one reply."""
+    """Longest wait, in seconds, for one reply, and the longest Retry-After that is heeded."""
     attempts: int = Field(6, ge=1)
     """Times that a call is tried when the endpoint is busy (429), fails (5xx) or stalls; Retry-After is honoured."""
     budget_tokens: int = Field(0, ge=0)
