@@ -142,7 +142,8 @@ def test_settings_decide_who_teaches(tmp_path):
     from ragdist.endpoint import Endpoint
 
     def made(**teacher):
-        return runs._teacher(Settings.model_validate({"run": {"folder": str(tmp_path)}, "teacher": teacher}))
+        run, corpus = {"folder": str(tmp_path)}, {"source": "folder", "folder": str(tmp_path)}
+        return runs._teacher(Settings.model_validate({"run": run, "corpus": corpus, "teacher": teacher}))
 
     with faults.Proxy() as proxy:
         assert made() is None
