@@ -7,13 +7,14 @@ push(Path("out"), "me/my-model", "model", private=True)
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -167,7 +168,7 @@ def publish(model: Path, target: Path, settings: Settings) -> None:
     half.rename(target)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(to: Path) -> Iterator[Path]:
     """A folder beside `to` to write into; it gets its name when the block ends well, else nothing is left.
 
@@ -222,7 +223,7 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     whole = resolve(config.model_copy(update={"source": adapter_base(adapter)}))
     stored: Any = AutoConfig.from_pretrained(whole, local_files_only=True).dtype
     merged = load_model(config.model_copy(update={"dtype": "float32"}))
-    with quiet():
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
         merged.to(stored or merged.dtype).save_pretrained(to)  # type: ignore[arg-type]
         load_codec(config).tokenizer.save_pretrained(to)
 

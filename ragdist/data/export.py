@@ -253,7 +253,7 @@ def _stage_counts(road: Road) -> dict[str, int]:
     for stage in (road.questions, road.candidates, road.contexts):
         for name, value in stage.card["counts"].items():
             number = len(value) if isinstance(value, list) else value
-            if isinstance(number, int) and number and name != "with_oracle":
+            if isinstance(number, int) and number and name not in ("with_oracle", *SPLITS):
                 found[name.replace("_", " ")] = number
     if road.settings.prompts.answer == "reasoned" and (invalid := road.examples.card["counts"]["invalid_quotes"]):
         found["invalid quotes"] = invalid
@@ -273,6 +273,7 @@ def _origin(settings: Settings, noted: dict[str, Any]) -> str:
 
 def _made_by(settings: Settings) -> dict[str, Any]:
     dumped = json.loads(settings.model_dump_json())
-    corpus = {name: dumped["corpus"][name] for name in ("source", "packages", "datasets", "benchmark", "revision")}
+    told = {"apidocs": ("packages",), "records": ("datasets",), "folder": (), "benchmark": ("benchmark", "revision")}
+    corpus = {name: dumped["corpus"][name] for name in ("source", *told[settings.corpus.source])}
     kept = ("chunks", "questions", "retrieval", "contexts", "prompts")
     return {"seed": settings.seed, "corpus": corpus, **{name: dumped[name] for name in kept}}

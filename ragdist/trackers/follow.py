@@ -37,6 +37,7 @@ POLL_S = 1.0
 CLOSE_S = 30.0
 """Longest wait, in seconds, for all trackers together at the end of a run."""
 NOT_NUMBERS = {"time", "phase", "step", "steps"}
+NOT_CURVES = {"train_start"}
 
 
 class Point(NamedTuple):
@@ -91,7 +92,7 @@ def points(lines: str) -> Iterator[Point]:
     for line in lines.splitlines():
         row = json.loads(line)
         numbers = {name: value for name, value in row.items() if name not in NOT_NUMBERS and _is_number(value)}
-        if "step" not in row or not numbers:
+        if "step" not in row or not numbers or row["phase"] in NOT_CURVES:
             continue
         found = re.fullmatch(r"round-(\d+)/(\w+)", row["phase"])
         group, before = (found[2], int(found[1]) * row.get("steps", 0)) if found else (row["phase"], 0)
