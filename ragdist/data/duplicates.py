@@ -49,10 +49,10 @@ class Index:
         """The most similar document of the index, by its number, the earliest of several, with the similarity; None
         if none is similar enough: then the document has joined the index, under the next number from 0 on."""
         free, earlier = self._look_up(signature)
-        alike = [(float(np.mean(self._signature(i) == signature)), -i) for i in earlier]
-        if alike and max(alike)[0] >= self.similarity:
-            best, number = max(alike)
-            return -number, best
+        if earlier:
+            number, share = self._most_similar(signature, sorted(earlier))
+            if share >= self.similarity:
+                return number, share
         self._bands.update(dict.fromkeys(free, self._size))
         self._signatures += signature.tobytes()
         self._size += 1
@@ -70,8 +70,11 @@ class Index:
             free.append(key)
         return free, earlier
 
-    def _signature(self, number: int) -> Signature:
-        return np.frombuffer(self._signatures, np.uint32, PERMUTATIONS, number * PERMUTATIONS * 4)
+    def _most_similar(self, signature: Signature, earlier: list[int]) -> tuple[int, float]:
+        rows = np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)[earlier]
+        shares = (rows == signature).mean(axis=1)
+        best = int(shares.argmax())
+        return earlier[best], float(shares[best])
 
 
 def rows_of_a_band(similarity: float) -> int:

@@ -126,7 +126,11 @@ def _bookmarks(reader: Any) -> dict[int, list[tuple[int, str]]]:
         for entry in entries:
             if isinstance(entry, list):
                 gather(entry, level + 1)
-            elif (page := reader.get_destination_page_number(entry)) is not None and page >= 0 and entry.title:
+            elif (
+                (page := reader.get_destination_page_number(entry)) is not None
+                and page >= 0
+                and flat(str(entry.title or ""))
+            ):
                 found.setdefault(page + 1, []).append((level, _whole_characters(str(entry.title))))
 
     try:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pytest
@@ -72,6 +73,15 @@ def test_pdf_docx_html_and_md_are_documents_with_their_pages_and_headings(tmp_pa
         ("c.md", "c", "# Head\n\nbody", (0,), ("Head",)),
         ("d.txt", "d", "plain", (), ()),
     ]
+
+
+def test_file_whose_name_is_no_utf8_is_named_and_skipped(tmp_path):
+    written.write(tmp_path, {"a.txt": "fine"})
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("text")
+    with pytest.raises(DataError, match="half of a character"):
+        read(tmp_path)
+    found, broken = read(tmp_path, broken="skip")
+    assert [document.text for document in found] == ["fine"] and len(broken) == 1
 
 
 def test_document_comes_before_the_next_file_is_read(tmp_path):

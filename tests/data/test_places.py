@@ -78,6 +78,19 @@ def test_s3_place_pickles_and_opens_in_another_process(bucket):
         assert (file.read(3), file.seek(2), file.read()) == (b"# O", 2, b"One\n\ntext")
 
 
+@pytest.mark.parametrize("read", ["all", "lines"])
+def test_s3_file_takes_few_requests(bucket, caplog, read):
+    """Each request is waited for and paid: 4 MB are one request at once, and about one a megabyte in a stream."""
+    bucket.put_object(Bucket="papers", Key="big.jsonl", Body=b'{"text": "%s"}\n' % (b"x" * 1011) * 4096)
+    place = places.at("s3://papers/big.jsonl")
+    caplog.clear()
+    with caplog.at_level("INFO", logger="werkzeug"):
+        length = len(place.read()) if read == "all" else sum(1024 for _ in json_lines(place, Broken("stop", [])))
+    assert length == 4 << 20
+    asked = [record for record in caplog.records if "GET /papers/big.jsonl" in record.getMessage()]
+    assert 1 <= len(asked) <= (1 if read == "all" else 5)
+
+
 def test_s3_question_file_is_streamed_line_by_line(bucket):
     import gzip
 
