@@ -139,7 +139,7 @@ class ClusterConfig(Block):
     max_failures: int = Field(3, ge=0)
     """Times that a dead worker is replaced, from the newest checkpoint, before the run counts as failed."""
     start_timeout_s: float = Field(600, gt=0)
-    """Longest wait, in seconds, for workers to start."""
+    """Longest wait, in seconds, for workers to start, and with `run.mapper=ray` for one batch of records."""
     network_interface: str = ""
     """Network interface of gloo and NCCL, for hosts whose own name resolves to 127.0.0.1."""
 
@@ -151,8 +151,8 @@ class EvaluationConfig(Block):
     """What is asked of a model before and after."""
 
     conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "attacked")
-    """No documents; oracle and distractors; distractors only; BM25's best; oracle list plus forgeries that agree on one
-    wrong answer."""
+    """No documents; oracle and distractors; distractors only; the best by `retrieval.kind`; oracle list plus
+    forgeries that agree on one wrong answer."""
     forgeries: int = Field(3, ge=1)
     """Forged documents of the attacked condition."""
     before: bool = True

@@ -3,7 +3,7 @@
 closed_book  no documents
 oracle       the oracles and distractors, `contexts.documents` in all
 absent       distractors only, as many
-retrieved    BM25's best `retrieval.count`, by rank
+retrieved    the best `retrieval.count` by `retrieval.kind`, in their order
 attacked     the list of `oracle` with forgeries strewn in; nothing of it is removed or altered
 """
 

@@ -92,3 +92,19 @@ def test_without_sentence_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # as if it were not installed
     with pytest.raises(ConfigError, match=r"pip install ragdist\[dense\]"):
         SentenceEmbedder(SOURCE)
+
+
+def test_hub_id_is_found_in_the_clients_cache_and_named_by_its_commit(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--name"
+    shutil.copytree(resolve(SOURCE), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    for ref in ("main", "v1"):
+        (repository / "refs" / ref).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for source in ("owner/name", "owner/name@v1", f"owner/name@{commit}"):
+        assert SentenceEmbedder(source).fingerprint == f"owner/name@{commit}"
+    assert SentenceEmbedder("owner/name").embed(["a"]).shape == (1, 384)
+    with pytest.raises(ModelError, match="'owner/name@v2' is no folder here"):
+        SentenceEmbedder("owner/name@v2")
