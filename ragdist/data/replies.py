@@ -19,7 +19,7 @@ SHORTEST_QUESTION = 3
 """Words."""
 
 _PLACE = re.compile(r"\{(\w+)\}")
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _REASON = re.compile(r"^\s*(?:##\s?)?(?:reason|reasoning)\s?:\s*", re.IGNORECASE)
 _MARKUP = re.compile(r"##(?:begin|end)_quote##|</answer>|^\*\*|\*\*$", re.IGNORECASE)
