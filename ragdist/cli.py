@@ -109,7 +109,8 @@ def build(
         return _print_json([{"stage": name, "rows": len(rows), "folder": str(rows.folder)} for name, rows in made])
     table = Table("stage", "rows", "folder", "notes", title="The road", title_justify="left")
     for name, rows in made:
-        notes = ", ".join(f"{key} {value}" for key, value in rows.card["counts"].items() if value)
+        counted = {key: len(v) if isinstance(v, list) else v for key, v in rows.card["counts"].items()}
+        notes = ", ".join(f"{key} {value}" for key, value in counted.items() if value)
         table.add_row(name, f"{len(rows):,}", str(rows.folder), notes)
     _print(table)
 
