@@ -7,10 +7,12 @@ TRACKIO_SPACE_ID and the rest of their variables hold.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +20,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 Outcome = Literal["finished", "stopped", "failed"]
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
-WANDB_DEFAULTS = {"WANDB_ERROR_REPORTING": "false", "WANDB_INIT_TIMEOUT": "25", "WANDB_FINISH_TIMEOUT": "25"}
-"""W&B's own waits, in seconds, are longer: a process whose server is gone would not end for minutes."""
+VARIABLES = {
+    **{"WANDB_ERROR_REPORTING": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+    **{"WANDB_INIT_TIMEOUT": "25", "WANDB_FINISH_TIMEOUT": "25"},
+}
+"""Set where a user did not. W&B's own waits are longer: a process whose server is gone would not end for minutes."""
+_importing = threading.Lock()
 MLFLOW_BATCH = 100
 """Parameters that MLflow takes in one call."""
 MLFLOW_VALUE = 6000
@@ -122,8 +128,6 @@ class Wandb:
     """A Weights & Biases run; its own files lie below the run's folder unless WANDB_DIR says otherwise."""
 
     def __init__(self, shown: Shown) -> None:
-        for name, value in WANDB_DEFAULTS.items():
-            os.environ.setdefault(name, value)
         import wandb
         from wandb.sdk.lib import wbauth
 
@@ -186,7 +190,6 @@ class MlFlow:
     """An MLflow run in the experiment `run.project`; the client's plain calls add no user, host, command or commit."""
 
     def __init__(self, shown: Shown) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient, get_tracking_uri
         from mlflow.entities import Param
 
@@ -272,9 +275,18 @@ class Trackio:
             self._run.finish()
 
 
-OPEN: dict[str, Callable[[Shown], Tracker]] = {
+KINDS: dict[str, Callable[[Shown], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
     "mlflow": MlFlow,
     "trackio": Trackio,
 }
+
+
+def open_tracker(name: str, shown: Shown) -> Tracker:
+    """The tracked run, begun or gone on with; blocks as long as its client does."""
+    with _importing:  # some change the filters of warnings as they are imported, which threads share
+        for variable, value in VARIABLES.items():
+            os.environ.setdefault(variable, value)
+        importlib.import_module(PACKAGES[name])
+    return KINDS[name](shown)

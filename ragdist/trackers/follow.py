@@ -156,7 +156,7 @@ class _Mirror(threading.Thread):
             self.folder,
             presentable(self.settings),
         )
-        tracker = clients.OPEN[self.tracker_name](shown)
+        tracker = clients.open_tracker(self.tracker_name, shown)
         self.sent.id = tracker.id
         self._note()
         while not self._ended.wait(POLL_S):

@@ -59,7 +59,6 @@ def test_a_dead_tracker_is_one_warning_and_the_others_go_on(tmp_path):
     environment = world.home(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     done = world.play(tmp_path, 1, 4, "run.trackers=[mlflow,tensorboard]", environment=environment)
     assert done.returncode == 0 and done.stderr.count("mlflow fails") == 1 and "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
     assert json.loads((tmp_path / "one" / "state.json").read_text())["state"] == "finished"
     assert len(world.tensorboard(tmp_path / "one" / "tensorboard")) == 6
     # The tracker is back: the same command tells it everything.
