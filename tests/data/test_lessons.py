@@ -34,9 +34,8 @@ def folder(tmp_path):
     documents.mkdir()
     for n in range(12):
         facts = [f"The {thing} of house {n} is {thing}-{n}." for thing in (THINGS[n % 6], THINGS[(n + 1) % 6])]
-        (documents / f"house-{n}.md").write_text(
-            f"# House {n}\n\n{' '.join(facts)}\n" if n else "# No house\n\nEmpty.\n"
-        )
+        text = " ".join(facts) if n else "Empty."
+        (documents / f"house-{n}.md").write_text(f"# House {n}\n\n{text}\n")
     return tmp_path
 
 

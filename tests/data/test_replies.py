@@ -22,11 +22,7 @@ QUOTE = "##begin_quote## listens on port\n 8443 ##end_quote##"
         ("What is a relay?\nWho wrote it and wh", False, ["What is a relay?"]),
         ("What is a relay?\nWho wrote it?", False, ["What is a relay?", "Who wrote it?"]),
         ("Open a relay on a port.\nClose the relay whe", False, ["Open a relay on a port."]),
-        (
-            "Tasks:\nOpen a relay on a port.\nClose the relay again.",
-            True,
-            ["Open a relay on a port.", "Close the relay again."],
-        ),
+        ("Tasks:\nOpen the relay.\nClose the relay.", True, ["Open the relay.", "Close the relay."]),
         ("<think>What is asked he", False, []),
         ("<think>What is asked here?</think>\nWhat is a relay?", True, ["What is a relay?"]),
         ("1. 3.5 volts are needed by which relay?", True, ["3.5 volts are needed by which relay?"]),

@@ -19,6 +19,12 @@ def test_short_wordings_are_near_only_to_themselves():
     assert found.near("who  WROTE") and found.near("why") and not found.near("Who") and not found.near("Who wrote it?")
 
 
+def test_other_numerals_make_another_question():
+    third, fourth = (f"What is the default timeout of the server in version {n}?" for n in (3, 4))
+    assert similarity(triples(third), triples(fourth)) == 7 / 9
+    assert not Wordings([third]).near(fourth) and Wordings([third, fourth]).near(fourth)
+
+
 def test_nothing_is_near_to_an_empty_index():
     assert not Wordings([]).near("Who wrote it?")
 
