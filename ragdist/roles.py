@@ -1,6 +1,6 @@
 """What a system is handed: someone who tokenizes, writes, reads, retrieves, maps, tunes.
 
-Who plays a role (this process, Ray workers) is decided in `runs.py`, nowhere else.
+Who plays a role (this process, Ray workers) is decided in `players.py`, nowhere else.
 """
 
 from __future__ import annotations

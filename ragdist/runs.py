@@ -1,35 +1,29 @@
 """One function for each job: settings -> roles -> system -> Run. The Python API; `cli.py` and `jobs/` only call it.
 
-The only place where the road, the papers and the engine room meet. Heavy imports wait inside the functions, so that
-`ragdist --help` loads neither torch nor ray.
+With `players.py` the only place where the road, the papers and the engine room meet. Heavy imports wait inside the
+functions, so that `ragdist --help` loads neither torch nor ray.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragdist import track
-from ragdist.config import ModelConfig, Settings
+from ragdist import players, track
+from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.loader import load
-from ragdist.store import Rows, Store
+from ragdist.store import Rows
 
 if TYPE_CHECKING:
     from ragdist.data.audit import Audit
-    from ragdist.data.road import Road
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
-    from ragdist.live import Board
-    from ragdist.roles import Codec, Embedder, Mapper, Reader, Side, Teacher, Writer
-    from ragdist.systems.atm import Start
     from ragdist.timeline import Timeline
 
 
@@ -55,8 +49,8 @@ def raft(settings: Settings) -> Run:
     from ragdist.systems import raft as system
     from ragdist.trackers.follow import follow
 
-    with track.open_run(settings, "raft") as run, follow(run), _road(settings) as road:
-        outcome = system.run(road, RayTuner(settings), _opener(settings), run.folder, settings)
+    with track.open_run(settings, "raft") as run, follow(run), players.road(settings) as road:
+        outcome = system.run(road, RayTuner(settings), players.opener(settings), run.folder, settings)
         return Run(run.folder, outcome.model, outcome.report, _conclude(run, outcome.report))
 
 
@@ -73,7 +67,7 @@ def atm(settings: Settings) -> Run:
     from ragdist.timeline import Timeline
     from ragdist.trackers.follow import follow
 
-    with track.open_run(settings, "atm") as run, follow(run), _road(settings) as road:
+    with track.open_run(settings, "atm") as run, follow(run), players.road(settings) as road:
         with track.span("road"):
             road.make("contexts")
             train, test = road.open_questions("train"), road.open_questions("test")
@@ -87,7 +81,7 @@ def atm(settings: Settings) -> Run:
                     parquet.split(test, size),
                     test,
                     template.resolve(),
-                    _seated(settings, run.folder, timeline, board),
+                    players.sides(settings, run.folder, timeline, board),
                     run.folder,
                     settings,
                     board,
@@ -113,15 +107,15 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
     from ragdist.trackers.follow import follow
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
-    with track.open_run(settings, "evaluate") as run, follow(run), _road(settings) as road:
-        asked = system.evaluate(road, named, _opener(settings), run.folder, settings)
+    with track.open_run(settings, "evaluate") as run, follow(run), players.road(settings) as road:
+        asked = system.evaluate(road, named, players.opener(settings), run.folder, settings)
         report = system.report(road, asked, settings)
         return Run(run.folder, Path(list(named.values())[-1]), report, _conclude(run, report))
 
 
 def build(settings: Settings, until: str = "examples") -> list[tuple[str, Rows[Any]]]:
     """The road's stages up to `until`, each made now or found: (name, rows)."""
-    with _road(settings) as road:
+    with players.road(settings) as road:
         return road.make(until)
 
 
@@ -129,7 +123,7 @@ def audit(settings: Settings, picture: Path | None = None) -> Audit:
     """What the training data really is: realised P%, positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
-    with _road(settings) as road:
+    with players.road(settings) as road:
         road.make("examples")
         found = auditing.audit(road.questions, road.contexts, road.chunk_by_id, road.examples, settings)
     if picture:
@@ -158,7 +152,7 @@ def export_data(settings: Settings, to: Path | None, hub: str = "", private: boo
     from ragdist.data import export as rows
 
     def write(folder: Path) -> dict[str, Any]:
-        with _road(settings) as road, export.new_folder(folder) as half:
+        with players.road(settings) as road, export.new_folder(folder) as half:
             return asdict(rows.export(road, half, **how))
 
     return export.hand_on(write, to, hub, "dataset", private)
@@ -211,114 +205,6 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
         row["scores"] = json.loads(summary.read_text())["scores"] if summary.exists() else []
         found.append(row)
     return sorted(found, key=lambda row: row["time"], reverse=True)
-
-
-@contextmanager
-def _road(settings: Settings) -> Iterator[Road]:
-    from ragdist.data.road import Road
-    from ragdist.lm.load import load_codec
-
-    store = Store(Path(settings.run.folder) / "data")
-    codec, teacher = load_codec(settings.model), _teacher(settings)
-    with _mapper(settings) as mapper:
-        try:
-            yield Road(settings, store, codec, mapper, teacher=teacher, embedder=_embedder(settings))
-        finally:
-            if teacher:
-                teacher.close()
-
-
-def _embedder(settings: Settings) -> Embedder | None:
-    """Who makes vectors, if anyone does; the model is loaded when they are not there yet."""
-    if settings.retrieval.kind == "bm25":
-        return None
-    from ragdist.lm.embed import SentenceEmbedder
-
-    return SentenceEmbedder(settings.retrieval.embedder)
-
-
-def _teacher(settings: Settings) -> Teacher | None:
-    """Who is asked for questions, reasoning and verdicts, if anyone is; nothing is loaded or called before that."""
-    config, folder = settings.teacher, Path(settings.run.folder) / "data"
-    if not (config.questions_per_chunk or config.reasoning or config.judge):
-        return None
-    if config.url:
-        from ragdist.endpoint import Endpoint
-
-        return Endpoint(config, folder)
-    from ragdist.local import LocalTeacher
-
-    model = settings.model
-    if config.model:
-        model = model.model_copy(update={"source": config.model, "revision": ""})
-    return LocalTeacher(config, folder, model, partial(_open_writer, settings, model))
-
-
-def _open_writer(settings: Settings, model: ModelConfig) -> tuple[Writer, Codec]:
-    from ragdist.lm.load import load_codec, load_model
-    from ragdist.lm.write import ModelWriter
-
-    codec = load_codec(model)
-    return ModelWriter(load_model(model), codec, settings.evaluation.tokens_per_batch), codec
-
-
-@contextmanager
-def _mapper(settings: Settings) -> Iterator[Mapper]:
-    if settings.run.mapper == "ray":
-        from ragdist.cluster.mapper import RayMapper
-
-        with RayMapper(settings.run.processes, settings.cluster) as mapper:
-            yield mapper
-    else:
-        from ragdist.local import ProcessMapper, SerialMapper
-
-        yield ProcessMapper(settings.run.processes) if settings.run.processes > 1 else SerialMapper()
-
-
-def _opener(settings: Settings) -> Any:
-    @contextmanager
-    def open_model(source: str) -> Iterator[tuple[Writer, Reader]]:
-        from ragdist.lm.load import load_codec, load_model
-        from ragdist.lm.read import ModelReader
-        from ragdist.lm.write import ModelWriter
-
-        config = settings.model.model_copy(update={"source": source})
-        model = load_model(config)
-        batch = settings.evaluation.tokens_per_batch
-        yield ModelWriter(model, load_codec(config), batch), ModelReader(model, batch)
-        del model
-        gc.collect()
-
-    return open_model
-
-
-def _seated(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
-    """Opens both groups on a Ray cluster, side by side."""
-
-    @contextmanager
-    def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
-        from ragdist.cluster import session
-        from ragdist.cluster.crew import Plan
-        from ragdist.cluster.group import Group, seated
-        from ragdist.lm.resident import Resident
-        from ragdist.signals import stop_on_signal
-
-        with session.connect(settings.cluster), stop_on_signal() as stop:
-            sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
-            groups = (
-                Group(
-                    Plan(name, settings, side, Resident, folder, stop.is_set),
-                    start.source,
-                    start.version,
-                    on_span=timeline.add,
-                    on_step=board.step,
-                )
-                for name, side, start in sides
-            )
-            with seated(*groups) as (first, second):
-                yield first, second
-
-    return open_sides
 
 
 def _conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[str, Any]:

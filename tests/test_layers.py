@@ -36,9 +36,11 @@ MAY = {
     "local": SHARED | {"roles", "lm", "parquet", "steps", "ledger"},
     "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals"},
     "doctor": {"track"},
+    "players": SHARED
+    | {"roles", "data", "lm", "local", "cluster", "endpoint", "signals", "systems", "live", "timeline"},
     "runs": SHARED
-    | {"roles", "parquet", "timeline", "live", "data", "algo", "lm", "evaluation", "systems", "local", "cluster"}
-    | {"endpoint", "ledger", "signals", "export", "trackers"},
+    | {"players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
+    | {"export", "trackers"},
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
     "cli": SHARED | {"runs", "doctor", "data", "evaluation"},

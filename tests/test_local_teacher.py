@@ -137,13 +137,13 @@ def test_other_models_have_other_ledgers(tmp_path):
 
 def test_settings_decide_who_teaches(tmp_path):
     """Nobody, unless something is asked; a model here; an endpoint. Neither is reached before it is asked."""
-    from ragdist import runs
+    from ragdist import players
     from ragdist.config import Settings
     from ragdist.endpoint import Endpoint
 
     def made(**teacher):
         run, corpus = {"folder": str(tmp_path)}, {"source": "folder", "folder": str(tmp_path)}
-        return runs._teacher(Settings.model_validate({"run": run, "corpus": corpus, "teacher": teacher}))
+        return players.teacher(Settings.model_validate({"run": run, "corpus": corpus, "teacher": teacher}))
 
     with faults.Proxy() as proxy:
         assert made() is None

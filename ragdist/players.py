@@ -1,0 +1,135 @@
+"""Who plays the roles of `roles.py`, as the settings say: this process, its children, Ray's, an endpoint.
+
+Heavy imports wait inside the functions; nothing is loaded before it is used.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragdist.config import ModelConfig, Settings
+from ragdist.store import Store
+
+if TYPE_CHECKING:
+    from ragdist.data.road import Road
+    from ragdist.live import Board
+    from ragdist.roles import Codec, Embedder, Mapper, Reader, Side, Teacher, Writer
+    from ragdist.systems.atm import Start
+    from ragdist.timeline import Timeline
+
+
+@contextmanager
+def road(settings: Settings) -> Iterator[Road]:
+    """The road of these settings, with all whom it may ask."""
+    from ragdist.data.road import Road
+    from ragdist.lm.load import load_codec
+
+    store = Store(Path(settings.run.folder) / "data")
+    codec, asked = load_codec(settings.model), teacher(settings)
+    with mapper(settings) as mapping:
+        try:
+            yield Road(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings))
+        finally:
+            if asked:
+                asked.close()
+
+
+def embedder(settings: Settings) -> Embedder | None:
+    """Who makes vectors, if anyone does; the model is loaded when they are not there yet."""
+    if settings.retrieval.kind == "bm25":
+        return None
+    from ragdist.lm.embed import SentenceEmbedder
+
+    return SentenceEmbedder(settings.retrieval.embedder)
+
+
+def teacher(settings: Settings) -> Teacher | None:
+    """Who is asked for questions, reasoning and verdicts, if anyone is; nothing is loaded or called before that."""
+    config, folder = settings.teacher, Path(settings.run.folder) / "data"
+    if not (config.questions_per_chunk or config.reasoning or config.judge):
+        return None
+    if config.url:
+        from ragdist.endpoint import Endpoint
+
+        return Endpoint(config, folder)
+    from ragdist.local import LocalTeacher
+
+    model = settings.model
+    if config.model:
+        model = model.model_copy(update={"source": config.model, "revision": ""})
+    return LocalTeacher(config, folder, model, partial(_open_writer, settings, model))
+
+
+def _open_writer(settings: Settings, model: ModelConfig) -> tuple[Writer, Codec]:
+    from ragdist.lm.load import load_codec, load_model
+    from ragdist.lm.write import ModelWriter
+
+    codec = load_codec(model)
+    return ModelWriter(load_model(model), codec, settings.evaluation.tokens_per_batch), codec
+
+
+@contextmanager
+def mapper(settings: Settings) -> Iterator[Mapper]:
+    """Who cuts documents and tokenizes rows."""
+    if settings.run.mapper == "ray":
+        from ragdist.cluster.mapper import RayMapper
+
+        with RayMapper(settings.run.processes, settings.cluster) as over_ray:
+            yield over_ray
+    else:
+        from ragdist.local import ProcessMapper, SerialMapper
+
+        yield ProcessMapper(settings.run.processes) if settings.run.processes > 1 else SerialMapper()
+
+
+def opener(settings: Settings) -> Any:
+    """A context that holds a model in this process, given its source."""
+
+    @contextmanager
+    def open_model(source: str) -> Iterator[tuple[Writer, Reader]]:
+        from ragdist.lm.load import load_codec, load_model
+        from ragdist.lm.read import ModelReader
+        from ragdist.lm.write import ModelWriter
+
+        config = settings.model.model_copy(update={"source": source})
+        model = load_model(config)
+        batch = settings.evaluation.tokens_per_batch
+        yield ModelWriter(model, load_codec(config), batch), ModelReader(model, batch)
+        del model
+        gc.collect()
+
+    return open_model
+
+
+def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
+    """Opens both groups on a Ray cluster, side by side."""
+
+    @contextmanager
+    def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
+        from ragdist.cluster import session
+        from ragdist.cluster.crew import Plan
+        from ragdist.cluster.group import Group, seated
+        from ragdist.lm.resident import Resident
+        from ragdist.signals import stop_on_signal
+
+        with session.connect(settings.cluster), stop_on_signal() as stop:
+            sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
+            groups = (
+                Group(
+                    Plan(name, settings, side, Resident, folder, stop.is_set),
+                    start.source,
+                    start.version,
+                    on_span=timeline.add,
+                    on_step=board.step,
+                )
+                for name, side, start in sides
+            )
+            with seated(*groups) as (first, second):
+                yield first, second
+
+    return open_sides
