@@ -43,6 +43,8 @@ MAY_CHANGE = {
 }
 """What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
 LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe")
+OPTIONAL = ("sentence-transformers", "faiss-cpu")
+"""Noted where they are installed."""
 
 
 @dataclass
@@ -246,9 +248,10 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
-    for name in ("ragdist", *LIBRARIES):
+    for name in ("ragdist", *LIBRARIES, *OPTIONAL):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            if name not in OPTIONAL:
+                found[name] = "not installed"
     return found

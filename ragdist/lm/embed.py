@@ -65,9 +65,10 @@ class SentenceEmbedder:
         """[len(texts), dimensions] float32 numpy array, rows normalised; a row does not depend on the other texts."""
         model, rows = self._model, self.rows or (1 if self._model.device.type == "cpu" else GPU_ROWS)
         vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float64)
-        by_length: dict[int, list[int]] = {}
+        by_length: dict[tuple[int, bool], list[int]] = {}
         for at, length in enumerate(self._lengths(texts)):
-            by_length.setdefault(-(-length // STEP), []).append(at)
+            # Those without padding apart: attention takes another way where nothing is masked.
+            by_length.setdefault((length // STEP, length % STEP == 0), []).append(at)
         for places in by_length.values():
             alike = [texts[at] for at in places]
             alike += alike[-1:] * (-len(alike) % rows)

@@ -7,6 +7,7 @@ import pytest
 
 from ragdist.data.dense import BLOCK, SPARE, Dense, open_vectors
 from ragdist.errors import ConfigError
+from ragdist.local import ProcessMapper
 from ragdist.records import Hit
 from ragdist.store import Store
 from tests.data.chunks import chunk, corpus
@@ -72,6 +73,16 @@ def test_search_over_shards_is_that_of_one_scan(shards):
         for found in zip(*parts, strict=True)
     ]
     assert merged == dense(chunks).search(QUERIES, 9)
+
+
+def search_one(query, retriever):
+    return retriever.search([query], 7)[0]
+
+
+def test_search_over_workers_is_that_of_one_scan():
+    """check 25, check 71: questions shared between processes."""
+    retriever = dense(tied(200, copies=40))
+    assert list(ProcessMapper(2, batch=5).map(search_one, QUERIES, retriever)) == retriever.search(QUERIES, 7)
 
 
 def test_query_prefix_stands_before_each_question():
