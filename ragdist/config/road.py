@@ -191,7 +191,7 @@ class TeacherConfig(Block):
         for name, places in (
             ("ask", ("{chunk}",)),
             ("answer", ("{documents}", "{question}")),
-            ("repair", ("{documents}", "{question}", "{problem}", "{reply}")),
+            ("repair", ("{documents}", "{question}")),
             ("verdict", ("{documents}", "{question}", "{answer}")),
         ):
             if missing := [place for place in places if place not in getattr(self, name)]:

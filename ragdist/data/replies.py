@@ -40,7 +40,7 @@ _CLOSING = " \t\"'*)]\u201d\u2019\u00bb\u300d\u300f"
 _TEXT = "(?:document|text|passage|article|excerpt|snippet|chunk|author)s?"
 _PLACE_IN_TEXT = (
     "(?:section|page|paragraph|context|chapter|table|figure|list|example|story|study|paper|report|book|manual|guide"
-    "|file|code|function|method|class|module)s?"
+    "|file|code|function|method|class|module|sentence|statement|question)s?"
 )
 _NAMES_DOCUMENT = re.compile(
     rf"\bthe\s+{_TEXT}\b(?![-_])"
@@ -90,20 +90,21 @@ def fill(template: str, **values: str) -> str:
     return _PLACE.sub(lambda place: values.get(place[1], place[0]), template)
 
 
-def questions_in(reply: Reply, count: int) -> list[str]:
+def questions_in(reply: Reply, count: int, text: str) -> list[str]:
     """At most `count` questions of a reply, each once, without numbering, empty lines and talk around them.
 
     Where some lines end with a question mark the others are talk; where none does, as in instructions, each line
     counts that does not end with a colon. The last line of a reply that was cut off counts only if it is finished.
+    What stands in the text that is asked about is no question about it.
     """
-    text = _THOUGHT.sub("", reply.text)
-    lines = [piece for line in text.splitlines() for piece in _AFTER_QUESTION.split(line.strip())]
-    if lines and not reply.ended and not text.endswith("\n") and not _asks(lines[-1]):
+    said = _THOUGHT.sub("", reply.text)
+    lines = [piece for line in said.splitlines() for piece in _AFTER_QUESTION.split(line.strip())]
+    if lines and not reply.ended and not said.endswith("\n") and not _asks(lines[-1]):
         del lines[-1]
     found = [_bare_line(line) for line in lines]
     asking = [line for line in found if _asks(line)] or [line for line in found if not line.endswith((":", "\uff1a"))]
     long_enough = [line for line in asking if len(words(line).split()) >= SHORTEST_QUESTION]
-    return list(dict.fromkeys(long_enough))[:count]
+    return [line for line in dict.fromkeys(long_enough) if not contains(text, line)][:count]
 
 
 def names_document(question: str) -> bool:

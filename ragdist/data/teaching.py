@@ -77,7 +77,7 @@ def ask(
 
     wanted = (chunk for chunk in chunks if chunk.id in splits)
     for chunk, reply in ask_each(wanted, request, teacher, "questions"):
-        found = questions_in(reply, config.questions_per_chunk)
+        found = questions_in(reply, config.questions_per_chunk, chunk.text)
         counts["chunks"] += 1
         counts["refused"] += bool(reply.failed)
         counts["without_question"] += not found and not reply.failed

@@ -28,6 +28,7 @@ QUOTE = "##begin_quote## listens on port\n 8443 ##end_quote##"
         ("1. 3.5 volts are needed by which relay?", True, ["3.5 volts are needed by which relay?"]),
         ("1. -1 is returned by which call?", True, ["-1 is returned by which call?"]),
         ("\u7aef\u53e3\u662f\u591a\u5c11\uff1f\n\u8bf4\u660e", True, ["\u7aef\u53e3\u662f\u591a\u5c11\uff1f"]),
+        ("The relay listens on port 8443\nby default.", True, []),
         ("Why?", True, []),
         ("", True, []),
         ("\n\n", False, []),
@@ -35,11 +36,11 @@ QUOTE = "##begin_quote## listens on port\n 8443 ##end_quote##"
 )
 def test_questions_have_no_numbering_no_empty_lines_and_no_unfinished_end(text, ended, questions):
     """check 13, the last question of a cut reply included."""
-    assert questions_in(reply(text, ended), 2) == questions
+    assert questions_in(reply(text, ended), 2, TEXT) == questions
 
 
 def test_no_more_questions_than_asked_for():
-    assert len(questions_in(reply("\n".join(f"{n}. What is part {n}?" for n in range(12))), 5)) == 5
+    assert len(questions_in(reply("\n".join(f"{n}. What is part {n}?" for n in range(12))), 5, TEXT)) == 5
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def test_no_more_questions_than_asked_for():
         ("What does the above code print?", True),
         ("Which port is mentioned above?", True),
         ("What does this section describe?", True),
+        ("What is the answer to this question?", True),
         ("Which port does the relay listen on?", False),
         ("Who is the text-editor team?", False),
         ("What does the context manager return?", False),
