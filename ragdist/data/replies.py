@@ -93,18 +93,18 @@ def fill(template: str, **values: str) -> str:
 def questions_in(reply: Reply, count: int, text: str) -> list[str]:
     """At most `count` questions of a reply, each once, without numbering, empty lines and talk around them.
 
-    Where some lines end with a question mark the others are talk; where none does, as in instructions, each line
-    counts that does not end with a colon. The last line of a reply that was cut off counts only if it is finished.
-    What stands in the text that is asked about is no question about it.
+    Where some lines end with a question mark the others are talk; where none does, as in instructions, the items of a
+    list count. The last line of a reply that was cut off counts only if it is finished. What stands in the text that is
+    asked about is no question about it.
     """
     said = _THOUGHT.sub("", reply.text)
     lines = [piece for line in said.splitlines() for piece in _AFTER_QUESTION.split(line.strip())]
     if lines and not reply.ended and not said.endswith("\n") and not _asks(lines[-1]):
         del lines[-1]
-    found = [_bare_line(line) for line in lines]
-    asking = [line for line in found if _asks(line)] or [line for line in found if not line.endswith((":", "\uff1a"))]
-    long_enough = [line for line in asking if len(words(line).split()) >= SHORTEST_QUESTION]
-    return [line for line in dict.fromkeys(long_enough) if not contains(text, line)][:count]
+    asking = [line for line in lines if _asks(line)] or [line for line in lines if _NUMBERING.match(line)]
+    found = dict.fromkeys(_bare_line(line) for line in asking)
+    long_enough = [line for line in found if len(words(line).split()) >= SHORTEST_QUESTION]
+    return [line for line in long_enough if not contains(text, line)][:count]
 
 
 def names_document(question: str) -> bool:
