@@ -35,7 +35,8 @@ def test_pages_name_files_settings_and_yaml_that_exist(page):
     known = {key for key, *_ in loader.describe()} | functions()
     known |= {key.rpartition(".")[0] for key in known}
     for key in re.findall(
-        r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus|retrieval|teacher|chunks)\.(?!jsonl)[\w.]+)`", text
+        r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus|retrieval|teacher|chunks)\.(?!jsonl)[\w.]+)`",
+        text,
     ):
         assert key in known, f"{page} speaks of {key}"
 

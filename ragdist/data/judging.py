@@ -57,7 +57,8 @@ def unique(
     if not config.judge:
         yield from (question for question, _ in told_by_words())
         return
-    for question, said in verdicts(told_by_words(), teacher, config):
+    # All of them first: two streams at once would write over each other's progress.
+    for question, said in verdicts(list(told_by_words()), teacher, config):
         if any(said.values()):
             counts["judged_several"] += 1
         else:
