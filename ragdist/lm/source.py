@@ -20,6 +20,7 @@ from typing import Any
 from ragdist import track
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError
+from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
 
 PACKAGE = "package:"
@@ -50,7 +51,10 @@ def resolve(config: ModelConfig) -> Path:
         return _converted(path)
     if path.exists():
         return _checked(path, source)
-    return _checked(_from_hub(config), source)
+    code = ("*.py",) if config.allow_remote_code == source else ()
+    others = ("*/*",)  # the same weights in other formats
+    found = snapshot(source, config.revision, wanted=[*WANTED, *code], unwanted=others, knob="model.source")
+    return _checked(found, source)
 
 
 def commit(folder: Path) -> str:
@@ -81,38 +85,6 @@ def _checked(folder: Path, source: str) -> Path:
             "safetensors only: save the model with save_pretrained, or set model.source to one with .safetensors"
         )
     raise ModelError(f"model.source={source!r} has no weights: no .safetensors file in {folder}; set model.source=...")
-
-
-def _from_hub(config: ModelConfig) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    code = ("*.py",) if config.allow_remote_code == config.source else ()
-
-    def fetch(offline: bool) -> Path:
-        return Path(
-            snapshot_download(
-                config.source,
-                revision=config.revision or None,
-                allow_patterns=[*WANTED, *code],
-                ignore_patterns=["*/*"],  # the same weights in other formats
-                local_files_only=offline,
-            )
-        )
-
-    try:
-        with quiet():
-            try:
-                fetch(offline=True)
-            except LocalEntryNotFoundError:
-                track.say(f"downloading {config.source} from the hub")
-            return fetch(offline=False)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"model.source={config.source!r} is no folder or .gguf file here, and the hub did not give it "
-            f"({type(error).__name__}: {reason}); set model.source or model.revision, or check the network"
-        ) from None
 
 
 def _in_package(source: str) -> Path:
