@@ -160,12 +160,21 @@ def _local(address: str) -> Path | None:
 def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
     """The store of a bucket, opened once a process."""
     if scheme == "gs":
+        if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):  # what Google's own clients heed
+            protocol, server = _server(emulator, "http")
+            return fs.GcsFileSystem(anonymous=True, scheme=protocol, endpoint_override=server, retry_time_limit=GIVE_UP)
         return fs.GcsFileSystem(retry_time_limit=GIVE_UP)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not endpoint:
         return fs.S3FileSystem(region=fs.resolve_s3_region(bucket))
+    protocol, server = _server(endpoint, "https")
+    return fs.S3FileSystem(endpoint_override=server, scheme=protocol)
+
+
+def _server(endpoint: str, usual: str) -> tuple[str, str]:
+    """Protocol and host:port of an endpoint, which may be written without the first."""
     protocol, mark, server = endpoint.rstrip("/").rpartition("://")
-    return fs.S3FileSystem(endpoint_override=server, scheme=protocol if mark else "https")
+    return protocol if mark else usual, server
 
 
 def _remote(address: str) -> tuple[fs.FileSystem, str]:

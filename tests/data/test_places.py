@@ -1,9 +1,16 @@
-"""Files by address: a local folder, file://, and S3 from a real server (moto) in a thread."""
+"""Files by address: a local folder, file://, and S3 and Google's storage from real servers (emulators)."""
 
 import os
 import pickle
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from ragdist.config import CorpusConfig
 from ragdist.data import corpus, places
@@ -69,6 +76,45 @@ def test_s3_folder_gives_the_documents_of_the_same_files_here(bucket, tmp_path):
     assert [document.source for document in here] == [*IN_ORDER, "rows.jsonl"]
     assert read("s3://papers/docs") == here
     assert read("s3://papers/docs/") == here
+
+
+@pytest.fixture
+def google(monkeypatch):
+    """Google's storage as the emulator plays it, in a process of its own: the address of its server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [Path(sys.executable).parent / "gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}"]
+    server = subprocess.Popen([*command, "--in-memory", "--default-bucket=papers"], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        places._filesystem.cache_clear()
+        yield f"127.0.0.1:{port}"
+    finally:
+        places._filesystem.cache_clear()
+        server.kill()
+        server.wait()
+
+
+def test_gs_folder_gives_the_documents_of_the_same_files_here(google, tmp_path):
+    limit = timedelta(seconds=10)
+    store = fs.GcsFileSystem(anonymous=True, scheme="http", endpoint_override=google, retry_time_limit=limit)
+    files = {name: content for name, content in FILES.items() if "%" not in name}  # the emulator cannot keep it
+    for name, content in files.items():
+        with store.open_output_stream(f"papers/docs/{name}") as out:
+            out.write(content.encode() if isinstance(content, str) else content)
+    documents.write(tmp_path, files)
+    here = [(document.text, document.pages) for document in read(tmp_path)]
+    assert here and [(document.text, document.pages) for document in read("gs://papers/docs")] == here
+    before = places.digest(places.files("gs://papers/docs"))
+    with store.open_output_stream("papers/docs/b/one.md") as out:
+        out.write(b"other text")
+    assert places.digest(places.files("gs://papers/docs")) != before
 
 
 def test_s3_place_pickles_and_opens_in_another_process(bucket):
