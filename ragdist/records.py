@@ -276,6 +276,55 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """An answer to a held-out question and whether it is right: what DuetRAG's arbiter learns from.
+
+    Example: Judgement(id="77.../reciter", question_id="77...", question="What is ...", answer="'ascii'", right=False,
+    weight=2.0, source="reciter")
+    """
+
+    id: str
+    question_id: str
+    question: str
+    answer: str
+    right: bool
+    """By the metric of `duet.right_by`."""
+    weight: float
+    """Of its row in the arbiter's loss."""
+    source: Literal["reciter", "discoverer", "gold", "other"]
+    """Who gave the answer; gold is the right one itself, other the right one to another question."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rated:
+    """A Judgement in the tokens of a model that learns to score it. Example: Rated(id="77.../reciter", tokens=(1, 9, 4),
+    right=False, weight=2.0)."""
+
+    id: str
+    tokens: tuple[int, ...]
+    """The question in the chat template, then the answer, no end token."""
+    right: bool
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What an arbiter made of two answers.
+
+    Example: Verdict(question_id="77...", answer="'utf-8'", chosen="discoverer", reciter_confidence=0.31,
+    discoverer_confidence=0.87)
+    """
+
+    question_id: str
+    answer: str
+    chosen: Literal["reciter", "discoverer", "both", "neither"]
+    """Whose answer it is; both when they agree, neither when a summarizer wrote a third one."""
+    reciter_confidence: float | None
+    """In (0, 1); None where the arbiter gives none, as a summarizer, or was not asked."""
+    discoverer_confidence: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
     """A text that a Writer wrote. Example: Written(prompt_id="77...", sample=0, text="None", tokens=2, ended=True)."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from ragdist.records import Example, Hit, Prompt, Reply, Request, Written
 
@@ -74,6 +74,21 @@ class Reader(Protocol):
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """(example id, log-probability in nats of each token after the prompt), a list for each microbatch."""
+        ...
+
+
+class Pair(NamedTuple):
+    """A question and an answer to it. Example: Pair("What is the default of ...?", "None")."""
+
+    question: str
+    answer: str
+
+
+class Scorer(Protocol):
+    """(question, answer) -> confidence that the answer is right. Played by `lm.score`, `features`."""
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        """A number in (0, 1) for each pair, in order; it does not depend on the other pairs."""
         ...
 
 
@@ -221,14 +236,30 @@ class Side(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One model to be tuned."""
+
+    name: str
+    """For people: progress, errors."""
+    rows: Path
+    """JSONL of Example; of Rated where `kind` is scorer."""
+    folder: Path
+    """Where it is kept, `folder/model` in the end; seen by all workers."""
+    train: Any
+    """`config.TrainConfig`."""
+    kind: Literal["answers", "scorer"] = "answers"
+    """answers: a model that writes the target; scorer: a classifier with one label, the confidence."""
+
+
 class Tuner(Protocol):
     """Examples -> a folder with the tuned model. Played by `cluster.train.RayTuner`."""
 
-    def tune(self, examples: Path, folder: Path) -> Path:
-        """Trains on the rows of `examples` (JSONL of Example) and returns the model's folder below `folder`.
+    def tune(self, lessons: Sequence[Lesson]) -> list[Path]:
+        """Trains each lesson and returns the models' folders: side by side where there is room for all, else in turn.
 
         Raises:
             Stopped: a stop was requested; the state is saved and the same call goes on.
-            TrainError: the job failed more often than `cluster.max_failures`.
+            TrainError: a job failed more often than `cluster.max_failures`.
         """
         ...

@@ -12,22 +12,9 @@ from ragdist import parquet
 from ragdist.errors import DataError, TrainError
 from ragdist.local import LocalSide, ProcessMapper, SerialMapper
 from tests.cluster import fake
+from tests.mapped import broken_at_seven, dies, scaled
 
 ROOT = Path(__file__).parents[1]
-
-
-def scaled(item, factor):
-    return item * factor, len(str(item))
-
-
-def broken_at_seven(item):
-    if item == 7:
-        raise DataError("row 7 is broken; see corpus.broken")
-    return item
-
-
-def dies(item):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def pid(item):

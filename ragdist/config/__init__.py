@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ragdist.config.block import Block
+from ragdist.config.duet import Arbiter, DuetConfig
 from ragdist.config.road import (
     ChunksConfig,
     ColumnsConfig,
@@ -31,6 +32,7 @@ from ragdist.config.training import (
 )
 
 __all__ = [
+    "Arbiter",
     "AtmConfig",
     "Block",
     "ChunksConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "Condition",
     "ContextsConfig",
     "CorpusConfig",
+    "DuetConfig",
     "EvaluationConfig",
     "LoraConfig",
     "ModelConfig",
@@ -51,6 +54,9 @@ __all__ = [
     "TeacherConfig",
     "TrainConfig",
 ]
+
+DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
+"""Those of `duet` that are tuned."""
 
 
 class Settings(Block):
@@ -70,6 +76,7 @@ class Settings(Block):
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    duet: DuetConfig = DuetConfig()
     atm: AtmConfig = AtmConfig()
     attacker: SideConfig = SideConfig(train=TrainConfig(learning_rate=8e-7, weight_decay=1e-4))
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
@@ -77,14 +84,15 @@ class Settings(Block):
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:
         for prefix, train, owner, workers in (
-            ("", self.train, "cluster", self.cluster.workers),
-            ("attacker.", self.attacker.train, "attacker", self.attacker.workers),
-            ("generator.", self.generator.train, "generator", self.generator.workers),
+            ("train.", self.train, "cluster", self.cluster.workers),
+            ("attacker.train.", self.attacker.train, "attacker", self.attacker.workers),
+            ("generator.train.", self.generator.train, "generator", self.generator.workers),
+            *((f"duet.{role}.", getattr(self.duet, role), "cluster", self.cluster.workers) for role in DUET_ROLES),
         ):
             if train.examples_per_step % (train.microbatch * workers):
                 raise ValueError(
-                    f"{prefix}train.examples_per_step={train.examples_per_step} must be a multiple of "
-                    f"{prefix}train.microbatch * {owner}.workers = {train.microbatch} * {workers}; "
+                    f"{prefix}examples_per_step={train.examples_per_step} must be a multiple of "
+                    f"{prefix}microbatch * {owner}.workers = {train.microbatch} * {workers}; "
                     "change one of the three"
                 )
         return self

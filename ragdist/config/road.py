@@ -226,6 +226,8 @@ class QuestionsConfig(Block):
     """At most so many training questions, drawn by seed; 0 is all."""
     test_rows: int = Field(0, ge=0)
     """At most so many test questions, drawn by seed; 0 is all."""
+    caps: Literal["drawn", "first"] = "drawn"
+    """Which questions the two caps keep: drawn by seed, or the first ones of the data, as DuetRAG's paper does."""
 
 
 class RetrievalConfig(Block):

@@ -51,7 +51,8 @@ def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[H
 
 
 def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, int]) -> list[Question]:
-    """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix.
+    """Training questions, then test questions, each in the order of their own draws (or, with `questions.caps=first`, of
+    the data), so that a cap is a prefix.
 
     A question is known by its text, without regard to case, blanks and final punctuation. Within a split the first
     one is kept, one with an oracle before one without; a training question that is also a test question goes. Where
@@ -70,7 +71,8 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
     found = [question for question in kept if _has_use(question, config)]
     counts["without_oracle_dropped"] = len(kept) - len(found)
     counts["without_oracle_kept"] = sum(not question.oracle_ids for question in found)
-    found.sort(key=lambda question: (draw(seed, "questions", question.id), question.id))
+    if config.caps == "drawn":
+        found.sort(key=lambda question: (draw(seed, "questions", question.id), question.id))
     selected: list[Question] = []
     for split, cap in (("train", config.train_rows), ("test", config.test_rows)):
         rows = [question for question in found if question.split == split]

@@ -25,7 +25,7 @@ from ragdist.evaluation import apicalls, robustness
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Question
-from ragdist.roles import Reader, Tuner, Writer
+from ragdist.roles import Lesson, Reader, Tuner, Writer
 from ragdist.track import span
 
 OpenModel = Callable[[str], AbstractContextManager[tuple[Writer, Reader]]]
@@ -60,7 +60,7 @@ def run(road: Road, tuner: Tuner, open_model: OpenModel, folder: Path, settings:
     models = {BASE: settings.model.source} if settings.evaluation.before else {}
     asked = evaluate(road, models, open_model, folder, settings)
     with span("train"):
-        tuned = tuner.tune(road.examples.path, folder)
+        (tuned,) = tuner.tune([Lesson(TUNED, road.examples.path, folder, settings.train)])
     asked |= evaluate(road, {TUNED: str(tuned)}, open_model, folder, settings)
     return Outcome(tuned, report(road, asked, settings))
 

@@ -81,7 +81,7 @@ def follow(run: track.Run) -> Iterator[None]:
     except (Stopped, KeyboardInterrupt):
         _end(mirrors, "stopped")
         raise
-    except BaseException:
+    except BaseException:  # survives nothing: the trackers are told, then it is raised
         _end(mirrors, "failed")
         raise
     _end(mirrors, "finished")

@@ -19,6 +19,7 @@ from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.store import Store
 from tests import library, tiny
 from tests.data.chunks import corpus
+from tests.mapped import broken_at_seven, dies, scaled
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,20 +28,6 @@ ROOT = Path(__file__).parents[2]
 def mapper(ray_here):
     with RayMapper(2, ClusterConfig(workers=2), batch=3) as made:
         yield made
-
-
-def scaled(item, factor):
-    return item * factor, len(str(item))
-
-
-def broken_at_seven(item):
-    if item == 7:
-        raise DataError("row 7 is broken; see corpus.broken")
-    return item
-
-
-def dies(item):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def dies_once(item, folder):
