@@ -297,8 +297,10 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rated:
-    """A Judgement in the tokens of a model that learns to score it. Example: Rated(id="77.../reciter", tokens=(1, 9, 4),
-    right=False, weight=2.0)."""
+    """A Judgement in the tokens of a model that learns to score it.
+
+    Example: Rated(id="77.../reciter", tokens=(1, 9, 4), right=False, weight=2.0)
+    """
 
     id: str
     tokens: tuple[int, ...]

@@ -9,6 +9,7 @@ Axes: B rows of a microbatch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def best_margin(gaps: Sequence[float], reciter_right: Sequence[bool], discoverer
     best: tuple[int, float, float] | None = None
     start = 0.0
     last = -1
-    for low, high in zip(edges, edges[1:], strict=False):  # a margin in [low, high) gives one and the same outcome
+    for low, high in pairwise(edges):  # a margin in [low, high) gives one and the same outcome
         right = sum(r if prefers_reciter(gap, 0.0, low) else d for gap, r, d in rows)
         start = start if right == last else low
         last = right

@@ -51,8 +51,8 @@ def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[H
 
 
 def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, int]) -> list[Question]:
-    """Training questions, then test questions, each in the order of their own draws (or, with `questions.caps=first`, of
-    the data), so that a cap is a prefix.
+    """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix; with
+    `questions.caps=first` in that of the data.
 
     A question is known by its text, without regard to case, blanks and final punctuation. Within a split the first
     one is kept, one with an oracle before one without; a training question that is also a test question goes. Where
