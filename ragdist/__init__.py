@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from ragdist.config import Settings
 from ragdist.loader import load
-from ragdist.runs import Run, atm, audit, build, evaluate, raft
+from ragdist.runs import Run, answer, atm, audit, build, duet, evaluate, raft
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Settings", "atm", "audit", "build", "evaluate", "load", "raft"]
+__all__ = ["Run", "Settings", "answer", "atm", "audit", "build", "duet", "evaluate", "load", "raft"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -60,13 +61,14 @@ def main(arguments: list[str] | None = None) -> None:
 @app.command()
 def demo(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[raft|atm] [KEY=VALUE]...", help="Which system, and overrides.")
+        list[str] | None, typer.Argument(metavar="[raft|atm|duet] [KEY=VALUE]...", help="Which system, and overrides.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A system on SmolLM2-135M with the API documentation of this machine, in minutes on two cores.
 
-    `raft` (the default) tunes a model; `atm` begins with that model and lets an attacker loose on it.
+    `raft` (the default) tunes a model; `atm` begins with that model and lets an attacker loose on it; `duet` tunes one
+    that answers from memory, one that answers from documents, and who decides between them.
     """
     asked = list(arguments or [])
     system = asked.pop(0) if asked and "=" not in asked[0] else "raft"
@@ -83,6 +85,37 @@ def train_raft(settings: Arguments = None, as_json: AsJson = False) -> None:
 def train_atm(settings: Arguments = None, as_json: AsJson = False) -> None:
     """Attacker against generator in rounds (ATM), judged before and after each. The same command goes on."""
     _print_run(runs.atm(loader.load(settings or [])), as_json)
+
+
+@train.command("duet")
+def train_duet(settings: Arguments = None, as_json: AsJson = False) -> None:
+    """Reciter, discoverer and arbiter (DuetRAG), tuned and compared. The same command goes on where it stopped."""
+    _print_run(runs.duet(loader.load(settings or [])), as_json)
+
+
+@app.command()
+def answer(
+    question: Annotated[str, typer.Argument(help="In words.")],
+    run: Annotated[Path, typer.Option(help="Folder of a finished DuetRAG run.")] = Path("runs/demo-duet"),
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question by reciter, discoverer and arbiter: the answer, whose it is, how sure, from which documents."""
+    found = runs.answer(question, run)
+    if as_json:
+        return _print_json(dataclasses.asdict(found))
+    verdict = found.verdict
+    _print(f"{verdict.answer}\n", plain=True)
+    table = Table("", "said", "confidence", title=f"taken from: {verdict.chosen}", title_justify="left")
+    for side, said, sure in (
+        ("reciter", found.reciter, verdict.reciter_confidence),
+        ("discoverer", found.discoverer, verdict.discoverer_confidence),
+    ):
+        table.add_row(side, said, "" if sure is None else f"{sure:.2f}")
+    _print(table)
+    for document in found.documents:
+        _print(f"{document.title}: {' '.join(document.text.split())[:200]}\n", plain=True)
+    if not found.documents:
+        _complain("no document was found for this question: the reciter answered alone")
 
 
 @app.command()
@@ -224,9 +257,12 @@ def doctor(as_json: AsJson = False) -> None:
 def _print_run(run: runs.Run, as_json: bool) -> None:
     if as_json:
         return _print_json(run.summary)
-    from ragdist.evaluation import report, rounds_report
+    from ragdist.evaluation import arbitration, arbitration_report, report, rounds_report
 
-    if isinstance(run.report, rounds_report.Rounds):
+    if isinstance(run.report, arbitration.Trial):
+        _print(report.table(run.report.report))
+        _print(arbitration_report.table(run.report.worth))
+    elif isinstance(run.report, rounds_report.Rounds):
         _print(rounds_report.table(run.report))
         _print(rounds_report.beside(run.report))
     else:

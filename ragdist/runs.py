@@ -21,9 +21,11 @@ from ragdist.store import Rows
 
 if TYPE_CHECKING:
     from ragdist.data.audit import Audit
+    from ragdist.evaluation.arbitration import Trial
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
+    from ragdist.systems.duet import Answer, Outcome
     from ragdist.timeline import Timeline
 
 
@@ -34,7 +36,7 @@ class Run:
     folder: Path
     model: Path
     """The tuned model, a plain transformers folder."""
-    report: Report | Rounds
+    report: Report | Rounds | Trial
     summary: dict[str, Any]
     """What summary.json holds: scores per model and condition, minutes per stage."""
 
@@ -90,6 +92,44 @@ def atm(settings: Settings) -> Run:
             timeline.close()
         publish(outcome.generator, run.folder / "model", settings)
         return Run(run.folder, run.folder / "model", outcome.report, _conclude_rounds(run, outcome.report, timeline))
+
+
+def duet(settings: Settings) -> Run:
+    """Reciter, discoverer and arbiters, tuned and compared. The same settings go on where they stopped.
+
+    Raises:
+        RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
+    """
+    from ragdist.systems import duet as system
+    from ragdist.trackers.follow import follow
+
+    with track.open_run(settings, "duet") as run, follow(run), players.road(settings) as road:
+        with players.cast(settings, road) as cast:
+            outcome = system.run(road, cast, run.folder, settings)
+        summary = _conclude_duet(run, outcome)
+        return Run(run.folder, outcome.models[system.DISCOVERER], Trial(outcome.report, outcome.worth), summary)
+
+
+def answer(question: str, folder: Path) -> Answer:
+    """What the trio of a finished DuetRAG run says to a question.
+
+    Args:
+        question: in words.
+        folder: the run's, as `run.folder` in its settings was seen from.
+
+    Raises:
+        ConfigError: the folder holds no finished DuetRAG run.
+    """
+    from ragdist.systems import duet as system
+
+    state = folder / "state.json"
+    if not state.exists() or (found := track.read_json(state))["job"] != "duet" or found["state"] != "finished":
+        raise ConfigError(
+            f"{folder} holds no finished DuetRAG run; name one with --run, or make one with `ragdist demo duet`"
+        )
+    settings = load([str(folder / "settings.yaml")])
+    with players.road(settings) as road, players.cast(settings, road) as cast:
+        return system.answer(road, cast, folder, settings, question)
 
 
 def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
@@ -159,10 +199,10 @@ def export_data(settings: Settings, to: Path | None, hub: str = "", private: boo
 
 
 def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
-    """A system on SmolLM2-135M with the API documentation of this machine, into runs/demo or runs/demo-atm.
+    """A system on SmolLM2-135M with the API documentation of this machine, into runs/demo, demo-atm or demo-duet.
 
     Args:
-        system: `raft`; or `atm`, whose generator is the model that the RAFT demo tunes, now if it was not yet.
+        system: `raft`; `duet`; or `atm`, whose generator is the model that the RAFT demo tunes, now if it was not yet.
         overrides: settings of the system that is asked for; `run.folder` holds for both.
 
     Raises:
@@ -170,8 +210,10 @@ def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
     """
     if system == "raft":
         return raft(load([str(settings_file("raft-demo.yaml")), *overrides]))
+    if system == "duet":
+        return duet(load([str(settings_file("duet-demo.yaml")), *overrides]))
     if system != "atm":
-        raise ConfigError(f"no demo of {system!r}; there are `ragdist demo raft` and `ragdist demo atm`")
+        raise ConfigError(f"no demo of {system!r}; there are `ragdist demo raft`, `demo atm` and `demo duet`")
     settings = load([str(settings_file("atm-tiny.yaml")), *overrides])
     if not settings.generator.source:
         tuned = Path(settings.run.folder) / "demo" / "model"
@@ -217,6 +259,18 @@ def _conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict
     run.write_json("summary.json", summary)
     (run.folder / "report.md").write_text(rounds_report.markdown(report))
     rounds_report.picture(report, run.folder / "report.png")
+    return summary
+
+
+def _conclude_duet(run: track.Run, outcome: Outcome) -> dict[str, Any]:
+    """summary.json, report.md and a picture of a trio."""
+    from ragdist.evaluation import arbitration_report
+
+    summary = {**_conclude(run, outcome.report), "arbiters": arbitration_report.as_json(outcome.worth)}
+    run.write_json("summary.json", summary)
+    with (run.folder / "report.md").open("a") as file:
+        file.write("\n" + arbitration_report.markdown(outcome.worth))
+    arbitration_report.picture(outcome.worth, run.folder / "report.png")
     return summary
 
 

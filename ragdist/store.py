@@ -176,6 +176,19 @@ class Store:
             yield
 
 
+def write_rows(path: Path, records: Iterable[object]) -> Path:
+    """Writes records as JSONL, replacing the file in one step.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    half = path.with_name(f"{path.name}.tmp")
+    with translate_errors(path.parent):
+        half.write_text("".join(encode(as_row(record)) + "\n" for record in records))
+        half.replace(path)
+    return path
+
+
 def make_folder(folder: Path) -> Path:
     """The folder, made with its parents.
 

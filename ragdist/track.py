@@ -36,6 +36,7 @@ PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources"
 MAY_CHANGE = {
     "raft": ("run.", "cluster.", "evaluation."),
     "evaluate": ("run.", "cluster.", "evaluation."),
+    "duet": ("run.", "cluster.", "evaluation.", "duet.arbiter"),
     "atm": (
         *("run.", "cluster.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
         *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),

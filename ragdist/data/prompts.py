@@ -26,6 +26,10 @@ REASONED = (
     "then end with <ANSWER>: and the shortest exact answer."
 )
 REASONED_CLOSED = "Reason first, then end with <ANSWER>: and the shortest exact answer."
+SUMMARY = (
+    "One of the two answers may be wrong. Give only the shortest exact answer to the question; "
+    "when unsure, the one from documents."
+)
 
 _BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
 _MARK = re.compile(r"##(begin|end)_quote##")

@@ -87,9 +87,9 @@ def cases(
 
 def evaluate(
     label: str,
-    source: str,
+    sources: Sequence[str],
     writer: Writer,
-    reader: Reader,
+    reader: Reader | None,
     cases: Sequence[Case],
     questions: Iterable[Question],
     folder: Path,
@@ -101,9 +101,9 @@ def evaluate(
 
     Args:
         label: the model's name in reports.
-        source: where its weights come from; a folder that was written again counts as other weights.
+        sources: where its weights come from; a folder that was written again counts as other weights.
         writer: the model, which may finish its microbatches in any order.
-        reader: the same model; reads the right answers' perplexity if `evaluation.perplexity`.
+        reader: the same model; reads the right answers' perplexity if `evaluation.perplexity`, else may be None.
         cases: what it is asked.
         questions: those of the cases, perhaps more.
         folder: where predictions are kept.
@@ -117,7 +117,7 @@ def evaluate(
     reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
     form = settings.evaluation.normalise
     scored_by = [form] if form != "squad" else []  # what was asked before there was a choice is not asked anew
-    made_by = fingerprint(cases, asked_of, [label, _weights(source, settings), limit, reasoned, *scored_by])
+    made_by = fingerprint(cases, asked_of, [label, weights(sources, settings), limit, reasoned, *scored_by])
     path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
     with Journal(path, made_by) as journal, track.Bar(f"asking {label}", len(cases), "prompts") as bar:
         done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
@@ -131,7 +131,7 @@ def evaluate(
             done |= new
             tally += Tally.of(row.score for row in new.values())
             bar.advance(len(new), f"EM {tally.mean.em:.2f}, Subspan EM {tally.mean.subspan:.2f}")
-    if not settings.evaluation.perplexity:
+    if reader is None or not settings.evaluation.perplexity:
         return [done[case.id] for case in cases]
     read = _perplexities(label, reader, cases, path.with_suffix(".perplexity.jsonl"), made_by)
     return [replace(done[case.id], perplexity=read[case.id]) for case in cases]
@@ -189,11 +189,11 @@ def _case(
     )
 
 
-def _weights(source: str, settings: Settings) -> list[object]:
-    """What tells this model from others: its source, how it is held, and for a folder when its files were written."""
-    files = sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []
+def weights(sources: Sequence[str], settings: Settings) -> list[object]:
+    """What tells a model from others: its sources, how it is held, and for folders when their files were written."""
+    files = [file for source in sources if Path(source).is_dir() for file in sorted(Path(source).glob("*.safetensors"))]
     written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return [source, settings.model.model_dump(mode="json"), written]
+    return [*sources, settings.model.model_dump(mode="json"), written]
 
 
 def _perplexities(label: str, reader: Reader, asked: Sequence[Case], path: Path, made_by: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ stand beside it, when forgeries agree against it? Each is a condition, asked bef
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ragdist.config import Settings
 from ragdist.data import apidocs
 from ragdist.data.road import Road
 from ragdist.evaluation import apicalls, robustness
-from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.predictions import Case, Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Question
 from ragdist.roles import Lesson, Reader, Tuner, Writer
@@ -72,8 +72,20 @@ def evaluate(
     tests = test_questions(road)
     if not models:
         return {}
-    cases = robustness.cases(
-        tests,
+    asked = {}
+    every = list(cases(road, tests, settings))
+    for label, source in models.items():
+        with span(f"evaluate {label}"), open_model(source) as (writer, reader):
+            asked[label] = robustness.evaluate(
+                label, [source], writer, reader, every, tests, folder / "evaluation", settings
+            )
+    return asked
+
+
+def cases(road: Road, questions: Sequence[Question], settings: Settings) -> Iterator[Case]:
+    """These questions under every condition of `evaluation.conditions` that they allow."""
+    return robustness.cases(
+        questions,
         road.chunk_by_id,
         {found.question_id: found for found in road.candidates},
         robustness.by_question(road.forgeries),
@@ -81,14 +93,6 @@ def evaluate(
         road.codec,
         settings,
     )
-    asked = {}
-    every = list(cases)
-    for label, source in models.items():
-        with span(f"evaluate {label}"), open_model(source) as (writer, reader):
-            asked[label] = robustness.evaluate(
-                label, source, writer, reader, every, tests, folder / "evaluation", settings
-            )
-    return asked
 
 
 def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -> Report:

@@ -1,0 +1,130 @@
+"""Two answers to one question, as DuetRAG's arbiter meets them: what it learns from, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ragdist.config import DuetConfig, PromptsConfig
+from ragdist.data import prompts
+from ragdist.draws import draw, rng_for
+from ragdist.records import Example, Judgement, Prompt, Question, Rated
+from ragdist.roles import Codec, Pair
+
+
+class Dispute(NamedTuple):
+    """What the two said. Example: Dispute(question_id="7...", question="Which ...?", reciter="3", discoverer="4")."""
+
+    question_id: str
+    question: str
+    reciter: str
+    discoverer: str
+
+
+class Side(NamedTuple):
+    """An answer and whether it is right, by the metric of `duet.right_by`. Example: Side("None", True)."""
+
+    answer: str
+    right: bool
+
+
+def judgements(
+    questions: Iterable[Question],
+    reciter: Mapping[str, Side],
+    discoverer: Mapping[str, Side],
+    same: Callable[[str, str, Question], bool],
+    config: DuetConfig,
+    seed: int,
+) -> Iterator[Judgement]:
+    """What both sides said to each question, once where they agree; with `duet.gold_pairs` a right and a wrong one too.
+
+    Answers to a question that only one side has right weigh `duet.disagreement_weight`: there the arbiter decides.
+
+    Args:
+        questions: held out from both sides.
+        reciter: its answers by question id.
+        discoverer: likewise.
+        same: whether two answers to a question are one.
+        config: the weights.
+        seed: decides which other question's answer is the wrong one, where the data offers none.
+    """
+    asked = list(questions)
+    golds = sorted({question.answers[0] for question in asked})
+    for question in asked:
+        given = {"reciter": reciter[question.id], "discoverer": discoverer[question.id]}
+        first, second = given.values()
+        weight = config.disagreement_weight if first.right != second.right else 1.0
+        if same(first.answer, second.answer, question):
+            given.pop("reciter")
+        for source, side in given.items():
+            yield _judgement(question, source, side, weight)
+        if config.gold_pairs:
+            yield _judgement(question, "gold", Side(question.answers[0], True), 1.0)
+            wrong = [*question.wrong_answers, *rng_for(seed, "duet/other", question.id).sample(golds, len(golds))]
+            other = next((a for a in wrong if not any(same(a, gold, question) for gold in question.answers)), None)
+            if other is not None:
+                yield _judgement(question, "other", Side(other, False), 1.0)
+
+
+def rated(judgement: Judgement, codec: Codec, config: PromptsConfig) -> Rated:
+    """The judgement in the tokens of the model that learns to score."""
+    tokens = pair_tokens(Pair(judgement.question, judgement.answer), codec, config)
+    return Rated(id=judgement.id, tokens=tokens, right=judgement.right, weight=judgement.weight)
+
+
+def pair_tokens(pair: Pair, codec: Codec, config: PromptsConfig) -> tuple[int, ...]:
+    """The question as the reciter is asked it, then the answer, without an end token: what a scorer reads."""
+    asked = codec.chat(prompts.user_text(pair.question, (), config), config.system_closed)
+    return tuple(codec.encode(asked + pair.answer).ids)
+
+
+def summary_prompt(dispute: Dispute, codec: Codec, config: PromptsConfig, *, flipped: bool) -> Prompt:
+    """What the summarizer reads: the question, both answers and how to decide.
+
+    Args:
+        dispute: the two answers.
+        codec: the summarizer's.
+        config: the system message.
+        flipped: the answer from documents comes first.
+    """
+    asked = codec.chat(summary_text(dispute, flipped=flipped), config.system_closed)
+    return Prompt(id=dispute.question_id, tokens=tuple(codec.encode(asked).ids))
+
+
+def summary_text(dispute: Dispute, *, flipped: bool) -> str:
+    """The words of `summary_prompt`."""
+    said = [f"Answer from memory: {dispute.reciter}", f"Answer from documents: {dispute.discoverer}"]
+    return "\n".join([f"Question: {dispute.question}", *(said[::-1] if flipped else said), prompts.SUMMARY])
+
+
+def summary_example(dispute: Dispute, answer: str, codec: Codec, config: PromptsConfig, *, flipped: bool) -> Example:
+    """A row that a summarizer is tuned on; `answer` is the right one."""
+    asked = summary_prompt(dispute, codec, config, flipped=flipped)
+    return Example(
+        id=f"{dispute.question_id}/{'flipped' if flipped else 'straight'}",
+        tokens=(*asked.tokens, *codec.encode(answer).ids, codec.end),
+        prompt_tokens=len(asked.tokens),
+    )
+
+
+def is_flipped(question_id: str, seed: int) -> bool:
+    """In which order this question's answers are shown, so that neither side always comes first."""
+    return draw(seed, "duet/order", question_id) < 0.5
+
+
+def _judgement(question: Question, source: str, side: Side, weight: float) -> Judgement:
+    return Judgement(
+        id=f"{question.id}/{source}",
+        question_id=question.id,
+        question=question.text,
+        answer=side.answer,
+        right=side.right,
+        weight=weight,
+        source=source,  # type: ignore[arg-type]
+    )
+
+
+def one_label(rows: Sequence[Judgement]) -> str:
+    """`right` or `wrong` where all rows are that, so that there is nothing to tell apart; else empty."""
+    labels = {row.right for row in rows}
+    return "" if len(labels) > 1 else "right" if labels == {True} else "wrong"
