@@ -6,7 +6,7 @@ Heavy imports wait inside the functions; nothing is loaded before it is used.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,10 @@ from ragdist.store import Store
 if TYPE_CHECKING:
     from ragdist.data.road import Road
     from ragdist.live import Board
-    from ragdist.roles import Codec, Embedder, Mapper, Reader, Side, Teacher, Writer
+    from ragdist.records import Judgement, Prompt
+    from ragdist.roles import Codec, Embedder, Mapper, Reader, Scorer, Side, Teacher, Writer
     from ragdist.systems.atm import Start
+    from ragdist.systems.duet import Cast
     from ragdist.timeline import Timeline
 
 
@@ -49,9 +51,10 @@ def embedder(settings: Settings) -> Embedder | None:
 
 
 def teacher(settings: Settings) -> Teacher | None:
-    """Who is asked for questions, reasoning and verdicts, if anyone is; nothing is loaded or called before that."""
+    """Who is asked for questions, reasoning, verdicts and summaries, if anyone is; nothing is loaded before that."""
     config, folder = settings.teacher, Path(settings.run.folder) / "data"
-    if not (config.questions_per_chunk or config.reasoning or config.judge):
+    summarizes = "teacher_summarizer" in settings.duet.arbiters
+    if not (config.questions_per_chunk or config.reasoning or config.judge or summarizes):
         return None
     if config.url:
         from ragdist.endpoint import Endpoint
@@ -104,6 +107,57 @@ def opener(settings: Settings) -> Any:
         gc.collect()
 
     return open_model
+
+
+@contextmanager
+def cast(settings: Settings, road: Road) -> Iterator[Cast]:
+    """Who plays DuetRAG's roles. Models that are open together hold their base once."""
+    from ragdist import features
+    from ragdist.cluster.train import RayTuner
+    from ragdist.data import disputes
+    from ragdist.lm.beside import SideBySide
+    from ragdist.lm.score import ModelScorer
+    from ragdist.lm.shared import SharedBase
+    from ragdist.lm.write import ModelWriter
+    from ragdist.systems.duet import Cast
+
+    bases: list[SharedBase] = []
+    batch = settings.evaluation.tokens_per_batch
+
+    @contextmanager
+    def base() -> Iterator[SharedBase]:
+        first = not bases
+        if first:
+            bases.append(SharedBase(settings.model))
+        try:
+            yield bases[0]
+        finally:
+            if first:
+                bases.clear()
+                gc.collect()
+
+    @contextmanager
+    def open_sides(*sources: str) -> Iterator[Writer]:
+        with base() as shared:
+            yield SideBySide([ModelWriter(shared.answers(source), road.codec, batch) for source in sources], is_open)
+
+    @contextmanager
+    def open_scorer(source: str) -> Iterator[Scorer]:
+        render = partial(disputes.pair_tokens, codec=road.codec, config=settings.prompts)
+        with base() as shared:
+            yield ModelScorer(shared.classifier(source), render, batch)
+
+    def open_features(folder: Path, learned: Sequence[Judgement]) -> Scorer:
+        if not (folder / features.CARD).exists():
+            features.FeatureScorer.fit(learned, settings.seed).save(folder)
+        return features.FeatureScorer.load(folder)
+
+    yield Cast(RayTuner(settings), opener(settings), open_sides, open_scorer, open_features, road.teacher)
+
+
+def is_open(prompt: Prompt) -> int:
+    """1 where the prompt shows documents, 0 where it is for the reciter."""
+    return int(not prompt.id.startswith("closed_book/"))
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
