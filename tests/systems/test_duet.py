@@ -47,7 +47,7 @@ def settings_in(folder, model, **changes):
         retrieval={"count": 3},
         evaluation={"conditions": list(CONDITIONS)},
         duet={
-            **{role: FEW | ADAPTER for role in ROLES},
+            **dict.fromkeys(ROLES, FEW | ADAPTER),
             "answerers_fraction": 0.5,
             "validation_fraction": 0.5,
             **changes,
