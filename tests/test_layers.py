@@ -28,16 +28,17 @@ MAY = {
     "data": SHARED | {"roles"},
     "lm": BASE | {"algo", "roles", "config", "track"},
     "evaluation": SHARED | {"roles", "data", "parquet"},
-    "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation"},
+    "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation", "features"},
     "signals": {"track"},
     "ledger": SHARED | {"signals"},
     "completions": BASE | {"config"},
     "endpoint": SHARED | {"roles", "ledger", "completions"},
+    "features": BASE | {"roles", "store", "track"},
     "local": SHARED | {"roles", "lm", "parquet", "steps", "ledger"},
     "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals"},
     "doctor": {"track"},
     "players": SHARED
-    | {"roles", "data", "lm", "local", "cluster", "endpoint", "signals", "systems", "live", "timeline"},
+    | {"roles", "data", "lm", "local", "cluster", "endpoint", "features", "signals", "systems", "live", "timeline"},
     "runs": SHARED
     | {"players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
     | {"export", "trackers"},

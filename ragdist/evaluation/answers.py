@@ -186,14 +186,18 @@ def states(answer: str, value: str, metric: Metric, form: Form = "squad") -> boo
     return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
 
 
+def same(answer: str, other: str, metric: Metric, form: Form = "squad") -> bool:
+    """Whether two answers are one: the same code expression, or prose that is equal after normalisation."""
+    return bool(code_match(answer, [other]) if metric == "code" else exact_match(answer, [other], form))
+
+
 def repeats(answer: str, question: Question, wrong: Iterable[str], form: Form = "squad") -> bool:
     """Whether the answer gives one of the wrong values: equals it, or names it and no right answer."""
     metric, golds = metric_of(question.dataset), usable(question, form)
     named_right = any(states(answer, gold, metric, form) for gold in golds)
 
     def given(value: str) -> bool:
-        same = code_match(answer, [value]) if metric == "code" else exact_match(answer, [value], form)
-        return bool(same) or (states(answer, value, metric, form) and not named_right)
+        return same(answer, value, metric, form) or (states(answer, value, metric, form) and not named_right)
 
     return any(map(given, wrong))
 

@@ -126,7 +126,7 @@ TITLES: dict[Condition, str] = {
     "attacked": "attacked",
 }
 NAMES = {"em": "EM", "f1": "F1", "subspan": "Subspan EM"}
-COLOURS = ("#9aa5b1", "#0072b2", "#e69f00", "#009e73", "#cc79a7")
+COLOURS = ("#9aa5b1", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 """Grey for the first model, then Okabe and Ito's, which colour-blind people can tell apart."""
 DETAILS = {
     "states_forgery": "repeats forged answer",

@@ -255,7 +255,7 @@ def summarise(
             if (model, "oracle") in groups and (model, "attacked") in groups
         ),
         changes=tuple(
-            _change(groups[baseline, condition], groups[model, condition], metric, settings)
+            compare(groups[baseline, condition], groups[model, condition], metric, settings)
             for model, condition in keys
             for metric in METRICS
             if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
@@ -305,14 +305,15 @@ def _attack(clean: Group, attacked: Group, metric: Metric, settings: Settings) -
     return Attack(model=next(iter(clean.values())).model, metric=metric, rows=len(right), success=success)
 
 
-def _change(before: Group, after: Group, metric: Metric, settings: Settings) -> Change:
+def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> Change:
+    """The paired change from one group to another, over the questions of both; the condition is that of `after`."""
     shared = [key for key in before if key in after]
     old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))
     change = difference(old, new, settings.evaluation.resamples, settings.seed)
     return Change(
         before=before[shared[0]].model,
         after=after[shared[0]].model,
-        condition=before[shared[0]].condition,
+        condition=after[shared[0]].condition,
         metric=metric,
         rows=len(shared),
         change=change,
