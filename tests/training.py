@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 from ragdist.config import Settings
 from ragdist.loader import resolve
-from ragdist.records import Example, as_row
+from ragdist.records import Example, Rated, as_row
+from ragdist.roles import Pair
 from tests import tiny
 
 
@@ -33,6 +34,34 @@ def rows(count: int) -> list[Example]:
 def write_rows(path: Path, count: int = 24) -> Path:
     """`rows` as the JSONL that a Tuner reads."""
     path.write_text("".join(json.dumps(as_row(row)) + "\n" for row in rows(count)))
+    return path
+
+
+def pairs(count: int, start: int = 0) -> list[tuple[Pair, bool]]:
+    """Pairs of many lengths and whether the answer is right, which its last character says; no two questions alike."""
+    said = []
+    for number in range(start, start + count):
+        question = f"question {number}: " + " ".join(f"item{at}" for at in range(number % 7))
+        said.append((Pair(question, ("'utf-8'" if number % 2 else "None") + "?!"[number % 3 > 0]), number % 3 > 0))
+    return said
+
+
+def render(pair: Pair) -> list[int]:
+    """A pair in tokens: the question as the user's turn, the answer as the assistant's."""
+    return tiny.codec().encode(tiny.codec().chat(pair.question) + pair.answer).ids
+
+
+def rated(count: int) -> list[Rated]:
+    """`pairs` in tokens, with weights from 1 to 3."""
+    return [
+        Rated(id=f"pair-{number}", tokens=tuple(render(pair)), right=right, weight=1.0 + number % 3)
+        for number, (pair, right) in enumerate(pairs(count))
+    ]
+
+
+def write_rated(path: Path, count: int = 24) -> Path:
+    """`rated` as the JSONL that a Tuner reads for a scorer."""
+    path.write_text("".join(json.dumps(as_row(row)) + "\n" for row in rated(count)))
     return path
 
 

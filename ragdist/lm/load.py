@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
@@ -24,6 +25,11 @@ from ragdist.roles import Tokens
 
 NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """CPU flags (x86, x86, arm) of machines that multiply bfloat16 faster than float32."""
+Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+ADAPTER_ALONE = (
+    "model.source={!r} is an adapter alone and cannot be trained on; "
+    "write it merged (train.lora.merge=true) and train the merged model"
+)
 
 
 @dataclass(frozen=True)
@@ -107,35 +113,14 @@ def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedMode
     Raises:
         ModelError: there is no such model, it does not fit the settings, or it is an adapter and `training` is set.
     """
-    keep_freed_memory()
     folder = resolve(config)
     base = adapter_base(folder)
     if base and training:
-        raise ModelError(
-            f"model.source={config.source!r} is an adapter alone and cannot be trained on; "
-            "write it merged (train.lora.merge=true) and train the merged model"
-        )
-    whole = _base(config, base) if base else folder
-    options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
-    try:
-        with quiet():
-            shape = AutoConfig.from_pretrained(whole, **options)
-            _check_length(config, shape)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                whole,
-                config=shape,
-                dtype=dtype_of(config),
-                attn_implementation=config.attention,
-                use_safetensors=True,
-                device_map="cuda" if torch.cuda.is_available() and not training else None,
-                **options,
-            )
-            if base:
-                from peft import PeftModel
-
-                model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(_why_not(config, error)) from None
+        raise ModelError(ADAPTER_ALONE.format(config.source))
+    with named(config, "a causal language model"):
+        model, _ = read(AutoModelForCausalLM, config, _base(config, base) if base else folder, training=training)
+        if base:
+            model = with_adapter(model, folder)
     loaded: PreTrainedModel = model if training else model.eval()
     return loaded
 
@@ -151,13 +136,14 @@ def dtype_of(config: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0) -> Any:
+def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: Task = "CAUSAL_LM") -> Any:
     """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0.
 
     Args:
-        model: changed in place: its own weights are frozen.
+        model: changed in place: its own weights are frozen, but for a classifier's score head.
         config: the adapters' shape.
         seed: decides the adapters' first weights.
+        task: what the model is for, in peft's words.
 
     Raises:
         ConfigError: `train.lora.targets` names no module of this model.
@@ -167,7 +153,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0) -> Any:
     import peft
 
     shape = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
@@ -183,6 +169,50 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0) -> Any:
             ) from None
 
 
+def read(auto: Any, config: ModelConfig, folder: Path, *, training: bool, **shape_of: Any) -> tuple[Any, set[str]]:
+    """The model in `folder`, and the names of its weights that the folder does not hold.
+
+    Args:
+        auto: class of transformers that reads it.
+        config: how it is held; also decides whether code of its own may run.
+        folder: with safetensors.
+        training: leave device and shards to DeepSpeed.
+        shape_of: changes to its configuration.
+    """
+    keep_freed_memory()
+    options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
+    shape = AutoConfig.from_pretrained(folder, **shape_of, **options)
+    _check_length(config, shape)
+    model, found = auto.from_pretrained(
+        folder,
+        config=shape,
+        dtype=dtype_of(config),
+        attn_implementation=config.attention,
+        use_safetensors=True,
+        device_map="cuda" if torch.cuda.is_available() and not training else None,
+        output_loading_info=True,
+        **options,
+    )
+    return model, set(found["missing_keys"])
+
+
+def with_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter in `folder` merged in."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+
+@contextmanager
+def named(config: ModelConfig, wanted: str) -> Iterator[None]:
+    """Quietly; whatever the readers of a folder make of its content becomes one sentence with the model's name."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(_why_not(config, error, wanted)) from None
+
+
 def _trusted(config: ModelConfig) -> bool:
     return bool(config.source) and config.allow_remote_code == config.source
 
@@ -191,7 +221,7 @@ def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _why_not(config: ModelConfig, error: Exception) -> str:
+def _why_not(config: ModelConfig, error: Exception, wanted: str) -> str:
     what = f"model.source={config.source!r} does not load: {_line(error)}"
     if "trust_remote_code" in str(error):
         return (
@@ -200,7 +230,7 @@ def _why_not(config: ModelConfig, error: Exception) -> str:
         )
     if isinstance(error, ImportError) or "ttention" in str(error):
         return f"{what}; install what it asks for, or set model.attention=sdpa (now {config.attention})"
-    return f"{what}; set model.source to a causal language model"
+    return f"{what}; set model.source to {wanted}"
 
 
 def _check_length(config: ModelConfig, shape: Any) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ragdist.config import Settings
 from ragdist.errors import DataError
 from ragdist.lm.order import training_order
-from ragdist.records import Example, from_row
+from ragdist.records import Example, Record, from_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Plan:
     """The run laid out in rows: what is trained on, when, and how much of it is padding."""
 
     table: pa.Table
-    """Columns tokens and prompt_tokens, one row an example."""
+    """A line a row: its tokens, and what else is to be known of it."""
     order: list[int]
     """Row indexes, `examples_per_step` after another for each step."""
     useful: list[int]
@@ -36,16 +37,38 @@ def lay_out(examples: Path, settings: Settings) -> Plan:
         ConfigError: fewer rows than `train.examples_per_step`.
         DataError: a row has no token to learn.
     """
-    with examples.open() as lines:
-        rows = [from_row(Example, json.loads(line)) for line in lines]
+    rows = rows_of(Example, examples)
     for row in rows:
         if not 0 < row.prompt_tokens < len(row.tokens):
             raise DataError(
                 f"row {row.id!r} of {examples} has {len(row.tokens)} tokens, {row.prompt_tokens} of them prompt; "
                 "wanted a prompt and a target"
             )
-    lengths = [len(row.tokens) for row in rows]
-    train = settings.train
+    columns = {
+        "tokens": pa.array([row.tokens for row in rows], pa.list_(pa.int32())),
+        "prompt_tokens": pa.array([row.prompt_tokens for row in rows], pa.int32()),
+    }
+    return plan_of(pa.table(columns), settings, packed=packs(settings))
+
+
+def rows_of(kind: type[Record], path: Path) -> list[Record]:
+    """The records in a file of JSONL."""
+    with path.open() as lines:
+        return [from_row(kind, json.loads(line)) for line in lines]
+
+
+def plan_of(table: pa.Table, settings: Settings, *, packed: bool = False) -> Plan:
+    """The plan of a run over a table with a column `tokens`.
+
+    Args:
+        table: one line a row.
+        settings: seed, and how rows make steps and microbatches.
+        packed: rows of a microbatch are laid end to end, without padding.
+
+    Raises:
+        ConfigError: fewer rows than `train.examples_per_step`.
+    """
+    lengths, train = pc.list_value_length(table["tokens"]).to_pylist(), settings.train
     order = training_order(lengths, epochs=train.epochs, examples_per_step=train.examples_per_step, seed=settings.seed)
     useful, padded = [], []
     for start in range(0, len(order), train.examples_per_step):
@@ -56,13 +79,7 @@ def lay_out(examples: Path, settings: Settings) -> Plan:
                 max(step[at : at + train.microbatch]) * train.microbatch for at in range(0, len(step), train.microbatch)
             )
         )
-    table = pa.table(
-        {
-            "tokens": pa.array([row.tokens for row in rows], pa.list_(pa.int32())),
-            "prompt_tokens": pa.array([row.prompt_tokens for row in rows], pa.int32()),
-        }
-    )
-    return Plan(table, order, useful, useful if packs(settings) else padded)
+    return Plan(table, order, useful, useful if packed else padded)
 
 
 def features(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ import yaml
 from ragdist import track
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import MODEL
-from ragdist.lm.load import load_model
 from ragdist.lm.rows import Plan
 
 
-def save(trainer: Any, folder: Path, settings: Settings, card: str) -> None:
-    """Rank 0 writes the model beside its final name and renames it; the others help to gather the shards."""
+def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Settings], Any], card: str) -> None:
+    """Rank 0 writes the model beside its final name and renames it; the others help to gather the shards.
+
+    Args:
+        trainer: whose model it is.
+        folder: the run's.
+        settings: whether adapters are merged.
+        base: loads the model that the adapters belong to.
+        card: the model card.
+    """
     state = trainer.accelerator.get_state_dict(trainer.deepspeed)
     if dist.get_rank() == 0:
         half = folder / f"{MODEL}.tmp"
@@ -25,25 +33,25 @@ def save(trainer: Any, folder: Path, settings: Settings, card: str) -> None:
         model = trainer.accelerator.unwrap_model(trainer.deepspeed)
         model.save_pretrained(half, state_dict=state)
         if settings.train.lora.rank and settings.train.lora.merge:
-            _merge(half, settings)
+            _merge(half, base, settings)
         trainer.processing_class.save_pretrained(half)
         (half / "README.md").write_text(card)
         half.rename(folder / MODEL)
     dist.barrier()
 
 
-def _merge(adapter: Path, settings: Settings) -> None:
+def _merge(adapter: Path, base: Callable[[Settings], Any], settings: Settings) -> None:
     """Replaces the adapter in this folder by its base model with the adapter merged in."""
     from peft import PeftModel
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # the base is loaded whole, by this rank alone
-    merged = PeftModel.from_pretrained(load_model(settings.model, training=True), adapter).merge_and_unload()
+    merged = PeftModel.from_pretrained(base(settings), adapter).merge_and_unload()
     shutil.rmtree(adapter)
     merged.save_pretrained(adapter)
 
 
-def card(trainer: Any, plan: Plan, examples: Path, settings: Settings) -> str:
+def card(name: str, trainer: Any, plan: Plan, rows: Path, settings: Settings) -> str:
     """The model card: what was tuned, on what, how, with which versions."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     made_by = {key: settings.model_dump(mode="json")[key] for key in ("model", "train", "seed")}
@@ -51,10 +59,10 @@ def card(trainer: Any, plan: Plan, examples: Path, settings: Settings) -> str:
     return f"""---
 base_model: {settings.model.source}
 library_name: transformers
-tags: [ragdist, raft]
+tags: [ragdist, {name.lower()}]
 ---
 
-Tuned by ragdist from `{settings.model.source}` on {len(plan.table)} rows of `{examples.parent.name}`,
+The {name} model, tuned by ragdist from `{settings.model.source}` on {len(plan.table)} rows of `{rows.parent.name}`,
 {trainer.state.global_step} steps of {settings.train.examples_per_step} rows; loss {losses[0]:.4f} at first,
 {losses[-1]:.4f} at last.
 

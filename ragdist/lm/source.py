@@ -62,6 +62,11 @@ def commit(folder: Path) -> str:
     return folder.name if folder.parent.name == "snapshots" else ""
 
 
+def identity(folder: Path) -> str:
+    """What tells a resolved folder's model from others, on any machine where its name is made of its content."""
+    return commit(folder) or (folder.name if folder.parent == _cache() else str(folder.resolve()))
+
+
 def adapter_base(folder: Path) -> str:
     """The source of the base model of a folder that holds an adapter alone; empty for a whole model."""
     if not (folder / "adapter_config.json").exists() or (folder / "config.json").exists():
@@ -105,7 +110,7 @@ def _converted(gguf: Path) -> Path:
     """The folder that `gguf` was converted to; made now if this is the first time on this machine."""
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "models"
+    cache = _cache()
     final = cache / f"{gguf.stem}-{digest}"
     if final.exists():
         return final
@@ -127,6 +132,10 @@ def _converted(gguf: Path) -> Path:
             "free space there or set XDG_CACHE_HOME to another place"
         ) from None
     return final
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "models"
 
 
 def _convert(gguf: Path, final: Path) -> None:

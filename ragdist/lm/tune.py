@@ -1,8 +1,11 @@
-"""Examples -> a tuned model: TRL's SFTTrainer on DeepSpeed ZeRO, in the process group that this process is in.
+"""Rows -> a tuned model, on DeepSpeed ZeRO, in the process group that this process is in.
 
-Every rank calls `tune` with the same arguments. The rows of a step, the microbatches they form and the loss per
-answer token do not depend on how many ranks there are; a run that was killed goes on from its newest checkpoint
-and ends with the same bits.
+Every rank calls `tune` with the same arguments. The rows of a step, the microbatches they form and the loss do not
+depend on how many ranks there are; a run that was killed goes on from its newest checkpoint and ends with the same
+bits.
+
+    answers     Example -> a model that writes the target: TRL's SFTTrainer, below
+    scorer      Rated -> a classifier with one label, the confidence: transformers' Trainer, `lm/classify.py`
 
     folder/checkpoints/checkpoint-N     each rank's part of the optimizer and the weights
     folder/model                        the tuned model, a plain transformers folder
@@ -14,22 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from ragdist.algo.tokens import answer_logprobs, predicting
 from ragdist.config import Settings
-from ragdist.errors import Stopped
-from ragdist.lm import checkpoints, zero
-from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
-from ragdist.lm.load import add_lora, dtype_of, load_codec, load_model
+from ragdist.lm.checkpoints import STOP
+from ragdist.lm.classify import SCORER
+from ragdist.lm.fit import Lean, Subject, fit
+from ragdist.lm.load import load_codec, load_model
 from ragdist.lm.rows import Plan, features, lay_out, packs
-from ragdist.lm.save import card, save
-from ragdist.lm.source import resolve
-from ragdist.lm.watch import Watch
 
 
 def request_stop(folder: Path) -> None:
@@ -37,13 +35,23 @@ def request_stop(folder: Path) -> None:
     (folder / STOP).touch()
 
 
-def tune(examples: Path, folder: Path, settings: Settings, *, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+def tune(
+    rows: Path,
+    folder: Path,
+    settings: Settings,
+    *,
+    kind: Literal["answers", "scorer"] = "answers",
+    name: str = "RAFT",
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
     """The folder of the tuned model, `folder/model`.
 
     Args:
-        examples: JSONL of Example; every rank reads it.
+        rows: JSONL of Example, for a scorer of Rated; every rank reads it.
         folder: the run's folder, shared by all ranks.
         settings: `train`, `model`, `seed` and `cluster.workers`, which is the size of the process group.
+        kind: what is learned from the rows.
+        name: what the model's card calls it.
         callbacks: more transformers callbacks, told of every step and save after ours.
 
     Raises:
@@ -51,37 +59,27 @@ def tune(examples: Path, folder: Path, settings: Settings, *, callbacks: Sequenc
         Stopped: `request_stop` was called; the state is saved and the same call goes on.
         TrainError: the loss is not a number any more.
     """
-    if (folder / MODEL).exists():
-        return folder / MODEL
-    plan = lay_out(examples, settings)
-    zero.prepare()
-    with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
-        trainer, resume = _trainer(plan, folder, settings, callbacks)
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if trainer.state.global_step < trainer.state.max_steps:
-            if dist.get_rank() == 0:
-                (folder / STOP).unlink(missing_ok=True)
-            raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, state saved")
-        save(trainer, folder, settings, card(trainer, plan, examples, settings))
-    return folder / MODEL
+    return fit(ANSWERS if kind == "answers" else SCORER, rows, folder, settings, name, callbacks)
 
 
-def _trainer(
-    plan: Plan, folder: Path, settings: Settings, callbacks: Sequence[TrainerCallback]
-) -> tuple[Any, Path | None]:
-    """TRL's trainer over the plan, and the checkpoint that it goes on from."""
+def _base(settings: Settings) -> Any:
+    return load_model(settings.model, training=True)
+
+
+def _arguments(shared: dict[str, Any], settings: Settings) -> TrainingArguments:
+    from trl.trainer.sft_config import SFTConfig
+
+    return SFTConfig(
+        **shared, max_length=None, padding_free=packs(settings), dataset_kwargs={"skip_prepare_dataset": True}
+    )
+
+
+def _trainer(model: Any, arguments: TrainingArguments, plan: Plan, settings: Settings) -> Any:
+    """TRL's trainer over the plan."""
     from datasets import Dataset
     from trl.trainer.sft_trainer import SFTTrainer
 
-    class Trainer(SFTTrainer):
-        """Writes no second copy of the weights beside DeepSpeed's, and no card, into a checkpoint."""
-
-        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-            Path(output_dir or str(self.args.output_dir)).mkdir(parents=True, exist_ok=True)
-
-        def create_model_card(self, *_: Any, **__: Any) -> None:
-            return
-
+    class Trainer(Lean, SFTTrainer):
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
@@ -95,56 +93,12 @@ def _trainer(
             loss = -logprobs_BP.sum() / num_items_in_batch * self.accelerator.num_processes  # ranks are averaged
             return (loss, outputs) if return_outputs else loss
 
-    resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
-    arguments = _arguments(folder, settings, len(plan.useful))  # first: it tells transformers to shard at loading
-    found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
-    model = add_lora(load_model(settings.model, training=True), settings.train.lora, settings.seed)
-    trainer = Trainer(
+    return Trainer(
         model,
         arguments,
         train_dataset=Dataset(plan.table).with_transform(features).select(plan.order),
         processing_class=load_codec(settings.model).tokenizer,
-        callbacks=[Watch(plan, folder, settings), *callbacks],
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer, found[0]
 
 
-def _arguments(folder: Path, settings: Settings, steps: int) -> TrainingArguments:
-    from trl.trainer.sft_config import SFTConfig
-
-    train = settings.train
-    dtype = dtype_of(settings.model)
-    return SFTConfig(
-        output_dir=str(folder / CHECKPOINTS),
-        deepspeed=zero.zero_config(train, settings.cluster.workers, dtype),
-        bf16=dtype == torch.bfloat16,
-        use_cpu=not torch.cuda.is_available(),
-        num_train_epochs=1,  # the plan holds all epochs
-        per_device_train_batch_size=train.microbatch,
-        gradient_accumulation_steps=zero.accumulation(train, settings.cluster.workers),
-        train_sampling_strategy="sequential",
-        accelerator_config={"even_batches": False},
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.schedule,
-        warmup_steps=int(train.warmup * steps),  # rounded down: the first of them has learning rate 0
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.gradient_clip,
-        gradient_checkpointing=train.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
-        seed=settings.seed,
-        max_length=None,
-        padding_free=packs(settings),
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=train.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_steps=train.checkpoint_every,
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        log_level_replica="error",
-    )
+ANSWERS = Subject("CAUSAL_LM", lay_out, _base, _arguments, _trainer)

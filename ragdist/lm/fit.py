@@ -1,0 +1,120 @@
+"""The course of a tuning run, whatever is learned: rows laid out, steps, checkpoints, the model saved.
+
+A Subject brings what differs: how its rows are read, the model that it begins with, and a trainer whose loss is
+divided by a total of the whole step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from ragdist.config import Settings
+from ragdist.errors import Stopped
+from ragdist.lm import checkpoints, zero
+from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
+from ragdist.lm.load import Task, add_lora, dtype_of
+from ragdist.lm.rows import Plan
+from ragdist.lm.save import card, save
+from ragdist.lm.source import resolve
+from ragdist.lm.watch import Watch
+
+
+class Subject(NamedTuple):
+    """What is learned."""
+
+    task: Task
+    """The model's, in peft's words."""
+    lay_out: Callable[[Path, Settings], Plan]
+    base: Callable[[Settings], Any]
+    """The model that training begins with, without adapters."""
+    arguments: Callable[[dict[str, Any], Settings], TrainingArguments]
+    """Given those that all trainers share."""
+    trainer: Callable[[Any, TrainingArguments, Plan, Settings], Any]
+    """Given the model to train."""
+
+
+class Lean:
+    """For trainers: writes no second copy of the weights beside DeepSpeed's, and no card, into a checkpoint."""
+
+    args: Any
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Makes the folder."""
+        Path(output_dir or str(self.args.output_dir)).mkdir(parents=True, exist_ok=True)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Leaves it to `lm.save`."""
+
+
+def fit(
+    subject: Subject, rows: Path, folder: Path, settings: Settings, name: str, callbacks: Sequence[TrainerCallback]
+) -> Path:
+    """See `lm.tune.tune`."""
+    if (folder / MODEL).exists():
+        return folder / MODEL
+    plan = subject.lay_out(rows, settings)
+    zero.prepare()
+    with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
+        trainer, resume = _trainer(subject, plan, folder, settings)
+        for callback in (Watch(plan, folder, settings), *callbacks):
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if trainer.state.global_step < trainer.state.max_steps:
+            if dist.get_rank() == 0:
+                (folder / STOP).unlink(missing_ok=True)
+            raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, state saved")
+        save(trainer, folder, settings, subject.base, card(name, trainer, plan, rows, settings))
+    return folder / MODEL
+
+
+def _trainer(subject: Subject, plan: Plan, folder: Path, settings: Settings) -> tuple[Any, Path | None]:
+    """The subject's trainer, and the checkpoint that it goes on from."""
+    resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
+    arguments = subject.arguments(_arguments(folder, settings, len(plan.useful)), settings)
+    found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
+    # after the arguments: they tell transformers to shard at loading
+    model = add_lora(subject.base(settings), settings.train.lora, settings.seed, subject.task)
+    trainer = subject.trainer(model, arguments, plan, settings)
+    trainer.remove_callback(PrinterCallback)
+    return trainer, found[0]
+
+
+def _arguments(folder: Path, settings: Settings, steps: int) -> dict[str, Any]:
+    train = settings.train
+    dtype = dtype_of(settings.model)
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        "deepspeed": zero.zero_config(train, settings.cluster.workers, dtype),
+        "bf16": dtype == torch.bfloat16,
+        "use_cpu": not torch.cuda.is_available(),
+        "num_train_epochs": 1,  # the plan holds all epochs
+        "per_device_train_batch_size": train.microbatch,
+        "gradient_accumulation_steps": zero.accumulation(train, settings.cluster.workers),
+        "train_sampling_strategy": "sequential",
+        "accelerator_config": {"even_batches": False},
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": train.schedule,
+        "warmup_steps": int(train.warmup * steps),  # rounded down: the first of them has learning rate 0
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.gradient_clip,
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if train.gradient_checkpointing else None,
+        "seed": settings.seed,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_steps": train.log_every,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_steps": train.checkpoint_every,
+        "report_to": [],
+        "disable_tqdm": True,
+        "log_level": "error",
+        "log_level_replica": "error",
+    }
