@@ -257,9 +257,9 @@ def doctor(as_json: AsJson = False) -> None:
 def _print_run(run: runs.Run, as_json: bool) -> None:
     if as_json:
         return _print_json(run.summary)
-    from ragdist.evaluation import arbitration, arbitration_report, report, rounds_report
+    from ragdist.evaluation import arbitration_report, report, rounds_report
 
-    if isinstance(run.report, arbitration.Trial):
+    if isinstance(run.report, runs.Trial):
         _print(report.table(run.report.report))
         _print(arbitration_report.table(run.report.worth))
     elif isinstance(run.report, rounds_report.Rounds):

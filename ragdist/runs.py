@@ -21,12 +21,22 @@ from ragdist.store import Rows
 
 if TYPE_CHECKING:
     from ragdist.data.audit import Audit
-    from ragdist.evaluation.arbitration import Trial
+    from ragdist.evaluation.arbitration import Worth
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
     from ragdist.systems.duet import Answer, Outcome
     from ragdist.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of DuetRAG."""
+
+    report: Report
+    """The paper's table."""
+    worth: list[Worth]
+    """What each arbiter is good for, under each condition."""
 
 
 @dataclass(frozen=True, slots=True)

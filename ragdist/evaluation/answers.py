@@ -172,13 +172,6 @@ def score(answer: str, question: Question, form: Form = "squad") -> Score:
     return Score(exact_match(answer, golds, form), words(answer, golds, form), subspan_match(answer, golds, form))
 
 
-def same(first: str, second: str, question: Question, form: Form = "squad") -> bool:
-    """Whether two answers to the question are one and the same, right or wrong."""
-    if metric_of(question.dataset) == "code":
-        return bool(code_match(first, [second]))
-    return bool(exact_match(first, [second], form))
-
-
 def states(answer: str, value: str, metric: Metric, form: Form = "squad") -> bool:
     """Whether the answer contains the value as whole words (prose) or whole tokens (code)."""
     split = _code_tokens if metric == "code" else lambda text: normalise(text, form).split()

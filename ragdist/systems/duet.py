@@ -33,7 +33,7 @@ from ragdist.data.road import Road
 from ragdist.data.trio import Trio
 from ragdist.errors import ConfigError
 from ragdist.evaluation import answers, arbitration, robustness
-from ragdist.evaluation.arbitration import Worth
+from ragdist.evaluation.arbitration import EITHER, Worth
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Chunk, Judgement, Question, Verdict, content_id
@@ -52,7 +52,7 @@ from ragdist.systems.arbiters import (
 )
 from ragdist.track import span
 
-BASE, DSF, RECITER, DISCOVERER, EITHER = "base", "DSF", "reciter", "discoverer", "either (upper bound)"
+BASE, DSF, RECITER, DISCOVERER = "base", "DSF", "reciter", "discoverer"
 BOTH: tuple[Condition, Condition] = ("closed_book", "retrieved")
 """How the questions are asked that the arbiters learn from."""
 SCORERS: tuple[Kind, ...] = ("alignment", "features")
@@ -200,8 +200,8 @@ class Duet:
             {key: disputes.Side(row.answer, self._is_right(row)) for key, row in held[condition].items()}
             for condition in BOTH
         )
-        config, form, seed = self.settings.duet, self.settings.evaluation.normalise, self.settings.seed
-        same = partial(answers.same, form=form)
+        config, seed = self.settings.duet, self.settings.seed
+        same = partial(_is_same, settings=self.settings)
         return list(disputes.judgements(self.trio.shares.arbiter, reciter, discoverer, same, config, seed))
 
     def settle(self, held: Said) -> None:
@@ -293,15 +293,15 @@ class Duet:
         for condition in (condition for condition in said if condition != "closed_book"):
             discoverer = list(said[condition].values())
             found[DISCOVERER] += discoverer
-            bound += arbitration.either(reciter, discoverer, EITHER)
+            bound += arbitration.either(reciter, discoverer)
             for kind, verdicts in judged.items():
-                label = f"DuetRAG, {kind.replace('_', ' ')}"
+                name = kind.replace("_", " ")
+                label = f"DuetRAG, {name}"
                 first, *second = verdicts[condition]
                 rows = arbitration.predictions(first, reciter, discoverer, tests, label, self.settings)
                 found.setdefault(label, []).extend(rows)
-                worth.append(
-                    arbitration.worth(label, condition, first, reciter, discoverer, rows, tests, self.settings, *second)
-                )
+                turned = second[0] if second else ()
+                worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
         report = raft.report(self.road, {**found, EITHER: bound}, self.settings)
         return report, worth
 
@@ -315,8 +315,12 @@ class Duet:
 
 def _same(questions: Iterable[Question], settings: Settings) -> Same:
     """Whether both answers to one of these questions are one and the same."""
-    by_id, form = {question.id: question for question in questions}, settings.evaluation.normalise
-    return lambda one: answers.same(one.reciter, one.discoverer, by_id[one.question_id], form)
+    by_id = {question.id: question for question in questions}
+    return lambda one: _is_same(one.reciter, one.discoverer, by_id[one.question_id], settings)
+
+
+def _is_same(first: str, second: str, question: Question, settings: Settings) -> bool:
+    return answers.same(first, second, answers.metric_of(question.dataset), settings.evaluation.normalise)
 
 
 def _asked_both_ways(settings: Settings) -> Settings:

@@ -1,7 +1,6 @@
 """What DuetRAG's arbiter learns from and how it is asked."""
 
 from dataclasses import replace
-from functools import partial
 
 from ragdist.config import DuetConfig, PromptsConfig
 from ragdist.data import disputes, prompts
@@ -15,13 +14,17 @@ QUESTIONS = [replace(question, wrong_answers=()) for question in tiny.questions(
 DISPUTE = Dispute("q", "What is the default of `mode` in `gzip.open`?", "'r'", "'rb'")
 
 
+def same(first, second, question):
+    return answers.same(first, second, answers.metric_of(question.dataset))
+
+
 def judged(reciter, discoverer, **config):
     """Judgements of the first two questions, by (question number, source)."""
     asked = QUESTIONS[:2]
     sides = [
         {question.id: Side(*side) for question, side in zip(asked, said, strict=True)} for said in (reciter, discoverer)
     ]
-    rows = disputes.judgements(asked, *sides, partial(answers.same, form="squad"), DuetConfig(**config), seed=0)
+    rows = disputes.judgements(asked, *sides, same, DuetConfig(**config), seed=0)
     numbers = {question.id: number for number, question in enumerate(asked)}
     return {(numbers[row.question_id], row.source): row for row in rows}
 

@@ -8,6 +8,7 @@ import pytest
 
 from ragdist import players
 from ragdist.errors import ConfigError
+from ragdist.evaluation.arbitration import EITHER
 from ragdist.lm.tune import tune
 from ragdist.systems import duet
 from tests import game, tiny
@@ -95,7 +96,7 @@ def test_papers_table_has_a_row_for_each_of_its_models(played):
     report = played[0].report
     labels = ["base", "DSF", "reciter", "discoverer"]
     arbiters = [f"DuetRAG, {kind}" for kind in ("alignment", "features", "summarizer", "tuned summarizer")]
-    assert report.models == [*labels, *arbiters, duet.EITHER]
+    assert report.models == [*labels, *arbiters, EITHER]
     for condition in CONDITIONS:
         assert not report.cell("reciter", condition) and report.cell("reciter", "closed_book").rows == 4
         assert all(report.cell(label, condition).rows == 4 for label in ("base", "DSF", "discoverer", *arbiters))
