@@ -10,6 +10,7 @@ from ragdist import players
 from ragdist.errors import ConfigError
 from ragdist.evaluation.arbitration import EITHER
 from ragdist.lm.tune import tune
+from ragdist.store import make_folder
 from ragdist.systems import duet
 from tests import game, tiny
 
@@ -30,7 +31,7 @@ class LocalTuner:
         return [
             tune(
                 lesson.rows,
-                lesson.folder,
+                make_folder(lesson.folder),
                 self.settings.model_copy(update={"train": lesson.train}),
                 kind=lesson.kind,
                 name=lesson.name,
