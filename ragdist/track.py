@@ -152,6 +152,11 @@ def _refuse_other_settings(run: Run) -> None:
         )
 
 
+def is_open(folder: Path) -> bool:
+    """Whether this is the open run's folder."""
+    return bool(_open) and _open[-1].folder == folder
+
+
 def metrics(phase: str, **values: Any) -> None:
     """Adds a line to the open run's metrics.jsonl."""
     if _open:

@@ -10,9 +10,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ragdist.config import Settings
+from ragdist.lm.tune import request_stop
 from ragdist.loader import resolve
 from ragdist.records import Example, Rated, as_row
-from ragdist.roles import Pair
+from ragdist.roles import Lesson, Pair
 from tests import tiny
 
 
@@ -77,6 +78,11 @@ def settings(model: Path, *, workers: int = 1, cluster: dict[str, Any] | None = 
     )
 
 
+def lesson(rows: Path, folder: Path, made: Settings, name: str = "RAFT", kind: Any = "answers") -> Lesson:
+    """One to be tuned as the settings' `train` says."""
+    return Lesson(name, rows, folder, made.train, kind)
+
+
 def noted(folder: Path, phase: str = "train") -> list[dict[str, Any]]:
     """The lines of a phase in the run's metrics."""
     lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
@@ -114,3 +120,14 @@ class Spy(TrainerCallback):
     def seen(self) -> list[list[int]]:
         """Row numbers of each microbatch, in the order of training."""
         return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
+class StopAt(TrainerCallback):
+    """A person who asks for the end during a step."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder, self.step = folder, step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step + 1 == self.step:
+            request_stop(self.folder)

@@ -171,16 +171,14 @@ def _wait_for_room(config: ClusterConfig, deadline_s: float) -> None:
     Raises:
         ConfigError: they still do not after `deadline_s`.
     """
-    cpus, gpus = worker_cpus(config), config.gpus_per_worker
     start = said = time.monotonic()
     while True:
-        seats = _seats(cpus, gpus)
-        if seats >= config.workers:
+        if (held := seats(config)) >= config.workers:
             return
         now = time.monotonic()
         short = (
-            f"cluster.workers={config.workers} with {cpus:g} CPUs and {gpus:g} GPUs each, the cluster has room for "
-            f"{seats} ({room()})"
+            f"cluster.workers={config.workers} with {worker_cpus(config):g} CPUs and {config.gpus_per_worker:g} GPUs "
+            f"each, the cluster has room for {held} ({room()})"
         )
         if now - start >= deadline_s:
             raise ConfigError(
@@ -192,9 +190,11 @@ def _wait_for_room(config: ClusterConfig, deadline_s: float) -> None:
         time.sleep(1.0)
 
 
-def _seats(cpus: float, gpus: float) -> int:
-    """Workers that fit into the machines of the cluster; one worker never spans two."""
-    needs = [(kind, needed) for kind, needed in (("CPU", cpus), ("GPU", gpus)) if needed]
+def seats(config: ClusterConfig) -> int:
+    """Workers that fit into the machines of the cluster, taken or not; one worker never spans two."""
+    needs = [
+        (kind, needed) for kind, needed in (("CPU", worker_cpus(config)), ("GPU", config.gpus_per_worker)) if needed
+    ]
     return sum(min(int(has.get(kind, 0) / needed + 1e-6) for kind, needed in needs) for has in _machines())
 
 

@@ -1,11 +1,6 @@
-"""Tuning as a Ray Train job: N workers, replaced when they die, stopped when asked.
+"""Tuning on Ray: each lesson is a Ray Train job (`cluster/job.py`), side by side where there is room for all.
 
-The workers run `lm.tune`, which writes into the run's folder; every machine needs to see it. Ray places and
-restarts them and is told of each checkpoint, but copies none.
-
-    folder/logs/rank-N.log    all that worker N said
-    folder/began.json         rows and workers that the run goes on with
-    folder/failure.json       an error that no restart can mend, left by the worker that met it
+folder/began.json         rows and workers that a lesson goes on with
 """
 
 from __future__ import annotations
@@ -13,48 +8,38 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import ray
-import ray.train
-from ray.train.torch import TorchConfig
-from ray.train.v2.api.callback import UserCallback
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.torch.torch_trainer import TorchTrainer
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ragdist import errors, track
 from ragdist.cluster import session
-from ragdist.cluster.workers import environment, last_line, log_to
-from ragdist.config import Settings
-from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
+from ragdist.cluster.job import Job
+from ragdist.config import ClusterConfig, Settings
+from ragdist.lm.checkpoints import CHECKPOINTS, MODEL
 from ragdist.lm.order import training_steps
-from ragdist.lm.tune import request_stop, tune
+from ragdist.roles import Lesson
 from ragdist.signals import stop_on_signal
 from ragdist.store import make_folder
 
-FAILURE, LOGS, BEGAN = "failure.json", "logs", "began.json"
+BEGAN = "began.json"
 POLL_S = 0.2
-COLLECTIVE_TIMEOUT_S = 1800
-"""A rank that waits longer than this for the others takes the run down, and Ray restarts it."""
 
 
 class RayTuner:
-    """Plays Tuner: fine-tunes on `cluster.workers` Ray workers."""
+    """Plays Tuner: fine-tunes on `cluster.workers` Ray workers for each lesson."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def tune(self, examples: Path, folder: Path) -> Path:
-        """The tuned model's folder; at once where it is already there.
+    def tune(self, lessons: Sequence[Lesson]) -> list[Path]:
+        """The tuned models' folders; at once where they are already there.
+
+        A signal to stop, or a job that fails, lets every job save after the step that it is in.
 
         Args:
-            examples: JSONL of Example, seen by all workers.
-            folder: the run's folder, seen by all workers; what an earlier call left there is gone on with.
+            lessons: each with a name and a folder of its own. Rows and folder are seen by all workers; what an earlier
+                call left in a folder is gone on with.
 
         Raises:
             ConfigError: too few rows for a step, no cluster with enough room, or another number of workers than before.
@@ -63,30 +48,80 @@ class RayTuner:
             Stopped: SIGINT or SIGTERM; the state is saved and the same call goes on.
             TrainError: workers died more than `cluster.max_failures` times, or did not start in time.
         """
-        examples, folder = examples.resolve(), make_folder(folder).resolve()
-        _begin(examples, folder, self.settings.cluster.workers)
-        if (folder / MODEL).exists():
-            return folder / MODEL
-        with examples.open() as lines:
-            rows = sum(1 for _ in lines)
-        train = self.settings.train
-        steps = training_steps(rows, epochs=train.epochs, examples_per_step=train.examples_per_step)
-        for left in (STOP, FAILURE):
-            (folder / left).unlink(missing_ok=True)
-        with session.connect(self.settings.cluster), stop_on_signal(lambda: request_stop(folder)) as stop:
-            job = _Job(_trainer(examples, folder, self.settings))
-            _watch(job, folder, steps, self.settings.cluster.start_timeout_s, stop)
-        return _outcome(job, folder)
+        given = [
+            replace(lesson, rows=lesson.rows.resolve(), folder=make_folder(lesson.folder).resolve())
+            for lesson in lessons
+        ]
+        for lesson in given:
+            _begin(lesson, self.settings.cluster.workers)
+        todo = [lesson for lesson in given if not (lesson.folder / MODEL).exists()]
+        if todo:
+            self._train(todo, {lesson.name: _steps(lesson) for lesson in todo})
+        return [lesson.folder / MODEL for lesson in given]
+
+    def _train(self, lessons: Sequence[Lesson], steps: Mapping[str, int]) -> None:
+        cluster = self.settings.cluster
+        jobs: list[Job] = []
+
+        def ask() -> None:
+            for job in jobs:
+                job.ask_to_stop()
+
+        with session.connect(cluster), stop_on_signal(ask) as stop:
+            rounds = turns(lessons, cluster.workers, session.seats(cluster))
+            if len(lessons) > 1:
+                track.say(_plan(rounds, cluster))
+            with track.Bar("train", sum(steps.values()), "steps") as bar:
+                for lessons_at_once in rounds:
+                    if stop.is_set():
+                        raise errors.Stopped("stopped between two lessons; the same command goes on")
+                    jobs[:] = [Job(lesson, self.settings, steps[lesson.name]) for lesson in lessons_at_once]
+                    _watch(jobs, bar, stop)
+                    _raise_what_went_wrong(jobs)
 
 
-def _begin(examples: Path, folder: Path, workers: int) -> None:
+def turns(lessons: Sequence[Lesson], workers: int, seats: int) -> list[list[Lesson]]:
+    """The lessons that are tuned at once, turn by turn: all, where there is a seat for every worker, else one each.
+
+    Args:
+        lessons: to be tuned.
+        workers: of each.
+        seats: workers that the cluster has room for.
+    """
+    return [list(lessons)] if workers * len(lessons) <= seats else [[lesson] for lesson in lessons]
+
+
+def _plan(rounds: Sequence[Sequence[Lesson]], cluster: ClusterConfig) -> str:
+    names = [lesson.name for lessons in rounds for lesson in lessons]
+    takes = f"{session.worker_cpus(cluster):g} CPUs and {cluster.gpus_per_worker:g} GPUs"
+    why = f"{len(names)} x {cluster.workers} workers with {takes} each, room for {session.seats(cluster)}"
+    if len(rounds) == 1:
+        return f"{', '.join(names)} are tuned side by side: {why} ({session.room()})"
+    return (
+        f"{', '.join(names)} are tuned in turn: {why} ({session.room()}); add machines, or ask for less with "
+        "cluster.cpus_per_worker or cluster.gpus_per_worker, to have them side by side"
+    )
+
+
+def _steps(lesson: Lesson) -> int:
+    """Optimizer steps of the whole lesson."""
+    with lesson.rows.open() as lines:
+        rows = sum(1 for _ in lines)
+    try:
+        return training_steps(rows, epochs=lesson.train.epochs, examples_per_step=lesson.train.examples_per_step)
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"{lesson.name}: {error}") from None
+
+
+def _begin(lesson: Lesson, workers: int) -> None:
     """Notes what the run is begun with, and refuses to go on with anything else.
 
     Raises:
         DataError: the rows are not those that the run began with.
         ConfigError: its checkpoints are shards of another number of workers.
     """
-    with examples.open("rb") as file:
+    folder = lesson.folder
+    with lesson.rows.open("rb") as file:
         now = {"rows": hashlib.file_digest(file, "sha256").hexdigest(), "workers": workers}
     if not (folder / BEGAN).exists():
         track.write_json(folder / BEGAN, now)
@@ -104,145 +139,49 @@ def _begin(examples: Path, folder: Path, workers: int) -> None:
         )
 
 
-class _Job(threading.Thread):
-    """`TorchTrainer.fit` in a thread, so that the signals stay ours; it dies with the process."""
+def _watch(jobs: Sequence[Job], bar: track.Bar, stop: threading.Event) -> None:
+    """Shows how the jobs get on until none is waited for any more.
 
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(daemon=True)
-        self.trainer = trainer
-        self.told: dict[str, str] = {}
-        """What rank 0 returned."""
-        self.error: Exception | None = None
-        self.start()
+    When one fails the others save and end. Those whose workers are not at work when it is time to stop are left alone.
+    """
+    before, asked = bar.done, False
+    while True:
+        going = [job for job in jobs if job.going]
+        for job in jobs:  # what ended before this look has noted its last step
+            job.look()
+        if (done := before + sum(job.done for job in jobs)) > bar.done:
+            bar.advance(done - bar.done, _note(jobs))
+        if not going:
+            return
+        failed = any(job.failed for job in jobs)
+        if failed and not asked:
+            asked = True
+            for job in going:
+                job.ask_to_stop()
+        for job in going:
+            job.give_up_waiting(failed or stop.is_set())
+        going[0].join(POLL_S)
 
-    def run(self) -> None:
-        try:
-            result: Any = self.trainer.fit()
-            self.told = result.return_value
-        except Exception as error:  # handed to the thread that waits: `_outcome` raises it
-            self.error = error
 
-
-def _trainer(examples: Path, folder: Path, settings: Settings) -> TorchTrainer:
-    cluster = settings.cluster
-    cpus = session.worker_cpus(cluster)
-    resources = {"CPU": cpus} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
-    return TorchTrainer(
-        _work,
-        train_loop_config={"examples": str(examples), "folder": str(folder), "settings": settings.model_dump()},
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-            callbacks=[_Note(folder)],
-            worker_runtime_env={"env_vars": environment(cluster, cpus, cluster.gpus_per_worker)},
-        ),
+def _note(jobs: Sequence[Job]) -> str:
+    """What stands beside the bar."""
+    alone = len(jobs) == 1
+    return "; ".join(
+        ("" if alone else f"{job.lesson.name} {job.done}/{job.steps} ")
+        + f"loss {job.latest['loss']:.3f}, {job.latest['useful_tokens_per_s']:.0f} tokens/s"
+        for job in jobs
+        if job.latest
     )
 
 
-def _work(job: dict[str, Any]) -> dict[str, str]:
-    """What every worker runs; returns why it stopped, if it did."""
-    folder, settings = Path(job["folder"]), Settings.model_validate(job["settings"])
-    if (folder / FAILURE).exists():
-        return {}  # Ray restarts workers after any error; this one would only come again
-    rank = ray.train.get_context().get_world_rank()
-    with log_to(make_folder(folder / LOGS) / f"rank-{rank}.log"):
-        if rank == 0:
-            track.append_metrics(folder, "workers_started", workers=settings.cluster.workers)
-        try:
-            tune(Path(job["examples"]), folder, settings, callbacks=[Report()])
-        except errors.Stopped as stopped:
-            return {"stopped": str(stopped)}
-        except errors.RagdistError as error:
-            track.write_json(folder / FAILURE, {"kind": type(error).__name__, "message": str(error)})
-            raise
-    return {}
+def _raise_what_went_wrong(jobs: Sequence[Job]) -> None:
+    """Raises the first failure, else that jobs were stopped."""
 
+    def said(job: Job) -> str:
+        return f"{job.error}" if len(jobs) == 1 else f"{job.lesson.name}: {job.error}"
 
-class Report(TrainerCallback):
-    """Tells Ray of each checkpoint, once all ranks have written their part.
-
-    Ray is not handed the checkpoint itself: it would copy it once a rank, or keep a list of its own, which a
-    killed driver's controller still writes to while the next one starts. The marks in the folders are the list.
-    """
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        path = Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
-        ray.train.report({"step": state.global_step, "saved": str(path)})
-
-
-class _Note(UserCallback):
-    """Notes in metrics.jsonl that workers were lost, for the driver to say so."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ranks = {str(rank): last_line(error) for rank, error in worker_exceptions.items()}
-        track.append_metrics(self.folder, "workers_lost", ranks=ranks)
-
-
-def _watch(job: _Job, folder: Path, steps: int, start_timeout_s: float, stop: threading.Event) -> None:
-    """Shows what the workers note in metrics.jsonl until the job ends.
-
-    Raises:
-        Stopped: a stop was asked for while no worker was at work; nothing is lost.
-        TrainError: workers did not start within `start_timeout_s`.
-    """
-    waiting: float | None = time.monotonic()
-    with track.Bar("train", steps, "steps") as bar, _tail(folder / "metrics.jsonl") as new_lines:
-        while job.is_alive():
-            job.join(POLL_S)
-            for line in new_lines():
-                if line["phase"] == "workers_started":
-                    waiting = None
-                elif line["phase"] == "workers_lost":
-                    waiting = time.monotonic()
-                    track.say("; ".join(f"worker {rank}: {why}" for rank, why in line["ranks"].items()))
-                elif line["phase"] in {"train_start", "train"} and line["step"] > bar.done:
-                    note = (
-                        f"loss {line['loss']:.3f}, {line['useful_tokens_per_s']:.0f} tokens/s" if "loss" in line else ""
-                    )
-                    bar.advance(line["step"] - bar.done, note)
-            if waiting is not None and stop.is_set():
-                raise errors.Stopped("stopped before the workers were at work; the same command goes on")
-            if waiting is not None and time.monotonic() - waiting > start_timeout_s:
-                raise errors.TrainError(
-                    f"no workers after {start_timeout_s:.0f} s on a cluster of {session.room()}; "
-                    "free machines that others use, or raise cluster.start_timeout_s"
-                )
-
-
-@contextmanager
-def _tail(path: Path) -> Iterator[Any]:
-    """A function that gives the JSON lines written to `path` since it was last called."""
-    path.touch()
-    with path.open() as file:
-        file.seek(0, 2)
-        half = ""
-
-        def new_lines() -> list[dict[str, Any]]:
-            nonlocal half
-            *whole, half = (half + file.read()).split("\n")
-            return [json.loads(line) for line in whole]
-
-        yield new_lines
-
-
-def _outcome(job: _Job, folder: Path) -> Path:
-    """The model's folder, or the error that the job ended with."""
-    failure = folder / FAILURE
-    if failure.exists():
-        found = json.loads(failure.read_text())
-        raise getattr(errors, found["kind"])(found["message"])
-    if job.error is None and "stopped" in job.told:
-        raise errors.Stopped(f"{job.told['stopped']}; the same command goes on")
-    if job.error is None:
-        return folder / MODEL
-    ranks = job.error.worker_failures if isinstance(job.error, ray.train.WorkerGroupError) else {}
-    why = "; ".join(f"worker {rank}: {last_line(error)}" for rank, error in ranks.items()) or last_line(job.error)
-    raise errors.TrainError(f"training failed: {why}; the whole story is in {folder / LOGS}")
+    for job in jobs:
+        if job.error and job.failed:
+            raise type(job.error)(said(job))
+    if stopped := [said(job) for job in jobs if job.error]:
+        raise errors.Stopped(f"{'; '.join(stopped)}; the same command goes on")

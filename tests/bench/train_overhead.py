@@ -21,6 +21,7 @@ import torch
 from ragdist.config import ModelConfig
 from ragdist.lm.load import load_model
 from ragdist.lm.rows import lay_out
+from ragdist.roles import Lesson
 from tests.bench import doc_rows
 from tests.bench.raft_useful_tokens import BATCH, MODEL, alone, settings
 
@@ -57,7 +58,8 @@ def ours(folder: Path) -> dict[str, list[float]]:
     """Measured by the job itself, in its metrics.jsonl."""
     from ragdist.cluster.train import RayTuner
 
-    RayTuner(settings(epochs=1)).tune(folder / "rows.jsonl", folder / "ours")
+    made = settings(epochs=1)
+    RayTuner(made).tune([Lesson("RAFT", folder / "rows.jsonl", folder / "ours", made.train)])
     lines = [json.loads(line) for line in (folder / "ours" / "metrics.jsonl").read_text().splitlines()]
     return {"seconds": [line["seconds"] for line in lines if line["phase"] == "train"][1:]}
 

@@ -17,7 +17,7 @@ from ragdist.errors import ConfigError, DataError, ModelError
 from ragdist.lm.checkpoints import MODEL
 from ragdist.lm.tune import tune
 from ragdist.loader import dump
-from tests.training import losses, noted, settings, weights_hash
+from tests.training import lesson, losses, noted, settings, weights_hash
 
 REPOSITORY = Path(__file__).parents[2]
 SECRET = hashlib.sha256(str(REPOSITORY).encode()).hexdigest()
@@ -27,15 +27,23 @@ from pathlib import Path
 from ragdist.cluster.train import RayTuner
 from ragdist.loader import load
 from ragdist.errors import RagdistError
+from tests.training import lesson
 
+made = load([sys.argv[1]])
 try:
-    print(RayTuner(load([sys.argv[1]])).tune(Path(sys.argv[2]), Path(sys.argv[3])))
+    print(RayTuner(made).tune([lesson(Path(sys.argv[2]), Path(sys.argv[3]), made)]))
 except RagdistError as error:
     print(f"{type(error).__name__}: {error}")
     sys.exit(error.exit_code)
 """
 LONG = {"workers": 2, "zero_stage": 2, "epochs": 30, "checkpoint_every": 5}
 """90 steps: workers outlive a killed driver by seconds, and must not finish in them."""
+
+
+def train(made, examples, folder):
+    """The tuned folder of a single lesson."""
+    (tuned,) = RayTuner(made).tune([lesson(examples, folder, made)])
+    return tuned
 
 
 def wait_for_step(folder, step, *, longest_s=240.0):
@@ -54,7 +62,7 @@ def undisturbed(ray_here, model, examples, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", SECRET)
-        assert RayTuner(settings(model, **LONG)).tune(examples, folder) == folder / MODEL
+        assert train(settings(model, **LONG), examples, folder) == folder / MODEL
     return folder
 
 
@@ -68,7 +76,7 @@ def test_two_ray_workers_train_as_this_process_alone(undisturbed, model, example
 def test_finished_run_returns_at_once_without_a_cluster(undisturbed, model, examples):
     start = time.monotonic()
     elsewhere = settings(model, cluster={"address": "192.0.2.1:6379"}, **LONG)
-    assert RayTuner(elsewhere).tune(examples, undisturbed) == undisturbed / MODEL
+    assert train(elsewhere, examples, undisturbed) == undisturbed / MODEL
     assert time.monotonic() - start < 1
 
 
@@ -107,7 +115,7 @@ def test_killed_worker_is_replaced_and_the_end_has_the_same_bits_check_72(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    RayTuner(settings(model, **LONG)).tune(examples, folder)
+    train(settings(model, **LONG), examples, folder)
     killer.join()
     assert len(noted(folder, "workers_started")) == 2
     assert noted(folder, "train_start")[1]["step"] >= 5
@@ -144,7 +152,7 @@ def test_driver_stopped_then_killed_goes_on_and_the_end_has_the_same_bits_check_
     killed.communicate(timeout=60)
     assert not (folder / MODEL).exists()
 
-    RayTuner(settings(model, **LONG)).tune(examples, folder)
+    train(settings(model, **LONG), examples, folder)
     assert noted(folder, "train_start")[1]["step"] == saved
     assert noted(folder, "train_start")[2]["step"] >= 10
     assert weights_hash(folder / MODEL) == weights_hash(undisturbed / MODEL)
@@ -152,12 +160,12 @@ def test_driver_stopped_then_killed_goes_on_and_the_end_has_the_same_bits_check_
 
 def test_error_of_a_worker_arrives_as_itself(ray_here, examples, tmp_path):
     with pytest.raises(ModelError, match="no-such-model"):
-        RayTuner(settings(tmp_path / "no-such-model", **LONG)).tune(examples, tmp_path / "run")
+        train(settings(tmp_path / "no-such-model", **LONG), examples, tmp_path / "run")
 
 
 def test_too_few_rows_are_said_before_any_cluster(model, examples, tmp_path):
     with pytest.raises(ConfigError, match="24 training rows"):
-        RayTuner(settings(model, cluster={"address": "192.0.2.1:6379"}, examples_per_step=64)).tune(examples, tmp_path)
+        train(settings(model, cluster={"address": "192.0.2.1:6379"}, examples_per_step=64), examples, tmp_path)
 
 
 def test_run_refuses_to_go_on_with_other_rows_or_workers(undisturbed, model, examples, tmp_path):
@@ -165,7 +173,7 @@ def test_run_refuses_to_go_on_with_other_rows_or_workers(undisturbed, model, exa
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(undisturbed / "began.json", folder)
     with pytest.raises(ConfigError, match=r"cluster\.workers=2"):
-        RayTuner(settings(model, **{**LONG, "workers": 1})).tune(examples, folder)
+        train(settings(model, **{**LONG, "workers": 1}), examples, folder)
     (tmp_path / "rows.jsonl").write_text(examples.read_text() + examples.read_text())
     with pytest.raises(DataError, match=r"run\.name"):
-        RayTuner(settings(model, **LONG)).tune(tmp_path / "rows.jsonl", folder)
+        train(settings(model, **LONG), tmp_path / "rows.jsonl", folder)

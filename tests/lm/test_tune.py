@@ -4,15 +4,15 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragdist.errors import ConfigError, DataError, Stopped, TrainError
 from ragdist.lm import checkpoints
 from ragdist.lm.checkpoints import MODEL
 from ragdist.lm.rows import lay_out
-from ragdist.lm.tune import request_stop, tune
+from ragdist.lm.tune import tune
 from tests import tiny
-from tests.training import Spy, losses, noted, rows, settings, weights_hash, write_rows
+from tests.training import Spy, StopAt, losses, noted, rows, settings, weights_hash, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +30,6 @@ def folder(tmp_path):
     made = tmp_path / "run"
     made.mkdir()
     return made
-
-
-class StopAt(TrainerCallback):
-    """A person who asks for the end during a step."""
-
-    def __init__(self, folder, step):
-        self.folder, self.step = folder, step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step + 1 == self.step:
-            request_stop(self.folder)
 
 
 def mean_nll(model, row_numbers):

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ragdist.lm.rows import lay_out
 from ragdist.lm.tune import tune
 from tests import tiny
-from tests.training import Spy, losses, noted, settings, write_rows
+from tests.training import Spy, losses, noted, settings, write_rated, write_rows
 
 STAGES = (0, 1, 2, 3)
 RANK = """
@@ -29,6 +31,11 @@ for stage in (0, 1, 2, 3):
     folder.mkdir(exist_ok=True)
     made = settings(model, workers=2, zero_stage=stage)
     tune(root / "rows.jsonl", folder, made, callbacks=[Spy(folder / f"seen-{dist.get_rank()}")])
+for stage in (2, 3):
+    folder = root / f"two-scorers-{stage}"
+    folder.mkdir(exist_ok=True)
+    made = settings(model, workers=2, zero_stage=stage, lora={"rank": 4})
+    tune(root / "rated.jsonl", folder, made, kind="scorer")
 """
 
 
@@ -37,6 +44,7 @@ def runs(tmp_path_factory):
     """Folders one-STAGE and two-STAGE of finished runs, two ranks being two processes over gloo."""
     root = tmp_path_factory.mktemp("parity")
     model, rows = tiny.model_folder(root), write_rows(root / "rows.jsonl")
+    rated = write_rated(root / "rated.jsonl")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -52,6 +60,8 @@ def runs(tmp_path_factory):
     for stage in STAGES:
         (root / f"one-{stage}").mkdir()
         tune(rows, root / f"one-{stage}", settings(model, zero_stage=stage))
+    (root / "one-scorer").mkdir()
+    tune(rated, root / "one-scorer", settings(model, lora={"rank": 4}), kind="scorer")
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     return root
 
@@ -64,6 +74,17 @@ def test_two_workers_have_the_losses_and_first_gradient_of_one(runs, stage):
     assert losses(two) == pytest.approx(losses(plain), abs=1e-4)
     if stage:  # DeepSpeed keeps no norm at 0
         assert noted(two)[0]["grad_norm"] == pytest.approx(noted(plain)[0]["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_workers_teach_a_scorer_as_one_does(runs, stage):
+    one, two = runs / "one-scorer", runs / f"two-scorers-{stage}"
+    assert losses(two)[0] == pytest.approx(losses(one)[0], abs=1e-6)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert noted(two)[0]["grad_norm"] == pytest.approx(noted(one)[0]["grad_norm"], rel=1e-5)
+    weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("stage", STAGES)
