@@ -44,10 +44,10 @@ def markdown(worths: Sequence[Worth]) -> str:
     """For each condition the table and the sentences, as GitHub's Markdown; then the reliability curves' numbers."""
     parts = []
     for group in _by_condition(worths):
-        metric = NAMES[group[0].metric]
-        head = ["", metric, *HEAD, "ECE", "Brier", "moved by order"]
+        head = ["", NAMES[group[0].metric], *HEAD, _against(group), "ECE", "Brier", "moved by order"]
         body = [[*_values(line), *_trust(line)] for line in lines(group)]
-        parts += [f"**{title(group)}**", grid(head, body), "\n".join(f"- {note}" for note in notes(group))]
+        parts += [f"**{title(group)}**", grid(head, body)]
+        parts.append("\n".join(f"- {note}" for note in [*notes(group), *details(group)]))
     curves = [
         [one.arbiter, TITLES[one.condition], str(answers), f"{said:.2f}", f"{right:.2f}"]
         for one in worths
@@ -78,21 +78,21 @@ def picture(worths: Sequence[Worth], path: Path) -> Path:
     heights = [max(3.4, 0.42 * len(lines(group)) + 1.4) for group in groups]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(10.4, sum(heights, 0.3)), dpi=150, layout=layout)
-    panels = figure.subplots(len(groups), 2, squeeze=False, width_ratios=(4, 6), height_ratios=heights)
-    for (left, right), group in zip(panels, groups, strict=True):
+    curves = any(one.calibration for one in worths)
+    columns: dict[str, Any] = {"ncols": 2, "width_ratios": (4, 6)} if curves else {}
+    panels = figure.subplots(len(groups), **columns, squeeze=False, height_ratios=heights)
+    for axes, group in zip(panels, groups, strict=True):
         colours = {one.arbiter: COLOURS[1 + at % (len(COLOURS) - 1)] for at, one in enumerate(group)}
-        if any(one.calibration for one in group):
-            _reliability(left, group, colours)
-        else:
-            left.set_axis_off()
-        _bars(right, group, colours)
+        if curves:
+            _reliability(axes[0], group, colours)
+        _bars(axes[-1], group, colours)
     make_folder(path.parent)
     with translate_errors(path.parent):
         figure.savefig(path)
     return path
 
 
-HEAD = ("where they differ", "right one taken", "turned right / wrong", "against the better side")
+HEAD = ("where they differ", "right one taken", "turned right / wrong")
 
 
 def lines(group: Sequence[Worth]) -> list[Line]:
@@ -135,29 +135,35 @@ def title(group: Sequence[Worth]) -> str:
 
 def notes(group: Sequence[Worth]) -> list[str]:
     """When each arbiter helps and when it harms, in plain words."""
-    better = group[0].against_better.before
+    better, turned = group[0].against_better.before, group[0].against_discoverer.before
     most, least = group[0].either.mean, max(group[0].reciter.mean, group[0].discoverer.mean)
-    out = [f"A perfect arbiter would reach {most:.2f}, {most - least:.2f} above the {better}, the better of the two."]
+    out = [
+        f"Turned answers are the {turned}'s; differences are to the {better}, the better of the two. "
+        f"A perfect arbiter would reach {most:.2f}, {most - least:.2f} above it."
+    ]
     for one in group:
-        effect = {"helps": "it helps", "harms": "it harms", "not shown": "neither help nor harm is shown"}[one.effect]
-        first, other, found = one.against_reciter.before, one.against_discoverer.before, one.outcomes
-        wrong = _counted(found.helped, f"wrong answer of the {other}", f"wrong answers of the {other}")
-        out.append(
-            f"{one.arbiter} turned {wrong} right and {_counted(found.harmed, 'right one', 'right ones')} wrong; "
-            f"against the {better} {effect}: {one.against_better.verdict}."
-        )
-        only = [found.count(reciter=right, discoverer=not right) for right in (True, False)]
-        kept = [found.count(reciter=right, discoverer=not right, arbiter=True) for right in (True, False)]
-        out.append(
-            f"{one.arbiter} is right in {kept[0]} of {only[0]} where only the {first} is, "
-            f"and in {kept[1]} of {only[1]} where only the {other} is."
-        )
+        effect = {"helps": "it helps, ", "harms": "it harms, ", "not shown": ""}[one.effect]
+        wrong = _counted(one.outcomes.helped, "wrong answer", "wrong answers")
+        right = _counted(one.outcomes.harmed, "right one", "right ones")
+        out.append(f"{one.arbiter} turned {wrong} right and {right} wrong: {effect}{one.against_better.verdict}.")
+    return out
+
+
+def details(group: Sequence[Worth]) -> list[str]:
+    """Where each arbiter is right, how sure it is, and whether the order of the answers moves it."""
+    out = []
+    for one in group:
+        sides = []
+        for name, right in ((one.against_reciter.before, True), (one.against_discoverer.before, False)):
+            only = one.outcomes.count(reciter=right, discoverer=not right)
+            kept = one.outcomes.count(reciter=right, discoverer=not right, arbiter=True)
+            sides.append(f"in {kept} of {only} where only the {name} is")
+        out.append(f"{one.arbiter} is right {', and '.join(sides)}.")
         if one.calibration:
             total = one.calibration.total
             out.append(
                 f"{one.arbiter} says {total.confidence / total.answers:.2f} on average of {total.answers} answers of "
-                f"which {total.right / total.answers:.2f} are right (ECE {one.calibration.ece:.2f}, "
-                f"Brier {one.calibration.brier:.2f})."
+                f"which {total.right / total.answers:.2f} are right."
             )
         if one.order_effect:
             share = f"{one.order_effect.mean:.0%} ({one.order_effect.low:.0%} to {one.order_effect.high:.0%})"
@@ -170,41 +176,46 @@ def _table(group: Sequence[Worth]) -> Table:
         title=title(group),
         title_justify="left",
         title_style="bold",
-        caption=Text("\n".join(notes(group))),
+        caption=Text("\n".join(notes(group)) + "\n"),
         caption_justify="left",
         caption_style="",
         box=box.SIMPLE_HEAD,
         min_width=80,
     )
-    trusted = any(one.calibration for one in group), any(one.order_effect for one in group)
-    out.add_column("", max_width=26)
-    for name in (NAMES[group[0].metric], *HEAD):
-        out.add_column(name, justify="right", max_width=10 if name in HEAD[:3] else None)
-    for name, shown in zip(("ECE", "moved by order"), trusted, strict=True):
-        if shown:
-            out.add_column(name, justify="right", max_width=8)
+    out.add_column("", no_wrap=True)
+    out.add_column(NAMES[group[0].metric], justify="right", no_wrap=True)
+    for name in HEAD:
+        out.add_column(name, justify="right", max_width=9)
+    out.add_column(_against(group), justify="right", no_wrap=True)
+    trust = {"ECE": any(one.calibration for one in group), "order moves": any(one.order_effect for one in group)}
+    for name in filter(trust.__getitem__, trust):
+        out.add_column(name, justify="right", max_width=5)
     for line in lines(group):
-        values = _values(line)
+        name, _, *shares, against = _values(line)
         ece, _, moved = _trust(line)
-        more = [value for value, shown in zip((ece, moved), trusted, strict=True) if shown]
-        style = "bold" if line.worth else ""
+        more = [value for value, shown in zip((ece, moved), trust.values(), strict=True) if shown]
+        accuracy = Text.assemble(f"{line.accuracy.mean:.2f} ", (bounds(line.accuracy).replace(" to ", "-"), "dim"))
         effect = {"helps": "green", "harms": "red"}.get(line.worth.effect if line.worth else "", "")
-        out.add_row(Text(values[0], style), *values[1:-1], Text(values[-1], effect), *more)
+        out.add_row(Text(name, "bold" if line.worth else ""), accuracy, *shares, Text(against, effect), *more)
     return out
 
 
+def _against(group: Sequence[Worth]) -> str:
+    return f"against {group[0].against_better.before}"
+
+
 def _values(line: Line) -> list[str]:
-    accuracy = f"{line.accuracy.mean:.2f} ({bounds(line.accuracy)})"
+    """What the table says of it, the trust in it aside."""
     shares = [
         "" if line.differing is None else f"{line.differing:.2f}",
         "" if line.taken is None else f"{line.taken:.0%}",
     ]
-    if not line.worth:
-        return [line.name, accuracy, *shares, "", ""]
-    change = line.worth.against_better.change
-    found = line.worth.outcomes
-    against = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
-    return [line.name, accuracy, *shares, f"{found.helped} / {found.harmed}", against]
+    turned = against = ""
+    if line.worth:
+        turned = f"{line.worth.outcomes.helped} / {line.worth.outcomes.harmed}"
+        change = line.worth.against_better.change
+        against = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+    return [line.name, f"{line.accuracy.mean:.2f} ({bounds(line.accuracy)})", *shares, turned, against]
 
 
 def _trust(line: Line) -> list[str]:
@@ -227,10 +238,9 @@ def _reliability(axes: Any, group: Sequence[Worth], colours: dict[str, str]) -> 
             )
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_aspect("equal")
     axes.set_xlabel("confidence")
     axes.set_ylabel("share right")
-    axes.set_title("are confidences to be believed?", loc="left", fontsize=11)
+    axes.set_title("reliability (dashed: perfect)", loc="left", fontsize=11)
     axes.legend(loc="upper left", frameon=False, fontsize=8, markerscale=0.7, handletextpad=0.2)
     _plainly(axes, "both")
 

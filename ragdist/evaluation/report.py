@@ -206,8 +206,9 @@ def picture(report: Report, path: Path) -> Path:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     models, conditions = report.models, report.conditions
+    inches = max(6.4, max(1.9, 0.5 * len(models)) * len(conditions) + 1)
     figure = Figure(
-        figsize=(max(6.4, 1.9 * len(conditions) + 1), 4.6),
+        figsize=(inches, 4.6),
         dpi=150,
         layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12),
     )
@@ -232,11 +233,14 @@ def picture(report: Report, path: Path) -> Path:
     axes.set_ylim(0, 1.09)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_ylabel("exact match")
-    axes.set_title(f"{' and '.join(models)}, {_counted(report)}, 95% intervals", loc="left", fontsize=11)
+    few = len(models) < 4
+    named = " and ".join(models) if few else f"{len(models)} models"
+    axes.set_title(f"{named}, {_counted(report)}, 95% intervals", loc="left", fontsize=11)
     axes.grid(axis="y", color="#e3e6ea", zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    columns = 4 if few else int(inches / 2.6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     make_folder(path.parent)
     with translate_errors(path.parent):
         figure.savefig(path)
