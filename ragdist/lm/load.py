@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,28 +117,45 @@ def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedMode
             "write it merged (train.lora.merge=true) and train the merged model"
         )
     whole = _base(config, base) if base else folder
-    options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
-    try:
-        with quiet():
-            shape = AutoConfig.from_pretrained(whole, **options)
-            _check_length(config, shape)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                whole,
-                config=shape,
-                dtype=dtype_of(config),
-                attn_implementation=config.attention,
-                use_safetensors=True,
-                device_map="cuda" if torch.cuda.is_available() and not training else None,
-                **options,
-            )
-            if base:
-                from peft import PeftModel
+    with one_clear_error(config):
+        model: Any = load_whole(AutoModelForCausalLM, whole, config, training=training)
+        if base:
+            from peft import PeftModel
 
-                model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(_why_not(config, error)) from None
+            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     loaded: PreTrainedModel = model if training else model.eval()
     return loaded
+
+
+def load_whole(kind: Any, folder: Path, config: ModelConfig, *, training: bool = False) -> Any:
+    """The model in this folder, as the settings say; `kind` is the transformers class that loads it.
+
+    Raises:
+        ModelError: it cannot read `model.max_tokens`.
+        OSError, ValueError, ImportError, SafetensorError: it does not load; see `one_clear_error`.
+    """
+    options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
+    shape = AutoConfig.from_pretrained(folder, **options)
+    _check_length(config, shape)
+    return kind.from_pretrained(
+        folder,
+        config=shape,
+        dtype=dtype_of(config),
+        attn_implementation=config.attention,
+        use_safetensors=True,
+        device_map="cuda" if torch.cuda.is_available() and not training else None,
+        **options,
+    )
+
+
+@contextmanager
+def one_clear_error(config: ModelConfig) -> Iterator[None]:
+    """Silence while a model loads; what its libraries raise then is a ModelError of one line."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(_why_not(config, error)) from None
 
 
 def dtype_of(config: ModelConfig) -> torch.dtype:
