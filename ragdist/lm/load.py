@@ -211,6 +211,10 @@ def named(config: ModelConfig, wanted: str) -> Iterator[None]:
             yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_why_not(config, error, wanted)) from None
+    except RuntimeError as error:  # transformers' word for weights of another shape, and torch's for much else
+        if "mismatched" not in str(error):
+            raise
+        raise ModelError(_why_not(config, ValueError("its weights have another shape"), wanted)) from None
 
 
 def _trusted(config: ModelConfig) -> bool:

@@ -107,7 +107,7 @@ def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 
     with named(config, wanted), torch.random.fork_rng():
         torch.manual_seed(rng_for(seed, "score", "").getrandbits(63))
         model, _ = read(AutoModelForSequenceClassification, config, folder, training=training, num_labels=1)
-        return _reading_last(model)
+        return reading_last(model)
 
 
 def load_scorer(config: ModelConfig, folder: Path) -> Any:
@@ -130,7 +130,7 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
             model, missing = read(AutoModelForSequenceClassification, config, folder, training=False, num_labels=1)
             if missing:
                 raise ValueError(f"there are no weights of {', '.join(sorted(missing))}")
-            model = _reading_last(model)
+            model = reading_last(model)
     model.get_submodule(HEAD).float()
     return model.eval()
 
@@ -157,7 +157,7 @@ def _check_adapter(folder: Path) -> None:
         raise ValueError(f"it is an adapter for {kind}, without a score head")
 
 
-def _reading_last(model: Any) -> Any:
+def reading_last(model: Any) -> Any:
     """The classifier with a forward pass of our own: transformers' looks for the last token unlike the pad token."""
     backbone = getattr(model, model.base_model_prefix)
     if not isinstance(getattr(model, HEAD, None), nn.Linear):

@@ -1,0 +1,138 @@
+"""Several models over one copy of a base model's weights, in this process.
+
+A role is a skeleton of modules of its own around the very tensors of the base, with its adapter beside them, not
+merged. What peft and transformers keep in modules (the active adapter, hooks) belongs to one role, so that two threads
+can run two roles at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from ragdist.config import ModelConfig
+from ragdist.errors import ModelError
+from ragdist.lm.load import load_model, named
+from ragdist.lm.score import HEAD, load_scorer, reading_last
+from ragdist.lm.source import adapter_base, resolve
+
+NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")
+"""Ends of folder names that tell what is inside: a hub commit, the digest of a converted GGUF file."""
+
+
+class SharedBase:
+    """Holds a base model's weights and makes models of it that share them.
+
+    Args:
+        config: names the base, its number format and attention.
+
+    Raises:
+        ModelError: the base does not load.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config, self.folder = config, resolve(config).resolve()
+        self.model = load_model(config)
+
+    def answers(self, source: str | Path) -> PreTrainedModel:
+        """The causal language model in `source`, in eval mode.
+
+        The base itself and adapters of it share its weights; any other whole model is loaded by itself.
+
+        Raises:
+            ModelError: there is no such model, or it is an adapter of another base or for another task.
+        """
+        asked, folder = self._find(source)
+        if folder == self.folder:
+            itself: PreTrainedModel = self._around(self.model)
+            return itself
+        if adapter_base(folder):
+            return self._adapted(self._around(self.model), folder, asked, "CAUSAL_LM")
+        return load_model(asked)
+
+    def classifier(self, source: str | Path) -> PreTrainedModel:
+        """The sequence classifier with one label in `source`, in eval mode; its logits are [B, 1].
+
+        An adapter of the base shares the weights below the head; a whole model is loaded by itself.
+
+        Raises:
+            ModelError: there is no such model, or it is an adapter of another base or for another task.
+        """
+        asked, folder = self._find(source)
+        if not adapter_base(folder):
+            whole: PreTrainedModel = load_scorer(self.config, folder)
+            return whole
+        model = self._adapted(self._headed(), folder, asked, "SEQ_CLS")
+        model.get_submodule(HEAD).float()  # as in `load_scorer`: confidences that are close are told apart
+        role: PreTrainedModel = reading_last(model)
+        return role
+
+    def _find(self, source: str | Path) -> tuple[ModelConfig, Path]:
+        own = str(source) == self.config.source
+        asked = self.config if own else self.config.model_copy(update={"source": str(source), "revision": ""})
+        return asked, resolve(asked).resolve()
+
+    def _around(self, module: Any) -> Any:
+        """A module like this one, of the same tensors."""
+        return copy.deepcopy(module, {id(tensor): tensor for tensor in self._tensors()})
+
+    def _headed(self) -> Any:
+        """The base below a head for one label, which has no weights yet."""
+        shape = copy.deepcopy(self.model.config)
+        shape.num_labels = 1
+        kind: Any = AutoModelForSequenceClassification
+        with torch.device("meta"):
+            model = kind.from_config(shape, dtype=self.model.dtype)
+        below = getattr(self.model, self.model.base_model_prefix)
+        if type(getattr(model, model.base_model_prefix)) is not type(below):
+            raise ModelError(f"model.source={self.config.source!r} ({shape.model_type}) cannot carry a score head")
+        setattr(model, model.base_model_prefix, self._around(below))
+        return model.eval()
+
+    def _adapted(self, model: Any, folder: Path, asked: ModelConfig, task: str) -> PreTrainedModel:
+        """`model` with the adapter of this folder built in."""
+        from peft import PeftModel
+        from peft.utils import ModulesToSaveWrapper
+
+        base, shape = adapter_base(folder), json.loads((folder / "adapter_config.json").read_text())
+        if not self._holds(base):
+            raise ModelError(
+                f"{folder} is an adapter of {base!r}, and model.source={self.config.source!r} is another model; "
+                "set model.source to the adapter's base, or tune the adapter again"
+            )
+        kind = f"{shape['peft_type']} for {shape['task_type']}"
+        if kind != f"LORA for {task}":
+            raise ModelError(f"{folder}: wanted an adapter LORA for {task}, got {kind}")
+        try:
+            with named(asked, "an adapter of the base"):
+                model = PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=True).get_base_model()
+        except (RuntimeError, KeyError) as error:  # another shape, no head
+            reason = str(error).strip().rpartition("\n")[2].strip()
+            raise ModelError(f"{folder} does not fit model.source={self.config.source!r}: {reason}") from None
+        for name, part in model.named_children():
+            if isinstance(part, ModulesToSaveWrapper):
+                setattr(model, name, part.modules_to_save["default"])  # the head, without the one it was made from
+        shared = {id(tensor) for tensor in self._tensors()}
+        for name, weight in model.named_parameters():
+            if weight.is_meta:
+                raise ModelError(f"{folder} has no weights for {name}; it is not a whole adapter")
+            if id(weight) not in shared:
+                weight.data = weight.data.to(self.model.device, self.model.dtype)
+        role: PreTrainedModel = model.eval()
+        return role
+
+    def _holds(self, base: str) -> bool:
+        """Whether `base`, as an adapter's folder names it, is the model held here; nothing is fetched to find out."""
+        path = Path(base).expanduser()
+        moved = path.name == self.folder.name and NAMED_BY_CONTENT.search(path.name)
+        return base == self.config.source.partition("@")[0] or path.resolve() == self.folder or bool(moved)
+
+    def _tensors(self) -> chain[torch.Tensor]:
+        return chain(self.model.parameters(), self.model.buffers())
