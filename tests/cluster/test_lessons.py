@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +23,6 @@ from tests.training import lesson, losses, noted, rated, settings, write_rated
 
 DRIVER = """
 import sys
-from pathlib import Path
 from ragdist.cluster.train import RayTuner
 from ragdist.loader import load
 from ragdist.errors import RagdistError
@@ -146,7 +144,7 @@ def test_failure_of_one_lesson_lets_the_other_save_and_ends_the_call(ray_here, m
         lesson(examples, tmp_path / "reciter", made, "reciter"),
         lesson(rows, tmp_path / "alignment", made, "alignment", "scorer"),
     ]
-    with pytest.raises(DataError, match="alignment: all 24 answers in .* are right"):
+    with pytest.raises(DataError, match=r"alignment: all 24 answers in .* are right"):
         RayTuner(made).tune(lessons)
     last = noted(tmp_path / "reciter")[-1]["step"]
     assert 3 <= last < 1500
