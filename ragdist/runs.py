@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragdist import players, track
 from ragdist.config import Settings
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, RagdistError
 from ragdist.loader import load
 from ragdist.store import Rows
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
+    from ragdist.plan.layout import Job, Plan
     from ragdist.timeline import Timeline
 
 
@@ -45,6 +46,7 @@ def raft(settings: Settings) -> Run:
     Raises:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
+    check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
     from ragdist.systems import raft as system
     from ragdist.trackers.follow import follow
@@ -60,6 +62,7 @@ def atm(settings: Settings) -> Run:
     Raises:
         RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
     """
+    check_plan(settings, "atm")
     from ragdist import parquet
     from ragdist.export import publish
     from ragdist.live import Board
@@ -90,6 +93,53 @@ def atm(settings: Settings) -> Run:
             timeline.close()
         publish(outcome.generator, run.folder / "model", settings)
         return Run(run.folder, run.folder / "model", outcome.report, _conclude_rounds(run, outcome.report, timeline))
+
+
+def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
+    """What a job would take: seats, memory, rows, steps, money. Loads and starts nothing.
+
+    Args:
+        settings: all settings.
+        job: which system.
+        nodes: machines, as `plan.seats.parse` reads them; empty is this one.
+
+    Raises:
+        ConfigError: `nodes` cannot be read.
+        ModelError: `model.source` names a package that is not there.
+    """
+    from ragdist.plan import layout, seats
+
+    return layout.make(settings, job, seats.parse(nodes) if nodes else None, _sources(settings))
+
+
+def check_plan(settings: Settings, job: Job) -> None:
+    """Lets pass what can work, and says what is a close call. A cluster that is joined is not known from here.
+
+    Raises:
+        ConfigError: something surely cannot fit.
+        ModelError: `model.source` names a package that is not there.
+    """
+    from ragdist.plan import layout
+
+    for warning in layout.check(plan(settings, job)):
+        track.say(f"a close call: {warning}")
+
+
+def _sources(settings: Settings) -> dict[str, str] | None:
+    """What the data is made from, as its first stage notes it; None where this machine cannot tell."""
+    from ragdist.data import apidocs, places
+
+    config = settings.corpus
+    try:
+        if config.source == "apidocs":
+            return apidocs.versions(config.packages)
+        if config.source == "folder":
+            return {"files": places.digest(places.files(config.folder))}
+        if config.source == "records":
+            return {"questions": places.digest(map(places.at, config.questions))}
+    except RagdistError:
+        return None  # the data lies elsewhere; a job that needs it here says so
+    return None
 
 
 def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
