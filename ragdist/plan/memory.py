@@ -4,8 +4,8 @@ N weights, T of them trained, b bytes each (2 in bfloat16, 4 in float32), over R
 
     part         ZeRO 0    1                 2, 3              offloaded by
     weights      bN        bN                bN; 3: bN/R       all
-    gradients    bT        4T; 2T more       4T/R; 2T/R more   optimizer, all
-                           in bfloat16       in bfloat16
+    gradients    bT        4T; 2T more       4T/R; 2: 2T/R     optimizer, all
+                           in bfloat16       more in bfloat16
     master       none      4T/R              4T/R              optimizer, all
     optimizer    8T        8T/R              8T/R              optimizer, all
 
@@ -108,7 +108,8 @@ def states(held: Held) -> list[Part]:
     away: Place = "host" if held.train.offload != "none" else held.place
     share = 1 if stage == 0 else 1 / ranks
     weights = held.width * held.all_weights / (ranks if stage == 3 else 1)
-    summed = held.width if stage == 0 else 4 if held.width == 4 else 6
+    low = held.width == 2 and stage in (1, 2) and away == held.place  # summed in fp32 beside those in bfloat16
+    summed = held.width if stage == 0 else 6 if low else 4
     gradients = summed * trained * (1 if stage < 2 else share)
     in_words = f" / {ranks} ranks" if ranks > 1 else ""
     parts = [
@@ -184,7 +185,7 @@ def saved_by_layer(shape: Shape, work: Work, width: int, gpu: bool = False) -> i
     norms = (6 * 4 if width == 4 else 16) * shape.hidden + 8
     gated = 4 * width * shape.inner
     if work.attention == "eager":
-        attention = 2 * width * shape.queries + shape.heads * work.tokens * (8 if width == 4 else 6)
+        attention = 4 * width * shape.queries + shape.heads * work.tokens * (4 if width == 4 else 6)
     elif work.attention == "sdpa" and work.rows > 1:  # rows of unequal length are padded, and padding is masked
         attention = width * (4 * shape.queries + work.tokens) + 4 * shape.heads
     else:
