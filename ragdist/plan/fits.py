@@ -175,10 +175,11 @@ def _crowded(crowd: Crowd, place: Any, node: Node, gib: float, driver: int, swap
     sure = least > gib * GIB + swap
     if not sure and peak <= CLOSE * gib * GIB:
         return None
-    who = " and ".join(f"{count} ranks of {group.role.name}" for group, count in crowd)
+    who = " and ".join(f"{count} rank{'s' * (count > 1)} of {group.role.name}" for group, count in crowd)
+    take = "takes" if [count for _, count in crowd] == [1] else "take"
     what = "memory" if place == "host" else "a card"
-    takes = f"at the very least {least / GIB:.1f}" if sure else f"up to {peak / GIB:.1f}"
-    has = f"{who} take {takes} GiB of {what} of {node.name}, which has {gib:.1f}"
+    size = f"at the very least {least / GIB:.1f}" if sure else f"up to {peak / GIB:.1f}"
+    has = f"{who} {take} {size} GiB of {what} of {node.name}, which has {gib:.1f}"
     return Problem(sure=sure, text=f"{has}; {'; '.join(_remedies(crowd, place))}")
 
 

@@ -163,8 +163,10 @@ def _buffers(held: Held) -> list[Part]:
     if held.gpu:
         each = (4 if stage == 1 and held.width == 2 else held.width) * (BUCKET if stage else min(trained, BUCKET))
         return [Part("buckets", each * (2 if stage in (1, 2) else 1), place, "gradients being reduced")]
-    share = 4 * trained // held.ranks
-    parts = [Part("buckets", held.width * min(trained, BUCKET), place, "gradients being reduced")]
+    share, bucket = 4 * trained // held.ranks, held.width * min(trained, BUCKET)
+    parts = [Part("buckets", bucket, place, "gradients being reduced")]
+    if held.ranks > 1:
+        parts.append(Part("gloo", bucket, place, "its own copy of what it reduces"))
     if stage:
         parts.append(Part("raw gradients", held.width * trained, place, "of the backward pass, not yet reduced"))
         parts.append(Part("gradient copy", share, place, "handed to the optimizer"))

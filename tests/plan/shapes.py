@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ragdist.config import Settings
+from ragdist.config import DUET_ROLES, Settings
 from ragdist.loader import resolve
 
 LLAMA_2_7B = {
@@ -53,7 +53,9 @@ def folder(at: Path, config: dict[str, Any]) -> Path:
     return at
 
 
-def settings(model: Path, data: Path, **more: Any) -> Settings:
+def settings(source: Path, data: Path, **more: Any) -> Settings:
     """A job on this model, in bfloat16, in a folder that holds nothing yet."""
-    given = {"source": str(model), "dtype": "bfloat16", "max_tokens": 1024, **more.pop("model", {})}
-    return resolve({"model": given, "run": {"folder": str(data)}, **more})
+    given = {"source": str(source), "dtype": "bfloat16", "max_tokens": 1024, **more.pop("model", {})}
+    train = {"microbatch": 1, "examples_per_step": 48} | more.pop("train", {})  # divides by any number of ranks here
+    lessons = {role: {"microbatch": 1, "examples_per_step": 48} for role in DUET_ROLES}
+    return resolve({"model": given, "run": {"folder": str(data)}, "train": train, "duet": lessons, **more})
