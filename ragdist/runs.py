@@ -7,6 +7,7 @@ functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -101,7 +102,8 @@ def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
     Args:
         settings: all settings.
         job: which system.
-        nodes: machines, as `plan.seats.parse` reads them; empty is this one.
+        nodes: machines, as `plan.seats.parse` reads them; empty is this one, or those of a cluster that is joined,
+            of which nothing is known.
 
     Raises:
         ConfigError: `nodes` cannot be read.
@@ -109,19 +111,25 @@ def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
     """
     from ragdist.plan import layout, seats
 
-    return layout.make(settings, job, seats.parse(nodes) if nodes else None, _sources(settings))
+    joins = settings.cluster.address or os.environ.get("RAY_ADDRESS")
+    machines = seats.parse(nodes) if nodes else None if joins else [seats.this_machine()]
+    return layout.make(settings, job, machines, _sources(settings))
 
 
 def check_plan(settings: Settings, job: Job) -> None:
-    """Lets pass what can work, and says what is a close call. A cluster that is joined is not known from here.
+    """Lets pass what can work, and says what is a close call.
+
+    Machines of a cluster that is joined, or that this process has open already, are not known from here.
 
     Raises:
         ConfigError: something surely cannot fit.
         ModelError: `model.source` names a package that is not there.
     """
+    from ragdist.cluster import session
     from ragdist.plan import layout
 
-    for warning in layout.check(plan(settings, job)):
+    made = layout.make(settings, job, None, _sources(settings)) if session.is_open() else plan(settings, job)
+    for warning in layout.check(made):
         track.say(f"a close call: {warning}")
 
 
@@ -130,6 +138,8 @@ def _sources(settings: Settings) -> dict[str, str] | None:
     from ragdist.data import apidocs, places
 
     config = settings.corpus
+    if not any((Path(settings.run.folder) / "data").glob("*/stage.json")):
+        return None  # nothing is there to be compared
     try:
         if config.source == "apidocs":
             return apidocs.versions(config.packages)

@@ -143,9 +143,7 @@ def contradictions(settings: Settings, groups: Sequence[Group], width: int, mode
             )
 
 
-def too_much(
-    groups: Sequence[Group], nodes: Sequence[Node], turns: Sequence[Seats], driver: int, swap: int
-) -> Iterator[Problem]:
+def too_much(groups: Sequence[Group], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> Iterator[Problem]:
     """Cards and machines that have less than what sits on them takes; machines that are alike are named once.
 
     Args:
@@ -153,7 +151,6 @@ def too_much(
         nodes: all machines.
         turns: who sits where.
         driver: bytes beside the ranks on the first machine.
-        swap: bytes that the first machine has beside its memory.
     """
     by_name = {group.role.name: group for group in groups}
     said: set[tuple[object, ...]] = set()
@@ -163,16 +160,16 @@ def too_much(
             for crowd, place, gib in ((sits, "host", node.ram_gib), (_on_a_card(sits), "gpu", node.gpu_gib)):
                 key = (*((group.role.name, count) for group, count in crowd), place, gib)
                 if crowd and gib is not None and key not in said:
-                    extra = (driver, swap) if place == "host" and number == 0 else (0, 0)
-                    if found := _crowded(crowd, place, node, gib, *extra):
+                    extra = driver if place == "host" and number == 0 else 0
+                    if found := _crowded(crowd, place, node, gib, extra):
                         said.add(key)
                         yield found
 
 
-def _crowded(crowd: Crowd, place: Any, node: Node, gib: float, driver: int, swap: int) -> Problem | None:
+def _crowded(crowd: Crowd, place: Any, node: Node, gib: float, driver: int) -> Problem | None:
     least = sum(count * group.least(place) for group, count in crowd)
     peak = sum(count * group.peak(place) for group, count in crowd) + driver
-    sure = least > gib * GIB + swap
+    sure = least > (gib + (node.swap_gib if place == "host" else 0)) * GIB
     if not sure and peak <= CLOSE * gib * GIB:
         return None
     who = " and ".join(f"{count} rank{'s' * (count > 1)} of {group.role.name}" for group, count in crowd)

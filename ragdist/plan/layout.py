@@ -10,7 +10,6 @@ What is not known (a model that is not here, machines of a cluster) is said to b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,30 +60,27 @@ class Plan:
     problems: Sequence[Problem]
 
 
-def make(
-    settings: Settings, job: Job, nodes: Sequence[Node] | None = None, sources: workload.Sources | None = None
-) -> Plan:
+def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, sources: workload.Sources | None = None) -> Plan:
     """The plan of a job.
 
     Args:
         settings: all settings.
         job: which system.
-        nodes: the machines; None is this one, or none that is known where the settings join a cluster.
+        nodes: the machines; None are those of a cluster that is not known from here.
         sources: what the data is made from, where that is known.
 
     Raises:
         ModelError: `model.source` names a package that is not there.
     """
-    here = nodes is None and not settings.cluster.address and not os.environ.get("RAY_ADDRESS")
-    nodes = [seats.this_machine()] if here else nodes
-    cores = nodes[0].cpus if here and nodes else None
-    width, rows = _width(settings, nodes, here), workload.examples(settings, sources)
+    cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
+    width, rows = _width(settings, nodes or ()), workload.examples(settings, sources)
     groups = _sides(settings, width, cores) if job == "atm" else _lessons(settings, job, width, rows, cores)
     turns, problems = fits.seat(groups, nodes, side_by_side=job == "atm")
     model = shape.read(settings.model)
     driver = _driver(settings, job, model, width, groups)
-    problems += fits.contradictions(settings, groups, width, model)
-    problems += fits.too_much(groups, nodes or (), turns, driver, swap=seats.swap() if here else 0)
+    known = nodes is not None or settings.model.dtype != "auto"
+    problems += fits.contradictions(settings, groups, width if known else 4, model)
+    problems += fits.too_much(groups, nodes or (), turns, driver)
     measured = workload.speed(settings) if job == "raft" and rows.tokens else None
     return Plan(
         job=job,
@@ -116,14 +112,13 @@ def check(plan: Plan) -> list[str]:
     return [problem.text for problem in plan.problems]
 
 
-def _width(settings: Settings, nodes: Sequence[Node] | None, here: bool) -> int:
+def _width(settings: Settings, nodes: Sequence[Node]) -> int:
     """Bytes of a weight, as `lm.load.dtype_of` will have it on these machines."""
     if settings.model.dtype != "auto":
         return 2 if settings.model.dtype == "bfloat16" else 4
-    if any(node.gpus for node in nodes or ()):
-        return 4 if any(node.card in seats.NO_BFLOAT16 for node in nodes or ()) else 2
-    asked = settings.cluster.gpus_per_worker or settings.attacker.gpus_per_worker or settings.generator.gpus_per_worker
-    return 2 if asked or (here and seats.native_bfloat16()) else 4
+    if settings.cluster.gpus_per_worker or settings.attacker.gpus_per_worker or settings.generator.gpus_per_worker:
+        return 2 if all(node.bfloat16 for node in nodes) else 4
+    return 2 if any(node.here for node in nodes) and seats.native_bfloat16() else 4
 
 
 def _lessons(settings: Settings, job: Job, width: int, rows: Rows, cores: float | None) -> list[Group]:

@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ragdist.errors import ConfigError
 
@@ -26,7 +27,8 @@ GIB = 2**30
 ACCELERATORS = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd", "/dev/accel", "/dev/vfio")
 """One of them is there on a machine with cards of any maker."""
 NO_BFLOAT16 = {"V100", "T4", "P100", "P40", "K80"}
-"""Cards that do not multiply bfloat16."""
+"""Cards of `--nodes` that do not multiply bfloat16; of this machine's, those below AMPERE."""
+AMPERE = 8.0
 NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """CPU flags (x86, x86, arm) of machines that multiply bfloat16 faster than float32."""
 
@@ -41,8 +43,13 @@ class Node:
     gpu_gib: float | None = None
     """Memory of each, in GiB."""
     card: str = ""
+    bfloat16: bool = True
+    """The cards multiply it."""
     cpus: float | None = None
     ram_gib: float | None = None
+    swap_gib: float = 0
+    here: bool = False
+    """The machine that plans, alone: ranks that ask for no cores share its own."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def room(self, role: Role) -> int:
@@ -95,9 +102,11 @@ def parse(spec: str) -> list[Node]:
         if not found:
             raise _unreadable(group)
         said = found.groupdict()
-        node = Node(name="", cpus=float(said["cpus"])) if "cpus" in said else Node(name="", card=said["name"])
+        node = Node(name="", cpus=float(said["cpus"])) if "cpus" in said else Node(name="")
         if "gpus" in said:
-            node = replace(node, gpus=int(said["gpus"]), gpu_gib=float(said["gib"]))
+            card = said["name"]
+            node = replace(node, gpus=int(said["gpus"]), gpu_gib=float(said["gib"]), card=card)
+            node = replace(node, bfloat16=card not in NO_BFLOAT16)
         for part in parts:
             node = _with(node, part, group)
         for _ in range(int(said["count"] or 1)):
@@ -135,10 +144,13 @@ def this_machine() -> Node:
     return Node(
         name="this machine",
         gpus=gpus,
-        gpu_gib=min((gib for _, gib in cards), default=None),
-        card=cards[0][0] if cards else "",
+        gpu_gib=min((card.gib for card in cards), default=None),
+        card=cards[0].name if cards else "",
+        bfloat16=all(card.capability >= AMPERE for card in cards),
         cpus=float(os.cpu_count() or 1),
         ram_gib=memory / GIB,
+        swap_gib=_swap() / GIB,
+        here=True,
     )
 
 
@@ -148,21 +160,27 @@ def native_bfloat16() -> bool:
     return flags.exists() and not NATIVE_BFLOAT16.isdisjoint(flags.read_text().split())
 
 
-def swap() -> int:
+def _swap() -> int:
     """Bytes of swap on this machine."""
     memory = Path("/proc/meminfo")
     found = re.search(r"SwapTotal:\s+(\d+) kB", memory.read_text()) if memory.exists() else None
     return int(found[1]) * 1024 if found else 0
 
 
-def _cards() -> list[tuple[str, float]]:
-    """Name and GiB of each NVIDIA card that this process may use."""
+class _Card(NamedTuple):
+    name: str
+    gib: float
+    capability: float
+
+
+def _cards() -> list[_Card]:
+    """The NVIDIA cards that this process may use; none where the driver is too old to say what they can."""
     if not shutil.which("nvidia-smi"):
         return []
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     said = subprocess.run(asked, capture_output=True, text=True, timeout=30).stdout
-    found = [line.rsplit(",", 1) for line in said.splitlines() if line.count(",")]
-    cards = [(name.strip(), float(mib) / 1024) for name, mib in found if mib.strip().isdigit()]
+    found = [re.fullmatch(r"(.+), (\d+), (\d+\.\d+)", line.strip()) for line in said.splitlines()]
+    cards = [_Card(line[1], int(line[2]) / 1024, float(line[3])) for line in found if line]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return cards if visible is None else cards[: len([name for name in visible.split(",") if name.strip()])]
 

@@ -116,10 +116,10 @@ def test_object_store_holds_what_is_in_flight(tmp_path):
 
 def test_what_is_not_known_stands_in_nobodys_way(tmp_path, monkeypatch):
     nowhere = shapes.settings(tmp_path / "no" / "model", tmp_path)
-    assert layout.make(nowhere, "raft").groups[0].held is None
+    assert runs.plan(nowhere).groups[0].held is None
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     big = shapes.settings(shapes.folder(tmp_path / "model", shapes.LLAMA_3_70B), tmp_path, cluster={"workers": 8})
-    plan = layout.make(big, "raft")
+    plan = runs.plan(big)
     assert plan.nodes is None and layout.check(plan) == []
 
 

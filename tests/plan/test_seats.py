@@ -106,4 +106,18 @@ def test_this_machine_is_as_psutil_sees_it():
     assert found.cpus == psutil.cpu_count()
     assert 0 < found.ram_gib <= psutil.virtual_memory().total / 2**30 + 1e-6
     assert found.gpus in (None, torch.cuda.device_count())
-    assert seats.swap() == psutil.swap_memory().total
+    assert found.swap_gib * 2**30 == psutil.swap_memory().total
+
+
+def test_cards_are_those_that_nvidia_smi_names(tmp_path, monkeypatch):
+    """A program in its place says what it says on real machines."""
+    said = "NVIDIA H100 80GB HBM3, 81559, 9.0\nTesla T4, 15360, 7.5\n"
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{said}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = seats.this_machine()
+    assert (found.gpus, found.card, found.gpu_gib, found.bfloat16) == (2, "NVIDIA H100 80GB HBM3", 15.0, False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    found = seats.this_machine()
+    assert (found.gpus, found.bfloat16) == (1, True) and found.gpu_gib == pytest.approx(79.6, abs=0.1)
