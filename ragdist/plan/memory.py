@@ -165,7 +165,7 @@ def _buffers(held: Held) -> list[Part]:
         return [Part("buckets", each * (2 if stage in (1, 2) else 1), place, "gradients being reduced")]
     share, bucket = 4 * trained // held.ranks, held.width * min(trained, BUCKET)
     parts = [Part("buckets", bucket, place, "gradients being reduced")]
-    if held.ranks > 1:
+    if held.ranks > 1 and stage:  # at ZeRO 0 it reduces when the activations are gone, into their place
         parts.append(Part("gloo", bucket, place, "its own copy of what it reduces"))
     if stage:
         parts.append(Part("raw gradients", held.width * trained, place, "of the backward pass, not yet reduced"))
