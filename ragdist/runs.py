@@ -119,7 +119,8 @@ def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
 def check_plan(settings: Settings, job: Job) -> None:
     """Lets pass what can work, and says what is a close call.
 
-    Machines of a cluster that is joined, or that this process has open already, are not known from here.
+    Machines of a cluster that is joined, or that this process has open already, are not known from here; where the
+    model is tuned already there is nothing to check.
 
     Raises:
         ConfigError: something surely cannot fit.
@@ -128,6 +129,8 @@ def check_plan(settings: Settings, job: Job) -> None:
     from ragdist.cluster import session
     from ragdist.plan import layout
 
+    if (track.run_folder(settings, job) / "model").exists():
+        return
     made = layout.make(settings, job, None, _sources(settings)) if session.is_open() else plan(settings, job)
     for warning in layout.check(made):
         track.say(f"a close call: {warning}")

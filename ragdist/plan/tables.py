@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from rich.table import Table
@@ -62,12 +63,9 @@ def _overview(plan: Plan) -> Table:
         )
     if plan.nodes is None:
         table.add_row("machines", "those of the cluster, unknown from here; describe them with --nodes")
-    for turn in plan.turns:
-        said = [
-            f"{name}: " + ", ".join(f"{count} on {node}" for node, count in where.items())
-            for name, where in turn.items()
-        ]
-        table.add_row("seats", "; ".join(said))
+    turns = ("; ".join(f"{name}: {_where(where)}" for name, where in turn.items()) for turn in plan.turns)
+    if plan.turns:
+        table.add_row("seats", "; then ".join(turns))
     for group in plan.groups:
         gpus = f" and {group.role.gpus:g} GPUs" if group.role.gpus else ""
         stage = f", ZeRO {group.held.train.zero_stage}" if group.held else ""
@@ -85,6 +83,17 @@ def _overview(plan: Plan) -> Table:
     else:
         table.add_row("training", "time unknown until a run has measured its speed here")
     return table
+
+
+def _where(seats: Mapping[str, int]) -> str:
+    """Machines one after another that hold as many ranks are counted, not named each."""
+    found = []
+    for count, nodes in groupby(seats, key=lambda node: seats[node]):
+        first, *others = nodes
+        found.append(
+            f"{count} on each of {len(others) + 1}, {first} to {others[-1]}" if others else f"{count} on {first}"
+        )
+    return ", ".join(found)
 
 
 def _rows(rows: Rows) -> str:

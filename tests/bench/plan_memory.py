@@ -2,7 +2,7 @@
 
     python -m tests.bench.plan_memory [STAGE-WORKERS ...]      such as 0-1 3-2; none is all, which takes a while
 
-Each case is `lm.tune` in a process for each rank, over gloo as Ray Train has it: three optimizer steps of two
+Each case is `lm.tune` in a process for each rank, over gloo as Ray Train has it: two optimizer steps of two
 microbatches, then the model is saved. Measured is the kernel's own peak (VmHWM, begun anew after the imports) less the
 resident memory after the imports, of the rank with the most. Planned is what `ragdist plan` says of a rank, less the
 process itself. Results are kept in docs/results/plan.json, case by case, and the page is made from them.
@@ -139,10 +139,10 @@ def plan(case: Case) -> int:
 
 
 def write_rows(path: Path, case: Case) -> None:
-    """Rows of half to all of the longest length, three steps of them."""
+    """Rows of half to all of the longest length, two steps of them: the second has the optimizer's states."""
     rng = rng_for(0, "plan-memory", "")
     with path.open("w") as file:
-        for number in range(3 * settings(case).train.examples_per_step):
+        for number in range(2 * settings(case).train.examples_per_step):
             length = case.tokens if number == 0 else rng.randint(case.tokens // 2, case.tokens)
             tokens = tuple(rng.randrange(1000, 40000) for _ in range(length))
             row = Example(id=f"row-{number}", tokens=tokens, prompt_tokens=length - ANSWER)
@@ -159,7 +159,7 @@ def measure(case: Case) -> list[dict[str, int]]:
             port = free.getsockname()[1]
         threads = max(1, (os.cpu_count() or 1) // case.workers)
         same = {"WORLD_SIZE": case.workers, "LOCAL_WORLD_SIZE": case.workers, "MASTER_ADDR": "127.0.0.1"}
-        same |= {"MASTER_PORT": port, "OMP_NUM_THREADS": threads}
+        same |= {"MASTER_PORT": port, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}  # cores may be shared
         ranks = []
         for rank in range(case.workers):
             told = {name: str(value) for name, value in ({"RANK": rank, "LOCAL_RANK": rank} | same).items()}
