@@ -18,8 +18,8 @@ from ragdist.plan.shape import Shape
 
 CLOSE = 0.9
 """Share of a machine's or card's memory from which a plan is a close call."""
-KEPT = 0.9
-"""Share of the counted activations without which no step can do."""
+KEPT = 0.75
+"""Share of the counted activations without which no step can do, whatever the kernel, LoRA or not."""
 Crowd = Sequence[tuple["Group", int]]
 """Groups that share a machine or a card, and how many ranks of each."""
 

@@ -30,8 +30,6 @@ LIBRARIES = 600 * 2**20
 """Python with torch, transformers, trl and deepspeed imported, on CPU: 583 MiB."""
 CUDA_HOST, CUDA_CARD = 3 * 2**30, 600 * 2**20
 """About what a process with a CUDA context takes of host and card before a tensor is made."""
-SURE = ("weights", "gradients", "master weights", "optimizer")
-"""Parts that no kernel and no allocator can do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ def states(held: Held) -> list[Part]:
 def learning(held: Held, work: Work) -> list[Part]:
     """What a training step needs beside `states`: activations, logits, and DeepSpeed's buffers."""
     shape, stage, width = held.shape, held.train.zero_stage, held.width
-    kept = saved_by_layer(shape, work, width, held.gpu)
+    kept = saved_by_layer(shape, work, width)
     layers = f"{shape.layers} layers, {work.padded} tokens"
     if held.train.gradient_checkpointing:
         saved = shape.layers * width * shape.hidden * work.padded + kept
@@ -177,12 +175,12 @@ def _buffers(held: Held) -> list[Part]:
     return parts
 
 
-def saved_by_layer(shape: Shape, work: Work, width: int, gpu: bool = False) -> int:
+def saved_by_layer(shape: Shape, work: Work, width: int) -> int:
     """Bytes that one layer keeps for its backward pass: counted on transformers' Llama by autograd's own hooks.
 
     Two norms keep their input (fp32 also in bfloat16), what they scale, and what they give; the gated half keeps four
     tensors of its width; attention keeps queries, keys, values and its result, all of the queries' width where a mask
-    makes it repeat them, and a mask of its own.
+    makes it repeat them, and a mask of its own. Frozen weights (LoRA) need a little less.
     """
     norms = (6 * 4 if width == 4 else 16) * shape.hidden + 8
     gated = 4 * width * shape.inner

@@ -82,8 +82,7 @@ def examples(settings: Settings, sources: Sources | None) -> Rows:
 
 def open_questions(settings: Settings, sources: Sources | None) -> int | None:
     """Questions that ATM trains on; None where their stage is not finished."""
-    found = _finished(settings, "open-train", sources)
-    return int(_card(found)["rows"]) if found else None
+    return _rows_of("open-train", settings, sources) or None
 
 
 def speed(settings: Settings) -> tuple[float, str] | None:
@@ -115,35 +114,38 @@ def speed(settings: Settings) -> tuple[float, str] | None:
 def teacher(settings: Settings, sources: Sources | None) -> Asked | None:
     """What the teacher may be asked at most; None where nobody is, or where nothing bounds it.
 
-    A reply is no longer than `teacher.max_new_tokens`, a chunk no longer than `chunks.tokens`. What is in the ledger
-    already is not taken off.
+    A reply is no longer than `teacher.max_new_tokens`, a chunk no longer than `chunks.tokens`; a verdict is asked of
+    each document that is shown. What is in the ledger already is not taken off.
     """
-    config = settings.teacher
+    config, shown = settings.teacher, settings.contexts.documents
     if not (config.questions_per_chunk or config.reasoning or config.judge):
         return None
-    chunks = 0
-    if config.questions_per_chunk:
-        found = None if config.chunks else _finished(settings, "chunks", sources)
-        chunks = config.chunks or (int(_card(found)["rows"]) if found else 0)
-        if not chunks:
-            return None
+    chunks = (config.chunks or _rows_of("chunks", settings, sources)) if config.questions_per_chunk else 0
     asked = chunks * config.questions_per_chunk
-    train = settings.questions.train_rows
-    answered = asked + (train if config.reasoning else 0)
-    shown = settings.contexts.documents * settings.chunks.tokens
-    judged = (asked + train + settings.questions.test_rows) * settings.contexts.documents if config.judge else 0
+    own = settings.questions.train_rows + settings.questions.test_rows  # of the data, where they are capped
+    questions = asked or (own if settings.questions.train_rows else _rows_of("questions", settings, sources))
+    if not questions:
+        return None
+    tokens = settings.chunks.tokens
+    answers = asked + (questions if config.reasoning and not asked else 0)
     calls = {
-        "questions": (chunks, settings.chunks.tokens + _words(config.ask)),
-        "answers": (answered, shown + _words(config.answer)),
-        "repairs": (answered, shown + _words(config.repair) + config.max_new_tokens),
-        "verdicts": (judged, settings.chunks.tokens + _words(config.verdict)),
+        "questions": (chunks, tokens + _words(config.ask)),
+        "answers": (answers, shown * tokens + _words(config.answer)),
+        "repairs": (answers, shown * tokens + _words(config.repair) + config.max_new_tokens),
+        "verdicts": (questions * shown if config.judge else 0, tokens + _words(config.verdict)),
     }
     number = sum(count for count, _ in calls.values())
-    read = sum(count * tokens for count, tokens in calls.values())
+    read = sum(count * each for count, each in calls.values())
     written = number * config.max_new_tokens
     usd = (read * config.usd_per_million_read + written * config.usd_per_million_written) / 1e6
     why = ", ".join(f"{count:,} {name}" for name, (count, _) in calls.items() if count)
     return Asked(calls=number, read=read, written=written, usd=usd, why=why)
+
+
+def _rows_of(stage: str, settings: Settings, sources: Sources | None) -> int:
+    """Rows of a finished stage; 0 where it is not finished."""
+    found = _finished(settings, stage, sources)
+    return int(_card(found)["rows"]) if found else 0
 
 
 def _words(prompt: str) -> int:

@@ -124,6 +124,15 @@ def test_teacher_is_bounded_by_its_settings(tmp_path):
     assert workload.teacher(resolve({}), None) is None  # nobody is asked
 
 
+def test_teacher_is_asked_for_the_reasoning_of_the_questions_that_there_are(made):
+    settings, _ = made
+    reasoned = changed(settings, teacher={"reasoning": True, "max_new_tokens": 100})
+    found = workload.teacher(reasoned, sources(settings))
+    assert found.why == "20 answers, 20 repairs" and found.written == 40 * 100 and not found.usd
+    capped = changed(reasoned, questions={"train_rows": 5})
+    assert workload.teacher(capped, sources(settings)).why == "5 answers, 5 repairs"
+
+
 def test_speed_is_what_an_earlier_run_measured(made):
     settings, _ = made
     assert workload.speed(settings) is None
