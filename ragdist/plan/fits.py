@@ -143,8 +143,26 @@ def contradictions(settings: Settings, groups: Sequence[Group], width: int, mode
             )
 
 
-def too_much(groups: Sequence[Group], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> Iterator[Problem]:
-    """Cards and machines that have less than what sits on them takes; machines that are alike are named once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What sits on one machine, or on the fullest card of one, in one turn."""
+
+    node: Node
+    place: Place
+    crowd: Crowd
+    peak: int
+    """Bytes at most, the driver's too where it is on this machine."""
+    least: int
+    """Bytes without which it cannot do."""
+
+    @property
+    def room(self) -> float | None:
+        """GiB that there are; None where it is not known."""
+        return self.node.ram_gib if self.place == "host" else self.node.gpu_gib
+
+
+def loads(groups: Sequence[Group], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> list[Load]:
+    """The loads of all machines in all turns; of those that are alike the first.
 
     Args:
         groups: all of the job.
@@ -153,31 +171,36 @@ def too_much(groups: Sequence[Group], nodes: Sequence[Node], turns: Sequence[Sea
         driver: bytes beside the ranks on the first machine.
     """
     by_name = {group.role.name: group for group in groups}
-    said: set[tuple[object, ...]] = set()
+    found: dict[tuple[object, ...], Load] = {}
     for turn in turns:
         for number, node in enumerate(nodes):
             sits = [(by_name[name], where[node.name]) for name, where in turn.items() if node.name in where]
-            for crowd, place, gib in ((sits, "host", node.ram_gib), (_on_a_card(sits), "gpu", node.gpu_gib)):
-                key = (*((group.role.name, count) for group, count in crowd), place, gib)
-                if crowd and gib is not None and key not in said:
-                    extra = driver if place == "host" and number == 0 else 0
-                    if found := _crowded(crowd, place, node, gib, extra):
-                        said.add(key)
-                        yield found
+            places: tuple[tuple[Crowd, Place], ...] = ((sits, "host"), (_on_a_card(sits), "gpu"))
+            for crowd, place in places:
+                extra = driver if place == "host" and number == 0 else 0
+                peak = sum(count * group.peak(place) for group, count in crowd) + extra
+                least = sum(count * group.least(place) for group, count in crowd)
+                load = Load(node=node, place=place, crowd=crowd, peak=peak, least=least)
+                key = (*((group.role.name, count) for group, count in crowd), place, load.room, extra)
+                if crowd and key not in found:
+                    found[key] = load
+    return list(found.values())
 
 
-def _crowded(crowd: Crowd, place: Any, node: Node, gib: float, driver: int) -> Problem | None:
-    least = sum(count * group.least(place) for group, count in crowd)
-    peak = sum(count * group.peak(place) for group, count in crowd) + driver
-    sure = least > (gib + (node.swap_gib if place == "host" else 0)) * GIB
-    if not sure and peak <= CLOSE * gib * GIB:
-        return None
-    who = " and ".join(f"{count} rank{'s' * (count > 1)} of {group.role.name}" for group, count in crowd)
-    take = "takes" if [count for _, count in crowd] == [1] else "take"
-    what = "memory" if place == "host" else "a card"
-    size = f"at the very least {least / GIB:.1f}" if sure else f"up to {peak / GIB:.1f}"
-    has = f"{who} {take} {size} GiB of {what} of {node.name}, which has {gib:.1f}"
-    return Problem(sure=sure, text=f"{has}; {'; '.join(_remedies(crowd, place))}")
+def too_much(loads: Sequence[Load]) -> Iterator[Problem]:
+    """Cards and machines that have less than what sits on them takes."""
+    for load in loads:
+        if load.room is None:
+            continue
+        sure = load.least > (load.room + (load.node.swap_gib if load.place == "host" else 0)) * GIB
+        if not sure and load.peak <= CLOSE * load.room * GIB:
+            continue
+        who = " and ".join(f"{count} rank{'s' * (count > 1)} of {group.role.name}" for group, count in load.crowd)
+        take = "takes" if [count for _, count in load.crowd] == [1] else "take"
+        what = "memory" if load.place == "host" else "a card"
+        size = f"at the very least {load.least / GIB:.1f}" if sure else f"up to {load.peak / GIB:.1f}"
+        has = f"{who} {take} {size} GiB of {what} of {load.node.name}, which has {load.room:.1f}"
+        yield Problem(sure=sure, text=f"{has}; {'; '.join(_remedies(load.crowd, load.place))}")
 
 
 def _on_a_card(sits: Crowd) -> Crowd:

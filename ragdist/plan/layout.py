@@ -17,7 +17,7 @@ from typing import Literal
 from ragdist.config import DUET_ROLES, Settings, TrainConfig
 from ragdist.errors import ConfigError
 from ragdist.plan import fits, seats, shape, workload
-from ragdist.plan.fits import Group, Problem
+from ragdist.plan.fits import Group, Load, Problem
 from ragdist.plan.memory import LIBRARIES, Held, Work, Writing
 from ragdist.plan.seats import Node, Role, Seats
 from ragdist.plan.shape import Shape
@@ -45,6 +45,8 @@ class Plan:
     groups: Sequence[Group]
     turns: Sequence[Seats]
     """Who sits where, one turn after another."""
+    loads: Sequence[Load]
+    """What that comes to on each machine and its fullest card; of those that are alike the first."""
     driver: int
     """Bytes of host memory beside the ranks, on the first machine."""
     store: int
@@ -80,7 +82,8 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, sources: wo
     driver = _driver(settings, job, model, width, groups)
     known = nodes is not None or settings.model.dtype != "auto"
     problems += fits.contradictions(settings, groups, width if known else 4, model)
-    problems += fits.too_much(groups, nodes or (), turns, driver)
+    loads = fits.loads(groups, nodes or (), turns, driver)
+    problems += fits.too_much(loads)
     measured = workload.speed(settings) if job == "raft" and rows.tokens else None
     return Plan(
         job=job,
@@ -89,6 +92,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, sources: wo
         nodes=nodes,
         groups=groups,
         turns=turns,
+        loads=loads,
         driver=driver,
         store=_in_flight(settings) if job == "atm" else 0,
         rows=rows,

@@ -25,6 +25,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "bytes_per_weight": plan.width,
         "nodes": [asdict(node) for node in plan.nodes] if plan.nodes is not None else None,
         "seats": list(plan.turns),
+        "loads": [
+            {"node": load.node.name, "place": load.place, "peak_bytes": load.peak, "room_gib": load.room}
+            for load in plan.loads
+        ],
         "groups": [_group(group) for group in plan.groups],
         "driver_bytes": plan.driver,
         "object_store_bytes": plan.store,
@@ -71,6 +75,13 @@ def _overview(plan: Plan) -> Table:
         stage = f", ZeRO {group.held.train.zero_stage}" if group.held else ""
         ranks = "1 rank" if group.role.ranks == 1 else f"{group.role.ranks} ranks"
         table.add_row(group.role.name, f"{ranks} with {group.role.cpus:g} CPUs{gpus}{stage}")
+    for load in plan.loads if plan.model else ():
+        what = "memory" if load.place == "host" else "a card"
+        room = "an unknown amount" if load.room is None else f"{load.room:.1f}"
+        who = " and ".join(group.role.name for group, _ in load.crowd)
+        table.add_row(f"{what} of {load.node.name}", f"up to {load.peak / GIB:.1f} of {room} GiB, for {who}")
+    if plan.store:
+        table.add_row("object store", f"up to {plan.store / 2**20:.1f} MiB of forged documents in flight")
     table.add_row("rows", _rows(plan.rows))
     steps = (f"{name}: {'unknown' if count is None else f'{count:,}'}" for name, count in plan.steps.items())
     table.add_row("steps", "; ".join(steps))
