@@ -119,6 +119,32 @@ def answer(
 
 
 @app.command()
+def plan(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[raft|atm|duet] [SETTINGS.yaml] [KEY=VALUE]...", help="Which system, and settings."),
+    ] = None,
+    nodes: Annotated[
+        str, typer.Option(help="Machines, such as 2x8xA100-80GB:128cpu:1024GB,1x64cpu:256GB:pool=attack.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What a job would take: seats, memory, steps, money. Starts nothing; exits 2 if it surely cannot fit."""
+    from ragdist.plan import layout, tables
+
+    asked = list(arguments or [])
+    job: Any = asked.pop(0) if asked and asked[0] in ("raft", "atm", "duet") else "raft"
+    made = runs.plan(loader.load(asked), job, nodes)
+    if as_json:
+        _print_json(tables.as_json(made))
+    else:
+        for table in tables.tables(made):
+            _print(table)
+    for warning in layout.check(made):
+        _complain(f"a close call: {warning}")
+
+
+@app.command()
 def evaluate(
     settings: Arguments = None,
     model: Annotated[

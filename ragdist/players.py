@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragdist.config import ModelConfig, Settings
+from ragdist.plan.workload import note_codec
 from ragdist.store import Store
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def road(settings: Settings) -> Iterator[Road]:
 
     store = Store(Path(settings.run.folder) / "data")
     codec, asked = load_codec(settings.model), teacher(settings)
+    note_codec(store.folder, settings.model, codec.fingerprint)
     with mapper(settings) as mapping:
         try:
             yield Road(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings))

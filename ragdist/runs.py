@@ -7,6 +7,7 @@ functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
+    from ragdist.plan.layout import Job, Plan
     from ragdist.systems.duet import Answer, Outcome
     from ragdist.timeline import Timeline
 
@@ -57,6 +59,7 @@ def raft(settings: Settings) -> Run:
     Raises:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
+    check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
     from ragdist.systems import raft as system
     from ragdist.trackers.follow import follow
@@ -72,6 +75,7 @@ def atm(settings: Settings) -> Run:
     Raises:
         RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
     """
+    check_plan(settings, "atm")
     from ragdist import parquet
     from ragdist.export import publish
     from ragdist.live import Board
@@ -110,6 +114,7 @@ def duet(settings: Settings) -> Run:
     Raises:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
+    check_plan(settings, "duet")
     from ragdist.systems import duet as system
     from ragdist.trackers.follow import follow
 
@@ -140,6 +145,48 @@ def answer(question: str, folder: Path) -> Answer:
     settings = load([str(folder / "settings.yaml")])
     with players.road(settings) as road, players.cast(settings, road) as cast:
         return system.answer(road, cast, folder, settings, question)
+
+
+def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
+    """What a job would take: seats, memory, rows, steps, money. Loads and starts nothing.
+
+    Args:
+        settings: all settings.
+        job: which system.
+        nodes: machines, as `plan.seats.parse` reads them; empty is this one, or those of a cluster that is joined,
+            of which nothing is known.
+
+    Raises:
+        ConfigError: `nodes` cannot be read.
+        ModelError: `model.source` names a package that is not there.
+    """
+    from ragdist.data import origins
+    from ragdist.plan import layout, seats
+
+    joins = settings.cluster.address or os.environ.get("RAY_ADDRESS")
+    machines = seats.parse(nodes) if nodes else None if joins else [seats.this_machine()]
+    return layout.make(settings, job, machines, origins.made_from(settings))
+
+
+def check_plan(settings: Settings, job: Job) -> None:
+    """Lets pass what can work, and says what is a close call.
+
+    Machines of a cluster that is joined, or that this process has open already, are not known from here; where the
+    model is tuned already there is nothing to check.
+
+    Raises:
+        ConfigError: something surely cannot fit.
+        ModelError: `model.source` names a package that is not there.
+    """
+    from ragdist.cluster import session
+    from ragdist.data import origins
+    from ragdist.plan import layout
+
+    if (track.run_folder(settings, job) / "model").exists():
+        return
+    made = layout.make(settings, job, None, origins.made_from(settings)) if session.is_open() else plan(settings, job)
+    for warning in layout.check(made):
+        track.say(f"a close call: {warning}")
 
 
 def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:

@@ -26,7 +26,8 @@ MAY = {
     "live": SHARED | {"timeline"},
     "journal": SHARED | {"roles"},
     "data": SHARED | {"roles"},
-    "lm": BASE | {"algo", "roles", "config", "track"},
+    "plan": SHARED,
+    "lm": BASE | {"algo", "roles", "config", "track", "plan"},
     "evaluation": SHARED | {"roles", "data", "parquet"},
     "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation", "features"},
     "signals": {"track"},
@@ -38,16 +39,23 @@ MAY = {
     "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals"},
     "doctor": {"track"},
     "players": SHARED
-    | {"roles", "data", "lm", "local", "cluster", "endpoint", "features", "signals", "systems", "live", "timeline"},
+    | {"roles", "data", "lm", "local", "cluster", "endpoint", "features", "signals", "systems", "live", "timeline"}
+    | {"plan"},
     "runs": SHARED
     | {"players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
-    | {"export", "trackers"},
+    | {"export", "trackers", "plan"},
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
-    "cli": SHARED | {"runs", "doctor", "data", "evaluation"},
+    "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
-NEVER = {"data": {"torch", "ray", "transformers"}, "algo": {"ray"}, "lm": {"ray"}, "systems": {"ray", "torch"}}
+NEVER = {
+    "data": {"torch", "ray", "transformers"},
+    "plan": {"torch", "ray", "transformers", "deepspeed"},
+    "algo": {"ray"},
+    "lm": {"ray"},
+    "systems": {"ray", "torch"},
+}
 FILES = sorted([*(ROOT / "ragdist").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 
 

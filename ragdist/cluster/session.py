@@ -45,6 +45,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         yield
 
 
+def is_open() -> bool:
+    """Whether this process has a Ray session already, of whatever machines."""
+    return ray.is_initialized()
+
+
 def worker_cpus(config: ClusterConfig) -> float:
     """CPU cores of one worker; asked for, or an even share of this machine, or 1 on a cluster that was joined."""
     return config.cpus_per_worker or even_share(config, config.workers)

@@ -14,8 +14,9 @@ import numpy as np
 from ragdist import track
 from ragdist.errors import ConfigError, ModelError
 from ragdist.lm.hub import snapshot
-from ragdist.lm.source import PACKAGE, commit
+from ragdist.lm.source import commit
 from ragdist.lm.zero import quiet
+from ragdist.plan.shape import PACKAGE
 
 MODULES = "modules.json"
 """Marks the folder of a sentence-transformers model."""

