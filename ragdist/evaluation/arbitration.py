@@ -63,8 +63,7 @@ class Outcomes:
     @property
     def one_taken(self) -> int:
         """Those of `one` that the arbiter answers right."""
-        rows = (self.count(reciter=right, discoverer=not right, arbiter=True) for right in (True, False))
-        return sum(rows)
+        return sum(self.count(reciter=right, discoverer=not right, arbiter=True) for right in (True, False))
 
     @property
     def helped(self) -> int:

@@ -1,6 +1,7 @@
 """The demo's table, the same numbers in every form, and a picture that can be opened."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from matplotlib.image import imread
@@ -93,3 +94,14 @@ def test_nothing_asked_is_said_so_in_every_form(tmp_path):
     assert "0 questions" in printed(empty)
     assert "0 questions" in reporting.markdown(empty)
     assert reporting.picture(empty, tmp_path / "empty.png").exists()
+
+
+def test_picture_of_many_models_grows_so_that_their_numbers_stay_apart(tmp_path):
+    chosen = world.settings(conditions=["closed_book", "oracle"])
+    rows = world.evaluate(RuleWriter(majority), tmp_path, chosen)
+    widths = []
+    for count in (2, 8):
+        asked = {f"model {n}": [replace(row, model=f"model {n}") for row in rows] for n in range(count)}
+        report = robustness.summarise(asked, world.QUESTIONS, chosen, {})
+        widths.append(imread(reporting.picture(report, tmp_path / "report.png")).shape[1])
+    assert widths[1] > 1.3 * widths[0]
