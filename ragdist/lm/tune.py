@@ -79,6 +79,13 @@ def _trainer(
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
             Path(output_dir or str(self.args.output_dir)).mkdir(parents=True, exist_ok=True)
 
+        def create_optimizer(self, *about: Any) -> torch.optim.Optimizer:
+            fresh = self.optimizer is None  # it is asked for again and again
+            optimizer: torch.optim.Optimizer = super().create_optimizer(*about)
+            if fresh and not stage:
+                zero.clip_before_steps(optimizer, settings.train.gradient_clip)
+            return optimizer
+
         def create_model_card(self, *_: Any, **__: Any) -> None:
             return
 
@@ -97,6 +104,7 @@ def _trainer(
 
     resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
     arguments = _arguments(folder, settings, len(plan.useful))  # first: it tells transformers to shard at loading
+    stage = zero.effective_stage(settings.train, settings.cluster.workers, dtype_of(settings.model))
     found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
     model = add_lora(load_model(settings.model, training=True), settings.train.lora, settings.seed)
@@ -116,9 +124,10 @@ def _arguments(folder: Path, settings: Settings, steps: int) -> TrainingArgument
 
     train = settings.train
     dtype = dtype_of(settings.model)
+    config = zero.zero_config(train, settings.cluster.workers, dtype)
     return SFTConfig(
         output_dir=str(folder / CHECKPOINTS),
-        deepspeed=zero.zero_config(train, settings.cluster.workers, dtype),
+        deepspeed=config,
         bf16=dtype == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         num_train_epochs=1,  # the plan holds all epochs
@@ -130,7 +139,7 @@ def _arguments(folder: Path, settings: Settings, steps: int) -> TrainingArgument
         lr_scheduler_type=train.schedule,
         warmup_steps=int(train.warmup * steps),  # rounded down: the first of them has learning rate 0
         weight_decay=train.weight_decay,
-        max_grad_norm=train.gradient_clip,
+        max_grad_norm=config["gradient_clipping"],  # anything else is refused
         gradient_checkpointing=train.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
         seed=settings.seed,
