@@ -53,6 +53,7 @@ def test_records_survive_a_table_and_a_file(name, tmp_path):
     rows, path = ROWS[name], tmp_path / "00000.parquet"
     table = parquet.to_table(rows)
     assert parquet.from_table(table) == rows
+    assert parquet.rows_at(parquet.packed(table)) == rows
     parquet.write(path, table, {"forged": 8, "share": 0.5})
     assert parquet.peek(path) == (len(rows), parquet.digest(rows), {"forged": 8, "share": 0.5})
     assert parquet.rows_at(path) == parquet.rows_at(str(path)) == rows

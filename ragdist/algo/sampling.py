@@ -3,7 +3,7 @@
 Adding Gumbel noise to logits and taking the largest samples from their softmax. The noise is a hash, not a
 stream: a row's token t at position p has the same noise wherever and whenever it is computed.
 
-Axes: R rows (one a text), V vocabulary, N entries that are still possible.
+Axes: R rows (one a text), V vocabulary, C candidates, N entries that are still possible.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the increment of splitmix64, as a signed number
+FIRST = 128
+"""Candidates that are looked at first; a text whose nucleus is larger gets eight times as many, and again."""
 
 
 def gumbel_noise(keys_N: Tensor, position: int, tokens_N: Tensor) -> Tensor:
@@ -41,26 +43,39 @@ def choose(logits_RV: Tensor, keys_R: Tensor, position: int, *, temperature: flo
     if temperature == 0:
         return logits_RV.argmax(-1)
     scores_RV = logits_RV.float() / temperature
-    if top_p < 1:
-        scores_RV = _nucleus(scores_RV, top_p)
-    rows_N, tokens_N = scores_RV.isfinite().nonzero(as_tuple=True)
-    noisy_RV = torch.full(scores_RV.shape, -torch.inf, dtype=torch.float64, device=scores_RV.device)
-    noisy_RV[rows_N, tokens_N] = scores_RV[rows_N, tokens_N].double() + gumbel_noise(keys_R[rows_N], position, tokens_N)
-    return noisy_RV.argmax(-1)
+    chosen_R, open_R = torch.empty_like(keys_R), torch.arange(len(keys_R), device=keys_R.device)
+    count = FIRST if top_p < 1 else scores_RV.shape[1]
+    while len(open_R):  # sorting a whole vocabulary is slow, and its top is nearly always enough
+        scores_RC, tokens_RC, reached_R = _nucleus(scores_RV[open_R], top_p, min(count, scores_RV.shape[1]))
+        chosen_R[open_R[reached_R]] = _draw(
+            scores_RC[reached_R], tokens_RC[reached_R], keys_R[open_R[reached_R]], position
+        )
+        open_R, count = open_R[~reached_R], 8 * count
+    return chosen_R
 
 
-def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
-    """The scores, -inf outside the fewest tokens whose probability reaches `top_p`."""
-    probabilities_RV = scores_RV.softmax(-1)
-    count = min(1024, scores_RV.shape[1])
-    while True:  # sorting a whole vocabulary is slow, and its top is nearly always enough
-        top_RC, tokens_RC = probabilities_RV.topk(count)
-        if count == scores_RV.shape[1] or bool((top_RC.sum(-1) >= top_p).all()):
-            break
-        count = min(8 * count, scores_RV.shape[1])
-    inside_RC = top_RC.cumsum(-1) - top_RC < top_p
-    kept_RV = torch.full_like(scores_RV, -torch.inf)
-    return kept_RV.scatter(1, tokens_RC, scores_RV.gather(1, tokens_RC).masked_fill(~inside_RC, -torch.inf))
+def _nucleus(scores_RV: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` best scores, -inf outside the fewest tokens whose probability reaches `top_p`.
+
+    Returns:
+        [R, count] scores and token ids, the likeliest first; [R] whether these are all that it takes.
+    """
+    if top_p >= 1:
+        tokens_V = torch.arange(count, device=scores_RV.device)
+        return scores_RV, tokens_V.expand_as(scores_RV), torch.ones_like(scores_RV[:, 0], dtype=torch.bool)
+    top_RC, tokens_RC = scores_RV.softmax(-1).topk(count)
+    before_RC = top_RC.cumsum(-1) - top_RC
+    reached_R = top_RC.sum(-1) >= top_p if count < scores_RV.shape[1] else top_RC[:, 0] >= 0
+    return scores_RV.gather(1, tokens_RC).masked_fill(before_RC >= top_p, -torch.inf), tokens_RC, reached_R
+
+
+def _draw(scores_RC: Tensor, tokens_RC: Tensor, keys_R: Tensor, position: int) -> Tensor:
+    """[R] token ids: the best score with its noise."""
+    rows_N, places_N = scores_RC.isfinite().nonzero(as_tuple=True)
+    noisy_RC = torch.full(scores_RC.shape, -torch.inf, dtype=torch.float64, device=scores_RC.device)
+    noise_N = gumbel_noise(keys_R[rows_N], position, tokens_RC[rows_N, places_N])
+    noisy_RC[rows_N, places_N] = scores_RC[rows_N, places_N].double() + noise_N
+    return tokens_RC.gather(1, noisy_RC.argmax(-1, keepdim=True)).squeeze(1)
 
 
 def _mix(bits: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class Plan:
     """Holds `logs/NAME-rank-N.log`; seen by all ranks."""
     stop: Callable[[], bool] = place.never
     """Asked between waits whether to end."""
+    meet: bool = True
+    """Whether the ranks share a torch process group, as ranks that learn do; the others are spared loading torch."""
 
 
 class Crew:
@@ -126,7 +128,8 @@ class Crew:
         met = [rank.where.remote() for rank in self.ranks]
         # The driver gives up first: its error names who is late.
         whole_card = side.gpus_per_worker >= 1
-        meeting = ("cpu:gloo,cuda:nccl" if whole_card else "gloo", 2 * plan.settings.atm.deadline_s)
+        backend = ("cpu:gloo,cuda:nccl" if whole_card else "gloo") if plan.meet else ""
+        meeting = (backend, 2 * plan.settings.atm.deadline_s)
         about = (source, plan.settings, side, version)
         refs = {
             actor.start.remote(plan.make, about, Meeting(rank, *meeting), *met): rank

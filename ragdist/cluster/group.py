@@ -20,7 +20,7 @@ import ray
 from ragdist import steps
 from ragdist.cluster.crew import OBJECT_LOST, POLL_S, Crew, Lost, Plan, cause_of
 from ragdist.cluster.tasks import Held, Task, place_of
-from ragdist.cluster.workers import last_line
+from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
 from ragdist.lm.checkpoints import MODEL
 from ragdist.parquet import Done, Job, Work, kept
@@ -236,9 +236,9 @@ class Group:
         task.rank = min(range(len(self._queues)), key=lambda rank: len(self._queues[rank]))
         task.life = self._crew.life
         job = Job(work, shared, task.target, task.name)
-        places = [place_of(shard, by_file=task.tries > 0) for shard in task.shards]
+        order, refs = pack_order(job, [place_of(shard, by_file=task.tries > 0) for shard in task.shards])
         each: Any = self._crew.ranks[task.rank].each.options(num_returns=2)
-        done, task.table = each.remote(job, *places)
+        done, task.table = each.remote(order, *refs)
         if not self._queues[task.rank]:
             self._since[task.rank] = time.monotonic()
         self._queues[task.rank].append((done, task))
@@ -250,8 +250,9 @@ class Group:
             if self.plan.stop():
                 raise Stopped("stopped between microbatches; the finished ones are kept, the same command goes on")
             ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_S)
-            if ready:
+            if ready and len(refs) > 1:
                 ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            if ready:
                 return list(ready)
             self._check_deadlines()
 
@@ -283,7 +284,7 @@ class Group:
         """
         self._seen(ref)
         try:
-            found: Done = ray.get(ref)
+            found = Done(*ray.get(ref))
         except Exception as error:  # told apart: an input that is gone, a dead rank, the work itself
             if isinstance(cause_of(error), OBJECT_LOST) or isinstance(error, OBJECT_LOST):
                 task.tries += 1

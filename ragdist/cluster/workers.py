@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
+from ray import cloudpickle
 
 from ragdist.config import ClusterConfig
-from ragdist.parquet import Done, Job, do, rows_at
+from ragdist.parquet import Job, do, packed, rows_at
 
 
 class Where(NamedTuple):
@@ -38,6 +39,7 @@ class Meeting(NamedTuple):
 
     rank: int
     backend: str
+    """Of torch.distributed; empty: they need not meet, and a model without torch never loads it."""
     timeout_s: float
     """Longest wait of a collective operation."""
 
@@ -65,16 +67,24 @@ class Rank:
         return Where(node, ip, port, os.getpid())
 
     def start(self, make: Callable[..., Any], about: tuple[Any, ...], meeting: Meeting, *ranks: Where) -> Where:
-        """Joins the group's process group and makes the plain object, `make(*about)`."""
+        """Joins the group's process group, if it has one, and makes the plain object, `make(*about)`."""
         with log_to(self.log):
-            join(meeting, ranks)
+            if meeting.backend:
+                join(meeting, ranks)
             self.model = make(*about)
         return ranks[meeting.rank]
 
-    def each(self, job: Job, *places: Any) -> tuple[Done, pa.Table]:
-        """One microbatch; the two results travel apart, so that the driver need not see the second."""
+    def each(self, order: bytes, *tables: pa.Buffer) -> tuple[list[Any], pa.Buffer]:
+        """One microbatch; the two results travel apart, so that the driver need not see the second, the rows.
+
+        Args:
+            order: what `pack_order` made.
+            tables: rows that another rank made and Ray brought here.
+        """
         with log_to(self.log):
-            return do(job, self.model, places)
+            job, places = unpack_order(order, tables)
+            done, table = do(job, self.model, places)
+            return list(done), packed(table)
 
     def begin(self, loss: Callable[..., Any], prepare: Callable[..., Any] | None, folder: Path, *places: Any) -> Any:
         """The plain object's `begin`, with the rows of all places."""
@@ -107,6 +117,23 @@ class Rank:
         """The plain object's `close_phase`."""
         with log_to(self.log):
             self.model.close_phase()
+
+
+def pack_order(job: Job, places: Sequence[Any]) -> tuple[bytes, list[Any]]:
+    """The job and where its rows are, for `Rank.each`: bytes, which Ray carries cheaper than objects, and references.
+
+    Ray sends references that are arguments of their own after what they refer to.
+    """
+    known = [None if isinstance(place, ray.ObjectRef) else place for place in places]
+    order: bytes = cloudpickle.dumps((job, known))  # type: ignore[no-untyped-call]
+    return order, [place for place in places if isinstance(place, ray.ObjectRef)]
+
+
+def unpack_order(order: bytes, tables: Sequence[pa.Buffer]) -> tuple[Job, list[Any]]:
+    """What `pack_order` was given, with the tables where references were."""
+    job, known = cloudpickle.loads(order)
+    brought = iter(tables)
+    return job, [next(brought) if place is None else place for place in known]
 
 
 def join(meeting: Meeting, ranks: Sequence[Where]) -> None:

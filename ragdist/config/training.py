@@ -46,7 +46,8 @@ class TrainConfig(Block):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, far less memory."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO: what is sharded over workers. 1: optimizer; 2: and gradients; 3: and weights."""
+    """DeepSpeed ZeRO: what is sharded over workers. 1: optimizer; 2: and gradients; 3: and weights. One worker shards
+    nothing, and runs at 0 or 1."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """Keep optimizer state, or it and the weights (stage 3), in host memory."""
     lora: LoraConfig = LoraConfig()

@@ -43,6 +43,17 @@ class Lean:
     """For trainers: writes no second copy of the weights beside DeepSpeed's, and no card, into a checkpoint."""
 
     args: Any
+    optimizer: Any
+    clip: float | None = None
+    """Largest gradient norm (0 does not clip), where DeepSpeed measures none itself."""
+
+    def create_optimizer(self, *about: Any) -> torch.optim.Optimizer:
+        """The trainer's own, which is asked for again and again; made ready to clip."""
+        fresh = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*about)  # type: ignore[misc]
+        if fresh and self.clip is not None:
+            zero.clip_before_steps(optimizer, self.clip)
+        return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Makes the folder."""
@@ -82,6 +93,8 @@ def _trainer(subject: Subject, plan: Plan, folder: Path, settings: Settings) -> 
     # after the arguments: they tell transformers to shard at loading
     model = add_lora(subject.base(settings), settings.train.lora, settings.seed, subject.task)
     trainer = subject.trainer(model, arguments, plan, settings)
+    if not zero.effective_stage(settings.train, settings.cluster.workers, dtype_of(settings.model)):
+        trainer.clip = settings.train.gradient_clip
     trainer.remove_callback(PrinterCallback)
     return trainer, found[0]
 
@@ -89,9 +102,10 @@ def _trainer(subject: Subject, plan: Plan, folder: Path, settings: Settings) -> 
 def _arguments(folder: Path, settings: Settings, steps: int) -> dict[str, Any]:
     train = settings.train
     dtype = dtype_of(settings.model)
+    config = zero.zero_config(train, settings.cluster.workers, dtype)
     return {
         "output_dir": str(folder / CHECKPOINTS),
-        "deepspeed": zero.zero_config(train, settings.cluster.workers, dtype),
+        "deepspeed": config,
         "bf16": dtype == torch.bfloat16,
         "use_cpu": not torch.cuda.is_available(),
         "num_train_epochs": 1,  # the plan holds all epochs
@@ -103,7 +117,7 @@ def _arguments(folder: Path, settings: Settings, steps: int) -> dict[str, Any]:
         "lr_scheduler_type": train.schedule,
         "warmup_steps": int(train.warmup * steps),  # rounded down: the first of them has learning rate 0
         "weight_decay": train.weight_decay,
-        "max_grad_norm": train.gradient_clip,
+        "max_grad_norm": config["gradient_clipping"],  # anything else is refused
         "gradient_checkpointing": train.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if train.gradient_checkpointing else None,
         "seed": settings.seed,

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from ragdist.algo.tokens import IGNORED, answer_logprobs, predicting
 from ragdist.lm.batches import by_length
@@ -17,6 +19,10 @@ from ragdist.records import Example
 
 CPU_TOKENS = 1024
 """Of a batch on a CPU: more do not make it faster, and rows of many lengths want logits at many positions."""
+
+LEAST_SHARED = 8
+"""Tokens at the beginning of all prompts that are worth a pass of their own."""
+Layers = list[tuple[Tensor, Tensor]]
 
 
 class ModelReader:
@@ -30,16 +36,39 @@ class ModelReader:
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """(example id, log-probability in nats of each token after the prompt), the longest examples first."""
+        begun = self._begin(examples)
         for batch in by_length(examples, self.tokens_per_batch):
-            yield list(zip([example.id for example in batch], self._logprobs(batch), strict=True))
+            yield list(zip([example.id for example in batch], self._logprobs(batch, begun), strict=True))
 
     @torch.inference_mode()
-    def _logprobs(self, batch: Sequence[Example]) -> list[list[float]]:
+    def _begin(self, examples: Sequence[Example]) -> Layers:
+        """Keys and values of the tokens that all prompts begin with (instructions), which are read once."""
+        cache = DynamicCache(config=self.model.config)
+        rows = [example.tokens[: example.prompt_tokens - 1] for example in examples]
+        # What the first and the last of the sorted rows have in common, all of them have.
+        same = [one == other for one, other in zip(min(rows), max(rows), strict=False)] if rows else []
+        count = (*same, False).index(False)
+        if len(rows) < 2 or count < LEAST_SHARED or not all(type(layer) is DynamicLayer for layer in cache.layers):
+            return []
+        ids_BT = torch.tensor([rows[0][:count]], device=self.model.device)
+        self.model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    @torch.inference_mode()
+    def _logprobs(self, batch: Sequence[Example], begun: Layers) -> list[list[float]]:
         device, longest = self.model.device, len(batch[0].tokens)
         # No attention mask: padding on the right is behind everything that a causal model looks at.
         ids_BT = torch.tensor([[*row.tokens, *[0] * (longest - len(row.tokens))] for row in batch], device=device)
         labels_BT = torch.tensor([row.labels + [IGNORED] * (longest - len(row.tokens)) for row in batch], device=device)
-        positions_P = predicting(labels_BT)
-        logits_BPV = self.model(input_ids=ids_BT, use_cache=False, logits_to_keep=positions_P).logits
+        positions_P, cache, start = predicting(labels_BT), None, 0
+        if begun:
+            start = begun[0][0].shape[-2]
+            cache = DynamicCache([tuple(part.expand(len(batch), -1, -1, -1) for part in layer) for layer in begun])
+        logits_BPV = self.model(
+            input_ids=ids_BT[:, start:],
+            past_key_values=cache,
+            use_cache=bool(begun),
+            logits_to_keep=positions_P - start,
+        ).logits
         logprobs_BP, mask_BP = answer_logprobs(logits_BPV, positions_P, labels_BT)
         return [row[mask].tolist() for row, mask in zip(logprobs_BP, mask_BP, strict=True)]

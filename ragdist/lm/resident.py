@@ -69,7 +69,8 @@ class Resident:
         model = settings.model.model_copy(update={"source": source, **({} if same else {"revision": ""})})
         self._codec = load_codec(model)
         with zero.process_group(), zero.quiet():
-            self.engine = _engine(model, side.train)
+            self.stage = zero.effective_stage(side.train, dist.get_world_size(), dtype_of(model))
+            self.engine = _engine(model, side.train, self.stage)
         self.module: PreTrainedModel = self.engine.module
         self._phase, self._lock = ExitStack(), ExitStack()
         self._learning: Learning | None = None
@@ -89,7 +90,7 @@ class Resident:
         """
         self.close_phase()
         self.module.train(False)
-        if self.train.zero_stage == 3:
+        if self.stage == 3:
             from deepspeed import zero as sharding
 
             with zero.quiet():
@@ -203,7 +204,7 @@ class Resident:
     def save(self, folder: Path) -> Path:
         """Collective: `folder/model`, written by rank 0 beside its name and renamed."""
         with zero.quiet():
-            whole = self.engine._zero3_consolidated_16bit_state_dict() if self.train.zero_stage == 3 else None
+            whole = self.engine._zero3_consolidated_16bit_state_dict() if self.stage == 3 else None
         if dist.get_rank() == 0:
             half = folder / f"{MODEL}.tmp"
             shutil.rmtree(half, ignore_errors=True)
@@ -232,7 +233,7 @@ class Resident:
         self._step = checkpoints.step_of(checkpoint)
 
 
-def _engine(model: ModelConfig, train: TrainConfig) -> Any:
+def _engine(model: ModelConfig, train: TrainConfig, stage: int) -> Any:
     """The model in a DeepSpeed engine; at ZeRO-3 no rank ever holds all of it."""
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
@@ -241,7 +242,7 @@ def _engine(model: ModelConfig, train: TrainConfig) -> Any:
     # Before loading, which shards at ZeRO-3 and would count one rank; it takes up the process group that is there.
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False)
     resolve(model)  # a GGUF file is converted whole, before sharding is switched on
-    sharding = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None  # type: ignore[no-untyped-call]
+    sharding = HfDeepSpeedConfig(config) if stage == 3 else None  # type: ignore[no-untyped-call]
     try:
         module = load_model(model, training=True)
     finally:
@@ -252,7 +253,10 @@ def _engine(model: ModelConfig, train: TrainConfig) -> Any:
             part.p = 0.0  # what is prepared and what is learned must see the same model
     if train.gradient_checkpointing:
         module.gradient_checkpointing_enable({"use_reentrant": False})
-    engine, *_ = deepspeed.initialize(model=module, optimizer=_adamw(module, train.weight_decay), config=config)
+    optimizer = _adamw(module, train.weight_decay)
+    if not stage:
+        zero.clip_before_steps(optimizer, train.gradient_clip)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     return engine
 
 
@@ -263,7 +267,7 @@ def _adamw(module: nn.Module, decay: float) -> torch.optim.Optimizer:
     for parameter in module.parameters():
         (matrices if len(getattr(parameter, "ds_shape", parameter.shape)) > 1 else others).append(parameter)
     groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
 @contextmanager

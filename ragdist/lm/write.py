@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from ragdist.algo.sampling import choose
 from ragdist.draws import rng_for
 from ragdist.lm.batches import by_length
+from ragdist.lm.decode import by_group, cache_with_room
 from ragdist.records import Prompt, Written
 from ragdist.roles import Codec
 
@@ -61,7 +62,8 @@ class ModelWriter:
                 [rng_for(seed, "write", f"{id}\x1f{sample}").getrandbits(63) for id, sample in names],
                 device=self.model.device,
             )
-            texts = self._continue([prompt.tokens for prompt in batch], keys_R, max_new_tokens, temperature, top_p)
+            with by_group(self.model):
+                texts = self._continue([prompt.tokens for prompt in batch], keys_R, max_new_tokens, temperature, top_p)
             yield [self._written(*name, tokens) for name, tokens in zip(names, texts, strict=True)]
 
     @torch.inference_mode()
@@ -75,7 +77,7 @@ class ModelWriter:
             [[self.codec.end] * gap + list(tokens) for gap, tokens in zip(padding, prompts, strict=True)]
         )
         mask_RT = self._tensor([[0] * gap + [1] * (longest - gap) for gap in padding])
-        cache = DynamicCache(config=self.model.config)
+        cache = cache_with_room(self.model.config, max_new_tokens)
         logits_RV = self._logits(ids_BT, mask_RT, (mask_RT.cumsum(1) - 1).clamp(min=0), cache)
         if samples > 1:
             cache.batch_repeat_interleave(samples)
@@ -86,7 +88,7 @@ class ModelWriter:
             chosen = choose(logits_RV, keys_R, position, temperature=temperature, top_p=top_p).tolist()
             for row, token in zip(unfinished, chosen, strict=True):
                 texts[row].append(token)
-            going = [at for at, token in enumerate(chosen) if token not in self.ends]
+            going = _close_up([token not in self.ends for token in chosen])
             if not going or position == max_new_tokens - 1:
                 break
             if len(going) < len(chosen):  # a finished text costs nothing more
@@ -119,3 +121,10 @@ class ModelWriter:
         ended = tokens[-1] in self.ends
         text = self.codec.decode(tokens[:-1] if ended else tokens)
         return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=len(tokens), ended=ended)
+
+
+def _close_up(going: Sequence[bool]) -> list[int]:
+    """Which of the texts that go on takes each place: gaps are filled from the end, so that few have to move."""
+    count = sum(going)
+    last = (at for at in range(len(going) - 1, count - 1, -1) if going[at])
+    return [at if going[at] else next(last) for at in range(count)]

@@ -25,6 +25,16 @@ def accumulation(train: TrainConfig, workers: int) -> int:
     return train.examples_per_step // (train.microbatch * workers)
 
 
+def effective_stage(train: TrainConfig, workers: int, dtype: torch.dtype) -> int:
+    """`train.zero_stage`, or where one worker holds everything anyway, the lowest stage that computes the same.
+
+    Stage 2 and 3 copy each microbatch's gradients into buffers that serve nobody but other workers.
+    """
+    if workers > 1 or train.offload != "none":
+        return train.zero_stage
+    return min(train.zero_stage, 0 if dtype == torch.float32 else 1)
+
+
 def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's configuration; one path for all stages, so that ZeRO 0 is the same engine unsharded.
 
@@ -47,18 +57,20 @@ def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[st
             "train.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "
             "set train.zero_stage=1 or more, or model.dtype=float32"
         )
-    zero: dict[str, Any] = {"stage": train.zero_stage, "overlap_comm": torch.cuda.is_available()}
+    stage = effective_stage(train, workers, dtype)
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": torch.cuda.is_available()}
     if train.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if train.offload == "all":
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if train.zero_stage == 3:
+    if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     return {
         "train_micro_batch_size_per_gpu": train.microbatch,
         "gradient_accumulation_steps": accumulation(train, workers),
         "train_batch_size": train.examples_per_step,
-        "gradient_clipping": train.gradient_clip,  # silent means 1.0 to DeepSpeed
+        # Silent means 1.0 to DeepSpeed. At stage 0 it would clip and forget the norm: `clip_before_steps` does not.
+        "gradient_clipping": train.gradient_clip if stage else 0.0,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
@@ -66,6 +78,22 @@ def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[st
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": sys.maxsize,
     }
+
+
+def clip_before_steps(optimizer: torch.optim.Optimizer, largest: float) -> None:
+    """At stage 0: clips the norm of all gradients to `largest` (0 does not clip), and leaves it to the engine.
+
+    The engine asks its optimizer for `_global_grad_norm` after each step; other stages keep it by themselves.
+    """
+
+    def clip(stepping: Any, *_: Any) -> None:
+        parameters = [parameter for group in stepping.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([part.grad for part in parameters if part.grad is not None])
+        if largest:
+            torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+        stepping._global_grad_norm = norm.item()
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def prepare() -> None:

@@ -47,7 +47,9 @@ def test_choose_samples_the_exact_probabilities(temperature, top_p):
 @pytest.mark.parametrize("spread", [0.01, 1.0, 5.0])
 def test_nucleus_keeps_what_transformers_keeps(spread):
     logits = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(1)) * spread
-    ours, theirs = sampling._nucleus(logits, 0.95), TopPLogitsWarper(0.95)(None, logits)
+    scores, tokens, _ = sampling._nucleus(logits, 0.95, 20_000)
+    ours = torch.full_like(logits, -torch.inf).scatter(1, tokens, scores)
+    theirs = TopPLogitsWarper(0.95)(None, logits)
     differing = (ours.isfinite() != theirs.isfinite()).sum(-1)
     assert differing.max() <= (1 if spread >= 1 else 5)  # both add 20,000 float32 numbers, in opposite order
     both = ours.isfinite() & theirs.isfinite()
@@ -65,3 +67,12 @@ def test_choose_does_not_depend_on_the_other_rows():
     backwards = choose(logits.flip(0), names.flip(0), 2, temperature=1.0, top_p=0.9).flip(0)
     alone = [choose(logits[at : at + 1], names[at : at + 1], 2, temperature=1.0, top_p=0.9).item() for at in range(16)]
     assert together.tolist() == backwards.tolist() == alone
+
+
+def test_choose_does_not_depend_on_how_many_candidates_it_looks_at_first(monkeypatch):
+    logits, names = torch.randn(40, 500) * torch.linspace(0.1, 9, 40)[:, None], keys(40)
+    found = []
+    for first in (1, 16, 128, 500):
+        monkeypatch.setattr(sampling, "FIRST", first)
+        found.append(choose(logits, names, 2, temperature=0.8, top_p=0.95).tolist())
+    assert found[0] == found[1] == found[2] == found[3]

@@ -22,7 +22,6 @@ from typing import Any
 from ragdist.config import Settings
 from ragdist.loader import resolve
 from ragdist.records import Question
-from tests.bench.raft_useful_tokens import alone
 
 RANKS, CALLS, CPUS = int(os.environ.get("RAGDIST_BENCH_RANKS", "64")), 300, 0.01
 
@@ -47,6 +46,8 @@ def give_back(_: Any, rows: Sequence[Any]) -> tuple[Sequence[Any], dict[str, flo
 
 def run() -> dict[str, Any]:
     """{"controller": median seconds of an `each` of one microbatch / of a bare call}."""
+    from tests.bench.raft_useful_tokens import alone  # loads torch, which no rank of this module needs
+
     with tempfile.TemporaryDirectory() as made:
         return {"controller": alone("tests.bench.controller", "both", Path(made))}
 
@@ -69,7 +70,7 @@ def both(folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     with (
         connect(made.cluster),
-        Group(Plan("attacker", made, made.attacker, Empty, folder), "", 0, on_span=spans.append) as group,
+        Group(Plan("attacker", made, made.attacker, Empty, folder, meet=False), "", 0, on_span=spans.append) as group,
     ):
         start_s = time.monotonic() - began
         actor = ray.remote(Empty).options(num_cpus=CPUS).remote()

@@ -85,6 +85,17 @@ def test_ranks_make_what_one_process_makes(tmp_path, alone, workers):
         assert forged(side, shards, tmp_path, phase="third")[0][1] == after[0][1]
 
 
+@pytest.mark.parametrize("meet", [False, True])
+def test_ranks_load_torch_when_they_meet_and_not_otherwise(tmp_path, meet):
+    """64 ranks of 80 MB fit where 64 of 400 do not."""
+    settings, shards = fake.settings(workers=2), fake.questions(tmp_path, 4)
+    plan = Plan("attacker", settings, settings.attacker, fake.Light, tmp_path, meet=meet)
+    with Group(plan, "", 0) as side:
+        inputs = ((shard,) for shard in shards)
+        done = list(side.each(fake.loaded, inputs, "torch", folder=tmp_path / "loaded", phase="loaded"))
+    assert [shard.notes["torch"] for shard in done] == [float(meet)] * 4
+
+
 def test_a_rank_that_dies_while_it_forges_is_replaced(tmp_path, alone):
     """check 72: no row lost or doubled, finished microbatches stay, the other group does not notice."""
     shards = fake.questions(tmp_path, 12)

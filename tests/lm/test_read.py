@@ -40,6 +40,26 @@ def test_read_does_not_depend_on_batch_padding_or_order_checks_22_and_31(model):
             assert perplexity(other[id]) == pytest.approx(perplexity(logprobs), rel=1e-5)
 
 
+def test_read_reads_what_all_prompts_begin_with_once(model):
+    """And finds what it finds for each example alone, which shares its beginning with nobody."""
+    first = tuple(range(3, 33))
+    examples = [
+        Example(id=row.id, tokens=(*first, *row.tokens), prompt_tokens=30 + row.prompt_tokens)
+        for row in tiny.examples(6)
+    ]
+    alone = dict(pair for example in examples for pair in read(model, [example], 1024).items())
+    seen = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _module, inputs, _: seen.append(inputs[0].tolist()))
+    try:
+        found = read(model, examples, 400)
+    finally:
+        hook.remove()
+    assert len(seen[0]) == 1 and seen[0][0][:30] == list(first) and len(seen) > 2
+    assert sum(map(len, seen[1:])) == 6 and not any(row[:30] == list(first) for batch in seen[1:] for row in batch)
+    for id, logprobs in alone.items():
+        assert found[id] == pytest.approx(logprobs, rel=1e-5)
+
+
 def test_read_ignores_what_the_prompts_labels_are_check_20(model):
     example = tiny.examples(1)[0]
     permuted = Example(

@@ -36,9 +36,8 @@ def mean_nll(model, row_numbers):
     """Nats per target token, each row alone, by log_softmax: no padding, no trainer."""
     total = tokens = 0
     for row in (rows(24)[number] for number in row_numbers):
-        with torch.no_grad():
-            log_p = model(torch.tensor([row.tokens])).logits[0].log_softmax(-1)
-        total -= sum(log_p[at - 1, row.tokens[at]].item() for at in range(row.prompt_tokens, len(row.tokens)))
+        log_p = model(torch.tensor([row.tokens])).logits[0].log_softmax(-1)
+        total -= sum(log_p[at - 1, row.tokens[at]] for at in range(row.prompt_tokens, len(row.tokens)))
         tokens += len(row.tokens) - row.prompt_tokens
     return total / tokens
 
@@ -47,7 +46,7 @@ def test_first_loss_is_the_hand_computed_mean_over_target_tokens_check_20_21_22(
     made = settings(model, epochs=0.5)
     tune(examples, folder, made)
     first = lay_out(examples, made).order[:8]
-    by_hand = mean_nll(AutoModelForCausalLM.from_pretrained(model), first)
+    by_hand = mean_nll(AutoModelForCausalLM.from_pretrained(model), first).item()
     assert losses(folder)[0] == pytest.approx(by_hand, abs=1e-5)
 
 
@@ -65,7 +64,8 @@ def test_loss_and_gradient_ignore_how_a_step_is_cut_check_24(model, examples, tm
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_stopped_run_goes_on_and_ends_with_the_same_bits(model, examples, tmp_path, stage):
-    made = settings(model, zero_stage=stage, lora={"rank": 4, "dropout": 0.5}, checkpoint_every=4)
+    offload = "optimizer" if stage else "none"  # else one worker shards nothing at any stage
+    made = settings(model, zero_stage=stage, offload=offload, lora={"rank": 4, "dropout": 0.5}, checkpoint_every=4)
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     for run in (whole, halves):
         run.mkdir()
@@ -189,6 +189,16 @@ def test_row_without_a_target_is_named(model, examples, folder, tmp_path):
     broken.write_text("\n".join([*lines[:3], json.dumps(bad), *lines[4:]]) + "\n")
     with pytest.raises(DataError, match="row 'row-3'"):
         tune(broken, folder, settings(model))
+
+
+def test_the_noted_norm_is_that_of_the_whole_gradient_before_clipping(model, examples, folder):
+    made = settings(model, epochs=0.5, zero_stage=2, gradient_clip=0.01)
+    tune(examples, folder, made)
+    plain = AutoModelForCausalLM.from_pretrained(model)
+    mean_nll(plain, lay_out(examples, made).order[:8]).backward()
+    norm = torch.cat([part.grad.flatten() for part in plain.parameters()]).norm().item()
+    assert norm > 0.01
+    assert noted(folder)[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
 def test_offloaded_optimizer_gives_the_same_losses(model, examples, tmp_path):
