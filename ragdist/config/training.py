@@ -58,6 +58,17 @@ class TrainConfig(Block):
     log_every: int = Field(1, ge=1)
     """Steps between lines in metrics.jsonl."""
 
+    def stage(self, workers: int, width: int) -> int:
+        """The ZeRO stage that runs: `zero_stage`, or where one worker holds everything anyway, the lowest that computes
+        the same.
+
+        Stage 2 and 3 copy each microbatch's gradients into buffers that serve nobody but other workers; bfloat16
+        (`width` of 2 bytes) needs stage 1 for its fp32 master weights.
+        """
+        if workers > 1 or self.offload != "none":
+            return self.zero_stage
+        return min(self.zero_stage, 1 if width == 2 else 0)
+
 
 class SideConfig(Block):
     """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""

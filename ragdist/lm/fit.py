@@ -93,7 +93,7 @@ def _trainer(subject: Subject, plan: Plan, folder: Path, settings: Settings) -> 
     # after the arguments: they tell transformers to shard at loading
     model = add_lora(subject.base(settings), settings.train.lora, settings.seed, subject.task)
     trainer = subject.trainer(model, arguments, plan, settings)
-    if not zero.effective_stage(settings.train, settings.cluster.workers, dtype_of(settings.model)):
+    if not settings.train.stage(settings.cluster.workers, dtype_of(settings.model).itemsize):
         trainer.clip = settings.train.gradient_clip
     trainer.remove_callback(PrinterCallback)
     return trainer, found[0]

@@ -69,7 +69,7 @@ class Resident:
         model = settings.model.model_copy(update={"source": source, **({} if same else {"revision": ""})})
         self._codec = load_codec(model)
         with zero.process_group(), zero.quiet():
-            self.stage = zero.effective_stage(side.train, dist.get_world_size(), dtype_of(model))
+            self.stage = side.train.stage(dist.get_world_size(), dtype_of(model).itemsize)
             self.engine = _engine(model, side.train, self.stage)
         self.module: PreTrainedModel = self.engine.module
         self._phase, self._lock = ExitStack(), ExitStack()

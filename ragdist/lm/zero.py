@@ -25,16 +25,6 @@ def accumulation(train: TrainConfig, workers: int) -> int:
     return train.examples_per_step // (train.microbatch * workers)
 
 
-def effective_stage(train: TrainConfig, workers: int, dtype: torch.dtype) -> int:
-    """`train.zero_stage`, or where one worker holds everything anyway, the lowest stage that computes the same.
-
-    Stage 2 and 3 copy each microbatch's gradients into buffers that serve nobody but other workers.
-    """
-    if workers > 1 or train.offload != "none":
-        return train.zero_stage
-    return min(train.zero_stage, 0 if dtype == torch.float32 else 1)
-
-
 def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's configuration; one path for all stages, so that ZeRO 0 is the same engine unsharded.
 
@@ -57,7 +47,7 @@ def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[st
             "train.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "
             "set train.zero_stage=1 or more, or model.dtype=float32"
         )
-    stage = effective_stage(train, workers, dtype)
+    stage = train.stage(workers, dtype.itemsize)
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": torch.cuda.is_available()}
     if train.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}

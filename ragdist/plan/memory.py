@@ -54,6 +54,11 @@ class Held:
     gpu: bool
 
     @property
+    def stage(self) -> int:
+        """Of ZeRO, as it runs."""
+        return self.train.stage(self.ranks, self.width)
+
+    @property
     def trained(self) -> int:
         """Weights that have a gradient."""
         lora = self.train.lora
@@ -102,7 +107,7 @@ class Writing:
 
 def states(held: Held) -> list[Part]:
     """Weights, gradients and what the optimizer keeps: there from the first step to the last."""
-    stage, ranks, trained = held.train.zero_stage, held.ranks, held.trained
+    stage, ranks, trained = held.stage, held.ranks, held.trained
     away: Place = "host" if held.train.offload != "none" else held.place
     share = 1 if stage == 0 else 1 / ranks
     weights = held.width * held.all_weights / (ranks if stage == 3 else 1)
@@ -127,7 +132,7 @@ def states(held: Held) -> list[Part]:
 
 def learning(held: Held, work: Work) -> list[Part]:
     """What a training step needs beside `states`: activations, logits, and DeepSpeed's buffers."""
-    shape, stage, width = held.shape, held.train.zero_stage, held.width
+    shape, stage, width = held.shape, held.stage, held.width
     kept = saved_by_layer(shape, work, width)
     layers = f"{shape.layers} layers, {work.padded} tokens"
     if held.train.gradient_checkpointing:
@@ -157,7 +162,7 @@ def _buffers(held: Held) -> list[Part]:
     are gone. On CPU a bucket is touched as far as it is filled, and the allocator, told to keep what is freed
     (`lm.memory`), finds no hole for tensors this large: all of it adds up.
     """
-    stage, trained, place = held.train.zero_stage, held.trained, held.place
+    stage, trained, place = held.stage, held.trained, held.place
     if held.gpu:
         each = (4 if stage == 1 and held.width == 2 else held.width) * (BUCKET if stage else min(trained, BUCKET))
         return [Part("buckets", each * (2 if stage in (1, 2) else 1), place, "gradients being reduced")]
@@ -202,7 +207,7 @@ def writing(held: Held, work: Writing) -> list[Part]:
         Part("KV cache", cache, held.place, f"{work.cached} tokens"),
         Part("reading", reading, held.place, f"{work.read} tokens of prompt, logits of {work.texts} texts"),
     ]
-    if held.train.zero_stage == 3:
+    if held.stage == 3:
         parts.append(Part("gathered replica", width * shape.weights, held.place, "all weights, on every rank"))
     return parts
 

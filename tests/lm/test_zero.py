@@ -17,7 +17,7 @@ from ragdist.lm import zero
     ],
 )
 def test_one_worker_has_the_lowest_stage_that_computes_the_same(train, workers, dtype, stage):
-    assert zero.effective_stage(TrainConfig(**train), workers, dtype) == stage
+    assert TrainConfig(**train).stage(workers, dtype.itemsize) == stage
     assert zero.zero_config(TrainConfig(**train), workers, dtype)["zero_optimization"]["stage"] == stage
 
 
