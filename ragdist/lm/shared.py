@@ -85,16 +85,21 @@ class SharedBase:
 
     def _headed(self) -> Any:
         """The base below a head for one label, which has no weights yet."""
-        shape = copy.deepcopy(self.model.config)
+        shape, below = copy.deepcopy(self.model.config), self.model.base_model
         shape.num_labels = 1
         kind: Any = AutoModelForSequenceClassification
-        with torch.device("meta"):
-            model = kind.from_config(shape, dtype=self.model.dtype)
-        below = getattr(self.model, self.model.base_model_prefix)
-        if type(getattr(model, model.base_model_prefix)) is not type(below):
-            raise ModelError(f"model.source={self.config.source!r} ({shape.model_type}) cannot carry a score head")
+        try:
+            with torch.device("meta"):
+                model = kind.from_config(shape, dtype=self.model.dtype, trust_remote_code=False)
+        except ValueError:  # the library knows no such classifier
+            model = None
+        if model is None or type(model.base_model) is not type(below):
+            raise ModelError(
+                f"model.source={self.config.source!r} ({shape.model_type}) cannot be a classifier in transformers; "
+                "set duet.arbiter=features, or model.source to another model"
+            )
         setattr(model, model.base_model_prefix, self._around(below))
-        return model.eval()
+        return model
 
     def _adapted(self, model: Any, folder: Path, asked: ModelConfig, task: str) -> PreTrainedModel:
         """`model` with the adapter of this folder built in."""

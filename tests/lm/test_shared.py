@@ -5,7 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close as close
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
+)
 
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError
@@ -222,6 +227,15 @@ def test_adapter_with_weights_missing_or_of_another_shape_is_one_clear_error(con
         with pytest.raises(ModelError, match=told) as raised:
             load(adapter)
         assert "\n" not in str(raised.value)
+
+
+def test_base_that_transformers_cannot_classify_with_is_a_clear_error(roles, tmp_path):
+    shape = FalconMambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=1, state_size=4)
+    FalconMambaForCausalLM(shape).save_pretrained(tmp_path / "mamba")
+    rename_base(roles[2], str(tmp_path / "mamba"))
+    base = SharedBase(ModelConfig(source=str(tmp_path / "mamba"), dtype="float32"))
+    with pytest.raises(ModelError, match=r"falcon_mamba\) cannot be a classifier"):
+        base.classifier(roles[2])
 
 
 def test_torn_adapter_is_one_clear_error(config, roles):
