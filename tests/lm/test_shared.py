@@ -233,7 +233,7 @@ def test_base_that_transformers_cannot_classify_with_is_a_clear_error(roles, tmp
     shape = FalconMambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=1, state_size=4)
     FalconMambaForCausalLM(shape).save_pretrained(tmp_path / "mamba")
     rename_base(roles[2], str(tmp_path / "mamba"))
-    base = SharedBase(ModelConfig(source=str(tmp_path / "mamba"), dtype="float32"))
+    base = SharedBase(ModelConfig(source=str(tmp_path / "mamba"), dtype="float32", attention="eager"))
     with pytest.raises(ModelError, match=r"falcon_mamba\) cannot be a classifier"):
         base.classifier(roles[2])
 
