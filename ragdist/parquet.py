@@ -91,8 +91,9 @@ def write(path: Path, table: pa.Table, notes: Mapping[str, float]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             half.replace(path)
-        finally:
+        except BaseException:  # survives nothing: what is half written goes
             half.unlink(missing_ok=True)
+            raise
 
 
 def peek(path: Path) -> tuple[int, str, dict[str, float]]:

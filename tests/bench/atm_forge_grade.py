@@ -1,8 +1,8 @@
-"""Forging and grading of a round: the first half of what `atm_round` measures, from the same run.
+"""Forging and grading of a round: the first half of what `atm_round` measures, which gives this result too.
 
-python -m tests.bench atm_round atm_forge_grade
+python -m tests.bench atm_forge_grade
 """
 
-from tests.bench.atm_round import run
+from tests.bench.atm_round import forge_grade
 
-__all__ = ["run"]
+run = forge_grade

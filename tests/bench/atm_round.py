@@ -44,18 +44,34 @@ def run() -> dict[str, Any]:
         settings = atm_rows.settings(DTYPE)
         atm_rows.prepare(folder, settings)
         theirs = {stage: timed("tests.bench.today", stage, folder) for stages in PHASES.values() for stage in stages}
-        ours = timed("tests.bench.atm_round", "ours", folder)
+        ours = timed("tests.bench.atm_round", "round", folder)
         texts = same_texts(folder)
     table = "; ".join(
         f"{phase} {ours[phase]:.1f} / {sum(theirs[stage]['wall_s'] for stage in stages):.1f}"
         for phase, stages in PHASES.items()
     )
-    kind = str(dtype_of(settings.model)).removeprefix("torch.")
-    rows = f"{atm_rows.QUESTIONS} questions, {atm_rows.SAMPLES} samples of at most {atm_rows.NEW_TOKENS} tokens, {kind}"
+    rows = about(settings)
     return {
         "atm_round": compare(ours, theirs, list(PHASES), f"{rows}; seconds ours / theirs: {table}"),
         "atm_forge_grade": compare(ours, theirs, [FORGE_GRADE], f"{rows}; {texts}"),
     }
+
+
+def forge_grade() -> dict[str, Any]:
+    """{"atm_forge_grade": ...} from a run that ends there."""
+    with tempfile.TemporaryDirectory() as made:
+        folder, settings = Path(made), atm_rows.settings(DTYPE)
+        atm_rows.prepare(folder, settings)
+        theirs = {stage: timed("tests.bench.today", stage, folder) for stage in PHASES[FORGE_GRADE]}
+        ours = timed("tests.bench.atm_round", "half", folder)
+        note = f"{about(settings)}; {same_texts(folder)}"
+    return {"atm_forge_grade": compare(ours, theirs, [FORGE_GRADE], note)}
+
+
+def about(settings: Settings) -> str:
+    """What is forged, in words."""
+    kind = str(dtype_of(settings.model)).removeprefix("torch.")
+    return f"{atm_rows.QUESTIONS} questions, {atm_rows.SAMPLES} samples of at most {atm_rows.NEW_TOKENS} tokens, {kind}"
 
 
 def compare(
@@ -65,7 +81,7 @@ def compare(
     stages = [theirs[stage] for phase in phases for stage in PHASES[phase]]
     mine = sum(ours[phase] for phase in phases)
     work, wall = (sum(stage[key] for stage in stages) for key in ("work_s", "wall_s"))
-    loads = ours["wall_s"] - sum(ours[phase] for phase in PHASES)
+    loads = ours["wall_s"] - sum(ours.get(phase, 0.0) for phase in PHASES)
     return {
         "ratio": round(wall / (mine + loads), 3),
         "ours": round(mine + loads, 2),
@@ -105,8 +121,8 @@ class NoBoard:
         return lambda *_, **__: None
 
 
-def ours(folder: Path) -> dict[str, float]:
-    """Seconds of each phase."""
+def ours(folder: Path, half: bool) -> dict[str, float]:
+    """Seconds of each phase, or of the first alone."""
     from ragdist import track
     from ragdist.journal import Journal
     from ragdist.systems.atm import Game
@@ -118,12 +134,15 @@ def ours(folder: Path) -> dict[str, float]:
         parts = atm_rows.parts(folder, made)
         game = Game(attacker, generator, parts, [], "", Journal(folder / "atm"), made, board)
         game.prepare()
-        game.play(0)
-    return {name: run.seconds[name] for name in PHASES}
+        if half:
+            game.forge_and_grade(0)
+        else:
+            game.play(0)
+    return {name: run.seconds[name] for name in PHASES if name in run.seconds}
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(ours(Path(sys.argv[2]))))
+        print(json.dumps(ours(Path(sys.argv[2]), sys.argv[1] == "half")))
     else:
         print(json.dumps(run(), indent=1))

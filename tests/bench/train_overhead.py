@@ -25,7 +25,7 @@ from ragdist.roles import Lesson
 from tests.bench import doc_rows
 from tests.bench.raft_useful_tokens import BATCH, MODEL, alone, settings
 
-ROWS, TURNS = 32, 3
+ROWS, TURNS = 32, 2
 """Rows of a turn, and turns of each side."""
 
 
