@@ -1,6 +1,6 @@
 """Peak memory of a rank, planned and measured: SmolLM2-135M at ZeRO 0 to 3 with one and two workers, on CPU.
 
-    python -m tests.bench.plan_memory [STAGE-WORKERS ...]      such as 0-1 3-2; none is all, which takes a while
+    python -m tests.bench.plan_memory [STAGE-WORKERS ...]      such as 0-1 3-2; none is all, `page` measures nothing
 
 Each case is `lm.tune` in a process for each rank, over gloo as Ray Train has it: two optimizer steps of two
 microbatches, then the model is saved. Measured is the kernel's own peak (VmHWM, begun anew after the imports) less the
@@ -75,23 +75,20 @@ def run() -> dict[str, Any]:
 
 
 def main(names: list[str]) -> dict[str, Any]:
-    """Measures these cases and writes the page; results of the others stay as they are."""
+    """Measures these cases and writes the page; of the others what was measured stays, and is planned anew."""
     path = RESULTS / "plan.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for name in names:
-        case = CASES[name]
-        ranks = measure(case)
-        measured, planned = max(rank["peak"] for rank in ranks), plan(case)
-        results[name] = {
-            "name": case.name,
-            "planned": round(planned / MIB),
-            "measured": round(measured / MIB),
-            "ratio": round(planned / measured, 3),
-            "imports": round(ranks[0]["imports"] / MIB),
-            "machine": f"{versions()['machine']}, {time.strftime('%Y-%m-%d')}",
-        }
-        print(json.dumps(results[name]), flush=True)
-        path.write_text(json.dumps({name: results[name] for name in CASES if name in results}, indent=1) + "\n")
+    for name in [*names, ""]:
+        if name:
+            ranks = measure(CASES[name])
+            about = {"measured": max(rank["peak"] for rank in ranks), "imports": ranks[0]["imports"]}
+            results[name] = {key: round(size / MIB) for key, size in about.items()}
+            results[name] |= {"machine": f"{versions()['machine']}, {time.strftime('%Y-%m-%d')}"}
+        for case, found in results.items():
+            planned = round(plan(CASES[case]) / MIB)
+            found |= {"name": CASES[case].name, "planned": planned, "ratio": round(planned / found["measured"], 3)}
+        print(json.dumps(results.get(name, {})), flush=True)
+        path.write_text(json.dumps({case: results[case] for case in CASES if case in results}, indent=1) + "\n")
         (RESULTS / "plan.md").write_text(page(results))
     return {name: results[name] for name in names}
 
@@ -197,4 +194,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--rank"]:
         print(json.dumps(rank(Path(sys.argv[2]), Case(*json.loads(sys.argv[3])))))
     else:
-        main(sys.argv[1:] or list(CASES))
+        main([name for name in sys.argv[1:] if name != "page"] if sys.argv[1:] else list(CASES))
