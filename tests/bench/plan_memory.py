@@ -53,7 +53,8 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         more = " checkpointing" * self.checkpointing + f" LoRA {self.lora}" * bool(self.lora)
-        return f"ZeRO {self.stage}, {self.workers} workers, {self.rows} x {self.tokens} tokens{more}"
+        workers = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        return f"ZeRO {self.stage}, {workers}, {self.rows} x {self.tokens} tokens{more}"
 
 
 CASES = {f"{stage}-{workers}": Case(stage, workers) for workers in (1, 2) for stage in range(4)}
@@ -105,12 +106,10 @@ def page(results: dict[str, Any]) -> str:
             numbers = f"{found['planned']:,} | {found['measured']:,} | {found['ratio']:.3f}{verdict}"
             lines.append(f"| {found['name']} | {numbers} |")
     off = [abs(found["ratio"] - 1) for found in results.values()]
-    lines += [
-        "",
-        f"Wanted within {LIMIT:.0%}; the worst is {max(off):.1%} off. Measured is the rank with the most: the",
-    ]
-    lines += ["the kernel's peak since the imports (VmHWM) less the resident memory after them."]
-    lines += [f"Python with its libraries takes {max(found['imports'] for found in results.values())} MiB more.", ""]
+    worst, imports = max(off), max(found["imports"] for found in results.values())
+    lines += ["", f"Wanted within {LIMIT:.0%}; the worst is {worst:.1%} off. Measured is the rank with the most: the"]
+    lines += ["kernel's peak since the imports (VmHWM) less the resident memory after them. Python with its libraries"]
+    lines += [f"takes {imports} MiB more.", ""]
     lines += sorted({found["machine"] for found in results.values()})
     lines.append(f"torch {have['torch']}, deepspeed {have['deepspeed']}, {platform.libc_ver()[1]} glibc")
     return "\n".join(lines) + "\n"
@@ -174,10 +173,12 @@ def rank(folder: Path, case: Case) -> dict[str, int]:
 
     zero.prepare()
     import datasets  # noqa: F401
+    import deepspeed
     import peft  # noqa: F401
     from trl.trainer.sft_trainer import SFTTrainer  # noqa: F401
 
     dist.init_process_group("gloo")
+    deepspeed.init_distributed("gloo", auto_mpi_discovery=False)  # else ZeRO-3 loads as if it were alone
     imports = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the kernel begins its peak anew
     tune.tune(folder / "rows.jsonl", folder / "run", settings(case))
