@@ -22,15 +22,18 @@ from transformers.masking_utils import sdpa_mask
 NAME = "ragdist_by_group"
 
 
-class Roomy(DynamicLayer):
+class Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values of a layer, in tensors with room for more texts' worth of tokens than they hold.
 
     Args:
         room: tokens that will follow the prompts.
     """
 
+    keys: Any
+    values: Any
+
     def __init__(self, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room = room
         self.held: tuple[Tensor, ...] = ()
         """[R, G, T + room, D] each; `keys` and `values` are their beginnings."""

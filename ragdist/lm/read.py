@@ -43,7 +43,7 @@ class ModelReader:
     @torch.inference_mode()
     def _begin(self, examples: Sequence[Example]) -> Layers:
         """Keys and values of the tokens that all prompts begin with (instructions), which are read once."""
-        cache = DynamicCache(config=self.model.config)
+        cache: Any = DynamicCache(config=self.model.config)
         rows = [example.tokens[: example.prompt_tokens - 1] for example in examples]
         # What the first and the last of the sorted rows have in common, all of them have.
         same = [one == other for one, other in zip(min(rows), max(rows), strict=False)] if rows else []

@@ -7,6 +7,7 @@ an earlier run of the same model on this machine measured; without one there is 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import yaml
 
 from ragdist.config import ModelConfig, Settings, TrainConfig
 from ragdist.store import CARD, ROWS
-from ragdist.track import read_json, versions, write_json
+from ragdist.track import read_json, versions
 
 CODECS = "codecs.json"
 """Beside the stages: the fingerprint of each model's tokenizer."""
@@ -171,10 +172,15 @@ def _bounded(settings: Settings) -> Rows:
 
 
 def note_codec(folder: Path, model: ModelConfig, fingerprint: str) -> None:
-    """Remembers the fingerprint of a model's tokenizer, which is in the name of all that is in its tokens."""
+    """Remembers the fingerprint of a model's tokenizer, which is in the name of all that is in its tokens.
+
+    Of two processes that note one at once, the later has the last word; the other model is noted with its next run.
+    """
     known = _codecs(folder)
     if known.get(_named(model)) != fingerprint:
-        write_json(folder / CODECS, known | {_named(model): fingerprint})
+        half = folder / f"{CODECS}.{os.getpid()}"
+        half.write_text(json.dumps(known | {_named(model): fingerprint}))
+        half.replace(folder / CODECS)
 
 
 def _codecs(folder: Path) -> dict[str, str]:
@@ -188,7 +194,8 @@ def _named(model: ModelConfig) -> str:
 def _finished(settings: Settings, stage: str, sources: Sources | None) -> Path | None:
     """The folder of the newest finished stage of this name that these settings would find again."""
     data = Path(settings.run.folder) / "data"
-    cards = sorted(data.glob(f"{stage}-*/{CARD}"), key=lambda path: -path.stat().st_mtime)
+    finished = (card for card in data.glob(f"{stage}-*/{CARD}") if card.parent.suffix != ".tmp")
+    cards = sorted(finished, key=lambda path: -path.stat().st_mtime)
     codec = _codecs(data).get(_named(settings.model), "")
     return next((card.parent for card in cards if _is_of(card.parent, settings, codec, sources)), None)
 

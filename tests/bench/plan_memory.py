@@ -1,6 +1,6 @@
 """Peak memory of a rank, planned and measured: SmolLM2-135M at ZeRO 0 to 3 with one and two workers, on CPU.
 
-    python -m tests.bench.plan_memory [STAGE-WORKERS ...]      such as 0-1 3-2; none is all, which takes a while
+    python -m tests.bench.plan_memory [STAGE-WORKERS ...]      such as 0-1 3-2; none is all, `page` measures nothing
 
 Each case is `lm.tune` in a process for each rank, over gloo as Ray Train has it: two optimizer steps of two
 microbatches, then the model is saved. Measured is the kernel's own peak (VmHWM, begun anew after the imports) less the
@@ -53,7 +53,8 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         more = " checkpointing" * self.checkpointing + f" LoRA {self.lora}" * bool(self.lora)
-        return f"ZeRO {self.stage}, {self.workers} workers, {self.rows} x {self.tokens} tokens{more}"
+        workers = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        return f"ZeRO {self.stage}, {workers}, {self.rows} x {self.tokens} tokens{more}"
 
 
 CASES = {f"{stage}-{workers}": Case(stage, workers) for workers in (1, 2) for stage in range(4)}
@@ -75,23 +76,20 @@ def run() -> dict[str, Any]:
 
 
 def main(names: list[str]) -> dict[str, Any]:
-    """Measures these cases and writes the page; results of the others stay as they are."""
+    """Measures these cases and writes the page; of the others what was measured stays, and is planned anew."""
     path = RESULTS / "plan.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for name in names:
-        case = CASES[name]
-        ranks = measure(case)
-        measured, planned = max(rank["peak"] for rank in ranks), plan(case)
-        results[name] = {
-            "name": case.name,
-            "planned": round(planned / MIB),
-            "measured": round(measured / MIB),
-            "ratio": round(planned / measured, 3),
-            "imports": round(ranks[0]["imports"] / MIB),
-            "machine": f"{versions()['machine']}, {time.strftime('%Y-%m-%d')}",
-        }
-        print(json.dumps(results[name]), flush=True)
-        path.write_text(json.dumps({name: results[name] for name in CASES if name in results}, indent=1) + "\n")
+    for name in [*names, ""]:
+        if name:
+            ranks = measure(CASES[name])
+            about = {"measured": max(rank["peak"] for rank in ranks), "imports": ranks[0]["imports"]}
+            results[name] = {key: round(size / MIB) for key, size in about.items()}
+            results[name] |= {"machine": f"{versions()['machine']}, {time.strftime('%Y-%m-%d')}"}
+        for case, found in results.items():
+            planned = round(plan(CASES[case]) / MIB)
+            found |= {"name": CASES[case].name, "planned": planned, "ratio": round(planned / found["measured"], 3)}
+        print(json.dumps(results.get(name, {})), flush=True)
+        path.write_text(json.dumps({case: results[case] for case in CASES if case in results}, indent=1) + "\n")
         (RESULTS / "plan.md").write_text(page(results))
     return {name: results[name] for name in names}
 
@@ -108,12 +106,10 @@ def page(results: dict[str, Any]) -> str:
             numbers = f"{found['planned']:,} | {found['measured']:,} | {found['ratio']:.3f}{verdict}"
             lines.append(f"| {found['name']} | {numbers} |")
     off = [abs(found["ratio"] - 1) for found in results.values()]
-    lines += [
-        "",
-        f"Wanted within {LIMIT:.0%}; the worst is {max(off):.1%} off. Measured is the rank with the most: the",
-    ]
-    lines += ["the kernel's peak since the imports (VmHWM) less the resident memory after them."]
-    lines += [f"Python with its libraries takes {max(found['imports'] for found in results.values())} MiB more.", ""]
+    worst, imports = max(off), max(found["imports"] for found in results.values())
+    lines += ["", f"Wanted within {LIMIT:.0%}; the worst is {worst:.1%} off. Measured is the rank with the most: the"]
+    lines += ["kernel's peak since the imports (VmHWM) less the resident memory after them. Python with its libraries"]
+    lines += [f"takes {imports} MiB more.", ""]
     lines += sorted({found["machine"] for found in results.values()})
     lines.append(f"torch {have['torch']}, deepspeed {have['deepspeed']}, {platform.libc_ver()[1]} glibc")
     return "\n".join(lines) + "\n"
@@ -177,10 +173,12 @@ def rank(folder: Path, case: Case) -> dict[str, int]:
 
     zero.prepare()
     import datasets  # noqa: F401
+    import deepspeed
     import peft  # noqa: F401
     from trl.trainer.sft_trainer import SFTTrainer  # noqa: F401
 
     dist.init_process_group("gloo")
+    deepspeed.init_distributed("gloo", auto_mpi_discovery=False)  # else ZeRO-3 loads as if it were alone
     imports = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the kernel begins its peak anew
     tune.tune(folder / "rows.jsonl", folder / "run", settings(case))
@@ -197,4 +195,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--rank"]:
         print(json.dumps(rank(Path(sys.argv[2]), Case(*json.loads(sys.argv[3])))))
     else:
-        main(sys.argv[1:] or list(CASES))
+        main([name for name in sys.argv[1:] if name != "page"] if sys.argv[1:] else list(CASES))
