@@ -14,7 +14,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from ragdist.config import Settings
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
 from ragdist.lm.order import training_steps
 from ragdist.lm.tune import request_stop, tune
+from ragdist.roles import Lesson
 from ragdist.signals import stop_on_signal
 from ragdist.store import make_folder
 
@@ -49,7 +50,11 @@ class RayTuner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def tune(self, examples: Path, folder: Path) -> Path:
+    def tune(self, lessons: Sequence[Lesson]) -> list[Path]:
+        """See `roles.Tuner`; in turn."""
+        return [self._tune(lesson.rows, lesson.folder) for lesson in lessons]
+
+    def _tune(self, examples: Path, folder: Path) -> Path:
         """The tuned model's folder; at once where it is already there.
 
         Args:
