@@ -8,6 +8,7 @@ A trial's name follows from its values, so the same sweep finds its trials again
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import itertools
 import json
 import math
@@ -27,6 +28,7 @@ from ragdist.records import as_row
 from ragdist.track import read_json, write_json
 
 TRIALS, TRIAL = "trials", "trial.json"
+OBJECTIVES = {"clean": ("clean",), "attacked": ("attacked",), "both": ("clean", "attacked")}
 RANGE = re.compile(r"([-+.\deE]+)\.\.([-+.\deE]+)(:log)?")
 State = Literal["finished", "stopped", "failed", "begun"]
 Point = dict[str, Any]
@@ -44,6 +46,15 @@ class Range(NamedTuple):
     """Drawn evenly in the logarithm."""
 
 
+class Rung(NamedTuple):
+    """Where a trial is compared with others. Example: Rung(budget=2, share=0.5)."""
+
+    budget: int
+    """In the scheduler's counting: rounds of ATM; for RAFT `sweep.halving` to the power of the rung."""
+    share: float
+    """Of the rounds, or of `train.epochs`; 1 is the whole job."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One run of a sweep, as its folder tells it.
@@ -58,7 +69,7 @@ class Trial:
     """stopped: by the scheduler, the scores are those of the last rung; begun: under way, or its process died."""
     scores: Scores = field(default_factory=dict)
     rungs: tuple[tuple[float, Scores], ...] = ()
-    """What it scored on the way, by budget: share of the training, or rounds."""
+    """What it scored by share of the job."""
     seconds: float = 0.0
     error: str = ""
 
@@ -151,6 +162,26 @@ def points(settings: Settings) -> list[Point]:
     return list({name_of(point): point for point in resolved}.values())
 
 
+def check(job: str, settings: Settings) -> None:
+    """Whether the trials can be judged as `sweep` wants it.
+
+    Raises:
+        ConfigError: a condition is not asked, two objectives for a scheduler, Optuna is not installed.
+    """
+    config = settings.sweep
+    if config.scheduler == "asha" and config.objective == "both":
+        raise ConfigError("sweep.scheduler=asha compares by one number; set sweep.objective=clean or attacked")
+    if config.search == "optuna" and not importlib.util.find_spec("optuna"):
+        raise ConfigError("sweep.search=optuna needs `pip install ragdist[sweeps]`; or set sweep.search=random")
+    asked = {"clean": "oracle", "attacked": "attacked"}
+    for name in OBJECTIVES[config.objective] if job == "raft" else ():
+        if asked[name] not in settings.evaluation.conditions:
+            raise ConfigError(
+                f"sweep.objective={config.objective} judges by the condition {asked[name]}, evaluation.conditions has "
+                f"{', '.join(settings.evaluation.conditions)}; add it there"
+            )
+
+
 def _drawn(over: Mapping[str, tuple[Any, ...] | Range], seed: int, count: int) -> Iterator[Point]:
     for number in range(count):
         point: Point = {}
@@ -208,15 +239,14 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def budgets(job: str, settings: Settings) -> tuple[float, ...]:
-    """What a trial is given before it is compared with others, rung by rung: rounds of ATM, shares of RAFT's training;
-    the last is all."""
+def rungs(job: str, settings: Settings) -> tuple[Rung, ...]:
+    """Where trials are compared with each other; without a scheduler at the end only."""
     config = settings.sweep
     if config.scheduler == "none":
-        return (1.0,)
+        return (Rung(1, 1.0),)
     if job == "atm":
-        return tuple(float(number) for number in range(1, settings.atm.rounds + 1))
-    return tuple(float(config.halving**number) for number in range(config.rungs))
+        return tuple(Rung(played, played / settings.atm.rounds) for played in range(1, settings.atm.rounds + 1))
+    return tuple(Rung(config.halving**n, config.halving ** (n + 1.0 - config.rungs)) for n in range(config.rungs))
 
 
 def read(folder: Path, name: str, values: Point) -> Trial:
@@ -225,8 +255,8 @@ def read(folder: Path, name: str, values: Point) -> Trial:
     if not path.exists():
         return Trial(name=name, values=values)
     row = read_json(path)
-    rungs = tuple((budget, _scores(scores)) for budget, scores in row.pop("rungs"))
-    return Trial(**row | {"rungs": rungs, "scores": _scores(row["scores"])})
+    scored = tuple((share, _scores(scores)) for share, scores in row["rungs"])
+    return Trial(**row | {"rungs": scored, "scores": _scores(row["scores"])})
 
 
 def known(folder: Path) -> list[Trial]:

@@ -27,23 +27,25 @@ MAY = {
     "journal": SHARED | {"roles"},
     "data": SHARED | {"roles"},
     "lm": BASE | {"algo", "roles", "config", "track"},
-    "evaluation": SHARED | {"roles", "data", "parquet"},
+    "trials": SHARED,
+    "evaluation": SHARED | {"roles", "data", "parquet", "trials"},
     "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation"},
     "signals": {"track"},
     "ledger": SHARED | {"signals"},
     "completions": BASE | {"config"},
     "endpoint": SHARED | {"roles", "ledger", "completions"},
     "local": SHARED | {"roles", "lm", "parquet", "steps", "ledger"},
-    "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals"},
+    "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals", "trials"},
     "doctor": {"track"},
     "players": SHARED
     | {"roles", "data", "lm", "local", "cluster", "endpoint", "signals", "systems", "live", "timeline"},
+    "sweeping": SHARED | {"players", "trials", "journal", "evaluation", "systems", "cluster"},
     "runs": SHARED
     | {"players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
-    | {"export", "trackers"},
+    | {"export", "trackers", "sweeping"},
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
-    "cli": SHARED | {"runs", "doctor", "data", "evaluation"},
+    "cli": SHARED | {"runs", "doctor", "data", "evaluation", "trials"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
 NEVER = {"data": {"torch", "ray", "transformers"}, "algo": {"ray"}, "lm": {"ray"}, "systems": {"ray", "torch"}}
