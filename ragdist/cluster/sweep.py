@@ -43,7 +43,7 @@ def run(plan: Plan) -> list[Trial]:
     """
     plan = replace(plan, here=os.getcwd())
     with session.connect(plan.settings.cluster), stop_on_signal(what="trials under way are ended") as stop:
-        plan = replace(plan, settings=_shared_out(plan.settings))
+        plan = replace(plan, settings=shared_out(plan.settings))
         watch = _Watch(plan)
         if watch.waiting or not plan.points:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told of by `watch`
@@ -59,7 +59,7 @@ def run(plan: Plan) -> list[Trial]:
     return watch.ended()
 
 
-def _shared_out(settings: Settings) -> Settings:
+def shared_out(settings: Settings) -> Settings:
     """Settings whose workers take their share of the processors, where several trials run at once."""
     trials_at_once = settings.sweep.concurrent
     if trials_at_once == 1:
@@ -177,10 +177,15 @@ class _Asked(tune.Stopper):
         self.stop = stop
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial by itself."""
         return False
 
     def stop_all(self) -> bool:
+        """Whether it was."""
         return self.stop.is_set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps itself to be restored, which we do from the trials' folders
 
 
 class _Watch(tune.Callback):

@@ -1,7 +1,7 @@
 """What a sweep found: trials that differ in their seed alone are one point, and points are compared.
 
-A point's interval is over its seeds (Student's t, so two seeds say little and the interval shows it); with one seed it
-is the trial's own, over questions. The best points by both objectives are a Pareto front: none is beaten in both.
+A point's interval is over its seeds (Student's t, so two seeds say little and the interval shows it); with one seed, or
+where all scored the same, it is a trial's own, over questions. The best points by both objectives are a Pareto front: none is beaten in both.
 The best is chosen on the questions that it is reported on: of many trials it looks better than it is.
 """
 
@@ -143,7 +143,8 @@ def _tried(group: Sequence[Trial], metric: str) -> Tried | None:
         values=_unseeded(done[0].values),
         seeds=len(done),
         scores={
-            name: over_seeds([mean for mean, *_ in values]) if len(values) > 1 else Interval(*values[0])
+            # Seeds that all score the same say nothing of how far others would be: then it is over questions too.
+            name: over_seeds(means) if len(set(means := [mean for mean, *_ in values])) > 1 else Interval(*values[0])
             for name, values in found.items()
         },
         seconds=sum(trial.seconds for trial in group),
