@@ -111,7 +111,8 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
         return
     with players.road(settings) as road:
         road.make("contexts")
-        road.open_questions("train"), road.open_questions("test")
+        for split in ("train", "test"):
+            road.open_questions(split)
 
 
 def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:

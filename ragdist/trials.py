@@ -30,6 +30,7 @@ from ragdist.track import read_json, write_json
 TRIALS, TRIAL = "trials", "trial.json"
 OBJECTIVES = {"clean": ("clean",), "attacked": ("attacked",), "both": ("clean", "attacked")}
 RANGE = re.compile(r"([-+.\deE]+)\.\.([-+.\deE]+)(:log)?")
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 State = Literal["finished", "stopped", "failed", "begun"]
 Point = dict[str, Any]
 """Values by setting."""
@@ -86,7 +87,7 @@ def load(arguments: Sequence[str]) -> Settings:
         key = key.strip()
         if equals and not key.startswith("sweep.") and not Path(argument).is_file():
             if (several := _several(text)) is not None:
-                plain.append(f"sweep.over={json.dumps({key: several})}")
+                plain.append(f"sweep.over={yaml.safe_dump({key: several}, default_flow_style=True, width=math.inf)}")
                 continue
             fixed.add(key)
         plain.append(argument)
@@ -117,9 +118,10 @@ def dimensions(config: SweepConfig) -> dict[str, tuple[Any, ...] | Range]:
         if key.startswith(("run.", "sweep.", "cluster.")):
             raise ConfigError(f"{key} says where and how trials run, which makes no difference to them; sweep another")
         if isinstance(given, list) and given:
-            found[key] = tuple(given)
+            found[key] = tuple(map(_number, given))
         elif isinstance(given, Mapping) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
-            found[key] = _range(key, Range(**given), config)
+            low, high = float(given["low"]), float(given["high"])
+            found[key] = _range(key, Range(low, high, bool(given.get("log"))), config)
         else:
             raise ConfigError(f"sweep.over has {key}: {given!r}; wanted a list of values, or {{low: .., high: ..}}")
     if not found:
@@ -128,6 +130,11 @@ def dimensions(config: SweepConfig) -> dict[str, tuple[Any, ...] | Range]:
         which = "sweep.search=optuna runs each combination once" if config.search == "optuna" else "seed is swept"
         raise ConfigError(f"{which}, so sweep.seeds={config.seeds} has no meaning; set sweep.seeds=1")
     return found
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-4 for a text, because it has no point."""
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def _range(key: str, given: Range, config: SweepConfig) -> Range:

@@ -117,9 +117,10 @@ def _tuner(plan: Plan, watch: _Watch, stop: threading.Event) -> tune.Tuner:
 
 def _optuna(plan: Plan, metrics: list[str]) -> Any:
     """Optuna's sampler, told of all trials that are there: those that are finished tell again what they told."""
-    from optuna.samplers import TPESampler
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     over = trials.dimensions(plan.settings.sweep)
     known = [point for trial in trials.known(plan.folder) if (point := _encoded(trial.values, over)) is not None]
     seed = plan.settings.seed + len(known)  # else it would draw those again
@@ -127,7 +128,7 @@ def _optuna(plan: Plan, metrics: list[str]) -> Any:
         metric=metrics if len(metrics) > 1 else metrics[0],
         mode=["max"] * len(metrics) if len(metrics) > 1 else "max",
         points_to_evaluate=known[: plan.settings.sweep.samples],
-        sampler=TPESampler(seed=seed),
+        sampler=optuna.samplers.TPESampler(seed=seed),
     )
 
 
@@ -213,7 +214,8 @@ class _Watch(tune.Callback):
 
     def on_trial_recover(self, *_: Any, **info: Any) -> None:
         """A trial failed and is tried again."""
-        track.say(f"trial {self._read(info['trial']).name} failed and is tried again: {_why(info['trial'])}")
+        trial = info["trial"]
+        track.say(f"trial {trials.label(point_of(trial.config, self.plan))} failed and is tried again: {_why(trial)}")
 
     def on_trial_complete(self, *_: Any, **info: Any) -> None:
         """A trial came to its end, or the scheduler stopped it."""
@@ -236,7 +238,8 @@ class _Watch(tune.Callback):
     def _tell(self, trial: Trial) -> None:
         self.done += 1
         metric = self.plan.settings.sweep.metric
-        said = ", ".join(f"{shown} {scores[metric][0]:.2f}" for shown, scores in trial.scores.items())
+        own = {shown: scores for shown, scores in trial.scores.items() if not shown.startswith("base_")}
+        said = ", ".join(f"{shown} {scores[metric][0]:.2f}" for shown, scores in own.items())
         said = {"failed": trial.error, "stopped": f"stopped early, {said}"}.get(trial.state, said)
         track.say(f"{self.done} of {self.total} trials: {trials.label(trial.values)}: {said}; {trial.seconds:.0f} s")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ragdist.config import PromptsConfig
 from ragdist.data.prompts import Shown, prompt, quotes_hold, target
 from ragdist.records import Chunk, Context, Example, Question
-from ragdist.roles import Codec
+from ragdist.roles import Codec, Mapper
 from ragdist.store import CARD, Rows, Stage, Store
 
 Sibling = tuple[Rows[Context], Rows[Example]]
@@ -72,15 +72,17 @@ def siblings(contexts: Rows[Context], stage: Stage, store: Store) -> list[Siblin
 def render(
     shown: Iterable[tuple[Context, Any]],
     kept: Sequence[Sibling],
-    make: Callable[[Iterator[Any]], Iterator[Example]],
+    mapper: Mapper,
+    shared: tuple[Codec, PromptsConfig, int],
     counts: dict[str, Any],
 ) -> Iterator[Example]:
     """A row for each context, taken from a sibling that shows its question with the same chunks in the same order.
 
     Args:
-        shown: contexts, and beside each what `make` needs for it; questions in the order that siblings have them in.
+        shown: contexts, and beside each what `from_row` takes; questions in the order that siblings have them in.
         kept: see `siblings`.
-        make: renders those that no sibling has, as a Mapper does.
+        mapper: renders those that no sibling has.
+        shared: the other arguments of `from_row`.
         counts: `rendered` is how many those were.
     """
     counts["rendered"] = 0
@@ -98,7 +100,7 @@ def render(
                 yield row
 
     finished = [iter(examples) for _, examples in kept]
-    for new in chain(make(missing()), [None]):
+    for new in chain(mapper.map(from_row, missing(), *shared), [None]):
         while origins and (new is None or origins[0][1] >= 0):
             question_id, sibling = origins.popleft()
             yield next(row for row in finished[sibling] if row.id == question_id)

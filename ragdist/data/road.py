@@ -5,7 +5,7 @@
                   `-> asked -> taught (what a teacher writes about the chunks)
 
 Each stage is named by what made it (`store.Stage`), so a change of `contexts.oracle_fraction` makes contexts and
-examples anew and leaves the rest alone: P% is a view. Examples that another P has already are not rendered again.
+examples anew, from those of other P where they are the same, and leaves the rest alone: P% is a view.
 """
 
 from __future__ import annotations
@@ -218,10 +218,7 @@ class Road:
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
             kept = examples.siblings(self.contexts, stage, self.store)
-            make = partial(self.mapper.map, examples.from_row)
-            rows = examples.render(
-                self._shown(counts), kept, lambda some: make(some, self.codec, config, limit), counts
-            )
+            rows = examples.render(self._shown(counts), kept, self.mapper, (self.codec, config, limit), counts)
             yield from track.progress(rows, "training rows", total=len(self.contexts))
 
         return self.store.make(stage, Example, produce)

@@ -1,8 +1,9 @@
 """What a sweep found: trials that differ in their seed alone are one point, and points are compared.
 
 A point's interval is over its seeds (Student's t, so two seeds say little and the interval shows it); with one seed, or
-where all scored the same, it is a trial's own, over questions. The best points by both objectives are a Pareto front: none is beaten in both.
-The best is chosen on the questions that it is reported on: of many trials it looks better than it is.
+where all scored the same, it is a trial's own, over questions. The best points by both objectives are a Pareto front:
+none is beaten in both. The best is chosen on the questions that it is reported on: of many trials it looks better than
+it is.
 """
 
 from __future__ import annotations

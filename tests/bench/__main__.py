@@ -29,6 +29,7 @@ WANTED = {
         0.9,
         "replies per second, 32 calls of 200 ms under way / with a client that costs 0",
     ),
+    "sweep_data": ("at most", 2.0, "rows tokenized for six values of P / for one; teacher calls and searches once"),
     "resume_cost": ("at most", 1.0, "calls paid for by a run killed three times and resumed / by an undisturbed one"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")

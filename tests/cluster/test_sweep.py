@@ -79,6 +79,17 @@ def test_optuna_goes_on_with_the_trials_that_are_there(ray_here, tmp_path, objec
     assert len(tried.seen(tmp_path)) == 4
 
 
+def test_a_stop_ends_trials_under_way_and_the_same_call_goes_on(ray_here, tmp_path):
+    (tmp_path / "driver").write_text(str(os.getpid()))
+    plan = tried.plan(tmp_path, over={"questions.train_rows": [0, 5], "atm.kl_weight": [0.5]})
+    with pytest.raises(Stopped, match="the same command goes on"):
+        sweep.run(plan)
+    assert taken() == []
+    calls = len(tried.seen(tmp_path))
+    assert {trial.state for trial in sweep.run(plan)} == {"finished"}
+    assert len(tried.seen(tmp_path)) == calls + 1
+
+
 def test_two_trials_at_once_share_the_processors(ray_here, tmp_path):
     settings = tried.plan(tmp_path, over={"atm.kl_weight": [0.1, 0.2]}, concurrent=2).settings
     shared = sweep.shared_out(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ def play(seen: Path, settings: Settings, point: Point, share: float) -> Scores:
         os.kill(os.getpid(), signal.SIGKILL)
     if point.get("questions.train_rows") == 4:
         ray.get(placement_group([{"CPU": 2}]).ready())
+    if point.get("questions.train_rows") == 5 and tries == 1:
+        os.kill(int((seen.parent / "driver").read_text()), signal.SIGINT)
+        threading.Event().wait()  # until it is ended
     score = share * (1 - settings.atm.kl_weight)
     both = dict.fromkeys(("em", "f1", "subspan"), (score, score, score))
     return {"clean": both, "attacked": dict.fromkeys(both, (1 - score, 0.0, 1.0))}
