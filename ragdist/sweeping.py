@@ -8,7 +8,7 @@ runs/<sweep>/best.yaml        report.md report.html report.png trials.parquet su
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any
 
 from ragdist import players, track, trials
 from ragdist.config import Settings
-from ragdist.errors import TrainError
+from ragdist.errors import RagdistError, TrainError
 from ragdist.evaluation import sweep as summing
 from ragdist.evaluation import sweep_report
 from ragdist.journal import Journal
 from ragdist.systems import atm, raft
 from ragdist.trials import Point, Scores
+
+PLAYED = "played"
+"""Made when the common game has come to where trials differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,7 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
     with track.open_run(settings, f"sweep-{job}") as run:
         shared = _with(settings, "run", folder=str(parent), name=str(run.folder.relative_to(parent)))
         with track.span("what trials share"):
-            for point in points or [dict.fromkeys(trials.dimensions(settings.sweep))]:
-                if trials.read(run.folder, trials.name_of(point), point).state not in ("finished", "stopped"):
-                    _prepare(job, shared, point, run.folder, begin)
+            _prepare_all(job, shared, points, run.folder, begin)
         with track.span("trials"):
             play_one = partial(play, job, run_job, run.folder)
             ended = run_trials(Plan(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
@@ -94,6 +95,27 @@ def play(
     return summing.scores_of(run.report)
 
 
+def _prepare_all(job: str, shared: Settings, points: Sequence[Point], sweep: Path, begin: Callable[..., None]) -> None:
+    """Prepares every trial that is still to be run. One that cannot be is left to fail by itself.
+
+    Raises:
+        RagdistError: none can.
+    """
+    unknown: Point = dict.fromkeys(trials.dimensions(shared.sweep))
+    waiting = [point for point in points or [unknown] if not trials.is_over(sweep, point)]
+    failed = []
+    for point in waiting:
+        try:
+            _prepare(job, shared, point, sweep, begin)
+        except RagdistError as error:
+            if error.exit_code != 2:
+                raise
+            track.say(f"{trials.label(point)}: {error}")
+            failed.append(error)
+    if failed and len(failed) == len(waiting):
+        raise failed[0]
+
+
 def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Callable[..., None]) -> None:
     """Makes what this trial has in common with others, once: rows, the untuned model's answers, the game's beginning.
 
@@ -106,8 +128,11 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
             raft.before(road, players.opener(settings), sweep, settings)
         return
     folder, until = _begun(sweep, point, settings)
+    if (folder / PLAYED).exists():
+        return
     if until:
         begin(_with(settings, "run", name=str(folder.relative_to(settings.run.folder))), until)
+        (folder / PLAYED).touch()
         return
     with players.road(settings) as road:
         road.make("contexts")
@@ -120,7 +145,8 @@ def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:
     apart = {key: value for key, value in point.items() if not atm.common([key], settings)}
     unknown = any(value is None for value in apart.values())
     until = "" if unknown or len(apart) == len(point) else atm.common(point.keys() - apart.keys(), settings)
-    return sweep / "common" / trials.name_of(apart), until
+    name = f"{until.replace('/', '-')}-{trials.name_of(apart)}"  # games that part later are others
+    return sweep / "common" / name, until
 
 
 def _with(settings: Settings, block: str, **changes: Any) -> Settings:

@@ -266,6 +266,11 @@ def read(folder: Path, name: str, values: Point) -> Trial:
     return Trial(**row | {"rungs": scored, "scores": _scores(row["scores"])})
 
 
+def is_over(folder: Path, point: Point) -> bool:
+    """Whether the trial came to its end, or was stopped by the scheduler."""
+    return read(folder, name_of(point), point).state in ("finished", "stopped")
+
+
 def known(folder: Path) -> list[Trial]:
     """All trials that the sweep's folder holds, by name."""
     found = [read_json(path) for path in sorted((folder / TRIALS).glob(f"*/{TRIAL}"))]

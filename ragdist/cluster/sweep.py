@@ -194,19 +194,16 @@ class _Watch(tune.Callback):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        read = [trials.read(plan.folder, trials.name_of(point), point) for point in plan.points]
-        compared = plan.settings.sweep.scheduler != "none"  # then finished ones tell the scheduler again
-        self.waiting = [n for n, trial in enumerate(read) if compared or trial.state not in ("finished", "stopped")]
-        self.names = [trial.name for trial in read]
-        self.done = len(read) - len(self.waiting)
-        self.total = len(read) or plan.settings.sweep.samples
+        compared = plan.settings.sweep.scheduler != "none"  # then those that are over tell the scheduler again
+        self.waiting = [n for n, p in enumerate(plan.points) if compared or not trials.is_over(plan.folder, p)]
+        self.done = len(plan.points) - len(self.waiting)
+        self.total = len(plan.points) or plan.settings.sweep.samples
 
     def ended(self) -> list[Trial]:
         """All trials of the plan; where Optuna drew, all in the folder."""
         if not self.plan.points:
             return trials.known(self.plan.folder)
-        pairs = zip(self.names, self.plan.points, strict=True)
-        return [trials.read(self.plan.folder, name, point) for name, point in pairs]
+        return [trials.read(self.plan.folder, trials.name_of(point), point) for point in self.plan.points]
 
     def on_trial_start(self, *_: Any, **info: Any) -> None:
         """Says so."""

@@ -1,10 +1,13 @@
 """Trials under Ray Tune: found again, tried again, stopped early; and nothing of them is left on the cluster."""
 
+import os
+
 import pytest
 import ray
 from ray.util.placement_group import placement_group_table
 
 from ragdist.cluster import place, sweep
+from ragdist.errors import Stopped
 from ragdist.trials import label
 from tests.cluster import tried
 
