@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragdist import sweeping, track
+from ragdist import sweeping, track, trials
+from ragdist.errors import DataError
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.report import Cell, Report
 from ragdist.evaluation.sweep import scores_of
@@ -86,3 +87,22 @@ def test_scores_are_intervals_over_questions():
         baseline="", attack_name="", cells=(cell("RAFT", "oracle", 0.5),), attacks=(), changes=(), floor=None
     )
     assert Interval(*scores_of(report)["clean"]["em"]) == report.cells[0].em
+
+
+def test_a_trial_that_cannot_be_prepared_is_left_to_fail_alone_and_a_common_game_is_played_once(settings, tmp_path):
+    played = []
+
+    def begin(settings, until):
+        if settings.contexts.documents == 3:
+            raise DataError("too few documents")
+        folder = track.run_folder(settings, "atm")
+        folder.mkdir(parents=True)
+        played.append((settings.contexts.documents, until, folder.parent.name))
+
+    shared = trials.load(["contexts.documents=2,3", "atm.kl_weight=0,1", f"run.folder={tmp_path}", "run.name=s"])
+    points = trials.points(shared)
+    for _ in range(2):
+        sweeping._prepare_all("atm", shared, points, tmp_path / "s", begin)
+    assert played == [(2, atm.GENERATOR, "common")]
+    with pytest.raises(DataError, match="too few"):
+        sweeping._prepare_all("atm", shared, points[2:], tmp_path / "s", begin)
