@@ -14,7 +14,7 @@ import typer.core
 from rich.console import Console
 from rich.table import Table
 
-from ragdist import loader, runs
+from ragdist import loader, runs, trials
 from ragdist.errors import ConfigError, RagdistError, Stopped
 
 
@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Tune a model.", no_args_is_help=True)
 app.add_typer(train, name="train")
+sweep = typer.Typer(help="Many runs that differ in some settings, and what is best.", no_args_is_help=True)
+app.add_typer(sweep, name="sweep")
 
 Arguments = Annotated[
     list[str] | None, typer.Argument(metavar="[SETTINGS.yaml] [KEY=VALUE]...", help="Settings files and overrides.")
@@ -142,6 +144,24 @@ def plan(
             _print(table)
     for warning in layout.check(made):
         _complain(f"a close call: {warning}")
+
+
+Several = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SETTINGS.yaml] [KEY=V1,V2,...]...", help="Settings files; what is swept has commas."),
+]
+
+
+@sweep.command("raft")
+def sweep_raft(settings: Several = None, as_json: AsJson = False) -> None:
+    """RAFT for each combination of values, as `contexts.oracle_fraction=0,0.2,0.4`. The same command goes on."""
+    _print_sweep(runs.sweep("raft", trials.load(settings or [])), as_json)
+
+
+@sweep.command("atm")
+def sweep_atm(settings: Several = None, as_json: AsJson = False) -> None:
+    """ATM for each combination of values, as `atm.kl_weight=0,0.1,0.2`. The same command goes on."""
+    _print_sweep(runs.sweep("atm", trials.load(settings or [])), as_json)
 
 
 @app.command()
@@ -294,6 +314,16 @@ def _print_run(run: runs.Run, as_json: bool) -> None:
     else:
         _print(report.table(run.report))
     _complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
+
+
+def _print_sweep(swept: Any, as_json: bool) -> None:
+    if as_json:
+        return _print_json(swept.summary)
+    from ragdist.evaluation import sweep_report
+
+    _print(sweep_report.table(swept.report))
+    names = {"best": "best.yaml", "curves": "report.html", "trials": "trials.parquet"}
+    _complain("\n".join(f"{what} {swept.folder / name}" for what, name in names.items()))
 
 
 def _print_exported(made: Any, as_json: bool) -> None:

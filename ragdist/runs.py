@@ -22,11 +22,14 @@ from ragdist.store import Rows
 
 if TYPE_CHECKING:
     from ragdist.data.audit import Audit
+    from ragdist.data.road import Road
     from ragdist.evaluation.arbitration import Worth
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
     from ragdist.plan.layout import Job, Plan
+    from ragdist.sweeping import Swept
+    from ragdist.systems import atm as atm_system
     from ragdist.systems.duet import Answer, Outcome
     from ragdist.timeline import Timeline
 
@@ -76,34 +79,11 @@ def atm(settings: Settings) -> Run:
         RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
     """
     check_plan(settings, "atm")
-    from ragdist import parquet
     from ragdist.export import publish
-    from ragdist.live import Board
-    from ragdist.systems import atm as system
-    from ragdist.timeline import Timeline
     from ragdist.trackers.follow import follow
 
     with track.open_run(settings, "atm") as run, follow(run), players.road(settings) as road:
-        with track.span("road"):
-            road.make("contexts")
-            train, test = road.open_questions("train"), road.open_questions("test")
-            template = road.forgeries.path
-        size = settings.atm.questions_per_microbatch
-        timeline = Timeline(run.folder)
-        try:
-            with Board(settings.atm.rounds, timeline) as board:
-                outcome = system.run(
-                    parquet.split(train, size),
-                    parquet.split(test, size),
-                    test,
-                    template.resolve(),
-                    players.sides(settings, run.folder, timeline, board),
-                    run.folder,
-                    settings,
-                    board,
-                )
-        finally:
-            timeline.close()
+        outcome, timeline = _game(road, run, settings)
         publish(outcome.generator, run.folder / "model", settings)
         return Run(run.folder, run.folder / "model", outcome.report, _conclude_rounds(run, outcome.report, timeline))
 
@@ -187,6 +167,61 @@ def check_plan(settings: Settings, job: Job) -> None:
     made = layout.make(settings, job, None, origins.made_from(settings)) if session.is_open() else plan(settings, job)
     for warning in layout.check(made):
         track.say(f"a close call: {warning}")
+
+
+def sweep(job: str, settings: Settings) -> Swept:
+    """Many runs of a job that differ in the settings of `sweep.over`, and what is best. The same call goes on, and
+    one with more values adds to what is there.
+
+    Args:
+        job: raft or atm.
+        settings: of all runs; `trials.load` reads several values of a setting into `sweep.over`.
+
+    Raises:
+        RagdistError: bad input (exit code 2), no trial that came to its end (1), or a stop request (130).
+    """
+    from ragdist import sweeping
+
+    if job not in ("raft", "atm"):
+        raise ConfigError(f"no sweep of {job!r}; there are `ragdist sweep raft` and `ragdist sweep atm`")
+    return sweeping.sweep(job, settings, raft if job == "raft" else atm, begin_atm)
+
+
+def begin_atm(settings: Settings, until: str) -> None:
+    """The beginning of a game of ATM, up to a phase of its first round, in a run's folder of its own."""
+    with track.open_run(settings, "atm") as run, players.road(settings) as road:
+        _game(road, run, settings, until)
+
+
+def _game(road: Road, run: track.Run, settings: Settings, until: str = "") -> tuple[atm_system.Outcome, Timeline]:
+    """A game of ATM in the run's folder, to its end or up to a phase."""
+    from ragdist import parquet
+    from ragdist.live import Board
+    from ragdist.systems import atm as system
+    from ragdist.timeline import Timeline
+
+    with track.span("road"):
+        road.make("contexts")
+        train, test = road.open_questions("train"), road.open_questions("test")
+        template = road.forgeries.path
+    size = settings.atm.questions_per_microbatch
+    timeline = Timeline(run.folder)
+    try:
+        with Board(settings.atm.rounds, timeline) as board:
+            outcome = system.run(
+                parquet.split(train, size),
+                parquet.split(test, size),
+                test,
+                template.resolve(),
+                players.sides(settings, run.folder, timeline, board),
+                run.folder,
+                settings,
+                board,
+                until,
+            )
+    finally:
+        timeline.close()
+    return outcome, timeline
 
 
 def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:

@@ -33,14 +33,17 @@ Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
+ATM_MAY_CHANGE = (
+    *("run.", "cluster.", "sweep.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
+    *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
+)
 MAY_CHANGE = {
-    "raft": ("run.", "cluster.", "evaluation."),
-    "evaluate": ("run.", "cluster.", "evaluation."),
-    "duet": ("run.", "cluster.", "evaluation.", "duet.arbiter"),
-    "atm": (
-        *("run.", "cluster.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
-        *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
-    ),
+    "raft": ("run.", "cluster.", "evaluation.", "sweep."),
+    "evaluate": ("run.", "cluster.", "evaluation.", "sweep."),
+    "duet": ("run.", "cluster.", "evaluation.", "sweep.", "duet.arbiter"),
+    "atm": ATM_MAY_CHANGE,
+    "sweep-raft": ("run.", "cluster.", "sweep."),
+    "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
 LIBRARIES = (

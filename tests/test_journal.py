@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,24 @@ def test_folder_that_is_a_file_names_the_knob(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"run\.folder"):
         Journal(tmp_path / "file")
+
+
+def test_adopted_phases_are_those_finished_elsewhere_and_not_here(tmp_path):
+    there, here = Journal(tmp_path / "there"), Journal(tmp_path / "here")
+    for name in ("a", "b"):
+        folder = there.folder / "round-0" / name / "model"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(f"there {name}")
+        there.note(f"round-0/{name}", {"steps": [{"loss": 1.0}]})
+    (there.folder / "round-0" / "c").mkdir()  # begun, not finished
+    (here.folder / "round-0" / "a").mkdir(parents=True)
+    (here.folder / "round-0" / "a" / "half").write_text("of a run that was killed")
+    here.note("round-0/b", {"steps": []})
+    here.adopt(there.folder)
+    assert (
+        here.done("round-0/a") and not here.done("round-0/c") and not (here.folder / "round-0" / "a" / "half").exists()
+    )
+    assert here.read("round-0/a") == there.read("round-0/a") and here.read("round-0/b") == {"steps": []}
+    assert (Path(here.model("round-0/a")) / "weights").read_text() == "there a"
+    assert not (here.folder / "round-0" / "b").exists()
+    here.adopt(tmp_path / "nowhere")

@@ -28,7 +28,8 @@ MAY = {
     "data": SHARED | {"roles"},
     "plan": SHARED,
     "lm": BASE | {"algo", "roles", "config", "track", "plan"},
-    "evaluation": SHARED | {"roles", "data", "parquet"},
+    "trials": SHARED,
+    "evaluation": SHARED | {"roles", "data", "parquet", "trials"},
     "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation", "features"},
     "signals": {"track"},
     "ledger": SHARED | {"signals"},
@@ -36,17 +37,18 @@ MAY = {
     "endpoint": SHARED | {"roles", "ledger", "completions"},
     "features": BASE | {"roles", "store", "track"},
     "local": SHARED | {"roles", "lm", "parquet", "steps", "ledger"},
-    "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals"},
+    "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals", "trials"},
     "doctor": {"track"},
     "players": SHARED
     | {"roles", "data", "lm", "local", "cluster", "endpoint", "features", "signals", "systems", "live", "timeline"}
     | {"plan"},
+    "sweeping": SHARED | {"players", "trials", "journal", "evaluation", "systems", "cluster"},
     "runs": SHARED
     | {"players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
-    | {"export", "trackers", "plan"},
+    | {"export", "trackers", "plan", "sweeping"},
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
-    "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan"},
+    "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan", "trials"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
 NEVER = {

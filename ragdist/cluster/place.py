@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import ray
+from ray._private.state import state
+from ray.core.generated import gcs_pb2
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from ragdist import track
 from ragdist.cluster import session
 from ragdist.config import ClusterConfig, Settings, SideConfig
-from ragdist.errors import ConfigError, Stopped
+from ragdist.errors import ConfigError, Stopped, TrainError
 
 SAY_EVERY_S = 30.0
 POLL_S = 0.2
+LEAVE_S = 30.0
+"""Longest wait, in seconds, for processes that were ended to be gone."""
 
 
 def never() -> bool:
@@ -97,4 +103,47 @@ def await_seats(
         if now - said >= SAY_EVERY_S:
             said = now
             track.say(f"waiting for room for {short}; {now - start:.0f} s of at most {cluster.start_timeout_s:.0f}")
+        time.sleep(POLL_S)
+
+
+def tidy() -> list[str]:
+    """Gives back the placement groups of this session whose creator, an actor, is dead. Returns their ids."""
+    left = [group for group in _groups() if group.creator_actor_dead]
+    for group in left:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    if left:
+        track.say(f"gave back {len(left)} placement groups that a trial left behind")
+    return [group.placement_group_id.hex() for group in left]
+
+
+def _groups() -> list[Any]:
+    """The placement groups that actors of this session made and that hold or want seats.
+
+    Ray's public table does not tell who made a group.
+    """
+    kind: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
+    tables = state._connect_and_get_accessor().get_placement_group_table()
+    job = ray.get_runtime_context().get_job_id()
+    removed = kind.PlacementGroupState.Value("REMOVED")
+    return [
+        group
+        for group in map(kind.FromString, tables)
+        if group.state != removed
+        and group.creator_job_id.hex() == job
+        and not ray.ActorID(group.creator_actor_id).is_nil()
+        and not group.is_detached
+    ]
+
+
+def await_leaving() -> None:
+    """Returns when no trial holds a seat.
+
+    Raises:
+        TrainError: one still does after `LEAVE_S`.
+    """
+    end = time.monotonic() + LEAVE_S
+    while left := _groups():
+        tidy()
+        if time.monotonic() > end:
+            raise TrainError(f"{len(left)} placement groups of trials are still there {LEAVE_S:.0f} s after the last")
         time.sleep(POLL_S)

@@ -37,7 +37,8 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         ConfigError: the cluster cannot be reached, or is too small for `cluster.workers`.
     """
     if ray.is_initialized():
-        yield
+        with _environment(_knobs(config)):  # a process of a cluster that was joined has none of them
+            yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     with _environment(_knobs(config)), _joined(address) if address else _started():
@@ -71,6 +72,8 @@ def _knobs(config: ClusterConfig) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
 

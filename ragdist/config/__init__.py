@@ -21,6 +21,7 @@ from ragdist.config.road import (
     RunConfig,
     TeacherConfig,
 )
+from ragdist.config.sweep import SweepConfig
 from ragdist.config.training import (
     AtmConfig,
     ClusterConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "RunConfig",
     "Settings",
     "SideConfig",
+    "SweepConfig",
     "TeacherConfig",
     "TrainConfig",
 ]
@@ -80,6 +82,7 @@ class Settings(Block):
     atm: AtmConfig = AtmConfig()
     attacker: SideConfig = SideConfig(train=TrainConfig(learning_rate=8e-7, weight_decay=1e-4))
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
+    sweep: SweepConfig = SweepConfig()
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:

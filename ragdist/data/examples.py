@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 from ragdist.config import PromptsConfig
 from ragdist.data.prompts import Shown, prompt, quotes_hold, target
-from ragdist.records import Chunk, Example, Question
-from ragdist.roles import Codec
+from ragdist.records import Chunk, Context, Example, Question
+from ragdist.roles import Codec, Mapper
+from ragdist.store import CARD, Rows, Stage, Store
+
+Sibling = tuple[Rows[Context], Rows[Example]]
 
 
 def example(
@@ -36,3 +44,66 @@ def from_row(row: tuple[Question, Sequence[Shown]], codec: Codec, prompts: Promp
 def quotes_valid(question: Question, chunks: Mapping[str, Chunk], prompts: PromptsConfig) -> bool:
     """Whether the target quotes word for word from the oracles; plain answers quote nothing."""
     return prompts.answer == "plain" or quotes_hold(question.reasoning, [chunks[i].text for i in question.oracle_ids])
+
+
+def siblings(contexts: Rows[Context], stage: Stage, store: Store) -> list[Sibling]:
+    """Finished stages that differ from `stage` in the oracle fraction alone: the nearest below, the nearest above.
+
+    What keeps its oracle at a lower P keeps it at every higher one, so these two have all rows of a P between them, and
+    of any number of P each question is rendered twice at most: with its oracle and without.
+    """
+
+    def made_by(card: Mapping[str, Any]) -> list[Any]:
+        settings = {key: value for key, value in card["settings"].items() if key not in ("oracle_fraction", "draw")}
+        return [card["inputs"], card["version"], settings]
+
+    own = contexts.card
+    found: dict[float, Sibling] = {}
+    for path in store.folder.glob(f"contexts-*/{CARD}"):
+        card, other = json.loads(path.read_text()), Rows(path.parent, Context)
+        there = store.find(replace(stage, inputs={**stage.inputs, "contexts": other.fingerprint}), Example)
+        if there and made_by(card) == made_by(own):
+            found[card["settings"]["oracle_fraction"]] = (other, there)
+    here = own["settings"]["oracle_fraction"]
+    below, above = [p for p in found if p <= here], [p for p in found if p > here]
+    return [found[p] for p in (*sorted(below)[-1:], *sorted(above)[:1])]
+
+
+def render(
+    shown: Iterable[tuple[Context, Any]],
+    kept: Sequence[Sibling],
+    mapper: Mapper,
+    shared: tuple[Codec, PromptsConfig, int],
+    counts: dict[str, Any],
+) -> Iterator[Example]:
+    """A row for each context, taken from a sibling that shows its question with the same chunks in the same order.
+
+    Args:
+        shown: contexts, and beside each what `from_row` takes; questions in the order that siblings have them in.
+        kept: see `siblings`.
+        mapper: renders those that no sibling has.
+        shared: the other arguments of `from_row`.
+        counts: `rendered` is how many those were.
+    """
+    counts["rendered"] = 0
+    origins: deque[tuple[str, int]] = deque()
+    """(question, which sibling) of rows that were asked for and not yet given out; -1 is none. Texts stay on disk."""
+
+    def missing() -> Iterator[Any]:
+        others = [iter(contexts) for contexts, _ in kept]
+        for context, row in shown:
+            found = (next(other for other in rows if other.question_id == context.question_id) for rows in others)
+            same = [n for n, other in enumerate(found) if other.chunk_ids == context.chunk_ids]
+            origins.append((context.question_id, (*same, -1)[0]))
+            if not same:
+                counts["rendered"] += 1
+                yield row
+
+    finished = [iter(examples) for _, examples in kept]
+    for new in chain(mapper.map(from_row, missing(), *shared), [None]):
+        while origins and (new is None or origins[0][1] >= 0):
+            question_id, sibling = origins.popleft()
+            yield next(row for row in finished[sibling] if row.id == question_id)
+        if new is not None:
+            origins.popleft()
+            yield new

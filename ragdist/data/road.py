@@ -5,7 +5,7 @@
                   `-> asked -> taught (what a teacher writes about the chunks)
 
 Each stage is named by what made it (`store.Stage`), so a change of `contexts.oracle_fraction` makes contexts and
-examples anew and leaves the rest alone: P% is a view.
+examples anew, from those of other P where they are the same, and leaves the rest alone: P% is a view.
 """
 
 from __future__ import annotations
@@ -214,12 +214,14 @@ class Road:
         config, limit = self.settings.prompts, self.settings.model.max_tokens
         inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
+        stage = Stage("examples", inputs, settings)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
-            rows = self.mapper.map(examples.from_row, self._shown(counts), self.codec, config, limit)
+            kept = examples.siblings(self.contexts, stage, self.store)
+            rows = examples.render(self._shown(counts), kept, self.mapper, (self.codec, config, limit), counts)
             yield from track.progress(rows, "training rows", total=len(self.contexts))
 
-        return self.store.make(Stage("examples", inputs, settings), Example, produce)
+        return self.store.make(stage, Example, produce)
 
     def open_questions(self, split: Split) -> Rows[OpenQuestion]:
         """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
@@ -253,8 +255,8 @@ class Road:
         config, made_by = self.settings.retrieval, self.chunks.fingerprint
         return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
 
-    def _shown(self, counts: dict[str, Any]) -> Iterator[tuple[Question, tuple[Chunk, ...]]]:
-        """Each training question with its documents, less those whose quotes do not hold."""
+    def _shown(self, counts: dict[str, Any]) -> Iterator[tuple[Context, tuple[Question, tuple[Chunk, ...]]]]:
+        """Each context with its question and documents, less those whose quotes do not hold."""
         by_id = self.chunk_by_id
         by_question = {question.id: question for question in self.questions if question.split == "train"}
         counts["invalid_quotes"] = 0
@@ -264,7 +266,7 @@ class Road:
                 counts["invalid_quotes"] += 1
                 if self.settings.prompts.invalid_quotes == "drop":
                     continue
-            yield question, tuple(by_id[i] for i in context.chunk_ids)
+            yield context, (question, tuple(by_id[i] for i in context.chunk_ids))
 
     # Sources: what differs between API documentation, question files and a folder of documents.
 

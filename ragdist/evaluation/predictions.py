@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragdist.config import Condition
+from ragdist.config import Condition, Settings
 from ragdist.data import prompts
 from ragdist.data.matching import Form
 from ragdist.evaluation import answers
@@ -123,6 +123,24 @@ def fingerprint(asked: Sequence[Case], questions: Mapping[str, Question], settin
     return digest.hexdigest()[:16]
 
 
+def made_of(
+    label: str, sources: Sequence[str], cases: Sequence[Case], questions: Collection[Question], settings: Settings
+) -> str:
+    """16 hexadecimal digits of all that the predictions of `evaluate` depend on."""
+    reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
+    # What was asked before there was a choice of forms is not asked anew.
+    form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
+    asked_of = {question.id: question for question in questions}
+    return fingerprint(cases, asked_of, [label, weights(sources, settings), limit, reasoned, *form])
+
+
+def weights(sources: Sequence[str], settings: Settings) -> list[object]:
+    """What tells a model from others: its sources, how it is held, and for folders when their files were written."""
+    files = [file for source in sources if Path(source).is_dir() for file in sorted(Path(source).glob("*.safetensors"))]
+    written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [*sources, settings.model.model_dump(mode="json"), written]
+
+
 class Journal:
     """Rows of JSON appended as they come; the same fingerprint finds them again after a kill, another starts anew.
 
@@ -161,6 +179,12 @@ class Journal:
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         self._file.flush()
+
+
+def kept_rows(path: Path, fingerprint: str) -> list[dict[str, Any]]:
+    """The rows of a Journal of this fingerprint; none where there is another, or no file."""
+    head, *rows = _whole_lines(path)[0] or [{}]
+    return rows if head == {"fingerprint": fingerprint} else []
 
 
 def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,12 +25,13 @@ from ragdist.evaluation import answers
 from ragdist.evaluation.answers import LABELS, Tally
 from ragdist.evaluation.apicalls import Judge
 from ragdist.evaluation.intervals import Interval, difference, interval, verdict
-from ragdist.evaluation.predictions import Case, Journal, Prediction, fingerprint, judge
+from ragdist.evaluation.predictions import Case, Journal, Prediction, judge, kept_rows, made_of
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change, Floor, Metric, Report
 from ragdist.records import Candidates, Chunk, Example, Forgery, Hit, Question, as_row, from_row
 from ragdist.roles import Codec, Reader, Retriever, Writer
 
 RIGHT_OR_WRONG: tuple[Metric, ...] = ("em", "subspan")
+PERPLEXITY = ".perplexity.jsonl"
 Group = dict[str, Prediction]
 """Predictions of one model under one condition, by question id."""
 
@@ -91,7 +92,7 @@ def evaluate(
     writer: Writer,
     reader: Reader | None,
     cases: Sequence[Case],
-    questions: Iterable[Question],
+    questions: Collection[Question],
     folder: Path,
     settings: Settings,
 ) -> list[Prediction]:
@@ -116,9 +117,8 @@ def evaluate(
     asked_of = {question.id: question for question in questions}
     reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
     form = settings.evaluation.normalise
-    scored_by = [form] if form != "squad" else []  # what was asked before there was a choice is not asked anew
-    made_by = fingerprint(cases, asked_of, [label, weights(sources, settings), limit, reasoned, *scored_by])
-    path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
+    made_by = made_of(label, sources, cases, questions, settings)
+    path = _path(folder, label)
     with Journal(path, made_by) as journal, track.Bar(f"asking {label}", len(cases), "prompts") as bar:
         done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
         tally = Tally.of(row.score for row in done.values())
@@ -133,8 +133,31 @@ def evaluate(
             bar.advance(len(new), f"EM {tally.mean.em:.2f}, Subspan EM {tally.mean.subspan:.2f}")
     if reader is None or not settings.evaluation.perplexity:
         return [done[case.id] for case in cases]
-    read = _perplexities(label, reader, cases, path.with_suffix(".perplexity.jsonl"), made_by)
+    read = _perplexities(label, reader, cases, path.with_suffix(PERPLEXITY), made_by)
     return [replace(done[case.id], perplexity=read[case.id]) for case in cases]
+
+
+def kept(
+    label: str,
+    sources: Sequence[str],
+    cases: Sequence[Case],
+    questions: Collection[Question],
+    folder: Path,
+    settings: Settings,
+) -> list[Prediction] | None:
+    """What an earlier `evaluate` left, if nothing is missing; then no model needs to be loaded."""
+    made_by, path = made_of(label, sources, cases, questions, settings), _path(folder, label)
+    done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in kept_rows(path, made_by)}
+    read: dict[str, float | None] = {case.id: None for case in cases}
+    if settings.evaluation.perplexity:
+        read = {row["case"]: row["perplexity"] for row in kept_rows(path.with_suffix(PERPLEXITY), made_by)}
+    if any(case.id not in done or case.id not in read for case in cases):
+        return None
+    return [replace(done[case.id], perplexity=read[case.id]) for case in cases]
+
+
+def _path(folder: Path, label: str) -> Path:
+    return folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
 
 
 def _allowed(condition: Condition, question: Question, forged: Sequence[Forgery]) -> bool:
@@ -187,13 +210,6 @@ def _case(
         prompt=prompt,
         answer=answer,
     )
-
-
-def weights(sources: Sequence[str], settings: Settings) -> list[object]:
-    """What tells a model from others: its sources, how it is held, and for folders when their files were written."""
-    files = [file for source in sources if Path(source).is_dir() for file in sorted(Path(source).glob("*.safetensors"))]
-    written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return [*sources, settings.model.model_dump(mode="json"), written]
 
 
 def _perplexities(label: str, reader: Reader, asked: Sequence[Case], path: Path, made_by: str) -> dict[str, float]:

@@ -19,8 +19,7 @@ from ragdist.algo.arbiter import prefers_reciter
 from ragdist.config import Settings
 from ragdist.data import disputes, prompts
 from ragdist.data.disputes import Dispute
-from ragdist.evaluation.predictions import Journal
-from ragdist.evaluation.robustness import weights
+from ragdist.evaluation.predictions import Journal, weights
 from ragdist.records import Request, Verdict, content_id
 from ragdist.roles import Codec, Pair, Scorer, Teacher, Writer
 

@@ -45,6 +45,9 @@ class Start(NamedTuple):
     version: int
 
 
+ATTACKER, GENERATOR = "round-0/attacker", "round-0/generator"
+MITO_ALONE = {"atm.kl_weight", "atm.kl_direction", "atm.detach_clean", "atm.reduction"}
+"""Settings that nothing reads before the generator learns."""
 OpenSides = Callable[[Start, Start], AbstractContextManager[tuple[Side, Side]]]
 """Seats attacker and generator for as long as the block lasts."""
 
@@ -68,6 +71,7 @@ def run(
     folder: Path,
     settings: Settings,
     board: Board,
+    until: str = "",
 ) -> Outcome:
     """Plays `atm.rounds` rounds; what an earlier call finished in `folder` is gone on with.
 
@@ -80,6 +84,7 @@ def run(
         folder: the run's folder, seen by all ranks.
         settings: all settings.
         board: shows how it goes.
+        until: a phase of the first round that is not played any more, see `common`; empty plays to the end.
 
     Raises:
         RagdistError: bad input, a stop request, or a side that failed too often; what is finished stays.
@@ -90,11 +95,30 @@ def run(
     with open_sides(starts["attacker"], starts["generator"]) as (attacker, generator):
         game = Game(attacker, generator, list(train), list(test), str(template), journal, settings, board)
         game.prepare()
-        for number in range(settings.atm.rounds):
-            game.play(number)
+        if until:
+            game.play(0, until)
+        else:
+            for number in range(settings.atm.rounds):
+                game.play(number)
     models = {side: Path(_start(side, phases, journal, settings).source) for side, phases in learned.items()}
     report = rounds.summarise(journal.folder / "test", settings, questions)
     return Outcome(models["generator"], models["attacker"], report)
+
+
+def common(keys: Iterable[str], settings: Settings) -> str:
+    """The phase of the first round up to which games that differ in these settings alone are one game; empty: none.
+
+    So a sweep over `atm.kl_weight` forges, grades and lets the attacker learn once for all its weights.
+    """
+    first: list[str] = []
+    for key in keys:
+        if key in MITO_ALONE or (key.startswith("generator.train.") and not settings.atm.first_tuning):
+            first.append(GENERATOR)
+        elif key == "atm.dpo_beta" or (key.startswith("attacker.train.") and settings.atm.attacker_warmup == "none"):
+            first.append(ATTACKER)
+        elif key != "atm.rounds":
+            return ""
+    return ATTACKER if ATTACKER in first else GENERATOR
 
 
 def _learned(side: str, journal: Journal, settings: Settings) -> list[str]:
@@ -135,13 +159,15 @@ class Game:
         self.forge_held_out(0)
         self.judge(0)
 
-    def play(self, number: int) -> None:
-        """Round `number`: A and G of that version enter, both leave one version newer."""
+    def play(self, number: int, until: str = "") -> None:
+        """Round `number`: A and G of that version enter, both leave one version newer, or it ends before `until`."""
         atm, here = self.settings.atm, f"round-{number}"
         forged, graded = self.forge_and_grade(number)
         pairs = self._each(
             self.attacker, lists.preferences, f"{here}/pairs", _zip(self.train, forged, graded), number, self.settings
         )
+        if until == f"{here}/attacker":
+            return
         dpo = partial(preference.dpo, beta=atm.dpo_beta)
         self._learn(self.attacker, dpo, pairs, f"{here}/attacker", prepare=preference.reference)
         self.forge_held_out(number + 1)
@@ -150,6 +176,8 @@ class Game:
         rows = self._each(
             self.generator, lists.attacked_lists, f"{here}/lists", _zip(self.train, again), number, self.settings
         )
+        if until == f"{here}/generator":
+            return
         self._learn(self.generator, mito(self.settings), rows, f"{here}/generator")
         self.judge(number + 1)
 

@@ -52,7 +52,7 @@ from ragdist.systems.arbiters import (
 )
 from ragdist.track import span
 
-BASE, DSF, RECITER, DISCOVERER = "base", "DSF", "reciter", "discoverer"
+DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
 BOTH: tuple[Condition, Condition] = ("closed_book", "retrieved")
 """How the questions are asked that the arbiters learn from."""
 SCORERS: tuple[Kind, ...] = ("alignment", "features")
@@ -106,8 +106,7 @@ def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
     with span("road"):
         lessons = duet.lessons()
         tests = raft.test_questions(road)
-    base = {BASE: settings.model.source} if settings.evaluation.before else {}
-    asked = raft.evaluate(road, base, cast.open_model, folder, settings)
+    asked = raft.before(road, cast.open_model, folder, settings)
     with span("train reciter and discoverer"):
         models = dict(zip([lesson.name for lesson in lessons], cast.tuner.tune(lessons), strict=True))
     plain = {name: str(path) for name, path in models.items() if name == DSF}

@@ -13,6 +13,7 @@ stand beside it, when forgeries agree against it? Each is a condition, asked bef
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,16 +22,17 @@ from pathlib import Path
 from ragdist.config import Settings
 from ragdist.data import apidocs
 from ragdist.data.road import Road
-from ragdist.evaluation import apicalls, robustness
+from ragdist.evaluation import apicalls, predictions, robustness
 from ragdist.evaluation.predictions import Case, Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Question
 from ragdist.roles import Lesson, Reader, Tuner, Writer
+from ragdist.store import Stage, make_folder
 from ragdist.track import span
 
 OpenModel = Callable[[str], AbstractContextManager[tuple[Writer, Reader]]]
 """Loads the model at a source for as long as the block lasts."""
-BASE, TUNED = "base", "RAFT"
+BASE, TUNED, EVALUATION = "base", "RAFT", "evaluation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,29 @@ def run(road: Road, tuner: Tuner, open_model: OpenModel, folder: Path, settings:
     """
     with span("road"):
         road.make("examples")
-    models = {BASE: settings.model.source} if settings.evaluation.before else {}
-    asked = evaluate(road, models, open_model, folder, settings)
+    asked = before(road, open_model, folder, settings)
     with span("train"):
         (tuned,) = tuner.tune([Lesson(TUNED, road.examples.path, folder, settings.train)])
     asked |= evaluate(road, {TUNED: str(tuned)}, open_model, folder, settings)
     return Outcome(tuned, report(road, asked, settings))
+
+
+def before(road: Road, open_model: OpenModel, folder: Path, settings: Settings) -> dict[str, list[Prediction]]:
+    """The untuned model's answers, asked once for all runs with these prompts, whatever they tune; a copy in `folder`.
+
+    Nothing where `evaluation.before` is off.
+    """
+    if not settings.evaluation.before:
+        return {}
+    source, tests = settings.model.source, test_questions(road)
+    every = list(cases(road, tests, settings))
+    stage = Stage("answers", {"base": predictions.made_of(BASE, [source], every, tests, settings)})
+    shared = road.store.path(stage)
+    with road.store.holding(stage):
+        answers = _asked(BASE, source, every, tests, open_model, shared, settings)
+    for file in shared.iterdir():
+        shutil.copyfile(file, make_folder(folder / EVALUATION) / file.name)
+    return {BASE: answers}
 
 
 def evaluate(
@@ -70,16 +89,11 @@ def evaluate(
 ) -> dict[str, list[Prediction]]:
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
     tests = test_questions(road)
-    if not models:
-        return {}
-    asked = {}
-    every = list(cases(road, tests, settings))
-    for label, source in models.items():
-        with span(f"evaluate {label}"), open_model(source) as (writer, reader):
-            asked[label] = robustness.evaluate(
-                label, [source], writer, reader, every, tests, folder / "evaluation", settings
-            )
-    return asked
+    every = list(cases(road, tests, settings)) if models else []
+    return {
+        label: _asked(label, source, every, tests, open_model, folder / EVALUATION, settings)
+        for label, source in models.items()
+    }
 
 
 def cases(road: Road, questions: Sequence[Question], settings: Settings) -> Iterator[Case]:
@@ -93,6 +107,22 @@ def cases(road: Road, questions: Sequence[Question], settings: Settings) -> Iter
         road.codec,
         settings,
     )
+
+
+def _asked(
+    label: str,
+    source: str,
+    every: list[Case],
+    tests: list[Question],
+    open_model: OpenModel,
+    folder: Path,
+    settings: Settings,
+) -> list[Prediction]:
+    with span(f"evaluate {label}"):
+        if (kept := robustness.kept(label, [source], every, tests, folder, settings)) is not None:
+            return kept
+        with open_model(source) as (writer, reader):
+            return robustness.evaluate(label, [source], writer, reader, every, tests, folder, settings)
 
 
 def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -> Report:

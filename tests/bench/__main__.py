@@ -34,6 +34,7 @@ WANTED = {
         1.15,
         "planned / measured peak memory of a rank, or the other way round: the worst case",
     ),
+    "sweep_data": ("at most", 2.0, "rows tokenized for six values of P / for one; teacher calls and searches once"),
     "resume_cost": ("at most", 1.0, "calls paid for by a run killed three times and resumed / by an undisturbed one"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")

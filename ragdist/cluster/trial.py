@@ -1,0 +1,113 @@
+"""One trial of a sweep, in a process of its own: the ordinary job, rung by rung.
+
+What it scored is in its folder before Tune hears of it, so a trial that is done tells again and runs nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from ragdist import trials
+from ragdist.cluster import session
+from ragdist.cluster.workers import log_to
+from ragdist.config import Settings
+from ragdist.errors import DataError, RagdistError
+from ragdist.store import make_folder
+from ragdist.trials import Point, Range, Rung, Scores, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all trials share."""
+
+    settings: Settings
+    """Those of the sweep, with the name and the absolute folder of its run."""
+    folder: Path
+    """The sweep's; seen by all machines."""
+    play: Callable[[Settings, Point, float], Scores]
+    """`play(settings of the trial, its values, share of its training)` in the trial's process; pickles by name."""
+    rungs: tuple[Rung, ...]
+    points: tuple[Point, ...]
+    """What is tried; empty where Optuna draws."""
+    here: str = ""
+    """The driver's working directory, which paths in settings start from."""
+
+
+def point_of(config: dict[str, Any], plan: Plan) -> Point:
+    """What Tune's configuration of a trial stands for."""
+    if plan.points:
+        number: int = config["number"]
+        return plan.points[number]
+    over = trials.dimensions(plan.settings.sweep)
+    drawn = {key: given if isinstance(over[key], Range) else over[key][given] for key, given in config.items()}
+    return trials.canonical(plan.settings, drawn)
+
+
+def work(config: dict[str, Any], plan: Plan) -> None:
+    """What a trial's process runs: the job, rung by rung; reports what each scored."""
+    point = point_of(config, plan)
+    name = trials.name_of(point)
+    folder = make_folder(plan.folder / trials.TRIALS / name)
+    if Path(plan.here).is_dir():
+        os.chdir(plan.here)
+    with _alone(folder), log_to(folder / "trial.log"), session.connect(plan.settings.cluster):
+        torch.set_num_threads(_threads(plan.settings))
+        trial = trials.read(plan.folder, name, point)
+        if trial.state != "finished":
+            trial = replace(trial, state="begun", error="")
+            trials.note(plan.folder, trial)
+        start = time.monotonic() - trial.seconds
+        done = dict(trial.rungs)
+        for rung in plan.rungs:
+            if rung.share not in done:
+                try:
+                    done[rung.share] = _scored(plan, trial, rung)
+                except RagdistError as error:
+                    if error.exit_code != 2:
+                        raise
+                    trials.note(plan.folder, replace(trial, state="failed", error=str(error)))
+                    return  # bad input: it would only come again
+                seconds = round(time.monotonic() - start, 1)
+                trial = replace(trial, rungs=tuple(done.items()), seconds=seconds)
+            state: trials.State = "finished" if rung.share == 1 else "begun"
+            trials.note(plan.folder, replace(trial, state=state, scores=done[rung.share]))
+            means = {shown: scores[plan.settings.sweep.metric][0] for shown, scores in done[rung.share].items()}
+            tune.report({**means, "budget": rung.budget})
+
+
+def _scored(plan: Plan, trial: Trial, rung: Rung) -> Scores:
+    scores = plan.play(_settings_of(plan, trial), trial.values, rung.share)
+    for name in trials.OBJECTIVES[plan.settings.sweep.objective]:
+        if name not in scores:
+            raise DataError(f"no question could be asked under the {name} list; set sweep.objective to the other")
+    return scores
+
+
+def _settings_of(plan: Plan, trial: Trial) -> Settings:
+    found = trials.at(plan.settings, trial.values)
+    name = f"{plan.settings.run.name}/{trials.TRIALS}/{trial.name}"
+    return found.model_copy(update={"run": found.run.model_copy(update={"name": name})})
+
+
+def _threads(settings: Settings) -> int:
+    """Processors that a trial may use in its own process, while its workers rest."""
+    cluster = settings.cluster
+    return max(1, int(session.worker_cpus(cluster) * cluster.workers))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process a trial: a search may draw the same point twice, and the second then finds it finished."""
+    with (folder / ".trial.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

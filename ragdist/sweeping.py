@@ -1,0 +1,154 @@
+"""A sweep from its settings to its report: what trials share is made once, here; then they run, each an ordinary job.
+
+runs/<sweep>/trials/NAME/     one trial: the run's folder of its job, with trial.json and trial.log
+runs/<sweep>/common/NAME/     ATM: the game up to where the trials differ
+runs/<sweep>/best.yaml        report.md report.html report.png trials.parquet summary.json front/
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ragdist import players, track, trials
+from ragdist.config import Settings
+from ragdist.errors import RagdistError, TrainError
+from ragdist.evaluation import sweep as summing
+from ragdist.evaluation import sweep_report
+from ragdist.journal import Journal
+from ragdist.systems import atm, raft
+from ragdist.trials import Point, Scores
+
+PLAYED = "played"
+"""Made when the common game has come to where trials differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A finished sweep."""
+
+    folder: Path
+    """Holds best.yaml, trials.parquet and the reports."""
+    report: summing.Sweep
+    summary: dict[str, Any]
+    """What summary.json holds: points, the front, the best, trials."""
+
+
+def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begin: Callable[..., None]) -> Swept:
+    """See `runs.sweep`.
+
+    Args:
+        job: raft or atm.
+        settings: of all trials, and `sweep`.
+        run_job: `runs.raft` or `runs.atm`; pickles by name.
+        begin: `runs.begin_atm`.
+    """
+    from ragdist.cluster.sweep import run as run_trials
+    from ragdist.cluster.trial import Plan
+
+    trials.check(job, settings)
+    points = trials.points(settings)
+    parent = Path(settings.run.folder).resolve()
+    with track.open_run(settings, f"sweep-{job}") as run:
+        shared = _with(settings, "run", folder=str(parent), name=str(run.folder.relative_to(parent)))
+        with track.span("what trials share"):
+            _prepare_all(job, shared, points, run.folder, begin)
+        with track.span("trials"):
+            play_one = partial(play, job, run_job, run.folder)
+            ended = run_trials(Plan(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
+        found = summing.summarise(job, ended, settings.sweep)
+        summary = sweep_report.write(found, settings, run.folder)
+        run.write_json("summary.json", summary)
+        if not found.best:
+            raise TrainError(f"no trial came to its end; what each died of is in {run.folder / 'report.md'}")
+        return Swept(run.folder, found, summary)
+
+
+def play(
+    job: str, run_job: Callable[[Settings], Any], sweep: Path, settings: Settings, point: Point, share: float
+) -> Scores:
+    """What a trial scores on a share of its training, in this process.
+
+    Args:
+        job: raft or atm.
+        run_job: runs it.
+        sweep: the sweep's folder.
+        settings: the trial's, with the name of its run.
+        point: what they have of their own.
+        share: of the epochs or rounds; each but the whole has a run's folder below the trial's.
+    """
+    trial = track.run_folder(settings, job)
+    if share < 1:
+        settings = _with(settings, "run", name=f"{settings.run.name}/share-{share:.3g}")
+    if job == "raft":
+        run = run_job(_with(settings, "train", epochs=settings.train.epochs * share))
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # to go on from, and it is at its end
+    else:
+        journal = Journal(track.run_folder(settings, job) / "atm")
+        for begun in (_begun(sweep, point, settings)[0], *sorted(trial.glob("share-*"))):
+            journal.adopt(begun / "atm")
+        run = run_job(_with(settings, "atm", rounds=max(1, round(settings.atm.rounds * share))))
+    return summing.scores_of(run.report)
+
+
+def _prepare_all(job: str, shared: Settings, points: Sequence[Point], sweep: Path, begin: Callable[..., None]) -> None:
+    """Prepares every trial that is still to be run. One that cannot be is left to fail by itself.
+
+    Raises:
+        RagdistError: none can.
+    """
+    unknown: Point = dict.fromkeys(trials.dimensions(shared.sweep))
+    waiting = [point for point in points or [unknown] if not trials.is_over(sweep, point)]
+    failed = []
+    for point in waiting:
+        try:
+            _prepare(job, shared, point, sweep, begin)
+        except RagdistError as error:
+            if error.exit_code != 2:
+                raise
+            track.say(f"{trials.label(point)}: {error}")
+            failed.append(error)
+    if failed and len(failed) == len(waiting):
+        raise failed[0]
+
+
+def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Callable[..., None]) -> None:
+    """Makes what this trial has in common with others, once: rows, the untuned model's answers, the game's beginning.
+
+    A point without values is for all those that are not known yet.
+    """
+    settings = trials.at(shared, {key: value for key, value in point.items() if value is not None})
+    if job == "raft":
+        with players.road(settings) as road:
+            road.make("examples")
+            raft.before(road, players.opener(settings), sweep, settings)
+        return
+    folder, until = _begun(sweep, point, settings)
+    if (folder / PLAYED).exists():
+        return
+    if until:
+        begin(_with(settings, "run", name=str(folder.relative_to(settings.run.folder))), until)
+        (folder / PLAYED).touch()
+        return
+    with players.road(settings) as road:
+        road.make("contexts")
+        for split in ("train", "test"):
+            road.open_questions(split)
+
+
+def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:
+    """Where the game lies that a trial of ATM begins with, and the phase that is its own; empty: the first."""
+    apart = {key: value for key, value in point.items() if not atm.common([key], settings)}
+    unknown = any(value is None for value in apart.values())
+    until = "" if unknown or len(apart) == len(point) else atm.common(point.keys() - apart.keys(), settings)
+    name = f"{until.replace('/', '-')}-{trials.name_of(apart)}"  # games that part later are others
+    return sweep / "common" / name, until
+
+
+def _with(settings: Settings, block: str, **changes: Any) -> Settings:
+    """The settings with some values of a block changed."""
+    return settings.model_copy(update={block: getattr(settings, block).model_copy(update=changes)})
