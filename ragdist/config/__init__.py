@@ -55,10 +55,28 @@ __all__ = [
     "SweepConfig",
     "TeacherConfig",
     "TrainConfig",
+    "uneven",
 ]
 
 DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 """Those of `duet` that are tuned."""
+
+
+def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
+    """Why a step cannot be divided evenly; empty where it can.
+
+    Args:
+        prefix: of the settings in `train`.
+        train: how many rows a step and a microbatch have.
+        owner: the block with the number of workers.
+        workers: that share each step.
+    """
+    if not train.examples_per_step % (train.microbatch * workers):
+        return ""
+    return (
+        f"{prefix}.examples_per_step={train.examples_per_step} must be a multiple of "
+        f"{prefix}.microbatch * {owner}.workers = {train.microbatch} * {workers}; change one of the three"
+    )
 
 
 class Settings(Block):
@@ -87,17 +105,12 @@ class Settings(Block):
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:
         for prefix, train, owner, workers in (
-            ("train.", self.train, "cluster", self.cluster.workers),
-            ("attacker.train.", self.attacker.train, "attacker", self.attacker.workers),
-            ("generator.train.", self.generator.train, "generator", self.generator.workers),
-            *((f"duet.{role}.", getattr(self.duet, role), "cluster", self.cluster.workers) for role in DUET_ROLES),
+            ("train", self.train, "cluster", self.cluster.workers),
+            ("attacker.train", self.attacker.train, "attacker", self.attacker.workers),
+            ("generator.train", self.generator.train, "generator", self.generator.workers),
         ):
-            if train.examples_per_step % (train.microbatch * workers):
-                raise ValueError(
-                    f"{prefix}examples_per_step={train.examples_per_step} must be a multiple of "
-                    f"{prefix}microbatch * {owner}.workers = {train.microbatch} * {workers}; "
-                    "change one of the three"
-                )
+            if why := uneven(prefix, train, owner, workers):
+                raise ValueError(why)
         return self
 
     @model_validator(mode="after")

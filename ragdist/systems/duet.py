@@ -26,7 +26,7 @@ from pathlib import Path
 from ragdist import track
 from ragdist.algo.arbiter import best_margin
 from ragdist.config import Arbiter as Kind
-from ragdist.config import Condition, Settings
+from ragdist.config import DUET_ROLES, Condition, Settings, uneven
 from ragdist.data import disputes, prompts
 from ragdist.data.disputes import Dispute
 from ragdist.data.road import Road
@@ -101,7 +101,7 @@ def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
     Raises:
         RagdistError: bad input, a stop request, or a failed training job; what is finished stays.
     """
-    settings = _asked_both_ways(settings)
+    settings = _checked(settings)
     duet = Duet(road, Trio(road), cast, folder, settings)
     with span("road"):
         lessons = duet.lessons()
@@ -322,12 +322,15 @@ def _is_same(first: str, second: str, question: Question, settings: Settings) ->
     return answers.same(first, second, answers.metric_of(question.dataset), settings.evaluation.normalise)
 
 
-def _asked_both_ways(settings: Settings) -> Settings:
+def _checked(settings: Settings) -> Settings:
     """The settings with a closed book among the conditions: the reciter knows no other.
 
     Raises:
-        ConfigError: there is no condition with documents.
+        ConfigError: there is no condition with documents, or the steps of a role cannot be divided among the workers.
     """
+    for role in DUET_ROLES:
+        if why := uneven(f"duet.{role}", getattr(settings.duet, role), "cluster", settings.cluster.workers):
+            raise ConfigError(why)
     others = tuple(name for name in settings.evaluation.conditions if name != "closed_book")
     if not others:
         raise ConfigError(

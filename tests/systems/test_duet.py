@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ragdist import players
+from ragdist import loader, players
 from ragdist.errors import ConfigError
 from ragdist.evaluation.arbitration import EITHER
 from ragdist.lm.tune import tune
@@ -174,6 +174,14 @@ def test_where_all_answers_are_wrong_the_discoverers_are_taken(tmp_path, model, 
     report = outcome.report
     for condition in CONDITIONS:
         assert report.cell("DuetRAG, alignment", condition).f1 == report.cell("discoverer", condition).f1
+
+
+def test_steps_that_cannot_be_shared_are_an_error_of_this_job_alone(tmp_path, model):
+    settings = settings_in(tmp_path, model)
+    cluster = settings.cluster.model_copy(update={"workers": 3})
+    with pytest.raises(ConfigError, match=r"duet\.reciter\.examples_per_step=2 .* 2 \* 3"):
+        duet.run(None, None, tmp_path, settings.model_copy(update={"cluster": cluster}))
+    loader.resolve({"cluster": {"workers": 8}, "train": {"examples_per_step": 32}})
 
 
 def test_no_condition_with_documents_is_an_error(tmp_path, model):
