@@ -25,8 +25,8 @@ from pathlib import Path
 
 from ragdist import track
 from ragdist.algo.arbiter import best_margin
-from ragdist.config import Arbiter as Kind
 from ragdist.config import DUET_ROLES, Condition, Settings, uneven
+from ragdist.config import Arbiter as Kind
 from ragdist.data import disputes, prompts
 from ragdist.data.disputes import Dispute
 from ragdist.data.road import Road
