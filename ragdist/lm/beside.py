@@ -1,4 +1,9 @@
-"""Several writers of this process at work at once, each in a thread of its own."""
+"""Several writers of this process at work at once, each in a thread of its own.
+
+torch lets go of Python's lock inside its operations, so two models keep two cores busy. `torch.set_num_threads` counts
+for the thread that calls it and for every thread that first uses torch later; threads that are there keep what they
+have (torch 2.13, OpenMP). So each writer's thread takes its share of the caller's before each microbatch.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +16,17 @@ import torch
 from ragdist.records import Prompt, Written
 from ragdist.roles import Writer
 
+Stream = Iterator[list[Written]]
+
 
 class SideBySide:
     """Plays Writer with several: each prompt goes to the one that `route` names, and they write at once.
 
-    torch lets go of Python's lock inside its operations, so two models use two cores. Texts are those of the writers
-    used one after the other.
+    Texts are those of the writers used one after the other.
 
     Args:
         writers: none shares a module with another, see `lm.shared`.
-        route: the index of the writer of a prompt.
+        route: the index of a prompt's writer.
     """
 
     def __init__(self, writers: Sequence[Writer], route: Callable[[Prompt], int]) -> None:
@@ -35,39 +41,52 @@ class SideBySide:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Iterator[list[Written]]:
-        """Microbatches of all writers, as they are finished.
+    ) -> Stream:
+        """The microbatches of all writers, as they are finished.
 
-        A writer is at most one microbatch ahead of what was taken. An error in a thread arrives as itself; then, and
-        when the caller stops early, each of the others ends with the microbatch that it is in.
+        No writer is more than one microbatch ahead of what was taken. An error in a thread arrives as itself; then, and
+        when the caller stops early, the others end with the microbatch that they are in.
         """
         parts: list[list[Prompt]] = [[] for _ in self.writers]
         for prompt in prompts:
             parts[self.route(prompt)].append(prompt)
-        streams = [
-            writer.write(
-                part, max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, top_p=top_p, seed=seed
-            )
-            for writer, part in zip(self.writers, parts, strict=True)
-            if part
-        ]
-        return at_once(streams)
+        return _at_once(
+            [
+                writer.write(
+                    part,
+                    max_new_tokens=max_new_tokens,
+                    samples=samples,
+                    temperature=temperature,
+                    top_p=top_p,
+                    seed=seed,
+                )
+                for writer, part in zip(self.writers, parts, strict=True)
+                if part
+            ]
+        )
 
 
-def at_once(streams: Sequence[Iterator[list[Written]]]) -> Iterator[list[Written]]:
+def _at_once(streams: Sequence[Stream]) -> Stream:
     cores = torch.get_num_threads()
-    share = max(1, cores // max(1, len(streams)))
-    with ExitStack() as threads:
-        under_way: dict[Future[list[Written] | None], tuple[ThreadPoolExecutor, Iterator[list[Written]]]] = {}
-        for stream in streams:
-            thread = ThreadPoolExecutor(1, "writer", torch.set_num_threads, (share,))
-            threads.enter_context(thread)
-            under_way[thread.submit(next, stream, None)] = thread, stream
+    under_way: dict[Future[list[Written] | None], tuple[ThreadPoolExecutor, Stream]] = {}
+    with ExitStack() as ending:
+        ending.callback(torch.set_num_threads, cores)  # of threads to come; after all of ours have ended
+        threads = [ending.enter_context(ThreadPoolExecutor(1, "writer")) for _ in streams]
+        for thread, stream in zip(threads, streams, strict=True):
+            under_way[thread.submit(_next, stream, max(1, cores // len(streams)))] = thread, stream
         while under_way:
             finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in sorted(
+                finished, key=lambda done: done.exception() is not None
+            ):  # what is written comes first
                 thread, stream = under_way.pop(future)
                 batch = future.result()
                 if batch is not None:
-                    under_way[thread.submit(next, stream, None)] = thread, stream
+                    under_way[thread.submit(_next, stream, max(1, cores // (len(under_way) + 1)))] = thread, stream
                     yield batch
+
+
+def _next(stream: Stream, cores: int) -> list[Written] | None:
+    """The next microbatch of a stream, None at its end."""
+    torch.set_num_threads(cores)
+    return next(stream, None)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from ragdist.config import ModelConfig
@@ -52,7 +51,8 @@ class SharedBase:
         """
         asked, folder = self._find(source)
         if folder == self.folder:
-            return self._around(self.model)
+            whole: PreTrainedModel = self._around(self.model)
+            return whole
         if adapter_base(folder):
             return self._adapted(self._around(self.model), folder, asked, "CAUSAL_LM")
         return load_model(asked)
@@ -90,15 +90,22 @@ class SharedBase:
 
     def _headed(self) -> Any:
         """The base below a head for one label, which has no weights yet."""
-        shape = copy.deepcopy(self.model.config)
+        shape, below = copy.deepcopy(self.model.config), self.model.base_model
         shape.num_labels = 1
-        with torch.device("meta"):
-            model: Any = AutoModelForSequenceClassification.from_config(shape, dtype=self.model.dtype)
-        below = getattr(self.model, self.model.base_model_prefix)
-        if type(getattr(model, model.base_model_prefix)) is not type(below):
-            raise ModelError(f"model.source={self.config.source!r} ({shape.model_type}) cannot carry a classifier's head")
+        try:
+            with torch.device("meta"):
+                model: Any = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
+                    shape, dtype=self.model.dtype, trust_remote_code=False
+                )
+        except ValueError:  # the library knows no such classifier
+            model = None
+        if model is None or type(model.base_model) is not type(below):
+            raise ModelError(
+                f"model.source={self.config.source!r} ({shape.model_type}) cannot be a classifier in transformers; "
+                "set duet.arbiter=features, or model.source to another model"
+            )
         setattr(model, model.base_model_prefix, self._around(below))
-        return model.eval()
+        return model
 
     def _adapted(self, model: Any, folder: Path, asked: ModelConfig, task: str) -> PreTrainedModel:
         """`model` with the adapter of this folder built in."""
@@ -122,7 +129,9 @@ class SharedBase:
             raise ModelError(f"{folder} does not fit model.source={self.config.source!r}: {reason}") from None
         for name, part in model.named_children():
             if isinstance(part, ModulesToSaveWrapper):
-                setattr(model, name, part.modules_to_save["default"])  # the head itself, without the one it was made from
+                setattr(
+                    model, name, part.modules_to_save["default"]
+                )  # the head itself, without the one it was made from
         shared = {id(tensor) for tensor in self._tensors()}
         for name, weight in model.named_parameters():
             if weight.is_meta:

@@ -30,6 +30,8 @@ WANTED = {
         "replies per second, 32 calls of 200 ms under way / with a client that costs 0",
     ),
     "resume_cost": ("at most", 1.0, "calls paid for by a run killed three times and resumed / by an undisturbed one"),
+    "joint_answer": ("at most", 1.3, "reciter and discoverer at once, a core for each / the slower alone on its core"),
+    "trio_memory": ("at most", 1.15, "memory of base, reciter, discoverer and scorer / of one base, after answers"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")
 
