@@ -1,6 +1,6 @@
 """Tuning on Ray: each lesson is a Ray Train job (`cluster/job.py`), side by side where there is room for all.
 
-folder/began.json         rows and workers that a lesson goes on with
+`began.json` in a lesson's folder names the rows and the workers that it goes on with.
 """
 
 from __future__ import annotations
