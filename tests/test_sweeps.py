@@ -16,7 +16,8 @@ from tests.training import noted
 
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 CLI = [sys.executable, "-c", "from ragdist.cli import main; main()", "sweep"]
-DEADLINE_S = 240
+DEADLINE_S = 600
+pytestmark = pytest.mark.timeout(1800)  # some three minutes on two idle cores, and much more beside other work
 
 
 def wait_for(what, driver):
@@ -71,7 +72,7 @@ def swept(tmp_path_factory):
         driver.kill()
         driver.wait(60)
     before = (first / "model" / "model.safetensors").stat().st_mtime_ns
-    done = subprocess.run([*CLI, *arguments], env=ENV, capture_output=True, text=True, timeout=400)
+    done = subprocess.run([*CLI, *arguments], env=ENV, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return run, json.loads(done.stdout), (folder / "log").read_text(), before, done.stderr
 
@@ -126,7 +127,7 @@ def test_atm_plays_what_weights_share_once_and_each_ends_as_a_game_alone(tmp_pat
     settings = game.settings(tmp_path, tiny.model_folder(tmp_path), atm={"rounds": 1}, run={"name": "kl"})
     (tmp_path / "settings.yaml").write_text(loader.dump(settings))
     arguments = ["atm", str(tmp_path / "settings.yaml"), "atm.kl_weight=0,1", "sweep.objective=attacked"]
-    done = subprocess.run([*CLI, *arguments, "--json"], env=ENV, capture_output=True, text=True, timeout=400)
+    done = subprocess.run([*CLI, *arguments, "--json"], env=ENV, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "runs" / "kl"
     assert json.loads(done.stdout)["best"]["values"]["atm.kl_weight"] in (0.0, 1.0)
@@ -134,7 +135,7 @@ def test_atm_plays_what_weights_share_once_and_each_ends_as_a_game_alone(tmp_pat
     spans = [{line["name"] for line in noted(here, "span")} for here in games]
     assert all("round-0/generator" in span and "round-0/attacker" not in span for span in spans)
     alone = [CLI[0], *CLI[1:-1], "train", "atm", str(tmp_path / "settings.yaml"), "run.name=alone", "atm.kl_weight=1"]
-    done = subprocess.run(alone, env=ENV, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(alone, env=ENV, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert game.journal(games[1]) == game.journal(tmp_path / "runs" / "alone")
     assert (
