@@ -76,9 +76,8 @@ def _at_once(streams: Sequence[Stream]) -> Stream:
             under_way[thread.submit(_next, stream, max(1, cores // len(streams)))] = thread, stream
         while under_way:
             finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in sorted(
-                finished, key=lambda done: done.exception() is not None
-            ):  # what is written comes first
+            # Errors come last, so that what is written already is handed out.
+            for future in sorted(finished, key=lambda done: done.exception() is not None):
                 thread, stream = under_way.pop(future)
                 batch = future.result()
                 if batch is not None:

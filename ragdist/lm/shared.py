@@ -128,10 +128,8 @@ class SharedBase:
             reason = str(error).strip().rpartition("\n")[2].strip()
             raise ModelError(f"{folder} does not fit model.source={self.config.source!r}: {reason}") from None
         for name, part in model.named_children():
-            if isinstance(part, ModulesToSaveWrapper):
-                setattr(
-                    model, name, part.modules_to_save["default"]
-                )  # the head itself, without the one it was made from
+            if isinstance(part, ModulesToSaveWrapper):  # the head alone, without the one that peft copied it from
+                setattr(model, name, part.modules_to_save["default"])
         shared = {id(tensor) for tensor in self._tensors()}
         for name, weight in model.named_parameters():
             if weight.is_meta:
