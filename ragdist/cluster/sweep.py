@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from ragdist import track, trials
@@ -29,6 +30,7 @@ from ragdist.signals import stop_on_signal
 from ragdist.trials import OBJECTIVES, Point, Range, Trial
 
 POLL_S = 0.5
+DIED = "its process died"
 NO_SEAT = {"memory": 1.0}
 """One byte: Ray has no request for nothing, and a processor less would leave the workers none."""
 
@@ -44,10 +46,11 @@ def run(plan: Plan) -> list[Trial]:
     plan = replace(plan, here=os.getcwd())
     with session.connect(plan.settings.cluster), stop_on_signal(what="trials under way are ended") as stop:
         plan = replace(plan, settings=shared_out(plan.settings))
-        watch = _Watch(plan)
+        asked = _Asked(stop)
+        watch = _Watch(plan, asked)
         if watch.waiting or not plan.points:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told of by `watch`
-            fit = _Fit(_tuner(plan, watch, stop))
+            fit = _Fit(_tuner(plan, watch, asked))
             while fit.is_alive():
                 fit.join(POLL_S)
                 place.tidy()
@@ -79,7 +82,7 @@ def shared_out(settings: Settings) -> Settings:
     return settings.model_copy(update=changed)
 
 
-def _tuner(plan: Plan, watch: _Watch, stop: threading.Event) -> tune.Tuner:
+def _tuner(plan: Plan, watch: _Watch, asked: _Asked) -> tune.Tuner:
     config, metrics = plan.settings.sweep, list(OBJECTIVES[plan.settings.sweep.objective])
     scheduler: Any = None
     if config.scheduler == "asha":
@@ -109,7 +112,7 @@ def _tuner(plan: Plan, watch: _Watch, stop: threading.Event) -> tune.Tuner:
             storage_path=str(plan.folder / "ray"),
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
             callbacks=[watch],
-            stop=_Asked(stop),
+            stop=asked,
             verbose=0,
         ),
     )
@@ -189,11 +192,15 @@ class _Asked(tune.Stopper):
         return {}  # Tune keeps itself to be restored, which we do from the trials' folders
 
 
-class _Watch(tune.Callback):
-    """Says how each trial went, and writes down what its own process cannot."""
+class _Watch(TrialProgressCallback):
+    """Says how each trial went, and writes down what its own process cannot.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    Tune's own callback of this kind prints to stdout, and stays away where there is another.
+    """
+
+    def __init__(self, plan: Plan, asked: _Asked) -> None:
+        super().__init__()
+        self.plan, self.asked = plan, asked
         compared = plan.settings.sweep.scheduler != "none"  # then those that are over tell the scheduler again
         self.waiting = [n for n, p in enumerate(plan.points) if compared or not trials.is_over(plan.folder, p)]
         self.done = len(plan.points) - len(self.waiting)
@@ -209,22 +216,26 @@ class _Watch(tune.Callback):
         """Says so."""
         track.say(f"trial {trials.label(point_of(info['trial'].config, self.plan))} ...")
 
+    def on_trial_result(self, *_: Any, **info: Any) -> None:
+        """Nothing: what a rung scored is in the trial's folder."""
+
     def on_trial_recover(self, *_: Any, **info: Any) -> None:
         """A trial failed and is tried again."""
-        trial = info["trial"]
-        track.say(f"trial {trials.label(point_of(trial.config, self.plan))} failed and is tried again: {_why(trial)}")
+        found = self._read(info["trial"])
+        track.say(f"trial {trials.label(found.values)} failed and is tried again: {found.error or DIED}")
 
     def on_trial_complete(self, *_: Any, **info: Any) -> None:
-        """A trial came to its end, or the scheduler stopped it."""
+        """A trial came to its end, or the scheduler stopped it, or all were ended."""
         found = self._read(info["trial"])
-        if found.state == "begun" and found.rungs:
+        if found.state == "begun" and found.rungs and not self.asked.stop_all():
             found = replace(found, state="stopped")
             trials.note(self.plan.folder, found)
         self._tell(found)
 
     def on_trial_error(self, *_: Any, **info: Any) -> None:
         """A trial failed for good."""
-        found = replace(self._read(info["trial"]), state="failed", error=_why(info["trial"]))
+        found = self._read(info["trial"])
+        found = replace(found, state="failed", error=found.error or DIED)
         trials.note(self.plan.folder, found)
         self._tell(found)
 
@@ -239,9 +250,3 @@ class _Watch(tune.Callback):
         said = ", ".join(f"{shown} {scores[metric][0]:.2f}" for shown, scores in own.items())
         said = {"failed": trial.error, "stopped": f"stopped early, {said}"}.get(trial.state, said)
         track.say(f"{self.done} of {self.total} trials: {trials.label(trial.values)}: {said}; {trial.seconds:.0f} s")
-
-
-def _why(trial: Any) -> str:
-    """What a trial died of, in a line."""
-    error = trial.get_pickled_error()
-    return last_line(cause_of(error)) if error else "its process ended"

@@ -19,7 +19,7 @@ from ray import tune
 
 from ragdist import trials
 from ragdist.cluster import session
-from ragdist.cluster.workers import log_to
+from ragdist.cluster.workers import last_line, log_to
 from ragdist.config import Settings
 from ragdist.errors import DataError, RagdistError
 from ragdist.store import make_folder
@@ -72,17 +72,22 @@ def work(config: dict[str, Any], plan: Plan) -> None:
             if rung.share not in done:
                 try:
                     done[rung.share] = _scored(plan, trial, rung)
-                except RagdistError as error:
-                    if error.exit_code != 2:
-                        raise
-                    trials.note(plan.folder, replace(trial, state="failed", error=str(error)))
-                    return  # bad input: it would only come again
+                except Exception as error:  # survives bad input, which would only come again: Tune hears of no error
+                    spent = round(time.monotonic() - start, 1)
+                    trials.note(plan.folder, replace(trial, state="failed", error=_said(error), seconds=spent))
+                    if isinstance(error, RagdistError) and error.exit_code == 2:
+                        return
+                    raise
                 seconds = round(time.monotonic() - start, 1)
                 trial = replace(trial, rungs=tuple(done.items()), seconds=seconds)
             state: trials.State = "finished" if rung.share == 1 else "begun"
             trials.note(plan.folder, replace(trial, state=state, scores=done[rung.share]))
             means = {shown: scores[plan.settings.sweep.metric][0] for shown, scores in done[rung.share].items()}
             tune.report({**means, "budget": rung.budget})
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, RagdistError) else f"{type(error).__name__}: {last_line(error)}"
 
 
 def _scored(plan: Plan, trial: Trial, rung: Rung) -> Scores:

@@ -44,7 +44,8 @@ def test_a_failed_trial_is_tried_again_then_reported_and_the_others_go_on(ray_he
         **{3: "finished", 4: "finished", 0: "finished"},
     }
     assert found[1].error == "no rows"
-    assert "gone wrong" in found[2].error
+    assert "gone wrong 2 times" in found[2].error
+    assert len(tried.seen(tmp_path)) == 1 + 2 + 2 + 1 + 1
     assert taken() == []
 
 
