@@ -149,7 +149,8 @@ def test_caller_that_stops_early_ends_the_threads(writers):
 
 
 def test_ctrl_c_ends_the_threads(writers):
-    before_each(writers[1], _thread.interrupt_main)
+    first = iter([_thread.interrupt_main])  # once: a second one would interrupt what follows
+    before_each(writers[1], lambda: next(first, lambda: None)())
     with pytest.raises(KeyboardInterrupt):
         list(SideBySide(writers, route).write(asked(8, 8), max_new_tokens=2))
     assert none_left()
