@@ -69,6 +69,7 @@ class Rank:
     def start(self, make: Callable[..., Any], about: tuple[Any, ...], meeting: Meeting, *ranks: Where) -> Where:
         """Joins the group's process group, if it has one, and makes the plain object, `make(*about)`."""
         with log_to(self.log):
+            pa.array([])  # loads pandas, once a process; the first microbatch has a deadline
             if meeting.backend:
                 join(meeting, ranks)
             self.model = make(*about)
