@@ -51,7 +51,7 @@ def best_margin(gaps: Sequence[float], reciter_right: Sequence[bool], discoverer
     Returns:
         A margin in [0, 1]; 1 never picks the reciter.
     """
-    edges = sorted({0.0, 1.0, *(gap for gap in gaps if 0.0 < gap < 1.0)})
+    edges = [*sorted({0.0, 1.0, *(gap for gap in gaps if 0.0 < gap < 1.0)}), 1.0]  # 1 is a margin of its own
     rows = list(zip(gaps, reciter_right, discoverer_right, strict=True))
     best: tuple[int, float, float] | None = None
     start = 0.0
