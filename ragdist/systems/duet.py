@@ -287,6 +287,8 @@ class Duet:
         """The paper's table, and what each arbiter is good for."""
         reciter = list(said["closed_book"].values())
         found = {**asked, RECITER: reciter, DISCOVERER: []}
+        forged = robustness.by_question(self.road.forgeries)
+        wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
         bound: list[Prediction] = []
         worth: list[Worth] = []
         for condition in (condition for condition in said if condition != "closed_book"):
@@ -297,7 +299,7 @@ class Duet:
                 name = kind.replace("_", " ")
                 label = f"DuetRAG, {name}"
                 first, *second = verdicts[condition]
-                rows = arbitration.predictions(first, reciter, discoverer, tests, label, self.settings)
+                rows = arbitration.predictions(first, reciter, discoverer, tests, label, self.settings, wrong)
                 found.setdefault(label, []).extend(rows)
                 turned = second[0] if second else ()
                 worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
