@@ -23,6 +23,7 @@ from tests.training import lesson, losses, noted, rated, settings, write_rated
 
 DRIVER = """
 import sys
+from pathlib import Path
 from ragdist.cluster.train import RayTuner
 from ragdist.loader import load
 from ragdist.errors import RagdistError

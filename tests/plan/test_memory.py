@@ -145,7 +145,7 @@ def test_each_stage_takes_no_more_than_the_one_before(width):
     found = [states(shapes.LLAMA_2_7B, zero_stage=stage, width=width) for stage in (1, 2, 3)]
     assert found == sorted(found, reverse=True)
     alone = {states(shapes.LLAMA_2_7B, zero_stage=stage, width=width, ranks=1) for stage in (1, 2, 3)}
-    assert len(alone) == (1 if width == 4 else 2)  # there is nobody to share with
+    assert len(alone) == 1  # there is nobody to share with
 
 
 def test_writing_costs_a_replica_at_zero_3_and_a_cache():
