@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIN := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: install demo test lint types bench docs clean
+.PHONY: install demo test test-sweeps lint types bench docs clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -20,6 +20,9 @@ demo: install
 
 test: install lint types
 	$(BIN)/pytest
+
+test-sweeps: install
+	$(BIN)/pytest -m sweeps
 
 lint: install
 	$(BIN)/ruff check .

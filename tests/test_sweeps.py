@@ -17,7 +17,10 @@ from tests.training import noted
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 CLI = [sys.executable, "-c", "from ragdist.cli import main; main()", "sweep"]
 DEADLINE_S = 600
-pytestmark = pytest.mark.timeout(1800)  # some three minutes on two idle cores, and much more beside other work
+pytestmark = [
+    pytest.mark.sweeps,
+    pytest.mark.timeout(1800),
+]  # some three minutes on two idle cores, and much more beside other work
 
 
 def wait_for(what, driver):

@@ -11,6 +11,8 @@ from ragdist.errors import Stopped
 from ragdist.trials import label
 from tests.cluster import tried
 
+pytestmark = pytest.mark.sweeps
+
 
 def states(found):
     return {label(trial.values): trial.state for trial in found}
