@@ -20,7 +20,7 @@ DEADLINE_S = 600
 pytestmark = [
     pytest.mark.sweeps,
     pytest.mark.timeout(1800),
-]  # some three minutes on two idle cores, and much more beside other work
+]  # some minutes each
 
 
 def wait_for(what, driver):
