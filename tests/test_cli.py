@@ -53,7 +53,7 @@ LOST = ("corpus.source=records", "corpus.questions=[lost.jsonl]")
         (["train", "raft", "contexts.oracle_fracton=1"], "contexts.oracle_fraction"),
         (["train", "raft", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "rft"], "raft"),
-        (["demo", "duet"], "ragdist demo atm"),
+        (["demo", "trio"], "demo duet"),
         (["train", "atm", "atm.sample=3"], "atm.samples"),
         (["train", "atm", "atm.samples=1"], "atm.samples"),
         (["train", "atm", "atm.variant=released_code"], "raise atm.samples"),
