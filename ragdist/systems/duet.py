@@ -116,8 +116,9 @@ def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
         held = duet.ask("held-out", sides, [*shares.arbiter, *shares.validation], BOTH, models)
         said = duet.ask("sides", sides, tests, settings.evaluation.conditions, models)
     with span("train arbiters"):
-        models |= duet.teach(held)
-    duet.settle(held)
+        learned = duet.judgements(held)
+        models |= duet.teach(held, learned)
+    duet.settle(held, learned)
     with span("judge"):
         judged = {kind: duet.judge(kind, tests, said) for kind in settings.duet.arbiters}
     report, worth = duet.compare(asked, said, judged, tests)
@@ -170,11 +171,10 @@ class Duet:
             said[row.condition][row.question_id] = replace(row, model=side)
         return said
 
-    def teach(self, held: Said) -> dict[str, Path]:
+    def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
         duet, codec = self.settings.duet, self.road.codec
         questions = self.trio.shares.arbiter
-        learned = self.judgements(held)
         track.say(f"arbiters learn from {len(learned)} answers, {sum(row.right for row in learned)} of them right")
         lessons = []
         if "alignment" in duet.arbiters and not disputes.one_label(learned):
@@ -203,9 +203,9 @@ class Duet:
         same = partial(_is_same, settings=self.settings)
         return list(disputes.judgements(self.trio.shares.arbiter, reciter, discoverer, same, config, seed))
 
-    def settle(self, held: Said) -> None:
+    def settle(self, held: Said, learned: Sequence[Judgement]) -> None:
         """Chooses each scorer's margin on the validation questions whose answers differ."""
-        learned, margins = self.judgements(held), dict[str, float | None]()
+        margins: dict[str, float | None] = {}
         label = disputes.one_label(learned)
         for kind in (kind for kind in SCORERS if kind in self.settings.duet.arbiters):
             if label:
