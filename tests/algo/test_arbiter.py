@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ragdist.algo.arbiter import best_margin, judgement_loss, prefers_reciter
@@ -74,13 +74,15 @@ def test_margin_is_the_best_there_is_by_brute_force(rows):
 
 
 @given(ROWS)
+@example([(STEPS, False, True)])
 def test_margin_is_in_the_middle_of_the_widest_best_stretch_the_largest_of_equals(rows):
-    """A stretch [number, number + 1) of sixteenths holds no gap but at its beginning: one outcome."""
-    outcomes = [right_under(Fraction(number, STEPS), rows) for number in range(STEPS)]
+    """A stretch [number, number + 1) of sixteenths holds no gap but at its beginning: one outcome. 1 is its own."""
+    outcomes = [right_under(Fraction(number, STEPS), rows) for number in range(STEPS + 1)]
     stretches, start = [], 0
-    for end in range(1, STEPS + 1):
-        if end == STEPS or outcomes[end] != outcomes[start]:
-            stretches.append((outcomes[start], end - start, Fraction(start + end, 2 * STEPS)))
+    for end in range(1, STEPS + 2):
+        if end > STEPS or outcomes[end] != outcomes[start]:
+            high = min(end, STEPS)
+            stretches.append((outcomes[start], high - start, Fraction(start + high, 2 * STEPS)))
             start = end
     found = best_margin([gap / STEPS for gap, _, _ in rows], [row[1] for row in rows], [row[2] for row in rows])
     assert Fraction(found) == max(stretches)[2]

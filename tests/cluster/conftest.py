@@ -9,9 +9,9 @@ from tests import tiny
 from tests.training import write_rows
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_here():
-    """One local Ray for all tests that train."""
+    """One local Ray for all tests here that train; other folders' tests find none open."""
     with session.connect(ClusterConfig(workers=2)):
         yield
 
