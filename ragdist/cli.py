@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ragdist import loader, runs, trials
+from ragdist.cli_k8s import k8s
 from ragdist.errors import ConfigError, RagdistError, Stopped
 
 
@@ -41,6 +42,7 @@ train = typer.Typer(help="Tune a model.", no_args_is_help=True)
 app.add_typer(train, name="train")
 sweep = typer.Typer(help="Many runs that differ in some settings, and what is best.", no_args_is_help=True)
 app.add_typer(sweep, name="sweep")
+app.add_typer(k8s, name="k8s")
 
 Arguments = Annotated[
     list[str] | None, typer.Argument(metavar="[SETTINGS.yaml] [KEY=VALUE]...", help="Settings files and overrides.")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
+    from ragdist.kube.pods import Job as KubeJob
     from ragdist.plan.layout import Job, Plan
     from ragdist.sweeping import Swept
     from ragdist.systems import atm as atm_system
@@ -167,6 +168,27 @@ def check_plan(settings: Settings, job: Job) -> None:
     made = layout.make(settings, job, None, origins.made_from(settings)) if session.is_open() else plan(settings, job)
     for warning in layout.check(made):
         track.say(f"a close call: {warning}")
+
+
+def render(settings: Settings, job: KubeJob, folder: Path, standing: bool = False) -> list[Path]:
+    """Writes the Kubernetes manifests of a job with these settings; returns the files.
+
+    Args:
+        settings: all settings.
+        job: raft, duet, atm, sweep-raft or sweep-atm.
+        folder: where to.
+        standing: a RayCluster that stays, in place of a RayJob.
+
+    Raises:
+        ConfigError: settings that cannot work in pods, or a model of unknown memory.
+    """
+    from ragdist.data import origins
+    from ragdist.kube import pods, render
+    from ragdist.plan import layout
+
+    made = layout.make(settings, pods.system(job), None, origins.made_from(settings))
+    layout.check(made)
+    return render.write(render.render(settings, job, made, standing), folder)
 
 
 def sweep(job: str, settings: Settings) -> Swept:

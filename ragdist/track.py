@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ragdist.config import RunConfig, Settings
+from ragdist.config import KubeConfig, RunConfig, Settings
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
 from ragdist.loader import dump, flatten, load
 from ragdist.store import make_folder, translate_errors
@@ -34,15 +34,15 @@ log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
-    *("run.", "cluster.", "sweep.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
+    *("run.", "cluster.", "kube.", "sweep.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
     *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
 )
 MAY_CHANGE = {
-    "raft": ("run.", "cluster.", "evaluation.", "sweep."),
-    "evaluate": ("run.", "cluster.", "evaluation.", "sweep."),
-    "duet": ("run.", "cluster.", "evaluation.", "sweep.", "duet.arbiter"),
+    "raft": ("run.", "cluster.", "kube.", "evaluation.", "sweep."),
+    "evaluate": ("run.", "cluster.", "kube.", "evaluation.", "sweep."),
+    "duet": ("run.", "cluster.", "kube.", "evaluation.", "sweep.", "duet.arbiter"),
     "atm": ATM_MAY_CHANGE,
-    "sweep-raft": ("run.", "cluster.", "sweep."),
+    "sweep-raft": ("run.", "cluster.", "kube.", "sweep."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
@@ -81,9 +81,9 @@ _open: list[Run] = []
 def run_folder(settings: Settings, job: str) -> Path:
     """The run's folder: by its name, else by job and settings, so that the same command finds it again.
 
-    Where it runs and who is told of it (`run.*`) make no other run.
+    Where it runs and who is told of it (`run.*`, `kube.*`) make no other run.
     """
-    made_by = settings.model_copy(update={"run": RunConfig()})
+    made_by = settings.model_copy(update={"run": RunConfig(), "kube": KubeConfig()})
     return Path(settings.run.folder) / (settings.run.name or f"{job}-{made_by.fingerprint()}")
 
 

@@ -115,7 +115,7 @@ def dimensions(config: SweepConfig) -> dict[str, tuple[Any, ...] | Range]:
     """
     found: dict[str, tuple[Any, ...] | Range] = {}
     for key, given in config.over.items():
-        if key.startswith(("run.", "sweep.", "cluster.")):
+        if key.startswith(("run.", "sweep.", "cluster.", "kube.")):
             raise ConfigError(f"{key} says where and how trials run, which makes no difference to them; sweep another")
         if isinstance(given, list) and given:
             found[key] = tuple(map(_number, given))

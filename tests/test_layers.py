@@ -27,6 +27,7 @@ MAY = {
     "journal": SHARED | {"roles"},
     "data": SHARED | {"roles"},
     "plan": SHARED,
+    "kube": SHARED | {"plan"},
     "lm": BASE | {"algo", "roles", "config", "track", "plan"},
     "trials": SHARED,
     "evaluation": SHARED | {"roles", "data", "parquet", "trials"},
@@ -45,15 +46,17 @@ MAY = {
     "sweeping": SHARED | {"players", "trials", "journal", "evaluation", "systems", "cluster"},
     "runs": SHARED
     | {"players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
-    | {"export", "trackers", "plan", "sweeping"},
+    | {"export", "trackers", "plan", "sweeping", "kube"},
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
-    "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan", "trials"},
+    "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan", "trials", "cli_k8s"},
+    "cli_k8s": {"errors", "loader", "runs", "trials", "kube"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
 NEVER = {
     "data": {"torch", "ray", "transformers"},
     "plan": {"torch", "ray", "transformers", "deepspeed"},
+    "kube": {"torch", "ray", "transformers", "deepspeed"},
     "algo": {"ray"},
     "lm": {"ray"},
     "systems": {"ray", "torch"},

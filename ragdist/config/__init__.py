@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ragdist.config.block import Block
 from ragdist.config.duet import Arbiter, DuetConfig
+from ragdist.config.kube import KubeConfig
 from ragdist.config.road import (
     ChunksConfig,
     ColumnsConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "CorpusConfig",
     "DuetConfig",
     "EvaluationConfig",
+    "KubeConfig",
     "LoraConfig",
     "ModelConfig",
     "PromptsConfig",
@@ -101,6 +103,7 @@ class Settings(Block):
     attacker: SideConfig = SideConfig(train=TrainConfig(learning_rate=8e-7, weight_decay=1e-4))
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
     sweep: SweepConfig = SweepConfig()
+    kube: KubeConfig = KubeConfig()
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:

@@ -1,0 +1,128 @@
+"""`ragdist k8s`: a job on Kubernetes through KubeRay. Parse, call one function, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from ragdist.errors import ConfigError
+
+UNCHECKED = 3
+"""Exit code of a check that found nothing, but had no schema for Ray's objects."""
+
+k8s = typer.Typer(help="A job on Kubernetes, through KubeRay.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `ragdist k8s render` wrote.")]
+Context = Annotated[str, typer.Option(help="Context of the kubeconfig; empty is the current one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@k8s.command()
+def render(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="raft|duet|atm|sweep-raft|sweep-atm [SETTINGS.yaml] [KEY=VALUE]...", help="Which job, and settings."
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", "-o", metavar="DIR", help="Folder to write.")],
+    standing: Annotated[
+        bool, typer.Option("--cluster", help="A RayCluster that stays, for `ray job submit`, in place of a RayJob.")
+    ] = False,
+) -> None:
+    """Write the manifests of a job: pods, seats and memory as these settings ask for."""
+    from ragdist import loader, runs, trials
+    from ragdist.kube import pods
+
+    job, *settings = arguments
+    jobs: tuple[Any, ...] = get_args(pods.Job)
+    if job not in jobs:
+        raise ConfigError(f"no job {job!r}; there are {', '.join(jobs)}, then settings: `ragdist k8s render raft ...`")
+    load = trials.load if job.startswith("sweep") else loader.load
+    for path in runs.render(load(settings), job, to, standing):  # type: ignore[arg-type]
+        sys.stdout.write(f"{path}\n")
+
+
+@k8s.command("check")
+def check_folder(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Manifests, read recursively.")],
+    crds: Annotated[
+        Path | None, typer.Option(help="Folder with KubeRay's CustomResourceDefinitions; `docs/kubernetes.md`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read manifests as the cluster would. Exits 1 with findings, 3 with none but no schema, 0 if all is well."""
+    from ragdist.kube import check
+
+    checked = check.check(folder, crds)
+    if as_json:
+        _print_json(dataclasses.asdict(checked))
+    else:
+        sys.stdout.write("".join(f"{finding}\n" for finding in checked.findings))
+    sys.stderr.write(f"{checked.objects} objects, {len(checked.findings)} findings\n")
+    if checked.unchecked:
+        sys.stderr.write(f"schema not checked of {checked.unchecked} Ray objects; name its folder with --crds\n")
+    raise typer.Exit(1 if checked.findings else UNCHECKED if checked.unchecked else 0)
+
+
+@k8s.command()
+def submit(folder: Folder, context: Context = "") -> None:
+    """Send the objects and begin the job; one that ended goes on from its run folder."""
+    from ragdist.kube import client
+
+    sys.stdout.write(f"{client.submit(folder, client.Cluster(context))}\n")
+
+
+@k8s.command()
+def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> None:
+    """How the job stands, and what each pod waits for. Exits 1 if it failed for good."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ragdist.kube import client
+
+    found = client.status(folder, client.Cluster(context))
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+    else:
+        tries = f", {found.failed} tries failed" if found.failed else ""
+        title = f"{found.name}: {found.state} {found.job}{tries} {found.message}".strip()
+        table = Table("pod", "group", "phase", "why", title=title, title_justify="left")
+        for pod in found.pods:
+            table.add_row(pod.name, pod.group, pod.phase, pod.why)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+    client.finished(found)
+
+
+@k8s.command()
+def logs(
+    folder: Folder,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    context: Context = "",
+) -> None:
+    """What the job's driver says."""
+    from ragdist.kube import client
+
+    for line in client.logs(folder, client.Cluster(context), follow):
+        sys.stdout.write(f"{line}\n")
+
+
+@k8s.command()
+def delete(
+    folder: Folder,
+    storage: Annotated[bool, typer.Option("--storage", help="Claims too, and with them all runs.")] = False,
+    context: Context = "",
+) -> None:
+    """End the job and remove its objects; the storage with its runs stays."""
+    from ragdist.kube import client
+
+    for name in client.delete(folder, client.Cluster(context), storage):
+        sys.stdout.write(f"{name}\n")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,165 @@
+"""What the objects of one folder promise each other: a retry finds its run, ranks find seats, pods are shut off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any, get_args
+
+import yaml
+
+from ragdist import loader
+from ragdist.config import Settings
+from ragdist.errors import ConfigError
+from ragdist.kube import pods
+from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, ray_groups
+from ragdist.kube.hardening import size
+
+QUEUE = "kueue.x-k8s.io/queue-name"
+COMMAND = re.compile(r"ragdist (?:train (raft|duet|atm)|(sweep (?:raft|atm))) (\S+)((?: \S+=\S*)*)")
+CHANGES = re.compile(r"\$|`|\bdate\b|\buuidgen\b")
+"""What makes an entrypoint another one each time."""
+NO_FILE_SYSTEM = ("s3.csi.aws.com", "gcsfuse.csi.storage.gke.io")
+"""Drivers that mount a bucket but neither append to files nor lock them."""
+Found = Iterator[tuple[Document, Problem]]
+
+
+def problems(documents: Sequence[Document]) -> Found:
+    """What does not fit together among the objects of one folder."""
+    policies = [one for one in documents if one.kind == "NetworkPolicy"]
+    for document in documents:
+        found = cluster(document)
+        if found:
+            yield from ((document, problem) for problem in _shut_off(*found, policies))
+        if document.kind == "RayJob":
+            yield from ((document, problem) for problem in _resumes(document))
+            yield from ((document, problem) for problem in _queued(document))
+            yield from _runs(document, documents)
+        if document.kind == "PersistentVolumeClaim" and "ReadWriteMany" not in at(document.body, "spec.accessModes", []):
+            modes = ", ".join(at(document.body, "spec.accessModes", []))
+            yield document, Problem("spec.accessModes", modes or "missing", "ReadWriteMany: all pods write there")
+        if at(document.body, "spec.csi.driver") in NO_FILE_SYSTEM:
+            wanted = "a driver whose files can be appended to, renamed and locked, such as csi.juicefs.com"
+            yield document, Problem("spec.csi.driver", at(document.body, "spec.csi.driver"), wanted)
+        if document.kind == "Secret" and (document.body.get("data") or document.body.get("stringData")):
+            key = "data" if document.body.get("data") else "stringData"
+            yield document, Problem(key, "a secret in clear", "none among manifests; `kubectl create secret` makes it")
+
+
+def _shut_off(path: str, spec: Body, policies: Sequence[Document]) -> Iterator[Problem]:
+    for group_path, _, group in ray_groups(path, spec):
+        labels = at(group, "template.metadata.labels", {})
+        if not any(_covers(policy, labels) for policy in policies):
+            wanted = "labels that a NetworkPolicy of this folder selects, with policyTypes Ingress"
+            yield Problem(f"{group_path}.template.metadata.labels", "no policy shuts these pods off", wanted)
+
+
+def _covers(policy: Document, labels: Body) -> bool:
+    selected = at(policy.body, "spec.podSelector.matchLabels", {})
+    shuts = "Ingress" in at(policy.body, "spec.policyTypes", [])
+    return shuts and bool(selected) and selected.items() <= labels.items()
+
+
+def _resumes(document: Document) -> Iterator[Problem]:
+    spec = at(document.body, "spec", {})
+    entrypoint = str(spec.get("entrypoint", ""))
+    if CHANGES.search(entrypoint):
+        yield Problem("spec.entrypoint", entrypoint, "the same command at every retry, nothing that a shell fills in")
+    if not spec.get("backoffLimit") and not spec.get("clusterSelector"):
+        yield Problem("spec.backoffLimit", str(spec.get("backoffLimit", 0)), "1 or more: a lost head ends the job else")
+
+
+def _queued(document: Document) -> Iterator[Problem]:
+    """What Kueue needs of a job that it admits."""
+    if not at(document.body, "metadata.labels", {}).get(QUEUE):
+        return
+    spec = at(document.body, "spec", {})
+    if not spec.get("shutdownAfterJobFinishes"):
+        yield Problem("spec.shutdownAfterJobFinishes", "not true", f"true with label {QUEUE}")
+    if at(spec, "rayClusterSpec.enableInTreeAutoscaling"):
+        yield Problem("spec.rayClusterSpec.enableInTreeAutoscaling", "true", f"none with label {QUEUE}")
+    if spec.get("clusterSelector"):
+        yield Problem("spec.clusterSelector", "set", f"none with label {QUEUE}")
+
+
+def _runs(job: Document, documents: Sequence[Document]) -> Found:
+    """The command, the settings that it reads, the storage, and the seats that it will ask for."""
+    command = COMMAND.fullmatch(str(at(job.body, "spec.entrypoint", "")))
+    found = cluster(job)
+    if not command or not found:
+        return
+    path, spec = found
+    head = at(spec, "headGroupSpec.template.spec", {})
+    holder = _mounted(head, command[3], documents)
+    if holder is None:
+        wanted = f"a ConfigMap of this folder that is mounted at {PurePosixPath(command[3]).parent}"
+        yield job, Problem("spec.entrypoint", f"no {command[3]} in the head's pod", wanted)
+        return
+    name = PurePosixPath(command[3]).name
+    try:
+        values = yaml.safe_load(holder.body["data"][name]) or {}
+        settings = loader.load(command[4].split(), base=values)
+    except (yaml.YAMLError, ConfigError, AttributeError, ValueError) as error:
+        yield holder, Problem(f"data.{name}", " ".join(str(error).split())[:300], "settings as `ragdist settings` has")
+        return
+    if not settings.run.name:
+        yield holder, Problem(f"data.{name}: run.name", "empty", "a name, so that every retry goes on with the run")
+    yield from ((job, one) for one in _stored(path, spec, settings.run.folder))
+    kind: Any = (command[1] or command[2]).replace(" ", "-")
+    assert kind in get_args(pods.Job)
+    yield from ((job, one) for one in _seated(path, spec, settings, kind))
+
+
+def _mounted(pod: Body, file: str, documents: Sequence[Document]) -> Document | None:
+    """The ConfigMap that a file of a pod comes from."""
+    name = PurePosixPath(file).name
+    volume = _volume(pod, file)
+    map_name = at(volume, "configMap.name")
+    maps = (one for one in documents if one.kind == "ConfigMap" and one.name == map_name)
+    return next((one for one in maps if name in at(one.body, "data", {})), None)
+
+
+def _volume(pod: Body, path: str) -> Body:
+    """The volume of a pod's first container that holds a path; empty where none does."""
+    mounts = [mount for one in mappings(pod, "containers")[:1] for mount in mappings(one, "volumeMounts")]
+    over = [mount for mount in mounts if PurePosixPath(path).is_relative_to(str(mount.get("mountPath", "-")))]
+    name = max(over, key=lambda mount: len(str(mount["mountPath"])))["name"] if over else None
+    return next((one for one in mappings(pod, "volumes") if name and one.get("name") == name), {})
+
+
+def _stored(path: str, spec: Body, folder: str) -> Iterator[Problem]:
+    """The run's folder lies on a claim in every pod: each rank writes there, and the next cluster reads it."""
+    for group_path, _, group in ray_groups(path, spec):
+        pod = at(group, "template.spec", {})
+        if "persistentVolumeClaim" not in _volume(pod, folder):
+            wanted = f"a claim mounted over run.folder, {folder}"
+            yield Problem(f"{group_path}.template.spec.volumes", "the run folder would end with the pod", wanted)
+
+
+def _seated(path: str, spec: Body, settings: Settings, job: pods.Job) -> Iterator[Problem]:
+    groups = mappings(spec, "workerGroupSpecs")
+    for seats in pods.asked(settings, job):
+        fits = [group for group in groups if seats.labels.items() <= at(group, "labels", {}).items()]
+        room = sum(int(group.get("maxReplicas", 0)) * _room(group, seats) for group in fits)
+        if room < seats.ranks:
+            labelled = "".join(f", labelled {key}={value}" for key, value in seats.labels.items())
+            wanted = f"{seats.ranks} ranks of {seats.name} with {seats.cpus:g} CPUs and {seats.gpus:g} GPUs{labelled}"
+            yield Problem(f"{path}.workerGroupSpecs", f"seats for {room}", f"seats for {wanted}")
+
+
+def _room(group: Body, seats: pods.Asked) -> int:
+    """Ranks that fit into one pod of a group."""
+    needs = {"CPU": seats.cpus, "GPU": seats.gpus, **seats.resources}
+    has = {kind: _has(group, kind) for kind in needs}
+    return min((int(has[kind] / needed + 1e-6) for kind, needed in needs.items() if needed), default=0)
+
+
+def _has(group: Body, kind: str) -> float:
+    """What the Ray node of a pod has, as KubeRay tells it: `resources`, else the pod's limits."""
+    told = at(group, "resources", {})
+    if told or kind not in ("CPU", "GPU"):
+        return size(told.get(kind)) or 0
+    limits = at(mappings(group, "template.spec.containers")[0], "resources.limits", {})
+    keys = ["cpu"] if kind == "CPU" else [key for key in limits if key.endswith("gpu")]
+    return sum(size(limits.get(key)) or 0 for key in keys)

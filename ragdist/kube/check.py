@@ -1,0 +1,93 @@
+"""A folder of manifests, read as the API server, the operator and the house would read it. Starts and asks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from ragdist.errors import ConfigError
+from ragdist.kube import bundle, core, hardening, rules
+from ragdist.kube.findings import Document, Finding, Problem
+from ragdist.kube.schema import KINDS, Loader, Schemas
+
+KUSTOMIZE = "kustomize.config.k8s.io/"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check came to."""
+
+    objects: int
+    findings: list[Finding]
+    unchecked: int
+    """Ray objects whose schema was not there."""
+
+
+def check(folder: Path, crds: Path | None = None) -> Checked:
+    """Checks every manifest below a folder.
+
+    Args:
+        folder: read recursively; what objects promise each other is looked for among those of one folder.
+        crds: KubeRay's CustomResourceDefinitions; without them the schema of Ray objects is not checked.
+
+    Raises:
+        ConfigError: the folder holds no manifest, or `crds` no definition.
+    """
+    documents, findings = read(folder)
+    if not documents and not findings:
+        raise ConfigError(f"{folder} holds no manifest; `ragdist k8s render JOB settings.yaml -o {folder}` writes them")
+    schemas = Schemas(crds) if crds else None
+    unchecked = 0
+    for document in documents:
+        unchecked += schemas is None and document.kind in KINDS
+        findings += [_finding(document, one) for one in _of_one(document, schemas)]
+    ordered = sorted(documents, key=_folder)
+    for _, together in groupby(ordered, key=_folder):
+        findings += [_finding(document, one) for document, one in bundle.problems(list(together))]
+    return Checked(len(documents), findings, unchecked)
+
+
+def _folder(document: Document) -> str:
+    return str(PurePosixPath(document.file).parent)
+
+
+def _finding(document: Document, problem: Problem) -> Finding:
+    return Finding(document.file, f"{document.kind}/{document.name}", *problem)
+
+
+def _of_one(document: Document, schemas: Schemas | None) -> Iterator[Problem]:
+    yield from hardening.in_clear(document.body)
+    if document.kind in KINDS:
+        if schemas:
+            yield from schemas.problems(document)
+        if document.kind in rules.LONGEST:
+            yield from rules.problems(document)
+            yield from hardening.problems(document)
+    else:
+        yield from core.problems(document)
+
+
+def read(folder: Path) -> tuple[list[Document], list[Finding]]:
+    """The objects of all files below a folder, and what cannot be read. Kustomizations are left to kustomize."""
+    documents: list[Document] = []
+    findings: list[Finding] = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml")):
+        file = path.relative_to(folder).as_posix()
+        try:
+            bodies: Sequence[Any] = list(yaml.load_all(path.read_bytes(), Loader))
+        except yaml.YAMLError as error:
+            findings.append(Finding(file, "", "", " ".join(str(error).split()), "YAML"))
+            continue
+        for number, body in enumerate(bodies):
+            if body is None:
+                continue
+            if not isinstance(body, dict) or not body.get("kind") or not body.get("apiVersion"):
+                findings.append(Finding(file, "", f"document {number + 1}", "no object", "apiVersion and kind"))
+            elif not str(body["apiVersion"]).startswith(KUSTOMIZE):
+                documents.append(Document(file, body))
+    return documents, findings

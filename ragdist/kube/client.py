@@ -1,0 +1,322 @@
+"""A rendered folder on a cluster: submit, status, logs, delete, through the official client.
+
+The objects are sent as the files have them. What outlives a job (claims, volumes) is made once and left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragdist import track
+from ragdist.errors import ConfigError, TrainError
+from ragdist.kube import check
+from ragdist.kube.findings import Body, Document, at
+
+PLURALS = {
+    "PersistentVolume": "persistentvolumes",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+    "ServiceAccount": "serviceaccounts",
+    "ConfigMap": "configmaps",
+    "NetworkPolicy": "networkpolicies",
+    "RayCluster": "rayclusters",
+    "RayJob": "rayjobs",
+}
+"""What is sent, in this order, and how the API names it."""
+LASTING = ("PersistentVolume", "PersistentVolumeClaim")
+OVER = ("Complete", "Failed")
+TIMEOUT_S = (10, 60)
+"""Longest wait, in seconds, for a connection and for an answer."""
+POLL_S = 1.0
+GONE_S = 180.0
+"""Longest wait, in seconds, for an object that was deleted to be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of a job. Example: Pod("nq-7x2-head", "headgroup", "Pending", "0/3 nodes have nvidia.com/gpu")."""
+
+    name: str
+    group: str
+    phase: str
+    why: str
+    """What it waits for or died of, in Kubernetes' words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a job stands."""
+
+    name: str
+    state: str
+    """Of the deployment: Initializing, Running, Complete, Failed, Suspended, ...; `absent` where there is no job."""
+    job: str
+    """Of the driver: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED; empty before it has begun."""
+    failed: int
+    """Tries that failed."""
+    message: str
+    pods: tuple[Pod, ...]
+
+
+class Cluster:
+    """The API server of a kubeconfig's context, or that of the pod this runs in.
+
+    Args:
+        context: empty takes the current one.
+
+    Raises:
+        ConfigError: no cluster is configured, or the client is not installed.
+    """
+
+    def __init__(self, context: str = "") -> None:
+        try:
+            import kubernetes as official
+        except ImportError:
+            raise ConfigError("ragdist k8s submit, status, logs and delete need `pip install ragdist[k8s]`") from None
+        settings = official.client.Configuration()
+        try:
+            official.config.load_config(context=context or None, client_configuration=settings)
+        except official.config.ConfigException as error:
+            raise ConfigError(f"no Kubernetes cluster: {error}; set KUBECONFIG, or --context to one of it") from None
+        settings.retries = False
+        self.api = official.client.ApiClient(settings)
+        self.context = context
+
+    def call(self, method: str, path: str, body: Body | None = None, **query: str) -> Any:
+        """One request; None where there is no such object.
+
+        Raises:
+            ConfigError: the server cannot be reached, or refuses.
+        """
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            return self.api.call_api(
+                path,
+                method,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json", "Content-Type": kind},
+                body=body,
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=TIMEOUT_S,
+            )
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise ConfigError(f"{method} {path}: {_said(error)}") from None
+        except HTTPError as error:
+            host = self.api.configuration.host
+            raise ConfigError(f"Kubernetes at {host} does not answer: {error}; see `kubectl cluster-info`") from None
+
+    def text(self, path: str, **query: str) -> Iterator[str]:
+        """Lines of an answer that is no JSON, as they come."""
+        headers: dict[str, str] = {"Accept": "text/plain"}
+        told = list(query.items())
+        self.api.update_params_for_auth(headers, told, ["BearerToken"])
+        answer = self.api.rest_client.pool_manager.request(
+            "GET", f"{self.api.configuration.host}{path}", fields=told, headers=headers, preload_content=False
+        )
+        if answer.status != 200:
+            raise ConfigError(f"GET {path}: {answer.status} {answer.reason}")
+        rest = b""
+        for part in answer.stream(4096):
+            *lines, rest = (rest + part).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
+
+
+def _said(error: Any) -> str:
+    """The server's own words, in one line."""
+    import json
+
+    try:
+        message = str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        message = str(error.reason)
+    return f"{error.status} {' '.join(message.split())}"
+
+
+def path_of(body: Body, named: bool = True) -> str:
+    """The API's path of an object, or of its kind in its namespace."""
+    version, about = str(body["apiVersion"]), body["metadata"]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    namespace = f"/namespaces/{about['namespace']}" if "namespace" in about else ""
+    return f"{root}{namespace}/{PLURALS[body['kind']]}" + (f"/{about['name']}" if named else "")
+
+
+def submit(folder: Path, cluster: Cluster) -> str:
+    """Sends the folder's objects; a job that ended before begins again, and goes on from its run folder.
+
+    Args:
+        folder: from `render.write`.
+        cluster: where to.
+
+    Returns:
+        The job's name.
+
+    Raises:
+        ConfigError: the job is under way, KubeRay is not installed, or the cluster refuses.
+    """
+    objects = _objects(folder)
+    main = _main(objects, folder)
+    with _kuberay(main):
+        there = cluster.call("GET", path_of(main.body))
+        if main.kind == "RayJob" and there and at(there, "status.jobDeploymentStatus", "") not in OVER:
+            raise ConfigError(f"{main.name} is under way; `ragdist k8s status {folder}`, or `ragdist k8s delete` first")
+        for document in objects:
+            if document is main and there and main.kind == "RayJob":
+                cluster.call("DELETE", path_of(main.body), propagationPolicy="Foreground")
+                _await_gone(main, cluster)
+            _send(document, cluster)
+    return main.name
+
+
+def _send(document: Document, cluster: Cluster) -> None:
+    there = cluster.call("GET", path_of(document.body))
+    if there and document.kind in LASTING:
+        return
+    if there:
+        cluster.call("PATCH", path_of(document.body), document.body)
+    elif cluster.call("POST", path_of(document.body, named=False), document.body) is None:
+        namespace = document.body["metadata"].get("namespace", "")
+        raise ConfigError(
+            f"{document.kind}/{document.name} has no place: namespace {namespace} or its kind is not there; "
+            f"`kubectl create namespace {namespace}`, and install KubeRay"
+        )
+    track.say(f"{document.kind}/{document.name}: {'changed' if there else 'made'}")
+
+
+@contextmanager
+def _kuberay(main: Document) -> Iterator[None]:
+    """Says what a refusal may come from."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{main.kind}/{main.name} was not submitted: {error}") from None
+
+
+def _await_gone(document: Document, cluster: Cluster) -> None:
+    end = time.monotonic() + GONE_S
+    while cluster.call("GET", path_of(document.body)):
+        if time.monotonic() > end:
+            raise ConfigError(f"the {document.kind} of before is still there after {GONE_S:.0f} s")
+        time.sleep(POLL_S)
+
+
+def status(folder: Path, cluster: Cluster) -> Status:
+    """How the folder's job stands, with each of its pods and what it waits for."""
+    main = _main(_objects(folder), folder)
+    found = cluster.call("GET", path_of(main.body)) or {}
+    told = at(found, "status", {})
+    absent = "absent" if not found else "Initializing"
+    return Status(
+        name=main.name,
+        state=str(told.get("jobDeploymentStatus") or told.get("state") or absent),
+        job=str(told.get("jobStatus", "")),
+        failed=int(told.get("failed", 0)),
+        message=str(told.get("message") or told.get("reason") or ""),
+        pods=tuple(_pods(main, cluster)),
+    )
+
+
+def _pods(main: Document, cluster: Cluster) -> Iterator[Pod]:
+    for pod in _raw_pods(main, cluster):
+        labels = at(pod, "metadata.labels", {})
+        group = labels.get("ray.io/group") or ("submitter" if "job-name" in labels else "")
+        yield Pod(pod["metadata"]["name"], group, str(at(pod, "status.phase", "Unknown")), _why(pod))
+
+
+def _raw_pods(main: Document, cluster: Cluster) -> list[Body]:
+    namespace = main.body["metadata"]["namespace"]
+    run = main.body["metadata"]["labels"]["ragdist.io/run"]
+    found = cluster.call("GET", f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"ragdist.io/run={run}") or {}
+    return list(found.get("items", []))
+
+
+def _why(pod: Body) -> str:
+    """What a pod waits for or died of."""
+    for container in at(pod, "status.containerStatuses", []):
+        for state in ("waiting", "terminated"):
+            if reason := at(container, f"state.{state}.reason"):
+                return " ".join(f"{reason} {at(container, f'state.{state}.message', '')}".split())
+    unmet = [one for one in at(pod, "status.conditions", []) if one.get("status") == "False" and one.get("message")]
+    return " ".join(str(unmet[0]["message"]).split()) if unmet else ""
+
+
+def logs(folder: Path, cluster: Cluster, follow: bool = False) -> Iterator[str]:
+    """What the job's driver says, line by line; with `follow` until it ends.
+
+    Raises:
+        ConfigError: it has not begun to say anything.
+    """
+    main = _main(_objects(folder), folder)
+    ours = [pod for pod in _raw_pods(main, cluster) if "job-name" in at(pod, "metadata.labels", {})]
+    begun = [pod for pod in ours if at(pod, "status.phase") != "Pending"]
+    if not begun:
+        raise ConfigError(f"{main.name} says nothing yet; `ragdist k8s status {folder}` tells what it waits for")
+    newest = max(begun, key=lambda pod: str(at(pod, "metadata.creationTimestamp", "")))
+    about = newest["metadata"]
+    wanted = {"follow": "true"} if follow else {}
+    yield from cluster.text(f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/log", **wanted)
+
+
+def delete(folder: Path, cluster: Cluster, storage: bool = False) -> list[str]:
+    """Removes the folder's objects, the job first; claims and volumes stay unless `storage` says so.
+
+    Returns:
+        What was removed, as kind/name.
+    """
+    removed = []
+    for document in reversed(_objects(folder)):
+        if document.kind in LASTING and not storage:
+            continue
+        if cluster.call("DELETE", path_of(document.body), propagationPolicy="Background") is not None:
+            removed.append(f"{document.kind}/{document.name}")
+    return removed
+
+
+def finished(found: Status) -> None:
+    """Passes a job that is under way or complete.
+
+    Raises:
+        TrainError: it failed for good.
+    """
+    if found.state == "Failed":
+        raise TrainError(f"{found.name} failed {found.failed} times: {found.message}; `ragdist k8s logs` has the story")
+
+
+def _objects(folder: Path) -> list[Document]:
+    """The folder's objects, in the order in which they are sent.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds what `render` does not write.
+    """
+    documents, unreadable = check.read(folder)
+    if unreadable:
+        raise ConfigError(str(unreadable[0]))
+    strange = [one for one in documents if one.kind not in PLURALS]
+    if strange:
+        raise ConfigError(
+            f"{strange[0].file} holds a {strange[0].kind}, which is not ours to send; send the folder by "
+            f"`kubectl apply -k {folder}`"
+        )
+    return sorted(documents, key=lambda one: list(PLURALS).index(one.kind))
+
+
+def _main(objects: list[Document], folder: Path) -> Document:
+    found = [one for one in objects if one.kind in ("RayJob", "RayCluster")]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{folder} holds {len(found)} RayJobs and RayClusters, wanted one; `ragdist k8s render JOB settings.yaml "
+            f"-o {folder}` makes such a folder"
+        )
+    return found[0]

@@ -1,0 +1,204 @@
+"""Which pods a job needs: the seats that it asks of Ray, and the memory that the plan counts, a group at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ragdist.config import Settings
+from ragdist.errors import ConfigError
+from ragdist.plan import memory
+from ragdist.plan.fits import CLOSE, Group
+from ragdist.plan.layout import RAY, Plan
+from ragdist.plan.seats import GIB
+
+Job = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
+ROLE = "ragdist.io/role"
+"""Label of a group's pods and Ray nodes; ATM's two sides ask for theirs."""
+LEAST_STORE = 2**30
+"""Bytes of Ray's object store at least; rows and metrics of RAFT pass through it."""
+LEAST_HEAD_GIB = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pods:
+    """Pods that are all alike. Example: Pods(name="attacker", count=2, ranks=1, cpus=4, gpus=1, memory=48, store=1)."""
+
+    name: str
+    count: int
+    ranks: int
+    """That share one of the pods."""
+    cpus: int
+    """Of one pod; the same number is told to Ray."""
+    gpus: int
+    memory: int
+    """Of one pod, in GiB."""
+    store: int
+    """Of it, Ray's object store, in GiB."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the Ray node in it."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom Ray resources of one pod."""
+
+
+def system(job: Job) -> Literal["raft", "duet", "atm"]:
+    """What a job runs, once or many times."""
+    return "atm" if job.endswith("atm") else "duet" if job == "duet" else "raft"
+
+
+def for_pods(settings: Settings, job: Job, name: str) -> Settings:
+    """The settings as the job is given them in its pods: a run that retries find again, seats on the groups' pods.
+
+    Args:
+        settings: as they were loaded.
+        job: which.
+        name: of the run; settled here, so that it does not depend on where the job runs.
+    """
+    folder = settings.run.folder
+    run = settings.run.model_copy(
+        update={"name": name, "folder": folder if folder.startswith("/") else f"{settings.kube.mount}/{folder}"}
+    )
+    changed: dict[str, object] = {"run": run, "cluster": settings.cluster.model_copy(update={"address": ""})}
+    if system(job) == "atm":
+        for side in ("attacker", "generator"):
+            config = getattr(settings, side)
+            changed[side] = config.model_copy(update={"labels": {ROLE: side, **config.labels}})
+    return settings.model_copy(update=changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Seats that a job asks of Ray. Example: Asked(name="attacker", ranks=2, cpus=4, gpus=1)."""
+
+    name: str
+    ranks: int
+    """All that may be under way at once."""
+    cpus: float
+    """Of one rank."""
+    gpus: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """That the Ray node must carry."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+
+def asked(settings: Settings, job: Job) -> list[Asked]:
+    """The seats that a job asks for on a cluster that it joins, where a rank takes one CPU if nothing else is said.
+
+    Args:
+        settings: from `for_pods`.
+        job: which.
+    """
+    times = settings.sweep.concurrent if job.startswith("sweep") else 1
+    if system(job) == "atm":
+        return [
+            Asked(
+                name=name,
+                ranks=side.workers * times,
+                cpus=side.cpus_per_worker or 1.0,
+                gpus=side.gpus_per_worker,
+                labels={key: value for key, value in side.labels.items() if not key.startswith("ray.io/")},  # Ray's own
+                resources={kind: count for kind, count in side.resources.items() if count},
+            )
+            for name, side in (("attacker", settings.attacker), ("generator", settings.generator))
+        ]
+    cluster = settings.cluster
+    ranks = cluster.workers * (2 if job == "duet" and settings.kube.side_by_side else times)
+    found = [Asked(name="workers", ranks=ranks, cpus=cluster.cpus_per_worker or 1.0, gpus=cluster.gpus_per_worker)]
+    if job.startswith("sweep") and settings.sweep.gpus_per_trial:
+        found.append(Asked(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
+    return found
+
+
+def groups(settings: Settings, job: Job, plan: Plan) -> list[Pods]:
+    """The groups of pods with seats for all that the job has under way at once.
+
+    Args:
+        settings: from `for_pods`.
+        job: which.
+        plan: of `system(job)` with these settings, for machines that are not known.
+
+    Raises:
+        ConfigError: the memory of a rank is not known.
+    """
+    return [_pods(seats, _memory(seats, settings, plan), settings, store_gib(plan)) for seats in asked(settings, job)]
+
+
+def _pods(seats: Asked, memory_each: float, settings: Settings, store: int) -> Pods:
+    """Pods with these seats.
+
+    Args:
+        seats: all of the group.
+        memory_each: bytes of one rank.
+        settings: how many share a pod.
+        store: GiB of each pod's object store.
+    """
+    together = min(settings.kube.workers_per_pod, seats.ranks)
+    return Pods(
+        name=seats.name,
+        count=math.ceil(seats.ranks / together),
+        ranks=together,
+        cpus=max(1, math.ceil(together * seats.cpus)),
+        gpus=math.ceil(together * seats.gpus),
+        memory=_rounded(together * memory_each + RAY) + store + 1,
+        store=store,
+        labels=seats.labels or {ROLE: seats.name},
+        resources={kind: together * count for kind, count in seats.resources.items()},
+    )
+
+
+def _memory(seats: Asked, settings: Settings, plan: Plan) -> float:
+    """Bytes of host memory of one rank: told, or of the largest group that may have the seat."""
+    if seats.name == "trials":
+        return plan.driver + memory.process(True, "host")
+    if settings.kube.memory_gib:
+        return settings.kube.memory_gib * GIB
+    return max(_counted(group) for group in plan.groups if seats.name in ("workers", group.role.name))
+
+
+def _counted(group: Group) -> int:
+    """Bytes of one rank, as the plan counts them.
+
+    Raises:
+        ConfigError: the plan knows nothing of the model.
+    """
+    if group.held is None:
+        raise ConfigError(
+            f"the memory of a rank of {group.role.name} is unknown, because its model is not on this machine; "
+            "set kube.memory_gib, or model.source to a folder with its config.json"
+        )
+    return group.peak("host")
+
+
+def head(settings: Settings, job: Job, plan: Plan) -> Pods:
+    """The pod with the driver and, in a sweep whose trials ask on CPU, the trials' own processes beside it."""
+    kube, gpus = settings.kube, int(asks_on_gpu(settings, job, plan.groups))
+    processes = 1 + (settings.sweep.concurrent if job.startswith("sweep") and not settings.sweep.gpus_per_trial else 0)
+    unknown = GIB * kube.memory_gib if plan.model is None and job != "atm" else 0
+    counted = _rounded(processes * (plan.driver + gpus * memory.process(True, "host") + unknown))
+    store = store_gib(plan)
+    return Pods(
+        name="head",
+        count=1,
+        ranks=0,
+        cpus=kube.head_cpus,
+        gpus=gpus,
+        memory=math.ceil(kube.head_memory_gib) or max(LEAST_HEAD_GIB, counted) + store + 1,
+        store=store,
+    )
+
+
+def asks_on_gpu(settings: Settings, job: Job, groups: Sequence[Group]) -> bool:
+    """Whether the driver asks a model, on a GPU: ATM's models stay with their ranks."""
+    return settings.kube.driver_gpu and system(job) != "atm" and any(group.role.gpus for group in groups)
+
+
+def store_gib(plan: Plan) -> int:
+    """GiB of each pod's object store: any of them may hold all that is in flight."""
+    return math.ceil(max(plan.store, LEAST_STORE) / GIB)
+
+
+def _rounded(size: float) -> int:
+    """GiB of memory in which `size` bytes are not yet a close call."""
+    return math.ceil(size / CLOSE / GIB)

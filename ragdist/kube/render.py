@@ -1,0 +1,327 @@
+"""The manifests of a job: a folder of YAML for `kubectl apply -k`, or for `ragdist k8s submit`.
+
+    settings.yaml   ConfigMap: the settings, as the driver reads them        access.yaml    ServiceAccount
+    storage.yaml    PersistentVolumeClaim (s3: and PersistentVolume)         network.yaml   NetworkPolicy
+    job.yaml        RayJob; `standing`: cluster.yaml, a RayCluster           kustomization.yaml
+
+The driver runs in the head's pod, which has no seats; ranks sit in groups of pods that carry the labels the job asks
+for. A retry begins with new pods and the same run name, so it goes on from the run's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ragdist import __version__, loader, track
+from ragdist.config import Settings
+from ragdist.errors import ConfigError
+from ragdist.kube import network, pods
+from ragdist.kube.network import RUN
+from ragdist.kube.pods import Job, Pods
+from ragdist.plan.layout import Plan
+
+Manifest = dict[str, Any]
+SETTINGS_FOLDER = "/etc/ragdist"
+JOB = "ragdist.io/job"
+"""Beside `RUN` the label of everything that is rendered, and of the pods."""
+LONGEST_NAME = 47
+"""Characters of a RayJob's name: KubeRay makes longer ones of it."""
+USER = 1000
+REMOTE = re.compile(r"[a-z0-9]+://")
+
+
+def render(settings: Settings, job: Job, plan: Plan, standing: bool = False) -> dict[str, list[Manifest]]:
+    """Manifests by file name.
+
+    Args:
+        settings: all settings, as loaded.
+        job: what is run.
+        plan: of `pods.system(job)`, for machines that are not known.
+        standing: a RayCluster for `ray job submit` in place of a RayJob.
+
+    Raises:
+        ConfigError: settings that cannot work in pods.
+    """
+    run = track.run_folder(settings, job).name
+    inside = pods.for_pods(settings, job, run)
+    _refuse(inside)
+    name = name_of(run)
+    spec = _cluster(inside, name, job, plan)
+    labels = {"app.kubernetes.io/name": "ragdist", RUN: name, JOB: job}
+    found = {
+        "settings.yaml": [_named("v1", "ConfigMap", f"{name}-settings", inside, labels)],
+        "access.yaml": [_account(inside, name, labels)],
+        "storage.yaml": _storage(inside, labels),
+        "network.yaml": network.policies(inside, name, labels),
+    }
+    found["settings.yaml"][0]["data"] = {"settings.yaml": loader.dump(inside)}
+    if standing:
+        found["cluster.yaml"] = [_named("ray.io/v1", "RayCluster", name, inside, labels, spec=spec)]
+    else:
+        found["job.yaml"] = [_job(inside, name, job, labels, spec)]
+    return {file: manifests for file, manifests in found.items() if manifests}
+
+
+def write(manifests: dict[str, list[Manifest]], folder: Path) -> list[Path]:
+    """Writes the files and a kustomization of them; other files in the folder stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(manifests)}
+    written = []
+    for name, documents in {**manifests, "kustomization.yaml": [listed]}.items():
+        (folder / name).write_text(yaml.dump_all(documents, Dumper=_Blocks, sort_keys=False, allow_unicode=True))
+        written.append(folder / name)
+    return written
+
+
+class _Blocks(yaml.SafeDumper):
+    """Texts of several lines as they are, nothing by reference."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Blocks.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
+
+
+def name_of(run: str) -> str:
+    """The run's name as Kubernetes takes it for a RayJob: lower case letters, digits, dashes, at most 47."""
+    name = re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
+    name = name if name[:1].isalpha() else f"run-{name}"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 7].rstrip('-')}-{hashlib.sha256(run.encode()).hexdigest()[:6]}"
+    return name
+
+
+def _refuse(settings: Settings) -> None:
+    """Stops settings that would only fail in the pods.
+
+    Raises:
+        ConfigError: a path that pods do not see; autoscaling and a queue.
+    """
+    kube = settings.kube
+    if kube.queue and kube.autoscaling:
+        raise ConfigError(
+            f"kube.queue={kube.queue} admits a job with all of its pods, kube.autoscaling=true adds pods later; "
+            "choose one of the two"
+        )
+    seen = {"run.folder": (settings.run.folder,), "corpus.questions": settings.corpus.questions}
+    seen["corpus.folder"] = (settings.corpus.folder,) if settings.corpus.folder else ()
+    for key in ("model", "attacker", "generator"):
+        source = getattr(settings, key).source
+        seen[f"{key}.source"] = (source,) if source.startswith((".", "/", "~")) or source.endswith(".gguf") else ()
+    for key, paths in seen.items():
+        for path in paths:
+            if not (path.startswith(f"{kube.mount}/") or REMOTE.match(path)):
+                raise ConfigError(
+                    f"{key}={path!r} is not seen in the pods, which have {kube.mount}; copy it to the storage and name "
+                    f"it {kube.mount}/..., or an address such as s3://bucket/path, or change kube.mount"
+                )
+
+
+def _named(
+    version: str, kind: str, name: str, settings: Settings, labels: dict[str, str], **body: Any
+) -> Manifest:
+    about = {"name": name, "namespace": settings.kube.namespace, "labels": dict(labels)}
+    return {"apiVersion": version, "kind": kind, "metadata": about, **body}
+
+
+def _account(settings: Settings, name: str, labels: dict[str, str]) -> Manifest:
+    """The pods' account: it may do nothing, and its token is not in the pods."""
+    found = _named("v1", "ServiceAccount", name, settings, labels, automountServiceAccountToken=False)
+    if settings.kube.account_annotations:
+        found["metadata"]["annotations"] = dict(settings.kube.account_annotations)
+    return found
+
+
+def _storage(settings: Settings, labels: dict[str, str]) -> list[Manifest]:
+    """The claim that holds run folders, and for a bucket the volume behind it. They outlive the job."""
+    kube = settings.kube
+    if kube.storage == "existing":
+        return []
+    own = {key: value for key, value in labels.items() if key not in (RUN, JOB)}  # shared by all runs
+    size = {"storage": f"{kube.storage_gib}Gi"}
+    spec: Manifest = {"accessModes": ["ReadWriteMany"], "resources": {"requests": size}}
+    if kube.storage == "claim":
+        if kube.storage_class:
+            spec["storageClassName"] = kube.storage_class
+        return [_named("v1", "PersistentVolumeClaim", kube.claim, settings, own, spec=spec)]
+    volume = _named("v1", "PersistentVolume", f"{kube.namespace}-{kube.claim}", settings, own)
+    del volume["metadata"]["namespace"]
+    secret = {"name": kube.s3_secret, "namespace": kube.namespace}
+    volume["spec"] = {
+        "capacity": size,
+        "volumeMode": "Filesystem",
+        "accessModes": ["ReadWriteMany"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": "",
+        "claimRef": {"name": kube.claim, "namespace": kube.namespace},
+        "csi": {
+            "driver": kube.s3_driver,
+            "volumeHandle": volume["metadata"]["name"],
+            "nodePublishSecretRef": secret,
+        },
+    }
+    spec |= {"storageClassName": "", "volumeName": volume["metadata"]["name"]}
+    return [volume, _named("v1", "PersistentVolumeClaim", kube.claim, settings, own, spec=spec)]
+
+
+def entrypoint(job: Job) -> str:
+    """The driver's command; the same each time, so that a retry finds the run."""
+    verb = job.replace("-", " ") if job.startswith("sweep") else f"train {job}"
+    return f"ragdist {verb} {SETTINGS_FOLDER}/settings.yaml"
+
+
+def _job(settings: Settings, name: str, job: Job, labels: dict[str, str], cluster: Manifest) -> Manifest:
+    kube = settings.kube
+    if kube.queue:
+        labels = {**labels, "kueue.x-k8s.io/queue-name": kube.queue}
+    small = Pods(name="submitter", count=1, ranks=0, cpus=1, gpus=0, memory=1, store=0)
+    submitter = _template(settings, name, job, small)
+    submitter["spec"]["restartPolicy"] = "Never"
+    spec = {
+        "entrypoint": entrypoint(job),
+        "submissionMode": "K8sJobMode",
+        "backoffLimit": kube.retries,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": kube.keep_s,
+        "submitterConfig": {"backoffLimit": 2},
+        "submitterPodTemplate": submitter,
+        "rayClusterSpec": cluster,
+    }
+    if kube.deadline_s:
+        spec["activeDeadlineSeconds"] = kube.deadline_s
+    return _named("ray.io/v1", "RayJob", name, settings, labels, spec=spec)
+
+
+def _cluster(settings: Settings, name: str, job: Job, plan: Plan) -> Manifest:
+    head = pods.head(settings, job, plan)
+    workers = pods.groups(settings, job, plan)
+    spec: Manifest = {"rayVersion": metadata.version("ray"), "authOptions": {"mode": "token"}}
+    scales = settings.kube.autoscaling
+    if scales:
+        small = {"cpu": "500m", "memory": "512Mi"}
+        spec["enableInTreeAutoscaling"] = True
+        spec["autoscalerOptions"] = {
+            "version": "v2",
+            "idleTimeoutSeconds": 120,
+            "resources": {"limits": small, "requests": dict(small)},
+            "securityContext": _hardened(),
+        }
+    params = {"object-store-memory": str(head.store * 2**30)}
+    spec["headGroupSpec"] = {
+        "rayStartParams": {"dashboard-host": "0.0.0.0", **params},
+        "resources": {"CPU": "0", "GPU": "0"} if head.gpus else {"CPU": "0"},
+        "template": _template(settings, name, job, head, no_restart=scales),
+    }
+    spec["workerGroupSpecs"] = [
+        {
+            "groupName": group.name,
+            "replicas": 0 if scales else group.count,
+            "minReplicas": 0 if scales else group.count,
+            "maxReplicas": group.count,
+            "labels": dict(group.labels),
+            "resources": _resources(group),
+            "rayStartParams": params,
+            "template": _template(settings, name, job, group, no_restart=scales),
+        }
+        for group in workers
+    ]
+    return spec
+
+
+def _resources(group: Pods) -> dict[str, str]:
+    """What the Ray node in such a pod has, in Ray's words."""
+    found = {"CPU": str(group.cpus)} | ({"GPU": str(group.gpus)} if group.gpus else {})
+    return found | {kind: f"{count:g}" for kind, count in group.resources.items()}
+
+
+def _template(settings: Settings, name: str, job: Job, group: Pods, no_restart: bool = False) -> Manifest:
+    """A pod: hardened, with limits, storage, shared memory, and time to end."""
+    kube, in_ray = settings.kube, group.name != "submitter"
+    volumes: list[Manifest] = []
+    mounts: list[Manifest] = []
+
+    def mount(volume: str, path: str, source: Manifest, **more: Any) -> None:
+        volumes.append({"name": volume, **source})
+        mounts.append({"name": volume, "mountPath": path, **more})
+
+    if in_ray:
+        shared = {"medium": "Memory", "sizeLimit": f"{group.store + 1}Gi"}
+        mount("shared-memory", "/dev/shm", {"emptyDir": shared})
+        mount("storage", kube.mount, {"persistentVolumeClaim": {"claimName": kube.claim}})
+    if group.name == "head":
+        mount("settings", SETTINGS_FOLDER, {"configMap": {"name": f"{name}-settings"}}, readOnly=True)
+    size = {"cpu": str(group.cpus), "memory": f"{group.memory}Gi"}
+    if group.gpus:
+        size[kube.gpu_resource] = str(group.gpus)
+    container: Manifest = {
+        "name": "ray" if in_ray else "ray-job-submitter",
+        "image": kube.image or f"ragdist:{__version__}",
+        "imagePullPolicy": "IfNotPresent",
+        "resources": {"limits": size, "requests": dict(size)},
+        "securityContext": _hardened(),
+    }
+    if in_ray:
+        container["env"] = _environment(kube.mount, kube.grace_s)
+        container["envFrom"] = [{"secretRef": {"name": kube.secret, "optional": True}}]
+        container["volumeMounts"] = mounts
+    spec: Manifest = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationGracePeriodSeconds": kube.grace_s if in_ray else 30,
+        "containers": [container],
+    }
+    if kube.autoscaling and group.name == "head":
+        spec["automountServiceAccountToken"] = True  # the autoscaler's; KubeRay makes an account that may scale
+    else:
+        spec |= {"serviceAccountName": name, "automountServiceAccountToken": False}
+    spec |= _placed(settings, group)
+    if no_restart:
+        spec["restartPolicy"] = "Never"
+    if volumes:
+        spec["volumes"] = volumes
+    return {"metadata": {"labels": {"app.kubernetes.io/name": "ragdist", RUN: name, JOB: job}}, "spec": spec}
+
+
+def _placed(settings: Settings, group: Pods) -> Manifest:
+    """On which machines a pod may be, and what it needs to be pulled."""
+    kube = settings.kube
+    found: Manifest = {}
+    labels = kube.node_labels if group.ranks else kube.head_node_labels
+    if labels:
+        found["nodeSelector"] = dict(labels)
+    if kube.taints and (group.ranks or group.gpus):
+        found["tolerations"] = [{"key": key, "operator": "Exists"} for key in kube.taints]
+    if kube.pull_secret:
+        found["imagePullSecrets"] = [{"name": kube.pull_secret}]
+    return found
+
+
+def _hardened() -> Manifest:
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def _environment(mount: str, grace_s: int) -> list[Manifest]:
+    """Models of the hub are fetched once, into the storage; a driver that is stopped has time to save."""
+    values = {
+        "HF_HOME": f"{mount}/cache/huggingface",
+        "XDG_CACHE_HOME": f"{mount}/cache",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(grace_s - 30),
+    }
+    return [{"name": key, "value": value} for key, value in values.items()]

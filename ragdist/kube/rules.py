@@ -1,0 +1,211 @@
+"""What the KubeRay operator refuses although the schema allows it (KubeRay 1.7, controllers/ray/utils/validation.go)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, ray_groups
+
+DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+LONGEST = {"RayJob": 47, "RayCluster": 53}
+TOKENS_SINCE = (2, 52)
+RESOURCES = ("num-cpus", "num-gpus", "memory", "resources")
+POLICIES = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
+"""Of deletion, from the first that may come to the last."""
+GATED = {"networkPolicy": "RayClusterNetworkPolicy", "tlsOptions": "RayClusterMTLS"}
+GATED |= {"historyServerOptions": "RayClusterHistoryServer"}
+
+
+def problems(document: Document) -> Iterator[Problem]:
+    """What the operator would refuse in a RayJob or RayCluster."""
+    name = document.name
+    longest = LONGEST[document.kind]
+    if len(name) > longest or not DNS_1035.fullmatch(name):
+        wanted = f"lower case letters, digits and dashes, a letter first, at most {longest}"
+        yield Problem("metadata.name", f"{name!r} of {len(name)} characters", wanted)
+    spec = document.body.get("spec")
+    if document.kind == "RayJob" and isinstance(spec, dict):
+        for part in (_job, _selector, _modes, _deletion):
+            yield from part(spec)
+    found = cluster(document)
+    if found:
+        path, body = found
+        yield from _authentication(path, body, document.kind)
+        yield from _tolerance(path, body, document)
+        yield from _scaling(path, body)
+        for key in GATED.keys() & body.keys():
+            yield Problem(f"{path}.{key}", "set", f"none: it needs the operator's feature gate {GATED[key]}")
+        for group in ray_groups(path, body):
+            yield from _group(*group, body)
+
+
+def _job(spec: Body) -> Iterator[Problem]:
+    ttl = _number(spec.get("ttlSecondsAfterFinished"))
+    if ttl < 0:
+        yield Problem("spec.ttlSecondsAfterFinished", str(ttl), "0 or more")
+    if ttl > 0 and not spec.get("shutdownAfterJobFinishes"):
+        yield Problem("spec.ttlSecondsAfterFinished", str(ttl), "spec.shutdownAfterJobFinishes: true beside it")
+    if spec.get("suspend") and not spec.get("shutdownAfterJobFinishes"):
+        yield Problem("spec.suspend", "true", "spec.shutdownAfterJobFinishes: true beside it")
+    if _number(spec.get("backoffLimit")) < 0:
+        yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 or more")
+    for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
+        if _number(spec.get(key, 1)) <= 0:
+            yield Problem(f"spec.{key}", str(spec[key]), "1 or more")
+    try:
+        told = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}")
+    except yaml.YAMLError:
+        told = None
+    if not isinstance(told, dict):
+        yield Problem("spec.runtimeEnvYAML", "no YAML mapping", "one, written as a text")
+
+
+def _selector(spec: Body) -> Iterator[Problem]:
+    chosen = spec.get("clusterSelector")
+    if not chosen:
+        if "rayClusterSpec" not in spec:
+            yield Problem("spec.rayClusterSpec", "missing", "a cluster, or spec.clusterSelector")
+        return
+    if not isinstance(chosen, dict) or not chosen.get("ray.io/cluster"):
+        yield Problem("spec.clusterSelector", "names no cluster", "ray.io/cluster: NAME")
+    if spec.get("suspend"):
+        yield Problem("spec.suspend", "true", "none beside spec.clusterSelector")
+    if _number(spec.get("backoffLimit")) > 0:
+        yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 beside spec.clusterSelector")
+    if spec.get("submissionMode") == "SidecarMode":
+        yield Problem("spec.submissionMode", "SidecarMode", "another one beside spec.clusterSelector")
+
+
+def _modes(spec: Body) -> Iterator[Problem]:
+    mode = spec.get("submissionMode")
+    if mode == "InteractiveMode" and _number(spec.get("backoffLimit")) > 0:
+        yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 with submissionMode: InteractiveMode")
+    if mode == "SidecarMode":
+        for key in ("submitterPodTemplate", "submitterConfig"):
+            if key in spec:
+                yield Problem(f"spec.{key}", "set", "none with submissionMode: SidecarMode")
+        policy = at(spec, "rayClusterSpec.headGroupSpec.template.spec.restartPolicy", "Never")
+        if policy != "Never":
+            path = "spec.rayClusterSpec.headGroupSpec.template.spec.restartPolicy"
+            yield Problem(path, policy, "Never with submissionMode: SidecarMode")
+
+
+def _deletion(spec: Body) -> Iterator[Problem]:
+    path, rules = "spec.deletionStrategy.deletionRules", mappings(spec, "deletionStrategy.deletionRules")
+    if rules and spec.get("shutdownAfterJobFinishes"):
+        yield Problem(path, "beside shutdownAfterJobFinishes: true", "one of the two")
+    waits: dict[str, list[tuple[int, int, int]]] = {}
+    for number, rule in enumerate(rules):
+        policy, condition = rule.get("policy"), at(rule, "condition", {})
+        if policy not in POLICIES or not isinstance(condition, dict):
+            continue
+        if policy == "DeleteWorkers" and at(spec, "rayClusterSpec.enableInTreeAutoscaling"):
+            yield Problem(f"{path}[{number}].policy", policy, "another one with autoscaling")
+        if policy != "DeleteSelf" and spec.get("clusterSelector"):
+            yield Problem(f"{path}[{number}].policy", policy, "DeleteSelf beside spec.clusterSelector")
+        when = str(condition.get("jobStatus") or condition.get("jobDeploymentStatus"))
+        waits.setdefault(when, []).append((POLICIES.index(policy), _number(condition.get("ttlSeconds")), number))
+    for ordered in map(sorted, waits.values()):
+        for (before, earlier, _), (rank, later, number) in zip(ordered, ordered[1:], strict=False):
+            if rank == before:
+                yield Problem(f"{path}[{number}].policy", f"a second {POLICIES[rank]}", "one for each condition")
+            elif later < earlier:
+                wanted = f"{earlier} or more: {POLICIES[rank]} comes after {POLICIES[before]}"
+                yield Problem(f"{path}[{number}].condition.ttlSeconds", str(later), wanted)
+
+
+def _authentication(path: str, spec: Body, kind: str) -> Iterator[Problem]:
+    tokens, by_kubernetes = at(spec, "authOptions.mode") == "token", at(spec, "authOptions.enableK8sTokenAuth")
+    version = str(spec.get("rayVersion", ""))
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if tokens and (not found or (int(found[1]), int(found[2])) < TOKENS_SINCE):
+        yield Problem(f"{path}.rayVersion", repr(version), "2.52.0 or later with authOptions.mode: token")
+    if by_kubernetes and (kind == "RayJob" or not tokens):
+        wanted = "none in a RayJob" if kind == "RayJob" else "authOptions.mode: token beside it"
+        yield Problem(f"{path}.authOptions.enableK8sTokenAuth", "true", wanted)
+
+
+def _tolerance(path: str, spec: Body, document: Document) -> Iterator[Problem]:
+    """GCS fault tolerance and Redis."""
+    head = at(spec, "headGroupSpec", {})
+    containers = mappings(head, "template.spec.containers")
+    names = {str(one.get("name")) for one in mappings(containers[0], "env")} if containers else set()
+    where = f"{path}.headGroupSpec.template.spec.containers[0].env"
+    params = at(head, "rayStartParams", {})
+    tolerant = "gcsFaultToleranceOptions" in spec
+    if tolerant and at(document.body, "metadata.annotations", {}).get("ray.io/ft-enabled"):
+        yield Problem("metadata.annotations", "ray.io/ft-enabled", "none beside gcsFaultToleranceOptions")
+    for name in ("RAY_REDIS_ADDRESS", "REDIS_PASSWORD"):
+        if name in names and (tolerant or name == "RAY_REDIS_ADDRESS"):
+            yield Problem(where, name, f"{path}.gcsFaultToleranceOptions to say so")
+    if "REDIS_USERNAME" in names or params.get("redis-username"):
+        yield Problem(where, "a Redis user", f"{path}.gcsFaultToleranceOptions.redisUsername")
+    if tolerant and params.get("redis-password"):
+        yield Problem(f"{path}.headGroupSpec.rayStartParams", "redis-password", "gcsFaultToleranceOptions.redisPassword")
+
+
+def _scaling(path: str, spec: Body) -> Iterator[Problem]:
+    scales = bool(spec.get("enableInTreeAutoscaling"))
+    containers = mappings(spec, "headGroupSpec.template.spec.containers")
+    env = mappings(containers[0], "env") if containers else []
+    switch = [one for one in env if one.get("name") == "RAY_enable_autoscaler_v2"]
+    where = f"{path}.headGroupSpec.template.spec.containers[0].env"
+    if switch and not scales and str(switch[0].get("value")) in ("1", "true"):
+        yield Problem(where, "RAY_enable_autoscaler_v2", "enableInTreeAutoscaling: true beside it")
+    version = at(spec, "autoscalerOptions.version")
+    if switch and scales and version:
+        yield Problem(where, "RAY_enable_autoscaler_v2", "autoscalerOptions.version alone")
+    idle = _number(at(spec, "autoscalerOptions.idleTimeoutSeconds"))
+    if idle < 0:
+        yield Problem(f"{path}.autoscalerOptions.idleTimeoutSeconds", str(idle), "0 or more")
+    if scales and version != "v1":  # v2 is the default of these versions of Ray
+        for group_path, _, group in ray_groups(path, spec):
+            policy = at(group, "template.spec.restartPolicy", "Never")
+            if policy != "Never":
+                yield Problem(f"{group_path}.template.spec.restartPolicy", policy, "Never, or none, with autoscaler v2")
+
+
+def _group(path: str, name: str, group: Body, spec: Body) -> Iterator[Problem]:
+    """A group of pods that become Ray nodes."""
+    params = at(group, "rayStartParams", {})
+    if not mappings(group, "template.spec.containers"):
+        yield Problem(f"{path}.template.spec.containers", "none", "at least one")
+    doubled = [key for key in RESOURCES if isinstance(params, dict) and params.get(key)]
+    if doubled and group.get("resources"):
+        yield Problem(f"{path}.rayStartParams", ", ".join(doubled), f"none beside {path}.resources")
+    if isinstance(params, dict) and "labels" in params:
+        yield Problem(f"{path}.rayStartParams.labels", str(params["labels"]), f"{path}.labels instead")
+    for key, value in at(group, "labels", {}).items():
+        if not LABEL_KEY.fullmatch(str(key)) or not LABEL_VALUE.fullmatch(str(value)):
+            yield Problem(f"{path}.labels", f"{key}: {value}", "a key and a value as Kubernetes' labels are")
+    if name != "head":
+        yield from _replicas(path, group, spec)
+
+
+def _replicas(path: str, group: Body, spec: Body) -> Iterator[Problem]:
+    fewest, most = (_number(group.get(key, default)) for key, default in (("minReplicas", 0), ("maxReplicas", 2**31)))
+    for key, count in (("minReplicas", fewest), ("maxReplicas", most)):
+        if count < 0:
+            yield Problem(f"{path}.{key}", str(count), "0 or more")
+    if fewest > most:
+        yield Problem(f"{path}.minReplicas", str(fewest), f"at most maxReplicas, {most}")
+    scales = bool(spec.get("enableInTreeAutoscaling"))
+    if scales and group.get("suspend"):
+        yield Problem(f"{path}.suspend", "true", "none with autoscaling")
+    if scales and at(spec, "autoscalerOptions.version") != "v1":
+        return
+    for key in ("idleTimeoutSeconds", "priority"):
+        if group.get(key):
+            yield Problem(f"{path}.{key}", str(group[key]), "none without autoscaler v2")
+
+
+def _number(value: Any) -> int:
+    """The number, or 0 for what the schema refuses anyway."""
+    return value if isinstance(value, int) else 0
