@@ -15,6 +15,7 @@ from ragdist.errors import ConfigError
 from ragdist.kube import pods
 from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, ray_groups
 from ragdist.kube.hardening import size
+from ragdist.kube.schema import Loader
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 COMMAND = re.compile(r"ragdist (?:train (raft|duet|atm)|(sweep (?:raft|atm))) (\S+)((?: \S+=\S*)*)")
@@ -36,15 +37,21 @@ def problems(documents: Sequence[Document]) -> Found:
             yield from ((document, problem) for problem in _resumes(document))
             yield from ((document, problem) for problem in _queued(document))
             yield from _runs(document, documents)
-        if document.kind == "PersistentVolumeClaim" and "ReadWriteMany" not in at(document.body, "spec.accessModes", []):
-            modes = ", ".join(at(document.body, "spec.accessModes", []))
-            yield document, Problem("spec.accessModes", modes or "missing", "ReadWriteMany: all pods write there")
-        if at(document.body, "spec.csi.driver") in NO_FILE_SYSTEM:
-            wanted = "a driver whose files can be appended to, renamed and locked, such as csi.juicefs.com"
-            yield document, Problem("spec.csi.driver", at(document.body, "spec.csi.driver"), wanted)
-        if document.kind == "Secret" and (document.body.get("data") or document.body.get("stringData")):
-            key = "data" if document.body.get("data") else "stringData"
-            yield document, Problem(key, "a secret in clear", "none among manifests; `kubectl create secret` makes it")
+        yield from ((document, problem) for problem in _kept(document))
+
+
+def _kept(document: Document) -> Iterator[Problem]:
+    """Storage that all pods can write, and no secret beside it."""
+    body = document.body
+    if document.kind == "PersistentVolumeClaim" and "ReadWriteMany" not in at(body, "spec.accessModes", []):
+        modes = ", ".join(map(str, at(body, "spec.accessModes", [])))
+        yield Problem("spec.accessModes", modes or "missing", "ReadWriteMany: all pods write there")
+    if at(body, "spec.csi.driver") in NO_FILE_SYSTEM:
+        wanted = "a driver whose files can be appended to, renamed and locked, such as csi.juicefs.com"
+        yield Problem("spec.csi.driver", at(body, "spec.csi.driver"), wanted)
+    for key in ("data", "stringData"):
+        if document.kind == "Secret" and body.get(key):
+            yield Problem(key, "a secret in clear", "none among manifests; `kubectl create secret` makes it")
 
 
 def _shut_off(path: str, spec: Body, policies: Sequence[Document]) -> Iterator[Problem]:
@@ -98,7 +105,7 @@ def _runs(job: Document, documents: Sequence[Document]) -> Found:
         return
     name = PurePosixPath(command[3]).name
     try:
-        values = yaml.safe_load(holder.body["data"][name]) or {}
+        values = yaml.load(holder.body["data"][name], Loader) or {}
         settings = loader.load(command[4].split(), base=values)
     except (yaml.YAMLError, ConfigError, AttributeError, ValueError) as error:
         yield holder, Problem(f"data.{name}", " ".join(str(error).split())[:300], "settings as `ragdist settings` has")

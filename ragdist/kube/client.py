@@ -5,12 +5,14 @@ The objects are sent as the files have them. What outlives a job (claims, volume
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from ragdist import track
 from ragdist.errors import ConfigError, TrainError
@@ -82,9 +84,7 @@ class Cluster:
             official.config.load_config(context=context or None, client_configuration=settings)
         except official.config.ConfigException as error:
             raise ConfigError(f"no Kubernetes cluster: {error}; set KUBECONFIG, or --context to one of it") from None
-        settings.retries = False
         self.api = official.client.ApiClient(settings)
-        self.context = context
 
     def call(self, method: str, path: str, body: Body | None = None, **query: str) -> Any:
         """One request; None where there is no such object.
@@ -92,57 +92,53 @@ class Cluster:
         Raises:
             ConfigError: the server cannot be reached, or refuses.
         """
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        try:
-            return self.api.call_api(
-                path,
-                method,
-                query_params=list(query.items()),
-                header_params={"Accept": "application/json", "Content-Type": kind},
-                body=body,
-                response_type="object",
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
-                _request_timeout=TIMEOUT_S,
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise ConfigError(f"{method} {path}: {_said(error)}") from None
-        except HTTPError as error:
-            host = self.api.configuration.host
-            raise ConfigError(f"Kubernetes at {host} does not answer: {error}; see `kubectl cluster-info`") from None
+        answer = self._request(method, path, body, query)
+        if answer.status == 404:
+            return None
+        return json.loads(answer.data)
 
     def text(self, path: str, **query: str) -> Iterator[str]:
         """Lines of an answer that is no JSON, as they come."""
-        headers: dict[str, str] = {"Accept": "text/plain"}
-        told = list(query.items())
-        self.api.update_params_for_auth(headers, told, ["BearerToken"])
-        answer = self.api.rest_client.pool_manager.request(
-            "GET", f"{self.api.configuration.host}{path}", fields=told, headers=headers, preload_content=False
-        )
-        if answer.status != 200:
-            raise ConfigError(f"GET {path}: {answer.status} {answer.reason}")
         rest = b""
-        for part in answer.stream(4096):
+        for part in self._request("GET", path, None, query, whole=False).stream(4096):
             *lines, rest = (rest + part).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
         if rest:
             yield rest.decode(errors="replace")
 
+    def _request(self, method: str, path: str, body: Body | None, query: dict[str, str], whole: bool = True) -> Any:
+        """An answer of the server; without `whole` it is read by the caller, for as long as it goes on."""
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
 
-def _said(error: Any) -> str:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers, told = {"Accept": "application/json", "Content-Type": kind}, list(query.items())
+        self.api.update_params_for_auth(headers, told, ["BearerToken"])
+        host, (connect_s, read_s) = self.api.configuration.host, TIMEOUT_S
+        try:
+            answer = self.api.rest_client.pool_manager.request(
+                method,
+                f"{host}{path}{'?' if told else ''}{urlencode(told)}",
+                body=json.dumps(body) if body else None,
+                headers=headers,
+                timeout=Timeout(connect=connect_s, read=read_s if whole else None),
+                preload_content=whole,
+                retries=False,
+            )
+        except HTTPError as error:
+            raise ConfigError(f"Kubernetes at {host} does not answer: {error}; see `kubectl cluster-info`") from None
+        if answer.status >= 400 and answer.status != 404:
+            raise ConfigError(f"{method} {path}: {answer.status} {_said(answer.data)}")
+        return answer
+
+
+def _said(answer: bytes) -> str:
     """The server's own words, in one line."""
-    import json
-
     try:
-        message = str(json.loads(error.body)["message"])
+        text = str(json.loads(answer)["message"])
     except (TypeError, ValueError, KeyError):
-        message = str(error.reason)
-    return f"{error.status} {' '.join(message.split())}"
+        text = answer.decode(errors="replace")
+    return " ".join(text.split())[:300]
 
 
 def path_of(body: Body, named: bool = True) -> str:

@@ -127,9 +127,7 @@ def _refuse(settings: Settings) -> None:
                 )
 
 
-def _named(
-    version: str, kind: str, name: str, settings: Settings, labels: dict[str, str], **body: Any
-) -> Manifest:
+def _named(version: str, kind: str, name: str, settings: Settings, labels: dict[str, str], **body: Any) -> Manifest:
     about = {"name": name, "namespace": settings.kube.namespace, "labels": dict(labels)}
     return {"apiVersion": version, "kind": kind, "metadata": about, **body}
 

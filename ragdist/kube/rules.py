@@ -1,9 +1,10 @@
-"""What the KubeRay operator refuses although the schema allows it (KubeRay 1.7, controllers/ray/utils/validation.go)."""
+"""What the operator refuses although the schema allows it (KubeRay 1.7, `controllers/ray/utils/validation.go`)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -113,7 +114,7 @@ def _deletion(spec: Body) -> Iterator[Problem]:
         when = str(condition.get("jobStatus") or condition.get("jobDeploymentStatus"))
         waits.setdefault(when, []).append((POLICIES.index(policy), _number(condition.get("ttlSeconds")), number))
     for ordered in map(sorted, waits.values()):
-        for (before, earlier, _), (rank, later, number) in zip(ordered, ordered[1:], strict=False):
+        for (before, earlier, _), (rank, later, number) in pairwise(ordered):
             if rank == before:
                 yield Problem(f"{path}[{number}].policy", f"a second {POLICIES[rank]}", "one for each condition")
             elif later < earlier:
@@ -148,7 +149,9 @@ def _tolerance(path: str, spec: Body, document: Document) -> Iterator[Problem]:
     if "REDIS_USERNAME" in names or params.get("redis-username"):
         yield Problem(where, "a Redis user", f"{path}.gcsFaultToleranceOptions.redisUsername")
     if tolerant and params.get("redis-password"):
-        yield Problem(f"{path}.headGroupSpec.rayStartParams", "redis-password", "gcsFaultToleranceOptions.redisPassword")
+        yield Problem(
+            f"{path}.headGroupSpec.rayStartParams", "redis-password", "gcsFaultToleranceOptions.redisPassword"
+        )
 
 
 def _scaling(path: str, spec: Body) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,33 +79,41 @@ def _served(versions: dict[str, Any]) -> str:
 
 
 def _kept(text: bytes) -> dict[str, Any]:
-    """Schemas by version, from the cache or the YAML."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "crds"
-    path = home / f"{hashlib.sha256(text).hexdigest()[:16]}.json"
+    """Schemas of a definition by version, without its prose."""
+
+    def parse() -> dict[str, Any]:
+        served = [version for version in yaml.load(text, Loader)["spec"]["versions"] if version["served"]]
+        return {version["name"]: bare(version["schema"]["openAPIV3Schema"]) for version in served}
+
+    return kept(hashlib.sha256(text).hexdigest()[:16], parse)
+
+
+def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns, from the cache if it was made before."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "schemas"
+    path = home / f"{name}.json"
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found
-    definition = yaml.load(text, Loader)
-    served = [version for version in definition["spec"]["versions"] if version["served"]]
-    schemas = {version["name"]: _bare(version["schema"]["openAPIV3Schema"]) for version in served}
+    made = make()
     try:
         home.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(f".{os.getpid()}")
-        half.write_text(json.dumps(schemas))
+        half.write_text(json.dumps(made))
         half.replace(path)
     except OSError:
         pass  # a home that cannot be written costs a second each time, nothing else
-    return schemas
+    return made
 
 
-def _bare(schema: Any) -> Any:
-    """The schema without its prose, which is most of it."""
+def bare(schema: Any) -> Any:
+    """A schema without its prose, which is most of it."""
     if isinstance(schema, list):
-        return [_bare(part) for part in schema]
+        return [bare(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     prose = {key for key in ("description", "format") if isinstance(schema.get(key), str)}
-    return {key: _bare(part) for key, part in schema.items() if key not in prose}
+    return {key: bare(part) for key, part in schema.items() if key not in prose}
 
 
 @cache
