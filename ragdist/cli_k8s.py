@@ -90,11 +90,12 @@ def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> No
         _print_json(dataclasses.asdict(found))
     else:
         tries = f", {found.failed} tries failed" if found.failed else ""
-        title = f"{found.name}: {found.state} {found.job}{tries} {found.message}".strip()
-        table = Table("pod", "group", "phase", "why", title=title, title_justify="left")
+        sys.stdout.write(f"{found.name}: {found.state} {found.job}{tries} {found.message}".strip() + "\n")
+        table = Table("pod", "group", "phase", "why")
         for pod in found.pods:
             table.add_row(pod.name, pod.group, pod.phase, pod.why)
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        if found.pods:
+            Console(width=None if sys.stdout.isatty() else 160).print(table)
     client.finished(found)
 
 

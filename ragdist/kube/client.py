@@ -6,6 +6,7 @@ The objects are sent as the files have them. What outlives a job (claims, volume
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ class Status:
 
 
 class Cluster:
-    """The API server of a kubeconfig's context, or that of the pod this runs in.
+    """The API server of a kubeconfig's context; where there is no kubeconfig, of the cluster this pod is in.
 
     Args:
         context: empty takes the current one.
@@ -81,7 +82,13 @@ class Cluster:
             raise ConfigError("ragdist k8s submit, status, logs and delete need `pip install ragdist[k8s]`") from None
         settings = official.client.Configuration()
         try:
-            official.config.load_config(context=context or None, client_configuration=settings)
+            path = os.environ.get("KUBECONFIG") or str(
+                Path.home() / ".kube" / "config"
+            )  # asked now: theirs is from import
+            if context or os.environ.get("KUBECONFIG") or Path(path).exists():
+                official.config.load_kube_config(path, context or None, settings)
+            else:
+                official.config.load_incluster_config(settings)
         except official.config.ConfigException as error:
             raise ConfigError(f"no Kubernetes cluster: {error}; set KUBECONFIG, or --context to one of it") from None
         self.api = official.client.ApiClient(settings)

@@ -32,7 +32,7 @@ def test_every_bundle_is_valid(job, hardware, storage, tmp_path):
     [
         ("kube.autoscaling=true",),
         ("kube.queue=research", "kube.deadline_s=3600"),
-        ("kube.workers_per_pod=2", "kube.pull_secret=registry", "teacher.url=http://teacher:8000/v1"),
+        ("kube.workers_per_pod=2", "kube.pull_secret=registry", "teacher.url=http://t:80/v1", "teacher.model=m"),
         ("kube.node_labels={pool: spot}", "kube.taints=[spot]", "attacker.resources={bandwidth: 2}"),
         ("kube.account_annotations={eks.amazonaws.com/role-arn: arn}", "kube.egress_ports=[]"),
     ],
@@ -103,7 +103,8 @@ def test_only_the_autoscaler_has_a_token():
 
 @pytest.mark.parametrize(
     ("run", "name"),
-    [("night", "night"), ("My Run_2", "my-run-2"), ("2026/a", "run-2026-a"), ("x" * 60, f"{'x' * 40}-11ee39")],
+    [("night", "night"), ("My Run_2", "my-run-2"), ("2026/a", "run-2026-a"), ("x" * 60, f"{'x' * 40}-42f2d9")],
+    ids=["as it is", "letters", "a letter first", "cut"],
 )
 def test_names_are_those_that_kuberay_takes(run, name):
     assert render.name_of(run) == name and len(name) <= 47
