@@ -218,9 +218,9 @@ def holds(rule: str, value: Any) -> bool:
     """Whether a CEL rule holds for the value; rules about a change hold for an object that is new."""
     if re.search(r"\boldSelf\b", rule):
         return True
-    import celpy  # half a second, and hardly any object has a rule
+    from celpy.adapter import json_to_cel  # half a second, and hardly any object has a rule
 
-    return bool(_program(rule).evaluate({"self": celpy.json_to_cel(value)}))
+    return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
 
 
 @cache
