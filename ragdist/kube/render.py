@@ -21,15 +21,12 @@ import yaml
 from ragdist import __version__, loader, track
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
-from ragdist.kube import network, pods
-from ragdist.kube.network import RUN
+from ragdist.kube import objects, pods
+from ragdist.kube.objects import JOB, RUN, Manifest, named
 from ragdist.kube.pods import Job, Pods
 from ragdist.plan.layout import Plan
 
-Manifest = dict[str, Any]
 SETTINGS_FOLDER = "/etc/ragdist"
-JOB = "ragdist.io/job"
-"""Beside `RUN` the label of everything that is rendered, and of the pods."""
 LONGEST_NAME = 47
 """Characters of a RayJob's name: KubeRay makes longer ones of it."""
 USER = 1000
@@ -55,14 +52,14 @@ def render(settings: Settings, job: Job, plan: Plan, standing: bool = False) -> 
     spec = _cluster(inside, name, job, plan)
     labels = {"app.kubernetes.io/name": "ragdist", RUN: name, JOB: job}
     found = {
-        "settings.yaml": [_named("v1", "ConfigMap", f"{name}-settings", inside, labels)],
-        "access.yaml": [_account(inside, name, labels)],
-        "storage.yaml": _storage(inside, labels),
-        "network.yaml": network.policies(inside, name, labels),
+        "settings.yaml": [named("v1", "ConfigMap", f"{name}-settings", inside, labels)],
+        "access.yaml": [objects.account(inside, name, labels)],
+        "storage.yaml": objects.storage(inside, labels),
+        "network.yaml": objects.policies(inside, name, labels),
     }
     found["settings.yaml"][0]["data"] = {"settings.yaml": loader.dump(inside)}
     if standing:
-        found["cluster.yaml"] = [_named("ray.io/v1", "RayCluster", name, inside, labels, spec=spec)]
+        found["cluster.yaml"] = [named("ray.io/v1", "RayCluster", name, inside, labels, spec=spec)]
     else:
         found["job.yaml"] = [_job(inside, name, job, labels, spec)]
     return {file: manifests for file, manifests in found.items() if manifests}
@@ -127,51 +124,6 @@ def _refuse(settings: Settings) -> None:
                 )
 
 
-def _named(version: str, kind: str, name: str, settings: Settings, labels: dict[str, str], **body: Any) -> Manifest:
-    about = {"name": name, "namespace": settings.kube.namespace, "labels": dict(labels)}
-    return {"apiVersion": version, "kind": kind, "metadata": about, **body}
-
-
-def _account(settings: Settings, name: str, labels: dict[str, str]) -> Manifest:
-    """The pods' account: it may do nothing, and its token is not in the pods."""
-    found = _named("v1", "ServiceAccount", name, settings, labels, automountServiceAccountToken=False)
-    if settings.kube.account_annotations:
-        found["metadata"]["annotations"] = dict(settings.kube.account_annotations)
-    return found
-
-
-def _storage(settings: Settings, labels: dict[str, str]) -> list[Manifest]:
-    """The claim that holds run folders, and for a bucket the volume behind it. They outlive the job."""
-    kube = settings.kube
-    if kube.storage == "existing":
-        return []
-    own = {key: value for key, value in labels.items() if key not in (RUN, JOB)}  # shared by all runs
-    size = {"storage": f"{kube.storage_gib}Gi"}
-    spec: Manifest = {"accessModes": ["ReadWriteMany"], "resources": {"requests": size}}
-    if kube.storage == "claim":
-        if kube.storage_class:
-            spec["storageClassName"] = kube.storage_class
-        return [_named("v1", "PersistentVolumeClaim", kube.claim, settings, own, spec=spec)]
-    volume = _named("v1", "PersistentVolume", f"{kube.namespace}-{kube.claim}", settings, own)
-    del volume["metadata"]["namespace"]
-    secret = {"name": kube.s3_secret, "namespace": kube.namespace}
-    volume["spec"] = {
-        "capacity": size,
-        "volumeMode": "Filesystem",
-        "accessModes": ["ReadWriteMany"],
-        "persistentVolumeReclaimPolicy": "Retain",
-        "storageClassName": "",
-        "claimRef": {"name": kube.claim, "namespace": kube.namespace},
-        "csi": {
-            "driver": kube.s3_driver,
-            "volumeHandle": volume["metadata"]["name"],
-            "nodePublishSecretRef": secret,
-        },
-    }
-    spec |= {"storageClassName": "", "volumeName": volume["metadata"]["name"]}
-    return [volume, _named("v1", "PersistentVolumeClaim", kube.claim, settings, own, spec=spec)]
-
-
 def entrypoint(job: Job) -> str:
     """The driver's command; the same each time, so that a retry finds the run."""
     verb = job.replace("-", " ") if job.startswith("sweep") else f"train {job}"
@@ -197,7 +149,7 @@ def _job(settings: Settings, name: str, job: Job, labels: dict[str, str], cluste
     }
     if kube.deadline_s:
         spec["activeDeadlineSeconds"] = kube.deadline_s
-    return _named("ray.io/v1", "RayJob", name, settings, labels, spec=spec)
+    return named("ray.io/v1", "RayJob", name, settings, labels, spec=spec)
 
 
 def _cluster(settings: Settings, name: str, job: Job, plan: Plan) -> Manifest:

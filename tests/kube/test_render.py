@@ -43,6 +43,15 @@ def test_options_are_valid(more, tmp_path):
     assert not check.check(tmp_path, CRDS).findings
 
 
+@needs_crds
+def test_trials_that_ask_on_gpus_have_pods_of_their_own(tmp_path):
+    manifests = rendered("sweep-raft", settings_of("sweep-raft", "gpu", "claim", "sweep.gpus_per_trial=0.5"))
+    groups = {group["groupName"]: group for group in cluster_of(manifests)["workerGroupSpecs"]}
+    assert groups["trials"]["replicas"] == 2 and groups["trials"]["resources"] == {"CPU": "1", "GPU": "1"}
+    render.write(manifests, tmp_path)
+    assert not check.check(tmp_path, CRDS).findings
+
+
 @pytest.mark.parametrize("hardware", ["cpu", "gpu"])
 @pytest.mark.parametrize("job", ["raft", "duet", "atm"])
 def test_pods_have_what_the_plan_counts(job, hardware):

@@ -1,0 +1,109 @@
+"""What a job needs beside its pods: an account that may do nothing, storage, and policies that shut its pods off."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from ragdist.config import Settings
+
+Manifest = dict[str, Any]
+RUN, JOB = "ragdist.io/run", "ragdist.io/job"
+"""Labels of everything that is rendered, and of the pods."""
+DASHBOARD = 8265
+METADATA_SERVICE = "169.254.169.254/32"
+"""Where clouds hand out a machine's own credentials; no pod needs them."""
+
+
+def named(version: str, kind: str, name: str, settings: Settings, labels: dict[str, str], **body: Any) -> Manifest:
+    """An object of the namespace with these labels."""
+    about = {"name": name, "namespace": settings.kube.namespace, "labels": dict(labels)}
+    return {"apiVersion": version, "kind": kind, "metadata": about, **body}
+
+
+def account(settings: Settings, name: str, labels: dict[str, str]) -> Manifest:
+    """The pods' account: it may do nothing, and its token is not in the pods."""
+    found = named("v1", "ServiceAccount", name, settings, labels, automountServiceAccountToken=False)
+    if settings.kube.account_annotations:
+        found["metadata"]["annotations"] = dict(settings.kube.account_annotations)
+    return found
+
+
+def storage(settings: Settings, labels: dict[str, str]) -> list[Manifest]:
+    """The claim that holds run folders, and for a bucket the volume behind it. They outlive the job."""
+    kube = settings.kube
+    if kube.storage == "existing":
+        return []
+    own = {key: value for key, value in labels.items() if key not in (RUN, JOB)}  # shared by all runs
+    size = {"storage": f"{kube.storage_gib}Gi"}
+    spec: Manifest = {"accessModes": ["ReadWriteMany"], "resources": {"requests": size}}
+    if kube.storage == "claim":
+        if kube.storage_class:
+            spec["storageClassName"] = kube.storage_class
+        return [named("v1", "PersistentVolumeClaim", kube.claim, settings, own, spec=spec)]
+    volume = named("v1", "PersistentVolume", f"{kube.namespace}-{kube.claim}", settings, own)
+    del volume["metadata"]["namespace"]
+    secret = {"name": kube.s3_secret, "namespace": kube.namespace}
+    volume["spec"] = {
+        "capacity": size,
+        "volumeMode": "Filesystem",
+        "accessModes": ["ReadWriteMany"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": "",
+        "claimRef": {"name": kube.claim, "namespace": kube.namespace},
+        "csi": {
+            "driver": kube.s3_driver,
+            "volumeHandle": volume["metadata"]["name"],
+            "nodePublishSecretRef": secret,
+        },
+    }
+    spec |= {"storageClassName": "", "volumeName": volume["metadata"]["name"]}
+    return [volume, named("v1", "PersistentVolumeClaim", kube.claim, settings, own, spec=spec)]
+
+
+def policies(settings: Settings, name: str, labels: dict[str, str]) -> list[Manifest]:
+    """Who may talk with a run's pods, told by its label, and whom they may reach: nobody but each other, DNS, and the
+    ports that are named."""
+    ours: Manifest = {"podSelector": {"matchLabels": {RUN: name}}}
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.kube.operator_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+    }
+    dns = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }
+    egress: list[Manifest] = [
+        {"to": [ours]},
+        {"to": [dns], "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]},
+    ]
+    if teacher := _teacher(settings):
+        egress.append({"ports": _tcp(*teacher)})  # it may be a pod of this cluster, which no address block names
+    if ports := settings.kube.egress_ports:
+        world = [{"ipBlock": {"cidr": "0.0.0.0/0", "except": [METADATA_SERVICE]}}, {"ipBlock": {"cidr": "::/0"}}]
+        egress.append({"to": world, "ports": _tcp(*ports)})
+    spec = {
+        "podSelector": ours["podSelector"],
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [ours]}, {"from": [operator], "ports": _tcp(DASHBOARD)}],
+        "egress": egress,
+    }
+    found = [named("networking.k8s.io/v1", "NetworkPolicy", name, settings, labels, spec=spec)]
+    if settings.kube.autoscaling:
+        head = {"matchLabels": {RUN: name, "ray.io/node-type": "head"}}
+        rules = [{"ports": _tcp(443, 6443)}]  # the address of the API server is the cluster's own affair
+        spec = {"podSelector": head, "policyTypes": ["Egress"], "egress": rules}
+        found.append(named("networking.k8s.io/v1", "NetworkPolicy", f"{name}-autoscaler", settings, labels, spec=spec))
+    return found
+
+
+def _tcp(*ports: int) -> list[Manifest]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
+
+
+def _teacher(settings: Settings) -> set[int]:
+    """The port of the teacher's endpoint, if there is one."""
+    if not settings.teacher.url:
+        return set()
+    url = urlsplit(settings.teacher.url)
+    return {url.port or (443 if url.scheme == "https" else 80)}
