@@ -6,12 +6,14 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,7 +109,7 @@ def wait_for(text, process, log):
     pytest.fail(f"no {text!r} in {log.name}: {log.read_text()[-2000:]}")
 
 
-def test_rendered_pods_and_entrypoint_really_run(bundle, tmp_path):
+def test_rendered_pods_and_entrypoint_really_run(bundle, tmp_path, request):
     spec, settings = bundle
     cluster = spec["rayClusterSpec"]
     head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
@@ -125,6 +127,7 @@ def test_rendered_pods_and_entrypoint_really_run(bundle, tmp_path):
         "temp_dir": f"/tmp/ragdist-kube-{os.getpid()}",
     }
     log, env = tmp_path / "head.log", environment(head, token)
+    request.addfinalizer(partial(shutil.rmtree, local["temp_dir"], ignore_errors=True))
     with running([*start_command(head, **small, **local), "--head"], env, log) as process, ExitStack() as stack:
         address = wait_for(r"ray start --address='(.+)'", process, log)
         for group, agent in zip(workers, agents[1:], strict=True):
