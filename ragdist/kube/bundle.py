@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
@@ -13,7 +13,7 @@ from ragdist import loader
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.kube import pods
-from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, ray_groups
+from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, number, ray_groups
 from ragdist.kube.hardening import size
 from ragdist.kube.schema import Loader
 
@@ -114,7 +114,6 @@ def _runs(job: Document, documents: Sequence[Document]) -> Found:
         yield holder, Problem(f"data.{name}: run.name", "empty", "a name, so that every retry goes on with the run")
     yield from ((job, one) for one in _stored(path, spec, settings.run.folder))
     kind: Any = (command[1] or command[2]).replace(" ", "-")
-    assert kind in get_args(pods.Job)
     yield from ((job, one) for one in _seated(path, spec, settings, kind))
 
 
@@ -131,7 +130,7 @@ def _volume(pod: Body, path: str) -> Body:
     """The volume of a pod's first container that holds a path; empty where none does."""
     mounts = [mount for one in mappings(pod, "containers")[:1] for mount in mappings(one, "volumeMounts")]
     over = [mount for mount in mounts if PurePosixPath(path).is_relative_to(str(mount.get("mountPath", "-")))]
-    name = max(over, key=lambda mount: len(str(mount["mountPath"])))["name"] if over else None
+    name = max(over, key=lambda mount: len(str(mount["mountPath"]))).get("name") if over else None
     return next((one for one in mappings(pod, "volumes") if name and one.get("name") == name), {})
 
 
@@ -148,7 +147,7 @@ def _seated(path: str, spec: Body, settings: Settings, job: pods.Job) -> Iterato
     groups = mappings(spec, "workerGroupSpecs")
     for seats in pods.asked(settings, job):
         fits = [group for group in groups if seats.labels.items() <= at(group, "labels", {}).items()]
-        room = sum(int(group.get("maxReplicas", 0)) * _room(group, seats) for group in fits)
+        room = sum(number(group.get("maxReplicas")) * _room(group, seats) for group in fits)
         if room < seats.ranks:
             labelled = "".join(f", labelled {key}={value}" for key, value in seats.labels.items())
             wanted = f"{seats.ranks} ranks of {seats.name} with {seats.cpus:g} CPUs and {seats.gpus:g} GPUs{labelled}"
@@ -167,6 +166,6 @@ def _has(group: Body, kind: str) -> float:
     told = at(group, "resources", {})
     if told or kind not in ("CPU", "GPU"):
         return size(told.get(kind)) or 0
-    limits = at(mappings(group, "template.spec.containers")[0], "resources.limits", {})
+    limits = at(next(iter(mappings(group, "template.spec.containers")), {}), "resources.limits", {})
     keys = ["cpu"] if kind == "CPU" else [key for key in limits if key.endswith("gpu")]
     return sum(size(limits.get(key)) or 0 for key in keys)

@@ -42,14 +42,16 @@ def check(folder: Path, crds: Path | None = None) -> Checked:
     if not documents and not findings:
         raise ConfigError(f"{folder} holds no manifest; `ragdist k8s render JOB settings.yaml -o {folder}` writes them")
     schemas = Schemas(crds) if crds else None
-    unchecked = 0
-    for document in documents:
-        unchecked += schemas is None and document.kind in KINDS
-        findings += [_finding(document, one) for one in _of_one(document, schemas)]
-    ordered = sorted(documents, key=_folder)
-    for _, together in groupby(ordered, key=_folder):
-        findings += [_finding(document, one) for document, one in bundle.problems(list(together))]
-    return Checked(len(documents), findings, unchecked)
+    unchecked = sum(document.kind in KINDS for document in documents) if schemas is None else 0
+    return Checked(len(documents), [*findings, *findings_of(documents, schemas)], unchecked)
+
+
+def findings_of(documents: Sequence[Document], schemas: Schemas | None = None) -> list[Finding]:
+    """What is wrong with each object, then what objects of one folder do not keep of what they promise each other."""
+    found = [_finding(document, one) for document in documents for one in _of_one(document, schemas)]
+    for _, together in groupby(sorted(documents, key=_folder), key=_folder):
+        found += [_finding(document, one) for document, one in bundle.problems(list(together))]
+    return found
 
 
 def _folder(document: Document) -> str:

@@ -58,18 +58,26 @@ class Finding:
 
 
 def at(body: Any, path: str, default: Any = None) -> Any:
-    """What lies at a dotted path of keys; `default` where it is absent or null."""
+    """What lies at a dotted path of keys; `default` where it is absent, null, or no mapping or list as `default` is.
+
+    What has another shape than it should is the schema's business.
+    """
     for key in path.split("."):
         if not isinstance(body, dict):
             return default
         body = body.get(key)
-    return default if body is None else body
+    wrong = isinstance(default, dict | list) and not isinstance(body, type(default))
+    return default if body is None or wrong else body
+
+
+def number(value: Any) -> int:
+    """The whole number; 0 for anything else."""
+    return value if isinstance(value, int) else 0
 
 
 def mappings(body: Any, path: str) -> list[Body]:
-    """The list of mappings at a path; empty where there is none: what has another shape is the schema's business."""
-    found = at(body, path, [])
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    """The mappings in the list at a path; empty where there is none."""
+    return [one for one in at(body, path, []) if isinstance(one, dict)]
 
 
 def cluster(document: Document) -> tuple[str, Body] | None:

@@ -27,6 +27,7 @@ from ragdist.kube.pods import Job, Pods
 from ragdist.plan.layout import Plan
 
 SETTINGS_FOLDER = "/etc/ragdist"
+FILES = ("settings.yaml", "access.yaml", "storage.yaml", "network.yaml", "job.yaml", "cluster.yaml")
 LONGEST_NAME = 47
 """Characters of a RayJob's name: KubeRay makes longer ones of it."""
 USER = 1000
@@ -45,7 +46,7 @@ def render(settings: Settings, job: Job, plan: Plan, standing: bool = False) -> 
     Raises:
         ConfigError: settings that cannot work in pods.
     """
-    run = track.run_folder(settings, job).name
+    run = settings.run.name or track.run_folder(settings, job).name
     inside = pods.for_pods(settings, job, run)
     _refuse(inside)
     name = name_of(run)
@@ -66,8 +67,10 @@ def render(settings: Settings, job: Job, plan: Plan, standing: bool = False) -> 
 
 
 def write(manifests: dict[str, list[Manifest]], folder: Path) -> list[Path]:
-    """Writes the files and a kustomization of them; other files in the folder stay."""
+    """Writes the files and a kustomization of them, in place of what was rendered there before; other files stay."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in set(FILES) - manifests.keys():
+        (folder / name).unlink(missing_ok=True)
     listed = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(manifests)}
     written = []
     for name, documents in {**manifests, "kustomization.yaml": [listed]}.items():

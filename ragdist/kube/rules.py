@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import yaml
 
-from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, ray_groups
+from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, number, ray_groups
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -48,17 +47,17 @@ def problems(document: Document) -> Iterator[Problem]:
 
 
 def _job(spec: Body) -> Iterator[Problem]:
-    ttl = _number(spec.get("ttlSecondsAfterFinished"))
+    ttl = number(spec.get("ttlSecondsAfterFinished"))
     if ttl < 0:
         yield Problem("spec.ttlSecondsAfterFinished", str(ttl), "0 or more")
     if ttl > 0 and not spec.get("shutdownAfterJobFinishes"):
         yield Problem("spec.ttlSecondsAfterFinished", str(ttl), "spec.shutdownAfterJobFinishes: true beside it")
     if spec.get("suspend") and not spec.get("shutdownAfterJobFinishes"):
         yield Problem("spec.suspend", "true", "spec.shutdownAfterJobFinishes: true beside it")
-    if _number(spec.get("backoffLimit")) < 0:
+    if number(spec.get("backoffLimit")) < 0:
         yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 or more")
     for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
-        if _number(spec.get(key, 1)) <= 0:
+        if number(spec.get(key, 1)) <= 0:
             yield Problem(f"spec.{key}", str(spec[key]), "1 or more")
     try:
         told = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}")
@@ -78,7 +77,7 @@ def _selector(spec: Body) -> Iterator[Problem]:
         yield Problem("spec.clusterSelector", "names no cluster", "ray.io/cluster: NAME")
     if spec.get("suspend"):
         yield Problem("spec.suspend", "true", "none beside spec.clusterSelector")
-    if _number(spec.get("backoffLimit")) > 0:
+    if number(spec.get("backoffLimit")) > 0:
         yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 beside spec.clusterSelector")
     if spec.get("submissionMode") == "SidecarMode":
         yield Problem("spec.submissionMode", "SidecarMode", "another one beside spec.clusterSelector")
@@ -86,7 +85,7 @@ def _selector(spec: Body) -> Iterator[Problem]:
 
 def _modes(spec: Body) -> Iterator[Problem]:
     mode = spec.get("submissionMode")
-    if mode == "InteractiveMode" and _number(spec.get("backoffLimit")) > 0:
+    if mode == "InteractiveMode" and number(spec.get("backoffLimit")) > 0:
         yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 with submissionMode: InteractiveMode")
     if mode == "SidecarMode":
         for key in ("submitterPodTemplate", "submitterConfig"):
@@ -103,23 +102,23 @@ def _deletion(spec: Body) -> Iterator[Problem]:
     if rules and spec.get("shutdownAfterJobFinishes"):
         yield Problem(path, "beside shutdownAfterJobFinishes: true", "one of the two")
     waits: dict[str, list[tuple[int, int, int]]] = {}
-    for number, rule in enumerate(rules):
+    for place, rule in enumerate(rules):
         policy, condition = rule.get("policy"), at(rule, "condition", {})
         if policy not in POLICIES or not isinstance(condition, dict):
             continue
         if policy == "DeleteWorkers" and at(spec, "rayClusterSpec.enableInTreeAutoscaling"):
-            yield Problem(f"{path}[{number}].policy", policy, "another one with autoscaling")
+            yield Problem(f"{path}[{place}].policy", policy, "another one with autoscaling")
         if policy != "DeleteSelf" and spec.get("clusterSelector"):
-            yield Problem(f"{path}[{number}].policy", policy, "DeleteSelf beside spec.clusterSelector")
+            yield Problem(f"{path}[{place}].policy", policy, "DeleteSelf beside spec.clusterSelector")
         when = str(condition.get("jobStatus") or condition.get("jobDeploymentStatus"))
-        waits.setdefault(when, []).append((POLICIES.index(policy), _number(condition.get("ttlSeconds")), number))
+        waits.setdefault(when, []).append((POLICIES.index(policy), number(condition.get("ttlSeconds")), place))
     for ordered in map(sorted, waits.values()):
-        for (before, earlier, _), (rank, later, number) in pairwise(ordered):
+        for (before, earlier, _), (rank, later, place) in pairwise(ordered):
             if rank == before:
-                yield Problem(f"{path}[{number}].policy", f"a second {POLICIES[rank]}", "one for each condition")
+                yield Problem(f"{path}[{place}].policy", f"a second {POLICIES[rank]}", "one for each condition")
             elif later < earlier:
                 wanted = f"{earlier} or more: {POLICIES[rank]} comes after {POLICIES[before]}"
-                yield Problem(f"{path}[{number}].condition.ttlSeconds", str(later), wanted)
+                yield Problem(f"{path}[{place}].condition.ttlSeconds", str(later), wanted)
 
 
 def _authentication(path: str, spec: Body, kind: str) -> Iterator[Problem]:
@@ -165,7 +164,7 @@ def _scaling(path: str, spec: Body) -> Iterator[Problem]:
     version = at(spec, "autoscalerOptions.version")
     if switch and scales and version:
         yield Problem(where, "RAY_enable_autoscaler_v2", "autoscalerOptions.version alone")
-    idle = _number(at(spec, "autoscalerOptions.idleTimeoutSeconds"))
+    idle = number(at(spec, "autoscalerOptions.idleTimeoutSeconds"))
     if idle < 0:
         yield Problem(f"{path}.autoscalerOptions.idleTimeoutSeconds", str(idle), "0 or more")
     if scales and version != "v1":  # v2 is the default of these versions of Ray
@@ -193,7 +192,7 @@ def _group(path: str, name: str, group: Body, spec: Body) -> Iterator[Problem]:
 
 
 def _replicas(path: str, group: Body, spec: Body) -> Iterator[Problem]:
-    fewest, most = (_number(group.get(key, default)) for key, default in (("minReplicas", 0), ("maxReplicas", 2**31)))
+    fewest, most = (number(group.get(key, default)) for key, default in (("minReplicas", 0), ("maxReplicas", 2**31)))
     for key, count in (("minReplicas", fewest), ("maxReplicas", most)):
         if count < 0:
             yield Problem(f"{path}.{key}", str(count), "0 or more")
@@ -207,8 +206,3 @@ def _replicas(path: str, group: Body, spec: Body) -> Iterator[Problem]:
     for key in ("idleTimeoutSeconds", "priority"):
         if group.get(key):
             yield Problem(f"{path}.{key}", str(group[key]), "none without autoscaler v2")
-
-
-def _number(value: Any) -> int:
-    """The number, or 0 for what the schema refuses anyway."""
-    return value if isinstance(value, int) else 0

@@ -1,5 +1,6 @@
 """Errors are planted in a bundle that has none; each is found, with its path."""
 
+import copy
 import json
 import time
 
@@ -9,6 +10,7 @@ import yaml
 from ragdist import cli
 from ragdist.errors import ConfigError
 from ragdist.kube import check, render
+from ragdist.kube.findings import Document
 from tests.kube.bundles import CRDS, ROOT, needs_crds, plant, rendered, settings_of
 
 CLUSTER = "spec.rayClusterSpec"
@@ -153,6 +155,29 @@ def test_a_bucket_that_is_no_file_system_is_found(tmp_path):
 def test_what_is_no_object_is_found(text, bundle):
     (bundle / "other.yaml").write_text(text)
     assert [one.file for one in check.check(bundle).findings] == ["other.yaml"]
+
+
+def paths_in(body, path=""):
+    """Paths of everything in an object."""
+    pairs = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    for key, value in pairs:
+        here = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}".removeprefix(".")
+        yield here
+        yield from paths_in(value, here)
+
+
+def test_whatever_shape_an_object_has_it_is_read(bundle):
+    """Each value in turn is something else: no crash, whatever the finding."""
+    (bundle / "kustomization.yaml").unlink()
+    documents, _ = check.read(bundle)
+    junk = [None, 7, "x", [], {}, [{}], True]
+    for number, document in enumerate(documents):
+        paths = [path for path in paths_in(document.body) if "/" not in path]  # a label's key has dots of its own
+        for count, path in enumerate(paths):
+            body = copy.deepcopy(document.body)
+            plant(body, path, junk[count % len(junk)])
+            changed = [*documents[:number], Document(document.file, body), *documents[number + 1 :]]
+            assert check.findings_of(changed) is not None
 
 
 def test_exit_codes(bundle, tmp_path, capsys):

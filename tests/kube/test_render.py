@@ -110,6 +110,14 @@ def test_only_the_autoscaler_has_a_token():
         assert spec["workerGroupSpecs"][0]["minReplicas"] == (0 if scales else 1)
 
 
+def test_rendering_again_leaves_nothing_of_before(tmp_path):
+    (tmp_path / "notes.yaml").touch()
+    render.write(rendered("raft", settings_of("raft")), tmp_path)
+    render.write(rendered("raft", settings_of("raft", "cpu", "existing"), standing=True), tmp_path)
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"notes", "settings", "access", "network", "cluster", "kustomization"}
+
+
 @pytest.mark.parametrize(
     ("run", "name"),
     [("night", "night"), ("My Run_2", "my-run-2"), ("2026/a", "run-2026-a"), ("x" * 60, f"{'x' * 40}-42f2d9")],

@@ -1,5 +1,6 @@
 """A rendered bundle really starts: its pods as processes of this machine, with the `ray start` that KubeRay would make
-of each group, then the entrypoint. Both sides of ATM find the nodes that carry their labels, and the job finishes."""
+of each group, then the entrypoint. Both sides of ATM find the nodes that carry their labels; the first try is killed,
+and the second, as a RayJob's retry would be, finds what it left and finishes the job."""
 
 import json
 import os
@@ -109,6 +110,22 @@ def wait_for(text, process, log):
     pytest.fail(f"no {text!r} in {log.name}: {log.read_text()[-2000:]}")
 
 
+def killed_after_the_first(folder, entrypoint, env, log):
+    """When each file of a phase was made that is there once the job was killed in the middle of it."""
+    with log.open("w") as file:
+        process = subprocess.Popen(entrypoint, env=env, stdout=file, stderr=file)
+    try:
+        for _ in range(4000):
+            if found := list(folder.glob("*.parquet")):
+                return {path: path.stat().st_mtime_ns for path in found}
+            assert process.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait(20)
+    pytest.fail(f"no forgery in {folder}: {log.read_text()[-2000:]}")
+
+
 def test_rendered_pods_and_entrypoint_really_run(bundle, tmp_path, request):
     spec, settings = bundle
     cluster = spec["rayClusterSpec"]
@@ -137,8 +154,10 @@ def test_rendered_pods_and_entrypoint_really_run(bundle, tmp_path, request):
             wait_for("(Ray runtime started)", node, log)
         entrypoint = shlex.split(spec["entrypoint"].replace(render.SETTINGS_FOLDER, str(settings)))
         env = env | {"RAY_ADDRESS": address}
-        done = subprocess.run(entrypoint, env=env, capture_output=True, text=True, timeout=500)
+        run = tmp_path / "shared" / "runs" / "game"
+        left = killed_after_the_first(run / "atm" / "round-0" / "forged", entrypoint, env, tmp_path / "first.log")
+        done = subprocess.run(entrypoint, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    run = tmp_path / "shared" / "runs" / "game"
     assert json.loads((run / "state.json").read_text())["state"] == "finished"
     assert (run / "model" / "model.safetensors").exists()
+    assert {path: path.stat().st_mtime_ns for path in left} == left
