@@ -270,8 +270,12 @@ def _hardened() -> Manifest:
 
 
 def _environment(mount: str, grace_s: int) -> list[Manifest]:
-    """Models of the hub are fetched once, into the storage; a driver that is stopped has time to save."""
+    """Models of the hub are fetched once, into the storage; a driver that is stopped has time to save.
+
+    What torch compiles stays in the pod: a build that was killed leaves a lock that nobody opens.
+    """
     values = {
+        "TORCH_EXTENSIONS_DIR": "/tmp/torch_extensions",
         "HF_HOME": f"{mount}/cache/huggingface",
         "XDG_CACHE_HOME": f"{mount}/cache",
         "RAY_USAGE_STATS_ENABLED": "0",

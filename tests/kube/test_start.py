@@ -126,6 +126,7 @@ def killed_after_the_first(folder, entrypoint, env, log):
     pytest.fail(f"no forgery in {folder}: {log.read_text()[-2000:]}")
 
 
+@pytest.mark.timeout(900)
 def test_rendered_pods_and_entrypoint_really_run(bundle, tmp_path, request):
     spec, settings = bundle
     cluster = spec["rayClusterSpec"]
