@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"errors", "records", "draws"}
+BASE = {"errors", "records", "draws", "logs"}
 SHARED = BASE | {"config", "loader", "track", "store"}
 MAY = {
     "errors": set(),
     "draws": set(),
+    "logs": set(),
     "records": {"errors"},
     "algo": {"errors"},
     "roles": BASE,
@@ -49,6 +50,7 @@ MAY = {
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
     "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan", "trials"},
+    "__main__": {"cli"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
 NEVER = {
