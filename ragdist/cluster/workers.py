@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,13 +191,12 @@ def log_to(path: Path, what: str = "", **where: Any) -> Iterator[None]:
         what: is done; said in the JSON with the seconds it took, unless it is empty.
         where: round, phase, microbatch.
     """
+    _keep_lines(path.with_suffix(".jsonl"))
     with path.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file), logs.at(**where):
-        people, machines = logging.StreamHandler(file), logs.Lines(path.with_suffix(".jsonl"))
-        people.setLevel(logging.WARNING)  # progress is on its stderr already
-        people.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        for handler in (people, machines):
-            logging.getLogger().addHandler(handler)
-        log.setLevel(logging.INFO)
+        handler = logging.StreamHandler(file)
+        handler.setLevel(logging.WARNING)  # progress is on its stderr already
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logging.getLogger().addHandler(handler)
         start = time.monotonic()
         try:
             yield
@@ -206,9 +206,14 @@ def log_to(path: Path, what: str = "", **where: Any) -> Iterator[None]:
             log.exception("failed in %s", what or "its work")
             raise
         finally:
-            for handler in (people, machines):
-                logging.getLogger().removeHandler(handler)
-                handler.close()
+            logging.getLogger().removeHandler(handler)
+
+
+@cache
+def _keep_lines(path: Path) -> None:
+    """What this process logs goes into the file too, from now on: opened once, not for each microbatch."""
+    logging.getLogger().addHandler(logs.Lines(path))
+    log.setLevel(logging.INFO)
 
 
 def phase_at(folder: Path) -> dict[str, Any]:
