@@ -5,14 +5,10 @@ import os
 import re
 import secrets
 import shlex
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,72 +16,19 @@ import pytest
 from ragdist import loader
 from ragdist.cluster.submit import Order, entrypoint
 from tests import tiny
+from tests.cluster import heads
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-RAY = str(BIN / "ray")
+RAY = heads.RAY
 PLANTED = "planted-5e1f0c7d"
 """A secret in the environment of the head, and so of the job."""
 
 
-@dataclass
-class Head:
-    """A head of our own."""
-
-    address: str
-    """Of its dashboard."""
-    env: dict[str, str]
-    """Of whoever may use it."""
-    metrics: str
-    """Where its machine's Prometheus numbers are."""
-    folder: Path
-    """What Ray itself writes."""
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """Ended by its process."""
-    home = tmp_path_factory.mktemp("head")
-    token = home / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    env = clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": "/tmp"}
-    dashboard, metrics, temp = _free_port(), _free_port(), Path(f"/tmp/ragdist-test-{os.getpid()}")
-    command = [RAY, "start", "--head", "--block", f"--port={_free_port()}", f"--dashboard-port={dashboard}"]
-    command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--object-store-memory=150000000"]
-    command += [f"--dashboard-agent-listen-port={_free_port()}"]  # Ray has one by default: two heads would share it
-    command += ["--disable-usage-stats", f"--temp-dir={temp}", "--include-dashboard=true"]
-    command += [f"--metrics-export-port={metrics}"]
-    own = {"PATH": f"{BIN}:{env['PATH']}", "HF_TOKEN": PLANTED, "OPENAI_API_KEY": PLANTED}
-    own |= {"RAY_JOB_STOP_WAIT_TIME_S": "60", "RAY_metrics_report_interval_ms": "500"}
-    with (home / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=env | own, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _wait_for(f"http://127.0.0.1:{dashboard}/api/gcs_healthz", home / "head.log")
-            yield Head(f"http://127.0.0.1:{dashboard}", env, f"http://127.0.0.1:{metrics}/metrics", temp)
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait_for(url: str, log: Path) -> None:
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(url, timeout=2)
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"the head does not answer: {log.read_text()[-2000:]}")
+    own = {"HF_TOKEN": PLANTED, "OPENAI_API_KEY": PLANTED, "RAY_metrics_report_interval_ms": "500"}
+    with heads.started(tmp_path_factory.mktemp("head"), own) as found:
+        yield found
 
 
 def _until(found, what: str, limit_s: float = 120.0):
@@ -117,7 +60,7 @@ def _said(command: list[str], env: dict[str, str]) -> subprocess.CompletedProces
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
 
 
-def _ours(head: Head, *arguments: str) -> list[str]:
+def _ours(head: heads.Head, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "ragdist", "submit", *arguments, "--address", head.address]
 
 
@@ -192,7 +135,7 @@ def test_stopped_job_saves_and_the_same_command_goes_on_watched_by_prometheus_ch
 
 
 def test_submit_refuses_before_anything_is_sent(tmp_path):
-    closed = f"http://127.0.0.1:{_free_port()}"
+    closed = f"http://127.0.0.1:{heads.free_port()}"
     for arguments, said in (
         (["raft", "run.folder=runs"], "run.folder='runs' is relative"),
         (["raft", f"run.folder={tmp_path}", "contexts.documents=0"], "contexts.documents"),
