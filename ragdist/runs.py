@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from ragdist.plan.layout import Job, Plan
     from ragdist.sweeping import Swept
     from ragdist.systems import atm as atm_system
-    from ragdist.systems.duet import Answer, Outcome
+    from ragdist.systems.duet import Outcome
+    from ragdist.systems.trio import Answer
     from ragdist.timeline import Timeline
 
 JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
@@ -119,7 +120,7 @@ def answer(question: str, folder: Path) -> Answer:
     Raises:
         ConfigError: the folder holds no finished DuetRAG run.
     """
-    from ragdist.systems import duet as system
+    from ragdist.systems import trio
 
     state = folder / "state.json"
     if not state.exists() or (found := track.read_json(state))["job"] != "duet" or found["state"] != "finished":
@@ -128,7 +129,7 @@ def answer(question: str, folder: Path) -> Answer:
         )
     settings = load([str(folder / "settings.yaml")])
     with players.road(settings) as road, players.cast(settings, road) as cast:
-        return system.answer(road, cast, folder, settings, question)
+        return trio.answer(road, cast, folder, settings, question)
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:

@@ -74,9 +74,7 @@ class Run:
 
     def set_state(self, state: str, **more: Any) -> None:
         """Writes state.json: running, finished, stopped or failed."""
-        self.write_json(
-            STATE, {"job": self.job, "state": state, "time": time.time(), "pid": os.getpid(), **more}
-        )
+        self.write_json(STATE, {"job": self.job, "state": state, "time": time.time(), "pid": os.getpid(), **more})
 
 
 _open: list[Run] = []

@@ -54,4 +54,3 @@ def _gauge(name: str) -> Gauge:
     if name not in _gauges:
         _gauges[name] = Gauge(name, "See docs/clusters.md of ragdist.", TAGS)
     return _gauges[name]
-

@@ -32,7 +32,7 @@ def run() -> dict[str, Any]:
         home = Path(made)
         settings = [
             *(f"run.folder={home}/runs", "run.name=bench", f"model.source={MODEL}", "model.dtype=float32"),
-            *("corpus.packages=[json,pathlib]", "questions.train_rows=16", "questions.test_questions=4"),
+            *("corpus.packages=[json,pathlib]", "questions.train_rows=16", "questions.test_rows=4"),
             *("train.examples_per_step=8", "train.microbatch=4", "evaluation.before=false", "run.trackers=[]"),
             "evaluation.conditions=[closed_book]",
         ]
@@ -69,7 +69,7 @@ class Born(threading.Thread):
         end = time.monotonic() + LIMIT_S
         while not self.at and time.monotonic() < end:
             for process in psutil.process_iter(["cmdline", "create_time"]):
-                if ["-m", "ragdist", "train"] == (process.info["cmdline"] or [])[1:4]:
+                if (process.info["cmdline"] or [])[1:4] == ["-m", "ragdist", "train"]:
                     self.at = process.info["create_time"]
             time.sleep(0.05)
 

@@ -149,14 +149,13 @@ def test_submit_refuses_before_anything_is_sent(tmp_path):
 def test_job_of_another_token_is_one_error(head, tmp_path):
     other = tmp_path / "token"
     other.write_text(secrets.token_hex(32))
-    done = _said(
-        _ours(head, "raft", f"run.folder={tmp_path}/runs"), head.env | {"RAY_AUTH_TOKEN_PATH": str(other)}
-    )
+    done = _said(_ours(head, "raft", f"run.folder={tmp_path}/runs"), head.env | {"RAY_AUTH_TOKEN_PATH": str(other)})
     assert done.returncode == 2 and "RAY_AUTH_MODE=token" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_entrypoint_says_every_setting_that_differs_and_reads_back():
-    settings = loader.load(["contexts.oracle_fraction=0.4", "corpus.questions=[a b.jsonl]", 'sweep.over={"x.y": [1, 2]}'])
+    swept = 'sweep.over={"train.epochs": [1, 2]}'
+    settings = loader.load(["contexts.oracle_fraction=0.4", "corpus.questions=[a b.jsonl]", swept])
     words = shlex.split(entrypoint(Order("sweep-raft", settings, "")))
     assert words[:5] == ["python3", "-m", "ragdist", "sweep", "raft"]
     read = loader.load(words[5:])
