@@ -60,7 +60,7 @@ OPTIONAL = ("sentence-transformers", "faiss-cpu")
 
 @dataclass
 class Run:
-    """A run's folder: settings.yaml, versions.json, state.json, metrics.jsonl, log.txt, log.jsonl and what a job adds."""
+    """A run's folder: settings.yaml, versions.json, state.json, metrics.jsonl, log.txt, log.jsonl; a job adds more."""
 
     folder: Path
     settings: Settings

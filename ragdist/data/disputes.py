@@ -38,7 +38,8 @@ def judgements(
 ) -> Iterator[Judgement]:
     """What both sides said to each question, once where they agree; with `duet.gold_pairs` a right and a wrong one too.
 
-    What the discoverer says again when it is shown something else is no new row. Answers to a question that only one side has right weigh `duet.disagreement_weight`: there the arbiter decides.
+    What the discoverer says again when it is shown something else is no new row. Answers to a question that only one
+    side has right weigh `duet.disagreement_weight`: there the arbiter decides.
 
     Args:
         questions: held out from both sides.

@@ -10,7 +10,7 @@ examples anew, from those of other P where they are the same, and leaves the res
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
