@@ -169,7 +169,7 @@ def check_plan(settings: Settings, job: Job) -> None:
 
     if session.is_job() and not Path(settings.run.folder).is_absolute():
         raise ConfigError(
-            f"run.folder={settings.run.folder!r} is relative, and this job's own folder goes with it; set run.folder to "
+            f"run.folder={settings.run.folder!r} is relative, and this job's own folder goes with it; set it to "
             "an absolute path that all machines of the cluster see, as /mnt/shared/runs"
         )
     if (track.run_folder(settings, job) / "model").exists():

@@ -1,8 +1,8 @@
 """Seconds from `ragdist submit` to the first training step, by whose they are; ours against all.
 
 SmolLM2-135M on a head of this machine with its job server, one worker. The training rows are there already, as for
-every start but the first, and the untuned model is not asked. Whose a stretch is follows from the marks between which it
-lies; any run leaves them in metrics.jsonl and its logs.
+every start but the first, and the untuned model is not asked. Whose a stretch is follows from the marks on its two
+sides; any run leaves them in metrics.jsonl and its logs.
 """
 
 from __future__ import annotations
