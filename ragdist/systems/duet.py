@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from ragdist import track
 from ragdist.algo.arbiter import best_margin
@@ -142,14 +143,20 @@ class Duet:
 
     def lessons(self) -> list[Lesson]:
         """What reciter and discoverer are tuned on, and DSF."""
-        duet, trio = self.settings.duet, self.trio
+        trio = self.trio
         self.road.make("candidates")
         lessons = [
-            Lesson(RECITER, trio.recited.path, self.folder / RECITER, duet.reciter),
-            Lesson(DISCOVERER, trio.discovered.path, self.folder / DISCOVERER, duet.discoverer),
+            self._lesson(RECITER, trio.recited.path, self.folder / RECITER, "reciter"),
+            self._lesson(DISCOVERER, trio.discovered.path, self.folder / DISCOVERER, "discoverer"),
         ]
-        plain = Lesson(DSF, trio.recited_all.path, self.folder / DSF, duet.reciter) if duet.plain_tuning else None
-        return [*lessons, plain] if plain else lessons
+        if self.settings.duet.plain_tuning:
+            lessons.append(self._lesson(DSF, trio.recited_all.path, self.folder / DSF, "reciter"))
+        return lessons
+
+    def _lesson(
+        self, name: str, rows: Path, folder: Path, role: str, kind: Literal["answers", "scorer"] = "answers"
+    ) -> Lesson:
+        return Lesson(name, rows, folder, getattr(self.settings.duet, role), kind, f"duet.{role}")
 
     def ask(
         self,
@@ -184,7 +191,7 @@ class Duet:
         if "alignment" in duet.arbiters and not disputes.one_label(learned):
             rated = [disputes.rated(row, codec, self.settings.prompts) for row in learned]
             rows = write_rows(self.arbiters / "rated.jsonl", rated)
-            lessons.append(Lesson("alignment arbiter", rows, self.arbiters / "alignment", duet.scorer, "scorer"))
+            lessons.append(self._lesson("alignment arbiter", rows, self.arbiters / "alignment", "scorer", "scorer"))
         if "tuned_summarizer" in duet.arbiters:
             answer = {question.id: question.answers[0] for question in questions}
             summaries = [
@@ -196,7 +203,7 @@ class Duet:
                 for flipped in (False, True)
             ]
             rows = write_rows(self.arbiters / "summaries.jsonl", summaries)
-            lessons.append(Lesson("summarizer", rows, self.arbiters / "summarizer", duet.summarizer))
+            lessons.append(self._lesson("summarizer", rows, self.arbiters / "summarizer", "summarizer"))
         folders = self.cast.tuner.tune(lessons) if lessons else []
         return dict(zip([lesson.name for lesson in lessons], folders, strict=True))
 
