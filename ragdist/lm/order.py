@@ -20,7 +20,7 @@ def training_steps(rows: int, *, epochs: float, examples_per_step: int, block: s
     if not steps:
         raise ConfigError(
             f"{rows} training rows and {block}.epochs={epochs:g} give {round(rows * epochs)} rows, "
-            f"{block}.examples_per_step={examples_per_step} wants more for a single step; lower {block}.examples_per_step"
+            f"{block}.examples_per_step={examples_per_step} wants more for one step; lower {block}.examples_per_step"
         )
     return steps
 
