@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from ragdist import track
 from ragdist.config import Settings
-from ragdist.errors import ConfigError, TrainError
+from ragdist.errors import ConfigError, Stopped, TrainError
 from ragdist.loader import flatten
 
 EXCLUDED = (
@@ -157,41 +158,49 @@ def _seen(client: JobSubmissionClient, order: Order, name: str) -> Sent:
     if found.status == JobStatus.STOPPED:
         code = 130
     elif found.status == JobStatus.FAILED and not code:
-        code = 1  # its process never began, or was killed with its machine
+        code = 1  # its process was killed, or never began
     return Sent(name, order.name, found.status.value, code)
 
 
 def _follow(client: JobSubmissionClient, order: Order, name: str, out: TextIO) -> Sent:
     """The job's log until it ends; picked up where it broke off when the connection does."""
-    shown, heard = 0, time.monotonic()
+    log, heard = _Log(client, name, out), time.monotonic()
     while True:
         try:
-            shown = asyncio.run(_relay(client, name, shown, out))
+            asyncio.run(log.relay())
             sent = _seen(client, order, name)
             heard = time.monotonic()
             if sent.exit_code is not None:
-                if sent.status == "FAILED" and not shown:
+                if sent.exit_code and not log.shown:  # its process never began
                     out.write(f"{client.get_job_info(name).message}\n")
                 return sent
-        except (OSError, RuntimeError) as error:  # aiohttp's and requests' are OSErrors
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
             if time.monotonic() - heard > LOST_S:
                 raise TrainError(
                     f"{order.address} does not answer ({' '.join(str(error).split())[:200]}); {name} may go on without "
                     "being watched: the same command follows it again"
                 ) from None
+        except KeyboardInterrupt:
+            raise Stopped(f"{name} goes on without being watched; the same command follows it again") from None
         time.sleep(POLL_S)
 
 
-async def _relay(client: JobSubmissionClient, name: str, shown: int, out: TextIO) -> int:
-    """Writes the log from character `shown` on; returns how much of it is written when the head ends the stream."""
-    seen = 0
-    async for text in client.tail_job_logs(name):
-        new = text[max(0, shown - seen) :]
-        seen += len(text)
-        out.write(new)
-        out.flush()
-        shown = max(shown, seen)
-    return shown
+class _Log:
+    """A job's log as it comes."""
+
+    def __init__(self, client: JobSubmissionClient, name: str, out: TextIO) -> None:
+        self.client, self.name, self.out = client, name, out
+        self.shown = 0
+        """Characters that were written."""
+
+    async def relay(self) -> None:
+        """Writes what is new until the head ends the stream, which begins with the log's first character."""
+        seen = 0
+        async for text in self.client.tail_job_logs(self.name):
+            self.out.write(text[max(0, self.shown - seen) :])
+            self.out.flush()
+            seen += len(text)
+            self.shown = max(self.shown, seen)
 
 
 @contextmanager
