@@ -136,7 +136,7 @@ def dtype_of(config: ModelConfig) -> torch.dtype:
 
 def release(model: PreTrainedModel) -> None:
     """Gives the memory of the weights back, whoever still refers to the model: training workers may share its GPU."""
-    model.to("meta")
+    torch.nn.Module.to(model, "meta")  # transformers' own is typed badly
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -85,7 +85,7 @@ def refuse_other_base(config: ModelConfig, here: Path, adapter: Path) -> None:
     base = adapter_base(adapter)
     path = Path(base).expanduser()
     moved = path.name == here.name and NAMED_BY_CONTENT.search(path.name)
-    if base == config.source.partition("@")[0] or path.resolve() == here or moved:
+    if base == config.source.partition("@")[0] or path.resolve() == here.resolve() or moved:
         return
     raise ModelError(
         f"{adapter} is an adapter of {base!r}, and model.source={config.source!r} is another model; "

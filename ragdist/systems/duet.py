@@ -209,7 +209,7 @@ class Duet:
 
     def judgements(self, held: Said) -> list[Judgement]:
         """What the scorers learn from."""
-        said = {
+        said: dict[str, dict[str, disputes.Side]] = {
             condition: {key: disputes.Side(row.answer, self._is_right(row)) for key, row in rows.items()}
             for condition, rows in held.items()
         }

@@ -114,10 +114,8 @@ def test_arbiters_learn_from_questions_that_tuned_neither_side_check_56(folder, 
     rated = {row["id"].partition("/")[0] for row in rows(folder / "arbiter" / "rated.jsonl")}
     summed = {row["id"].partition("/")[0] for row in rows(folder / "arbiter" / "summaries.jsonl")}
     assert len(rated) == 2 and summed == rated
-    asked = {row["id"] for row in rows(folder / "evaluation" / "held-out.jsonl")}
-    assert {(kind, key) for key in rated for kind in ("closed_book", *CONDITIONS)} <= {
-        tuple(key.split("/")) for key in asked
-    }
+    asked = {(row.get("condition"), row.get("question_id")) for row in rows(folder / "evaluation" / "held-out.jsonl")}
+    assert {(kind, key) for key in rated for kind in ("closed_book", *CONDITIONS)} <= asked
     alone = next(stage for stage in data.glob("discovered-*"))
     assert rated.isdisjoint(row["id"] for row in rows(alone / "rows.jsonl")) and rated <= tuned  # DSF has all
 
