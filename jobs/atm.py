@@ -1,6 +1,6 @@
 """ATM on a Ray cluster.
 
-ray job submit --working-dir . -- python jobs/atm.py jobs/settings/atm.yaml run.name=mine generator.workers=4
+ray job submit --working-dir . -- python jobs/atm.py jobs/settings/atm.yaml run.folder=/mnt/shared/runs
 """
 
 import sys

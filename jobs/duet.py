@@ -1,6 +1,6 @@
 """DuetRAG on a Ray cluster.
 
-ray job submit --working-dir . -- python jobs/duet.py jobs/settings/duet.yaml run.name=mine cluster.workers=4
+ray job submit --working-dir . -- python jobs/duet.py jobs/settings/duet.yaml run.folder=/mnt/shared/runs
 """
 
 import sys

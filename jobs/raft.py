@@ -1,6 +1,6 @@
 """RAFT on a Ray cluster.
 
-ray job submit --working-dir . -- python jobs/raft.py jobs/settings/raft.yaml run.name=mine cluster.workers=4
+ray job submit --working-dir . -- python jobs/raft.py jobs/settings/raft.yaml run.folder=/mnt/shared/runs
 """
 
 import sys

@@ -1,6 +1,6 @@
 """A sweep on a Ray cluster, its trials side by side where there is room.
 
-ray job submit --working-dir . -- python jobs/sweep.py raft jobs/settings/sweep-p.yaml sweep.concurrent=4
+ray job submit --working-dir . -- python jobs/sweep.py raft jobs/settings/sweep-p.yaml run.folder=/mnt/shared/runs
 """
 
 import sys

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -54,7 +56,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and exits: 0 done, 1 a run failed, 2 bad input, 130 stopped."""
+    """Runs the command and exits: 0 done, 1 a run failed, 2 bad input, 130 stopped.
+
+    SIGTERM, which schedulers send, is taken as Ctrl-C wherever work is not under way that saves itself first.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(args=arguments)
     except RagdistError as error:
@@ -164,6 +171,52 @@ def sweep_raft(settings: Several = None, as_json: AsJson = False) -> None:
 def sweep_atm(settings: Several = None, as_json: AsJson = False) -> None:
     """ATM for each combination of values, as `atm.kl_weight=0,0.1,0.2`. The same command goes on."""
     _print_sweep(runs.sweep("atm", trials.load(settings or [])), as_json)
+
+
+@app.command()
+def submit(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[raft|atm|duet|sweep-raft|sweep-atm] [SETTINGS.yaml] [KEY=VALUE]...", help="Job, and settings."
+        ),
+    ] = None,
+    address: Annotated[
+        str, typer.Option(envvar=["RAY_API_SERVER_ADDRESS"], help="The dashboard of the cluster's head.")
+    ] = "http://127.0.0.1:8265",
+    working_dir: Annotated[
+        Path | None, typer.Option(help="A folder to send along, the job's own there; relative paths are below it.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave this out of it, as in .gitignore; repeat.")] = None,
+    driver_cpus: Annotated[float, typer.Option(help="CPU cores for the job's own process, which asks models.")] = 0.0,
+    driver_gpus: Annotated[float, typer.Option(help="GPUs for it, where the head has none.")] = 0.0,
+    follow: Annotated[bool, typer.Option(help="Show the job's log until it ends, and end as it did.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job on a cluster, by Ray's job server. The same command follows it again, and goes on where it stopped.
+
+    Ctrl-C ends the watching, not the job.
+    """
+    asked = list(arguments or [])
+    job = asked.pop(0) if asked else ""
+    settings = trials.load(asked) if job.startswith("sweep-") else loader.load(asked)
+    sent = runs.submit(
+        job,
+        settings,
+        address,
+        (sys.stderr if as_json else sys.stdout) if follow else None,
+        working_dir=working_dir,
+        excluded=exclude or (),
+        driver_cpus=driver_cpus,
+        driver_gpus=driver_gpus,
+    )
+    if as_json:
+        _print_json(dataclasses.asdict(sent))
+    elif not follow:
+        _print(f"{sent.id}\n", plain=True)
+    if sent.exit_code:
+        _complain(f"{sent.id} ended as {sent.status}")
+        sys.exit(sent.exit_code)
 
 
 @app.command()

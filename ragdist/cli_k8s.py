@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -36,12 +36,10 @@ def render(
 ) -> None:
     """Write the manifests of a job: pods, seats and memory as these settings ask for."""
     from ragdist import loader, runs, trials
-    from ragdist.kube import pods
 
     job, *settings = arguments
-    jobs: tuple[Any, ...] = get_args(pods.Job)
-    if job not in jobs:
-        raise ConfigError(f"no job {job!r}; there are {', '.join(jobs)}, then settings: `ragdist k8s render raft ...`")
+    if job not in runs.JOBS:
+        raise ConfigError(f"no job {job!r}; wanted one of {', '.join(runs.JOBS)} before the settings")
     load = trials.load if job.startswith("sweep") else loader.load
     for path in runs.render(load(settings), job, to, standing):  # type: ignore[arg-type]
         sys.stdout.write(f"{path}\n")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ragdist import track
+from ragdist import logs, track
 from ragdist.timeline import Timeline
 
 IDLE_WINDOW_S = 120.0
@@ -60,6 +60,7 @@ class Board:
             total: microbatches; 0 where it is not known.
         """
         self._note_sums()
+        logs.note(**logs.phase(name))
         with self._lock:
             self._phase, self._name = name, spelled(name, self.rounds)
             self._unit, self._total, self._done = "microbatches", total, 0

@@ -5,7 +5,6 @@ Heavy imports wait inside the functions; nothing is loaded before it is used.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -97,16 +96,17 @@ def opener(settings: Settings) -> Any:
 
     @contextmanager
     def open_model(source: str) -> Iterator[tuple[Writer, Reader]]:
-        from ragdist.lm.load import load_codec, load_model
+        from ragdist.lm.load import load_codec, load_model, release
         from ragdist.lm.read import ModelReader
         from ragdist.lm.write import ModelWriter
 
         config = settings.model.model_copy(update={"source": source})
         model = load_model(config)
         batch = settings.evaluation.tokens_per_batch
-        yield ModelWriter(model, load_codec(config), batch), ModelReader(model, batch)
-        del model
-        gc.collect()
+        try:
+            yield ModelWriter(model, load_codec(config), batch), ModelReader(model, batch)
+        finally:
+            release(model)
 
     return open_model
 
@@ -118,6 +118,7 @@ def cast(settings: Settings, road: Road) -> Iterator[Cast]:
     from ragdist.cluster.train import RayTuner
     from ragdist.data import disputes
     from ragdist.lm.beside import SideBySide
+    from ragdist.lm.load import release
     from ragdist.lm.score import ModelScorer
     from ragdist.lm.shared import SharedBase
     from ragdist.lm.write import ModelWriter
@@ -135,8 +136,7 @@ def cast(settings: Settings, road: Road) -> Iterator[Cast]:
             yield bases[0]
         finally:
             if first:
-                bases.clear()
-                gc.collect()
+                release(bases.pop().model)
 
     @contextmanager
     def open_sides(*sources: str) -> Iterator[Writer]:

@@ -250,6 +250,8 @@ class Lesson:
     """`config.TrainConfig`."""
     kind: Literal["answers", "scorer"] = "answers"
     """answers: a model that writes the target; scorer: a classifier with one label, the confidence."""
+    block: str = "train"
+    """Of the settings, where `train` came from; for errors."""
 
 
 class Tuner(Protocol):

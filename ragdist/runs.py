@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ragdist import players, track
 from ragdist.config import Settings
@@ -21,6 +21,7 @@ from ragdist.loader import load
 from ragdist.store import Rows
 
 if TYPE_CHECKING:
+    from ragdist.cluster.submit import Sent
     from ragdist.data.audit import Audit
     from ragdist.data.road import Road
     from ragdist.evaluation.arbitration import Worth
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from ragdist.plan.layout import Job, Plan
     from ragdist.sweeping import Swept
     from ragdist.systems import atm as atm_system
-    from ragdist.systems.duet import Answer, Outcome
+    from ragdist.systems.duet import Outcome
+    from ragdist.systems.trio import Answer
     from ragdist.timeline import Timeline
+
+JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
+"""What a cluster can be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ def answer(question: str, folder: Path) -> Answer:
     Raises:
         ConfigError: the folder holds no finished DuetRAG run.
     """
-    from ragdist.systems import duet as system
+    from ragdist.systems import trio
 
     state = folder / "state.json"
     if not state.exists() or (found := track.read_json(state))["job"] != "duet" or found["state"] != "finished":
@@ -125,7 +130,7 @@ def answer(question: str, folder: Path) -> Answer:
         )
     settings = load([str(folder / "settings.yaml")])
     with players.road(settings) as road, players.cast(settings, road) as cast:
-        return system.answer(road, cast, folder, settings, question)
+        return trio.answer(road, cast, folder, settings, question)
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
@@ -163,6 +168,11 @@ def check_plan(settings: Settings, job: Job) -> None:
     from ragdist.data import origins
     from ragdist.plan import layout
 
+    if session.is_job() and not Path(settings.run.folder).is_absolute():
+        raise ConfigError(
+            f"run.folder={settings.run.folder!r} is relative, and this job's own folder goes with it; set it to "
+            "an absolute path that all machines of the cluster see, as /mnt/shared/runs"
+        )
     if (track.run_folder(settings, job) / "model").exists():
         return
     made = layout.make(settings, job, None, origins.made_from(settings)) if session.is_open() else plan(settings, job)
@@ -189,6 +199,41 @@ def render(settings: Settings, job: KubeJob, folder: Path, standing: bool = Fals
     made = layout.make(settings, pods.system(job), None, origins.made_from(settings))
     layout.check(made)
     return render.write(render.render(settings, job, made, standing), folder)
+
+
+def submit(
+    job: str,
+    settings: Settings,
+    address: str,
+    out: TextIO | None = None,
+    *,
+    working_dir: Path | None = None,
+    excluded: Sequence[str] = (),
+    driver_cpus: float = 0.0,
+    driver_gpus: float = 0.0,
+) -> Sent:
+    """Sends a job to a cluster under its run's name and follows it; the same call goes on with it, or follows it again.
+
+    Args:
+        job: one of JOBS.
+        settings: of the job; `trials.load` reads a sweep's.
+        address: of the head's dashboard, as http://127.0.0.1:8265.
+        out: where the job's log goes until it ends; None does not wait.
+        working_dir: sent along, and where the job runs; None sends nothing.
+        excluded: what stays behind of it, as in .gitignore.
+        driver_cpus: CPU cores kept for the job's own process, which asks the models.
+        driver_gpus: GPUs kept for it.
+
+    Raises:
+        ConfigError: no such job, or the cluster does not take it.
+        TrainError: it was lost sight of, which does not end it.
+    """
+    if job not in JOBS:
+        raise ConfigError(f"no job {job!r}; wanted one of {', '.join(JOBS)} before the settings")
+    from ragdist.cluster import submit as cluster
+
+    order = cluster.Order(job, settings, address, working_dir, tuple(excluded), driver_cpus, driver_gpus)
+    return cluster.submit(order, out)
 
 
 def sweep(job: str, settings: Settings) -> Swept:

@@ -17,13 +17,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ragdist import logs
 from ragdist.config import KubeConfig, RunConfig, Settings
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
 from ragdist.loader import dump, flatten, load
@@ -32,6 +33,9 @@ from ragdist.store import make_folder, translate_errors
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
+STATE = "state.json"
+listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
+"""Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
     *("run.", "cluster.", "kube.", "sweep.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
@@ -56,7 +60,7 @@ OPTIONAL = ("sentence-transformers", "faiss-cpu")
 
 @dataclass
 class Run:
-    """A run's folder: settings.yaml, versions.json, state.json, metrics.jsonl, log.txt, and what its job adds."""
+    """A run's folder: settings.yaml, versions.json, state.json, metrics.jsonl, log.txt, log.jsonl; a job adds more."""
 
     folder: Path
     settings: Settings
@@ -70,9 +74,7 @@ class Run:
 
     def set_state(self, state: str, **more: Any) -> None:
         """Writes state.json: running, finished, stopped or failed."""
-        self.write_json(
-            "state.json", {"job": self.job, "state": state, "time": time.time(), "pid": os.getpid(), **more}
-        )
+        self.write_json(STATE, {"job": self.job, "state": state, "time": time.time(), "pid": os.getpid(), **more})
 
 
 _open: list[Run] = []
@@ -118,11 +120,14 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
         run.set_state("running")
         handler = logging.FileHandler(run.folder / "log.txt")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        log.addHandler(handler)
+        lines = logs.Lines(run.folder / "log.jsonl")
+        for kept in (handler, lines):
+            log.addHandler(kept)
         log.setLevel(logging.INFO)
         _open.append(run)
         try:
-            yield run
+            with logs.at(run=run.folder.name, job=job):
+                yield run
             run.set_state("finished")
         except (Stopped, KeyboardInterrupt) as error:
             run.set_state("stopped", error=str(error))
@@ -133,8 +138,9 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
             raise
         finally:
             _open.remove(run)
-            log.removeHandler(handler)
-            handler.close()
+            for kept in (handler, lines):
+                log.removeHandler(kept)
+                kept.close()
 
 
 def _refuse_other_settings(run: Run) -> None:
@@ -155,6 +161,14 @@ def _refuse_other_settings(run: Run) -> None:
         )
 
 
+def owner(folder: Path) -> tuple[str, str]:
+    """Name and job of the run that a folder is part of; its own name and no job where it is part of none."""
+    for above in (folder, *folder.parents):
+        if (above / STATE).exists():
+            return above.name, str(read_json(above / STATE)["job"])
+    return folder.name, ""
+
+
 def is_open(folder: Path) -> bool:
     """Whether this is the open run's folder."""
     return bool(_open) and _open[-1].folder == folder
@@ -170,16 +184,19 @@ def append_metrics(folder: Path, phase: str, **values: Any) -> None:
     """Adds a line to metrics.jsonl in a run's folder; for workers, that have no open run of their own."""
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"time": round(time.time(), 3), "phase": phase, **values}) + "\n")
+    for tell in listeners:
+        tell(folder, phase, values)
 
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
     """Times a phase, says on stderr that it began and how long it took, and notes it in the open run."""
-    say(f"{name} ...")
     start = time.monotonic()
-    yield
-    seconds = time.monotonic() - start
-    say(f"{name}: {seconds:.1f} s")
+    with logs.at(**logs.phase(name)):
+        say(f"{name} ...")
+        yield
+        seconds = time.monotonic() - start
+        say(f"{name}: {seconds:.1f} s")
     metrics("span", name=name, seconds=round(seconds, 3))
     if _open:
         _open[-1].seconds[name] = _open[-1].seconds.get(name, 0.0) + seconds

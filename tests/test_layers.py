@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"errors", "records", "draws"}
+BASE = {"errors", "records", "draws", "logs"}
 SHARED = BASE | {"config", "loader", "track", "store"}
 MAY = {
     "errors": set(),
     "draws": set(),
+    "logs": set(),
     "records": {"errors"},
     "algo": {"errors"},
     "roles": BASE,
@@ -51,6 +52,7 @@ MAY = {
     "trackers": SHARED,
     "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan", "trials", "cli_k8s"},
     "cli_k8s": {"errors", "loader", "runs", "trials", "kube"},
+    "__main__": {"cli"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
 NEVER = {

@@ -123,7 +123,8 @@ class Crew:
         actor: Any = ray.remote(Rank)
         for rank in range(side.workers):
             strategy = PlacementGroupSchedulingStrategy(self._seats, placement_group_bundle_index=rank)
-            made = actor.options(**options, scheduling_strategy=strategy).remote(variables, str(self.log(rank)))
+            where = {"run": plan.run_folder.name, "job": "atm", "group": plan.name, "rank": rank}
+            made = actor.options(**options, scheduling_strategy=strategy).remote(variables, str(self.log(rank)), where)
             self.ranks.append(made)
         met = [rank.where.remote() for rank in self.ranks]
         # The driver gives up first: its error names who is late.

@@ -3,7 +3,7 @@
 The workers run `lm.tune`, which writes into the lesson's folder; every machine needs to see it. Ray places and
 restarts them and is told of each checkpoint, but copies none.
 
-    folder/logs/rank-N.log    all that worker N said
+    folder/logs/rank-N.log    all that worker N said; what it logged also as JSON, rank-N.jsonl
     folder/failure.json       an error that no restart can mend, left by the worker that met it
 """
 
@@ -24,7 +24,7 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ragdist import errors, track
-from ragdist.cluster import session
+from ragdist.cluster import gauges, session
 from ragdist.cluster.workers import environment, last_line, log_to
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import STOP
@@ -184,7 +184,9 @@ def _work(job: dict[str, Any]) -> dict[str, str]:
     if (folder / FAILURE).exists():
         return {}  # Ray restarts workers after any error; this one would only come again
     rank = ray.train.get_context().get_world_rank()
-    with log_to(make_folder(folder / LOGS) / f"rank-{rank}.log"):
+    run, kind = track.owner(folder)
+    where = {"run": run, "job": kind, "lesson": job["name"], "phase": "train", "rank": rank}
+    with gauges.kept(), log_to(make_folder(folder / LOGS) / f"rank-{rank}.log", "train", **where):
         if rank == 0:
             track.append_metrics(folder, "workers_started", workers=settings.cluster.workers)
         try:

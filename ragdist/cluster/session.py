@@ -17,12 +17,15 @@ from pathlib import Path
 import ray
 
 from ragdist import track
+from ragdist.cluster import gauges
 from ragdist.config import ClusterConfig
 from ragdist.errors import ConfigError
 
 REACH_S = 10.0
 """Longest wait, in seconds, for the head of a cluster to answer."""
 SAY_EVERY_S = 30.0
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the process of a submitted job."""
 OBJECT_STORE_BYTES = 256 * 1024**2
 
 
@@ -37,11 +40,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         ConfigError: the cluster cannot be reached, or is too small for `cluster.workers`.
     """
     if ray.is_initialized():
-        with _environment(_knobs(config)):  # a process of a cluster that was joined has none of them
+        with _environment(_knobs(config)), gauges.kept():  # a process of a cluster that was joined has none of them
             yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS", "")
-    with _environment(_knobs(config)), _joined(address) if address else _started():
+    with _environment(_knobs(config)), _joined(address) if address else _started(), gauges.kept():
         _wait_for_room(config, deadline_s=config.start_timeout_s if address else 0.0)
         yield
 
@@ -49,6 +52,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
 def is_open() -> bool:
     """Whether this process has a Ray session already, of whatever machines."""
     return ray.is_initialized()
+
+
+def is_job() -> bool:
+    """Whether Ray started this process as a submitted job, in a folder that is removed with it."""
+    return JOB_VARIABLE in os.environ
 
 
 def worker_cpus(config: ClusterConfig) -> float:

@@ -108,7 +108,8 @@ def _steps(lesson: Lesson) -> int:
     with lesson.rows.open() as lines:
         rows = sum(1 for _ in lines)
     try:
-        return training_steps(rows, epochs=lesson.train.epochs, examples_per_step=lesson.train.examples_per_step)
+        how = lesson.train
+        return training_steps(rows, epochs=how.epochs, examples_per_step=how.examples_per_step, block=lesson.block)
     except errors.ConfigError as error:
         raise errors.ConfigError(f"{lesson.name}: {error}") from None
 

@@ -9,10 +9,10 @@ import logging
 import os
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,11 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
+from ragdist import logs
 from ragdist.config import ClusterConfig
 from ragdist.parquet import Job, do, packed, rows_at
+
+log = logging.getLogger("ragdist")
 
 
 class Where(NamedTuple):
@@ -50,12 +53,16 @@ class Rank:
     Args:
         variables: environment variables.
         log: all that the rank says.
+        where: run, group and rank, for the log that machines read.
     """
 
-    def __init__(self, variables: Mapping[str, str], log: str) -> None:
+    def __init__(self, variables: Mapping[str, str], log: str, where: Mapping[str, Any]) -> None:
         os.environ.update(variables)
+        logs.note(**where)
         self.log = Path(log)
         self.model: Any = None
+        self.folder: Path | None = None
+        """Of the phase in which it learns."""
 
     def where(self) -> Where:
         """This process."""
@@ -68,7 +75,7 @@ class Rank:
 
     def start(self, make: Callable[..., Any], about: tuple[Any, ...], meeting: Meeting, *ranks: Where) -> Where:
         """Joins the group's process group, if it has one, and makes the plain object, `make(*about)`."""
-        with log_to(self.log):
+        with self._logged("start"):
             pa.array([])  # loads pandas, once a process; the first microbatch has a deadline
             if meeting.backend:
                 join(meeting, ranks)
@@ -82,42 +89,46 @@ class Rank:
             order: what `pack_order` made.
             tables: rows that another rank made and Ray brought here.
         """
-        with log_to(self.log):
-            job, places = unpack_order(order, tables)
+        job, places = unpack_order(order, tables)
+        with self._logged("done", job.target.parent, microbatch=job.name):
             done, table = do(job, self.model, places)
             return list(done), packed(table)
 
     def begin(self, loss: Callable[..., Any], prepare: Callable[..., Any] | None, folder: Path, *places: Any) -> Any:
         """The plain object's `begin`, with the rows of all places."""
-        with log_to(self.log):
+        with self._logged("begin", folder):
+            self.folder = folder
             rows = [row for place in places for row in rows_at(place)]
             return self.model.begin(loss, rows, prepare, folder)
 
     def steps(self, count: int) -> tuple[list[dict[str, float]], float, float]:
         """`count` optimizer steps: their metrics, start and end in seconds since 1970."""
         start = time.time()
-        with log_to(self.log):
+        with self._logged(f"{count} steps", self.folder):
             return self.model.steps(count), start, time.time()
 
     def checkpoint(self) -> None:
         """The plain object's `checkpoint`."""
-        with log_to(self.log):
+        with self._logged("checkpoint", self.folder):
             self.model.checkpoint()
 
     def finish(self) -> Path:
         """The plain object's `finish`."""
-        with log_to(self.log):
+        with self._logged("finish", self.folder):
             return Path(self.model.finish())
 
     def open_phase(self) -> None:
         """The plain object's `open_phase`."""
-        with log_to(self.log):
+        with self._logged("open_phase"):
             self.model.open_phase()
 
     def close_phase(self) -> None:
         """The plain object's `close_phase`."""
-        with log_to(self.log):
+        with self._logged("close_phase"):
             self.model.close_phase()
+
+    def _logged(self, what: str, folder: Path | None = None, **where: Any) -> AbstractContextManager[None]:
+        return log_to(self.log, what, **(phase_at(folder) if folder else {}), **where)
 
 
 def pack_order(job: Job, places: Sequence[Any]) -> tuple[bytes, list[Any]]:
@@ -172,19 +183,43 @@ def environment(cluster: ClusterConfig, cpus: float, gpus: float) -> dict[str, s
 
 
 @contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Whatever this worker prints, warns of, logs or dies of goes into `path`."""
-    with path.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+def log_to(path: Path, what: str = "", **where: Any) -> Iterator[None]:
+    """Whatever this worker prints, warns of, logs or dies of goes into `path`; what it logs, also as JSON beside it.
+
+    Args:
+        path: `logs/NAME.log`; the other is `logs/NAME.jsonl`.
+        what: is done; said in the JSON with the seconds it took, unless it is empty.
+        where: round, phase, microbatch.
+    """
+    _keep_lines(path.with_suffix(".jsonl"))
+    with path.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file), logs.at(**where):
         handler = logging.StreamHandler(file)
+        handler.setLevel(logging.WARNING)  # progress is on its stderr already
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         logging.getLogger().addHandler(handler)
+        start = time.monotonic()
         try:
             yield
+            if what:
+                log.info("%s: %.3f s", what, time.monotonic() - start)
         except BaseException:  # survives nothing: written to the log, then raised
-            traceback.print_exc()
+            log.exception("failed in %s", what or "its work")
             raise
         finally:
             logging.getLogger().removeHandler(handler)
+
+
+@cache
+def _keep_lines(path: Path) -> None:
+    """What this process logs goes into the file too, from now on: opened once, not for each microbatch."""
+    logging.getLogger().addHandler(logs.Lines(path))
+    log.setLevel(logging.INFO)
+
+
+def phase_at(folder: Path) -> dict[str, Any]:
+    """Round and phase of what is kept in a folder such as `runs/mine/round-0/forged`."""
+    above = folder.parent.name
+    return logs.phase(f"{above}/{folder.name}" if above.startswith("round-") else folder.name)
 
 
 def last_line(error: BaseException) -> str:

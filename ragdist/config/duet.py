@@ -37,6 +37,9 @@ class DuetConfig(Block):
     validation: the margin under which most validation questions are right."""
     right_by: Literal["em", "subspan"] = "em"
     """Metric that says whether an answer is right, when the arbiter learns and the margin is chosen."""
+    learn_from: tuple[Literal["oracle", "absent", "retrieved", "attacked"], ...] = Field(("retrieved",), min_length=1)
+    """What the discoverer is shown when the arbiters learn from its answers and margins are chosen; with attacked among
+    it they also meet a discoverer that forgeries mislead."""
     disagreement_weight: float = Field(2.0, gt=0)
     """Weight of answers to questions where just one of the two is right, beside 1 for the others."""
     gold_pairs: bool = True

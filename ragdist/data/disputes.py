@@ -31,19 +31,20 @@ class Side(NamedTuple):
 def judgements(
     questions: Iterable[Question],
     reciter: Mapping[str, Side],
-    discoverer: Mapping[str, Side],
+    discoverer: Mapping[str, Mapping[str, Side]],
     same: Callable[[str, str, Question], bool],
     config: DuetConfig,
     seed: int,
 ) -> Iterator[Judgement]:
     """What both sides said to each question, once where they agree; with `duet.gold_pairs` a right and a wrong one too.
 
-    Answers to a question that only one side has right weigh `duet.disagreement_weight`: there the arbiter decides.
+    What the discoverer says again when it is shown something else is no new row. Answers to a question that only one
+    side has right weigh `duet.disagreement_weight`: there the arbiter decides.
 
     Args:
         questions: held out from both sides.
         reciter: its answers by question id.
-        discoverer: likewise.
+        discoverer: its answers by what it was shown, then likewise; a question may be missing under some.
         same: whether two answers to a question are one.
         config: the weights.
         seed: decides which other question's answer is the wrong one, where the data offers none.
@@ -51,19 +52,24 @@ def judgements(
     asked = list(questions)
     golds = sorted({question.answers[0] for question in asked})
     for question in asked:
-        given = {"reciter": reciter[question.id], "discoverer": discoverer[question.id]}
-        first, second = given.values()
-        weight = config.disagreement_weight if first.right != second.right else 1.0
-        if same(first.answer, second.answer, question):
-            given.pop("reciter")
-        for source, side in given.items():
-            yield _judgement(question, source, side, weight)
+        first = reciter[question.id]
+        shown = {name: said[question.id] for name, said in discoverer.items() if question.id in said}
+        fresh: dict[str, Side] = {}
+        for name, side in shown.items():
+            if not any(same(side.answer, other.answer, question) for other in fresh.values()):
+                fresh[name] = side
+        if not any(same(first.answer, side.answer, question) for side in fresh.values()):
+            apart = any(first.right != side.right for side in fresh.values())
+            yield _judgement(question, "reciter", "reciter", first, config.disagreement_weight if apart else 1.0)
+        for name, side in fresh.items():
+            weight = config.disagreement_weight if first.right != side.right else 1.0
+            yield _judgement(question, "discoverer", f"discoverer/{name}", side, weight)
         if config.gold_pairs:
-            yield _judgement(question, "gold", Side(question.answers[0], True), 1.0)
+            yield _judgement(question, "gold", "gold", Side(question.answers[0], True), 1.0)
             wrong = [*question.wrong_answers, *rng_for(seed, "duet/other", question.id).sample(golds, len(golds))]
             other = next((a for a in wrong if not any(same(a, gold, question) for gold in question.answers)), None)
             if other is not None:
-                yield _judgement(question, "other", Side(other, False), 1.0)
+                yield _judgement(question, "other", "other", Side(other, False), 1.0)
 
 
 def rated(judgement: Judgement, codec: Codec, config: PromptsConfig) -> Rated:
@@ -97,11 +103,13 @@ def summary_text(dispute: Dispute, *, flipped: bool) -> str:
     return "\n".join([f"Question: {dispute.question}", *(said[::-1] if flipped else said), prompts.SUMMARY])
 
 
-def summary_example(dispute: Dispute, answer: str, codec: Codec, config: PromptsConfig, *, flipped: bool) -> Example:
-    """A row that a summarizer is tuned on; `answer` is the right one."""
+def summary_example(
+    dispute: Dispute, answer: str, codec: Codec, config: PromptsConfig, condition: str, *, flipped: bool
+) -> Example:
+    """A row that a summarizer is tuned on; `answer` is the right one, `condition` what the discoverer was shown."""
     asked = summary_prompt(dispute, codec, config, flipped=flipped)
     return Example(
-        id=f"{dispute.question_id}/{'flipped' if flipped else 'straight'}",
+        id=f"{dispute.question_id}/{condition}/{'flipped' if flipped else 'straight'}",
         tokens=(*asked.tokens, *codec.encode(answer).ids, codec.end),
         prompt_tokens=len(asked.tokens),
     )
@@ -112,9 +120,9 @@ def is_flipped(question_id: str, seed: int) -> bool:
     return draw(seed, "duet/order", question_id) < 0.5
 
 
-def _judgement(question: Question, source: str, side: Side, weight: float) -> Judgement:
+def _judgement(question: Question, source: str, name: str, side: Side, weight: float) -> Judgement:
     return Judgement(
-        id=f"{question.id}/{source}",
+        id=f"{question.id}/{name}",
         question_id=question.id,
         question=question.text,
         answer=side.answer,

@@ -10,7 +10,7 @@ examples anew, from those of other P where they are the same, and leaves the res
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -149,6 +149,10 @@ class Road:
     @cached_property
     def forgeries(self) -> Rows[Forgery]:
         """Forged documents for the test questions: the data's own, else the template attack."""
+        return self.forged("forgeries", [question for question in self.questions if question.split == "test"])
+
+    def forged(self, name: str, questions: Sequence[Question], **made_by: Any) -> Rows[Forgery]:
+        """Likewise for these questions, as a stage of that name; `made_by` are the settings that chose them."""
         count, seed = self.settings.evaluation.forgeries, self.settings.seed
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
 
@@ -156,14 +160,11 @@ class Road:
             given = self._given_forgeries
             by_id = self.chunk_by_id
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
-            for question in self.questions:
-                if question.split == "test":
-                    oracles = [by_id[i] for i in question.oracle_ids]
-                    yield from given.get(question.id) or forgeries.forge(
-                        question, oracles, pool, count=count, seed=seed
-                    )
+            for question in questions:
+                oracles = [by_id[i] for i in question.oracle_ids]
+                yield from given.get(question.id) or forgeries.forge(question, oracles, pool, count=count, seed=seed)
 
-        return self.store.make(Stage("forgeries", inputs, {"count": count, "seed": seed}), Forgery, produce)
+        return self.store.make(Stage(name, inputs, {"count": count, "seed": seed, **made_by}), Forgery, produce)
 
     @cached_property
     def candidates(self) -> Rows[Candidates]:

@@ -19,7 +19,7 @@ from ragdist.data import examples, hybrid
 from ragdist.data.road import Road
 from ragdist.draws import draw
 from ragdist.errors import ConfigError
-from ragdist.records import Chunk, Context, Example, Question
+from ragdist.records import Chunk, Context, Example, Forgery, Question
 from ragdist.store import Rows, Stage
 
 
@@ -82,6 +82,13 @@ class Trio:
                 yield Context(question_id=question.id, chunk_ids=ids, oracle_positions=places)
 
         return road.store.make(Stage("retrieved", inputs, settings), Context, produce)
+
+    @cached_property
+    def forgeries(self) -> Rows[Forgery]:
+        """Forged documents for the questions that neither side is tuned on."""
+        duet = self.settings.duet
+        shares = {"answerers": duet.answerers_fraction, "validation": duet.validation_fraction}
+        return self.road.forged("forgeries-held", [*self.shares.arbiter, *self.shares.validation], **shares)
 
     @cached_property
     def recited(self) -> Rows[Example]:

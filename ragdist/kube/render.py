@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ragdist import __version__, loader, track
+from ragdist import __version__, track
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.kube import objects, pods
@@ -58,7 +58,8 @@ def render(settings: Settings, job: Job, plan: Plan, standing: bool = False) -> 
         "storage.yaml": objects.storage(inside, labels),
         "network.yaml": objects.policies(inside, name, labels),
     }
-    found["settings.yaml"][0]["data"] = {"settings.yaml": loader.dump(inside)}
+    told = told_apart(inside.model_dump(mode="json"), Settings().model_dump(mode="json"))
+    found["settings.yaml"][0]["data"] = {"settings.yaml": yaml.safe_dump(told, sort_keys=False, allow_unicode=True)}
     if standing:
         found["cluster.yaml"] = [named("ray.io/v1", "RayCluster", name, inside, labels, spec=spec)]
     else:
@@ -90,6 +91,18 @@ _Blocks.add_representer(
     str,
     lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
 )
+
+
+def told_apart(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """Those values that are not the usual ones, at any depth."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(usual.get(key), dict):
+            if other := told_apart(value, usual[key]):
+                found[key] = other
+        elif key not in usual or value != usual[key]:
+            found[key] = value
+    return found
 
 
 def name_of(run: str) -> str:

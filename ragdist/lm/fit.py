@@ -6,6 +6,7 @@ divided by a total of the whole step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from ragdist.lm.rows import Plan
 from ragdist.lm.save import card, save
 from ragdist.lm.source import resolve
 from ragdist.lm.watch import Watch
+
+log = logging.getLogger("ragdist")
 
 
 class Subject(NamedTuple):
@@ -70,9 +73,11 @@ def fit(
     if (folder / MODEL).exists():
         return folder / MODEL
     plan = subject.lay_out(rows, settings)
+    log.info("%d rows are laid out in %d steps", len(plan.order), len(plan.useful))
     zero.prepare()
     with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
         trainer, resume = _trainer(subject, plan, folder, settings)
+        log.info("the model is loaded")
         for callback in (Watch(plan, folder, settings), *callbacks):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

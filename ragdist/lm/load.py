@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,14 @@ def dtype_of(config: ModelConfig) -> torch.dtype:
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if native_bfloat16() else torch.float32
+
+
+def release(model: PreTrainedModel) -> None:
+    """Gives the memory of the weights back, whoever still refers to the model: training workers may share its GPU."""
+    torch.nn.Module.to(model, "meta")  # transformers' own is typed badly
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: Task = "CAUSAL_LM") -> Any:

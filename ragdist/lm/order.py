@@ -8,8 +8,10 @@ from ragdist.draws import rng_for
 from ragdist.errors import ConfigError
 
 
-def training_steps(rows: int, *, epochs: float, examples_per_step: int) -> int:
+def training_steps(rows: int, *, epochs: float, examples_per_step: int, block: str = "train") -> int:
     """Optimizer steps of a run over `rows` rows. What does not fill a last step is left out.
+
+    `block` is the one of the settings that says so, for the error.
 
     Raises:
         ConfigError: not even one step can be filled.
@@ -17,8 +19,8 @@ def training_steps(rows: int, *, epochs: float, examples_per_step: int) -> int:
     steps = round(rows * epochs) // examples_per_step
     if not steps:
         raise ConfigError(
-            f"{rows} training rows and train.epochs={epochs:g} give {round(rows * epochs)} rows, "
-            f"train.examples_per_step={examples_per_step} wants more for a single step; lower train.examples_per_step"
+            f"{rows} training rows and {block}.epochs={epochs:g} give {round(rows * epochs)} rows, "
+            f"{block}.examples_per_step={examples_per_step} wants more for one step; lower {block}.examples_per_step"
         )
     return steps
 

@@ -23,7 +23,7 @@ from ragdist.errors import ModelError
 from ragdist.lm.batches import by_length
 from ragdist.lm.load import ADAPTER_ALONE, named, read, with_adapter
 from ragdist.lm.read import CPU_TOKENS
-from ragdist.lm.source import adapter_base, identity, resolve
+from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 from ragdist.records import Prompt
 from ragdist.roles import Pair
 
@@ -120,7 +120,7 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
     """
     own = config.model_copy(update={"source": str(folder), "revision": ""})
     if adapter_base(resolve(own)):
-        refuse_other_base(config, folder)
+        refuse_other_base(config, resolve(config), folder)
         base = load_classifier(config)
         with named(own, "what was tuned as a scorer"):
             _check_adapter(folder)
@@ -133,20 +133,6 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
             model = reading_last(model)
     model.get_submodule(HEAD).float()
     return model.eval()
-
-
-def refuse_other_base(config: ModelConfig, adapter: Path) -> None:
-    """Holds an adapter to the model that it was tuned from.
-
-    Raises:
-        ModelError: that is not `model.source`.
-    """
-    base, here = adapter_base(adapter), resolve(config)
-    if base != config.source and identity(Path(base)) != identity(here):
-        raise ModelError(
-            f"the adapter in {adapter} was tuned from {base!r}, but model.source={config.source!r} is another model "
-            f"({here}); set model.source to the one it was tuned from, or tune it anew"
-        )
 
 
 def _check_adapter(folder: Path) -> None:

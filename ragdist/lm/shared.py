@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,7 @@ from ragdist.config import ModelConfig
 from ragdist.errors import ModelError
 from ragdist.lm.load import load_model, named
 from ragdist.lm.score import HEAD, load_scorer, reading_last
-from ragdist.lm.source import adapter_base, resolve
-
-NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")
-"""Ends of folder names that tell what is inside: a hub commit, the digest of a converted GGUF file."""
+from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 
 
 class SharedBase:
@@ -106,12 +102,8 @@ class SharedBase:
         from peft import PeftModel
         from peft.utils import ModulesToSaveWrapper
 
-        base, shape = adapter_base(folder), json.loads((folder / "adapter_config.json").read_text())
-        if not self._holds(base):
-            raise ModelError(
-                f"{folder} is an adapter of {base!r}, and model.source={self.config.source!r} is another model; "
-                "set model.source to the adapter's base, or tune the adapter again"
-            )
+        shape = json.loads((folder / "adapter_config.json").read_text())
+        refuse_other_base(self.config, self.folder, folder)
         kind = f"{shape['peft_type']} for {shape['task_type']}"
         if kind != f"LORA for {task}":
             raise ModelError(f"{folder}: wanted an adapter LORA for {task}, got {kind}")
@@ -132,12 +124,6 @@ class SharedBase:
                 weight.data = weight.data.to(self.model.device, self.model.dtype)
         role: PreTrainedModel = model.eval()
         return role
-
-    def _holds(self, base: str) -> bool:
-        """Whether `base`, as an adapter's folder names it, is the model held here; nothing is fetched to find out."""
-        path = Path(base).expanduser()
-        moved = path.name == self.folder.name and NAMED_BY_CONTENT.search(path.name)
-        return base == self.config.source.partition("@")[0] or path.resolve() == self.folder or bool(moved)
 
     def _tensors(self) -> chain[torch.Tensor]:
         return chain(self.model.parameters(), self.model.buffers())

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import io
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -19,9 +20,11 @@ from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
-from ragdist.plan.shape import PACKAGE, converted, in_package, models_folder
+from ragdist.plan.shape import PACKAGE, converted, in_package
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")
+"""Ends of folder names that tell what is inside: a hub commit, the digest of a converted GGUF file."""
 NO_PLACE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -59,11 +62,6 @@ def commit(folder: Path) -> str:
     return folder.name if folder.parent.name == "snapshots" else ""
 
 
-def identity(folder: Path) -> str:
-    """What tells a resolved folder's model from others, on any machine where its name is made of its content."""
-    return commit(folder) or (folder.name if folder.parent == models_folder() else str(folder.resolve()))
-
-
 def adapter_base(folder: Path) -> str:
     """The source of the base model of a folder that holds an adapter alone; empty for a whole model."""
     if not (folder / "adapter_config.json").exists() or (folder / "config.json").exists():
@@ -71,6 +69,28 @@ def adapter_base(folder: Path) -> str:
     from peft import PeftConfig
 
     return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path or ""
+
+
+def refuse_other_base(config: ModelConfig, here: Path, adapter: Path) -> None:
+    """Holds an adapter to the model that it was tuned from; nothing is fetched to find out.
+
+    Args:
+        config: the model in use.
+        here: its folder, as `resolve` has it.
+        adapter: the adapter's folder, which names its base by source or by a folder, perhaps another machine's.
+
+    Raises:
+        ModelError: that is not the model in use.
+    """
+    base = adapter_base(adapter)
+    path = Path(base).expanduser()
+    moved = path.name == here.name and NAMED_BY_CONTENT.search(path.name)
+    if base == config.source.partition("@")[0] or path.resolve() == here.resolve() or moved:
+        return
+    raise ModelError(
+        f"{adapter} is an adapter of {base!r}, and model.source={config.source!r} is another model; "
+        "set model.source to the adapter's base, or tune the adapter again"
+    )
 
 
 def _checked(folder: Path, source: str) -> Path:

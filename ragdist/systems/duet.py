@@ -22,12 +22,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from ragdist import track
 from ragdist.algo.arbiter import best_margin
 from ragdist.config import DUET_ROLES, Condition, Settings, uneven
 from ragdist.config import Arbiter as Kind
-from ragdist.data import disputes, prompts
+from ragdist.data import disputes
 from ragdist.data.disputes import Dispute
 from ragdist.data.road import Road
 from ragdist.data.trio import Trio
@@ -36,7 +37,7 @@ from ragdist.evaluation import answers, arbitration, robustness
 from ragdist.evaluation.arbitration import EITHER, Worth
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
-from ragdist.records import Chunk, Judgement, Question, Verdict, content_id
+from ragdist.records import Forgery, Judgement, Question, Verdict
 from ragdist.roles import Lesson, Scorer, Teacher, Tuner, Writer
 from ragdist.store import make_folder, write_rows
 from ragdist.systems import raft
@@ -53,8 +54,6 @@ from ragdist.systems.arbiters import (
 from ragdist.track import span
 
 DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
-BOTH: tuple[Condition, Condition] = ("closed_book", "retrieved")
-"""How the questions are asked that the arbiters learn from."""
 SCORERS: tuple[Kind, ...] = ("alignment", "features")
 SETTLED = "settled.json"
 """In the arbiters' folder: the margin of each scorer, or null where there was nothing to learn."""
@@ -113,7 +112,9 @@ def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
     asked |= raft.evaluate(road, plain, cast.open_model, folder, settings)
     shares = duet.trio.shares
     with span("reciter and discoverer answer"), cast.open_sides(str(models[RECITER]), str(models[DISCOVERER])) as sides:
-        held = duet.ask("held-out", sides, [*shares.arbiter, *shares.validation], BOTH, models)
+        given: tuple[Condition, ...] = ("closed_book", *settings.duet.learn_from)
+        forged = duet.trio.forgeries if "attacked" in given else ()
+        held = duet.ask("held-out", sides, [*shares.arbiter, *shares.validation], given, models, forged)
         said = duet.ask("sides", sides, tests, settings.evaluation.conditions, models)
     with span("train arbiters"):
         learned = duet.judgements(held)
@@ -142,14 +143,20 @@ class Duet:
 
     def lessons(self) -> list[Lesson]:
         """What reciter and discoverer are tuned on, and DSF."""
-        duet, trio = self.settings.duet, self.trio
+        trio = self.trio
         self.road.make("candidates")
         lessons = [
-            Lesson(RECITER, trio.recited.path, self.folder / RECITER, duet.reciter),
-            Lesson(DISCOVERER, trio.discovered.path, self.folder / DISCOVERER, duet.discoverer),
+            self._lesson(RECITER, trio.recited.path, self.folder / RECITER, "reciter"),
+            self._lesson(DISCOVERER, trio.discovered.path, self.folder / DISCOVERER, "discoverer"),
         ]
-        plain = Lesson(DSF, trio.recited_all.path, self.folder / DSF, duet.reciter) if duet.plain_tuning else None
-        return [*lessons, plain] if plain else lessons
+        if self.settings.duet.plain_tuning:
+            lessons.append(self._lesson(DSF, trio.recited_all.path, self.folder / DSF, "reciter"))
+        return lessons
+
+    def _lesson(
+        self, name: str, rows: Path, folder: Path, role: str, kind: Literal["answers", "scorer"] = "answers"
+    ) -> Lesson:
+        return Lesson(name, rows, folder, getattr(self.settings.duet, role), kind, f"duet.{role}")
 
     def ask(
         self,
@@ -158,11 +165,15 @@ class Duet:
         questions: Sequence[Question],
         conditions: Sequence[Condition],
         models: Mapping[str, Path],
+        forgeries: Iterable[Forgery] | None = None,
     ) -> Said:
-        """What both sides answer; kept in the run's folder as `label`, so that nothing is asked twice."""
+        """What both sides answer; kept in the run's folder as `label`, so that nothing is asked twice.
+
+        `forgeries` are those of the questions; None are the test questions'.
+        """
         asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
         settings = self.settings.model_copy(update={"evaluation": asked})
-        cases = list(raft.cases(self.road, questions, settings))
+        cases = list(raft.cases(self.road, questions, settings, forgeries))
         sources = [str(models[RECITER]), str(models[DISCOVERER])]
         found = robustness.evaluate(label, sources, sides, None, cases, questions, self.folder / "evaluation", settings)
         said: dict[Condition, dict[str, Prediction]] = {condition: {} for condition in conditions}
@@ -180,28 +191,32 @@ class Duet:
         if "alignment" in duet.arbiters and not disputes.one_label(learned):
             rated = [disputes.rated(row, codec, self.settings.prompts) for row in learned]
             rows = write_rows(self.arbiters / "rated.jsonl", rated)
-            lessons.append(Lesson("alignment arbiter", rows, self.arbiters / "alignment", duet.scorer, "scorer"))
+            lessons.append(self._lesson("alignment arbiter", rows, self.arbiters / "alignment", "scorer", "scorer"))
         if "tuned_summarizer" in duet.arbiters:
-            shown = [self._dispute(question, held, "retrieved") for question in questions]
+            answer = {question.id: question.answers[0] for question in questions}
             summaries = [
-                disputes.summary_example(one, question.answers[0], codec, self.settings.prompts, flipped=flipped)
-                for one, question in zip(shown, questions, strict=True)
+                disputes.summary_example(
+                    one, answer[one.question_id], codec, self.settings.prompts, condition, flipped=flipped
+                )
+                for condition in duet.learn_from
+                for one in self._disputes(questions, held, condition)
                 for flipped in (False, True)
             ]
             rows = write_rows(self.arbiters / "summaries.jsonl", summaries)
-            lessons.append(Lesson("summarizer", rows, self.arbiters / "summarizer", duet.summarizer))
+            lessons.append(self._lesson("summarizer", rows, self.arbiters / "summarizer", "summarizer"))
         folders = self.cast.tuner.tune(lessons) if lessons else []
         return dict(zip([lesson.name for lesson in lessons], folders, strict=True))
 
     def judgements(self, held: Said) -> list[Judgement]:
         """What the scorers learn from."""
-        reciter, discoverer = (
-            {key: disputes.Side(row.answer, self._is_right(row)) for key, row in held[condition].items()}
-            for condition in BOTH
-        )
+        said: dict[str, dict[str, disputes.Side]] = {
+            condition: {key: disputes.Side(row.answer, self._is_right(row)) for key, row in rows.items()}
+            for condition, rows in held.items()
+        }
+        reciter = said.pop("closed_book")
         config, seed = self.settings.duet, self.settings.seed
         same = partial(_is_same, settings=self.settings)
-        return list(disputes.judgements(self.trio.shares.arbiter, reciter, discoverer, same, config, seed))
+        return list(disputes.judgements(self.trio.shares.arbiter, reciter, said, same, config, seed))
 
     def settle(self, held: Said, learned: Sequence[Judgement]) -> None:
         """Chooses each scorer's margin on the validation questions whose answers differ."""
@@ -221,12 +236,19 @@ class Duet:
         if chosen != "validation":
             return chosen
         rows = self.trio.shares.validation
-        same = _same(rows, self.settings)
-        open_ = [one for one in (self._dispute(q, held, "retrieved") for q in rows) if not same(one)]
-        gaps = [reciter - discoverer for reciter, discoverer in confidences(scorer, open_)]
-        first, second = ([self._is_right(held[condition][one.question_id]) for one in open_] for condition in BOTH)
+        same = agreeing(rows, self.settings)
+        open_ = [
+            (condition, one)
+            for condition in self.settings.duet.learn_from
+            for one in self._disputes(rows, held, condition)
+            if not same(one)
+        ]
+        gaps = [reciter - discoverer for reciter, discoverer in confidences(scorer, [one for _, one in open_])]
+        first = [self._is_right(held["closed_book"][one.question_id]) for _, one in open_]
+        second = [self._is_right(held[condition][one.question_id]) for condition, one in open_]
         margin = best_margin(gaps, first, second)
-        track.say(f"{kind}: margin {margin:.3f}, chosen on {len(open_)} answers that differ, of {len(rows)} questions")
+        asked = len(rows) * len(self.settings.duet.learn_from)
+        track.say(f"{kind}: margin {margin:.3f}, chosen on {len(open_)} answers that differ, of {asked}")
         return margin
 
     @contextmanager
@@ -269,9 +291,9 @@ class Duet:
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
         found: dict[Condition, list[list[Verdict]]] = {}
-        with self.arbiter(kind, _same(questions, self.settings)) as arbiter:
+        with self.arbiter(kind, agreeing(questions, self.settings)) as arbiter:
             for condition in conditions:
-                shown = [self._dispute(q, said, condition) for q in questions if q.id in said[condition]]
+                shown = self._disputes(questions, said, condition)
                 found[condition] = [arbiter.judge(shown)]
                 if condition == measured and isinstance(arbiter, Summarizer):
                     found[condition].append(replace(arbiter, flip=True).judge(shown))
@@ -306,15 +328,20 @@ class Duet:
         report = raft.report(self.road, {**found, EITHER: bound}, self.settings)
         return report, worth
 
-    def _dispute(self, question: Question, said: Said, condition: Condition) -> Dispute:
-        reciter, discoverer = said["closed_book"][question.id].answer, said[condition][question.id].answer
-        return Dispute(question.id, question.text, reciter, discoverer)
+    def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:
+        """What both said to those of the questions that could be asked like that."""
+        first, second = said["closed_book"], said[condition]
+        return [
+            Dispute(question.id, question.text, first[question.id].answer, second[question.id].answer)
+            for question in questions
+            if question.id in second
+        ]
 
     def _is_right(self, row: Prediction) -> bool:
         return bool(getattr(row, self.settings.duet.right_by) == 1.0)
 
 
-def _same(questions: Iterable[Question], settings: Settings) -> Same:
+def agreeing(questions: Iterable[Question], settings: Settings) -> Same:
     """Whether both answers to one of these questions are one and the same."""
     by_id = {question.id: question for question in questions}
     return lambda one: _is_same(one.reciter, one.discoverer, by_id[one.question_id], settings)
@@ -341,78 +368,3 @@ def _checked(settings: Settings) -> Settings:
         )
     asked = settings.evaluation.model_copy(update={"conditions": ("closed_book", *others)})
     return settings.model_copy(update={"evaluation": asked})
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the trio says to a question that somebody asks."""
-
-    question: str
-    verdict: Verdict
-    reciter: str
-    discoverer: str
-    documents: tuple[Chunk, ...]
-    """What the discoverer read, best first; empty where nothing was retrieved, and then the reciter's answer counts."""
-
-
-def answer(road: Road, cast: Cast, folder: Path, settings: Settings, text: str) -> Answer:
-    """The trio's answer to a question of anybody's, by the arbiter of `duet.arbiter`.
-
-    Args:
-        road: the corpus that is searched.
-        cast: who answers and scores.
-        folder: a finished run's.
-        settings: that run's.
-        text: the question.
-
-    Raises:
-        ConfigError: the run has no such arbiter.
-    """
-    duet = Duet(road, Trio(road), cast, folder, settings)
-    if settings.duet.arbiter not in settings.duet.arbiters:
-        raise ConfigError(
-            f"duet.arbiter={settings.duet.arbiter} was not trained in {folder}, which has "
-            f"{', '.join(settings.duet.arbiters)}; set duet.arbiter to one of these"
-        )
-    hits = [hit for hit in road.retriever.search([text], settings.retrieval.count)[0] if hit.score]
-    documents = tuple(road.chunk_by_id[hit.chunk_id] for hit in hits)
-    question = Question(
-        id=content_id(text),
-        text=text,
-        answers=(),
-        oracle_ids=(),
-        split="test",
-        dataset=next(iter(road.questions)).dataset,
-    )
-    asked = [
-        prompts.prompt(
-            text,
-            shown,
-            road.codec,
-            settings.prompts,
-            id=f"{condition}/{question.id}",
-            max_tokens=settings.model.max_tokens,
-            room=settings.evaluation.max_new_tokens,
-        )
-        for condition, shown in (("closed_book", ()), ("retrieved", documents))
-        if shown or condition == "closed_book"
-    ]
-    models = [str(folder / role / "model") for role in (RECITER, DISCOVERER)]
-    with cast.open_sides(*models) as sides:
-        limit = settings.evaluation.max_new_tokens
-        written = {row.prompt_id: row.text for batch in sides.write(asked, max_new_tokens=limit) for row in batch}
-        reciter, *more = (prompts.extract(written[prompt.id]).answer for prompt in asked)
-        discoverer = more[0] if more else ""
-        dispute = Dispute(question.id, text, reciter, discoverer)
-        if documents:
-            with duet.arbiter(settings.duet.arbiter, _same([question], settings)) as arbiter:
-                (verdict,) = arbiter.judge([dispute])
-        else:
-            verdict = Verdict(
-                question_id=question.id,
-                answer=reciter,
-                chosen="reciter",
-                reciter_confidence=None,
-                discoverer_confidence=None,
-            )
-    return Answer(text, verdict, reciter, discoverer, documents)

@@ -14,7 +14,7 @@ stand beside it, when forgeries agree against it? Each is a condition, asked bef
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from ragdist.data.road import Road
 from ragdist.evaluation import apicalls, predictions, robustness
 from ragdist.evaluation.predictions import Case, Prediction
 from ragdist.evaluation.report import Report
-from ragdist.records import Question
+from ragdist.records import Forgery, Question
 from ragdist.roles import Lesson, Reader, Tuner, Writer
 from ragdist.store import Stage, make_folder
 from ragdist.track import span
@@ -96,13 +96,22 @@ def evaluate(
     }
 
 
-def cases(road: Road, questions: Sequence[Question], settings: Settings) -> Iterator[Case]:
-    """These questions under every condition of `evaluation.conditions` that they allow."""
+def cases(
+    road: Road, questions: Sequence[Question], settings: Settings, forgeries: Iterable[Forgery] | None = None
+) -> Iterator[Case]:
+    """These questions under every condition of `evaluation.conditions` that they allow.
+
+    Args:
+        road: the corpus.
+        questions: to be asked.
+        settings: the conditions.
+        forgeries: of these questions; None are the test questions'.
+    """
     return robustness.cases(
         questions,
         road.chunk_by_id,
         {found.question_id: found for found in road.candidates},
-        robustness.by_question(road.forgeries),
+        robustness.by_question(road.forgeries if forgeries is None else forgeries),
         road.retriever,
         road.codec,
         settings,

@@ -78,7 +78,10 @@ def test_ranks_make_what_one_process_makes(tmp_path, alone, workers):
     assert [step[1:3] for step in steps] == [(n, 12) for n in range(1, 13)]
     assert {span["rank"] for span in spans} == set(range(workers))
     assert len([span for span in spans if span["phase"] == "forge"]) == 12
-    assert len(list((tmp_path / "logs").iterdir())) == workers
+    for rank in range(workers):
+        said = (tmp_path / "logs" / f"attacker-rank-{rank}.jsonl").read_text().splitlines()
+        where = {"run": tmp_path.name, "job": "atm", "group": "attacker", "rank": rank, "phase": "forge"}
+        assert [line for line in map(json.loads, said) if where.items() <= line.items() and "microbatch" in line]
     with group(tmp_path, workers=workers) as side:  # a driver that comes back with the first model
         assert learned(side, shards, tmp_path) == metrics
         assert side.version == 1

@@ -83,7 +83,8 @@ def test_finished_run_returns_at_once_without_a_cluster(undisturbed, model, exam
 def test_run_folder_has_checkpoints_logs_and_no_secret(undisturbed):
     kept = {path.name for path in (undisturbed / "checkpoints").glob("checkpoint-*")}
     assert kept == {"checkpoint-85", "checkpoint-90"}
-    assert {path.name for path in (undisturbed / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
+    logs = {path.name for path in (undisturbed / "logs").iterdir()}
+    assert logs == {f"rank-{rank}.{kind}" for rank in (0, 1) for kind in ("log", "jsonl")}
     for path in undisturbed.rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
 

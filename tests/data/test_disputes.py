@@ -21,10 +21,10 @@ def same(first, second, question):
 def judged(reciter, discoverer, **config):
     """Judgements of the first two questions, by (question number, source)."""
     asked = QUESTIONS[:2]
-    sides = [
+    first, second = (
         {question.id: Side(*side) for question, side in zip(asked, said, strict=True)} for said in (reciter, discoverer)
-    ]
-    rows = disputes.judgements(asked, *sides, same, DuetConfig(**config), seed=0)
+    )
+    rows = disputes.judgements(asked, first, {"retrieved": second}, same, DuetConfig(**config), seed=0)
     numbers = {question.id: number for number, question in enumerate(asked)}
     return {(numbers[row.question_id], row.source): row for row in rows}
 
@@ -48,6 +48,25 @@ def test_judgements_label_each_answer_and_weigh_disagreements():
 def test_judgements_take_one_answer_where_both_say_the_same():
     rows = judged([("none", True), ("x", False)], [("None", True), ("y", False)], gold_pairs=False)
     assert set(rows) == {(0, "discoverer"), (1, "reciter"), (1, "discoverer")}
+
+
+def test_a_discoverer_that_says_another_thing_under_attack_is_judged_for_both():
+    """Said again it is no new row, and where it says what the reciter says under one, that is the row."""
+    asked = QUESTIONS[:2]
+    key, other = (question.id for question in asked)
+    reciter = {key: Side("1", False), other: Side("x", True)}
+    shown = {
+        "retrieved": {key: Side("None", True), other: Side("y", False)},
+        "attacked": {key: Side("1", False)},  # a question without a forgery is not asked
+    }
+    config = DuetConfig(gold_pairs=False, disagreement_weight=3.0)
+    rows = list(disputes.judgements(asked, reciter, shown, same, config, seed=0))
+    assert [(row.id, row.answer, row.right, row.weight) for row in rows] == [
+        (f"{key}/discoverer/retrieved", "None", True, 3.0),
+        (f"{key}/discoverer/attacked", "1", False, 1.0),
+        (f"{other}/reciter", "x", True, 3.0),
+        (f"{other}/discoverer/retrieved", "y", False, 3.0),
+    ]
 
 
 def test_gold_pairs_are_the_right_answer_and_another_questions():
@@ -82,7 +101,7 @@ def test_summary_prompt_holds_question_both_answers_and_instruction_in_both_orde
 
 
 def test_summary_example_ends_with_the_right_answer():
-    row = disputes.summary_example(DISPUTE, "'rb'", CODEC, CONFIG, flipped=False)
+    row = disputes.summary_example(DISPUTE, "'rb'", CODEC, CONFIG, "retrieved", flipped=False)
     assert row.tokens[: row.prompt_tokens] == disputes.summary_prompt(DISPUTE, CODEC, CONFIG, flipped=False).tokens
     assert row.tokens[row.prompt_tokens :] == (*CODEC.encode("'rb'").ids, CODEC.end)
 

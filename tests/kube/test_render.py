@@ -86,6 +86,7 @@ def test_the_run_has_the_name_it_would_have_anywhere(job):
     manifests = rendered(job, settings)
     inside = loader.resolve(loader.yaml.safe_load(manifests["settings.yaml"][0]["data"]["settings.yaml"]))
     assert inside.run.name == track.run_folder(settings, job).name
+    assert inside == pods.for_pods(settings, job, inside.run.name)
     assert track.run_folder(inside, job).as_posix() == f"/shared/runs/{inside.run.name}"
     verb = f"sweep {job.removeprefix('sweep-')}" if job.startswith("sweep") else f"train {job}"
     assert manifests["job.yaml"][0]["spec"]["entrypoint"] == f"ragdist {verb} /etc/ragdist/settings.yaml"

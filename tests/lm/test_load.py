@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from ragdist.config import LoraConfig, ModelConfig
 from ragdist.errors import ConfigError, ModelError
-from ragdist.lm.load import add_lora, dtype_of, load_codec, load_model
+from ragdist.lm.load import add_lora, dtype_of, load_codec, load_model, release
 from tests import tiny
 
 TEXTS = ("", " a  b\n\tc ", "héllo 🙂 漢字", "def f(x=None): ...<|im_end|> tail", tiny.TEXT[0])
@@ -224,3 +224,10 @@ def test_load_model_of_an_adapter_for_training_or_without_base_is_a_clear_error(
     for load in (load_model, load_codec):
         with pytest.raises(ModelError, match=f"an adapter for '{folder}', which is not here"):
             load(asked)
+
+
+def test_released_model_holds_no_weights_whoever_refers_to_it(config):
+    model = load_model(config)
+    writer = [model]
+    release(model)
+    assert all(weight.is_meta for weight in writer[0].parameters())

@@ -11,7 +11,7 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation.arbitration import EITHER
 from ragdist.lm.tune import tune
 from ragdist.store import make_folder
-from ragdist.systems import duet
+from ragdist.systems import duet, trio
 from tests import game, tiny
 
 FEW = {"examples_per_step": 2, "microbatch": 2, "epochs": 1, "checkpoint_every": 9, "learning_rate": 1e-3}
@@ -52,6 +52,7 @@ def settings_in(folder, model, **changes):
             **dict.fromkeys(ROLES, FEW | ADAPTER),
             "answerers_fraction": 0.5,
             "validation_fraction": 0.5,
+            "learn_from": list(CONDITIONS),
             **changes,
         },
     )
@@ -65,7 +66,7 @@ def play(settings):
         tuner = LocalTuner(settings)
         cast = replace(cast, tuner=tuner)
         outcome = duet.run(road, cast, folder, settings)
-        said = [duet.answer(road, cast, folder, settings, text) for text in ("Which colour has ball 3.0?", "xyzzy")]
+        said = [trio.answer(road, cast, folder, settings, text) for text in ("Which colour has ball 3.0?", "xyzzy")]
     return outcome, tuner.asked, said
 
 
@@ -113,6 +114,8 @@ def test_arbiters_learn_from_questions_that_tuned_neither_side_check_56(folder, 
     rated = {row["id"].partition("/")[0] for row in rows(folder / "arbiter" / "rated.jsonl")}
     summed = {row["id"].partition("/")[0] for row in rows(folder / "arbiter" / "summaries.jsonl")}
     assert len(rated) == 2 and summed == rated
+    asked = {(row.get("condition"), row.get("question_id")) for row in rows(folder / "evaluation" / "held-out.jsonl")}
+    assert {(kind, key) for key in rated for kind in ("closed_book", *CONDITIONS)} <= asked
     alone = next(stage for stage in data.glob("discovered-*"))
     assert rated.isdisjoint(row["id"] for row in rows(alone / "rows.jsonl")) and rated <= tuned  # DSF has all
 
@@ -156,7 +159,7 @@ def test_answer_by_an_arbiter_that_was_not_trained_names_those_that_were(setting
     other = settings.duet.model_copy(update={"arbiter": "teacher_summarizer"})
     asked = settings.model_copy(update={"duet": other})
     with players.road(settings) as road, pytest.raises(ConfigError, match=r"duet\.arbiter.*alignment"):
-        duet.answer(road, None, Path("nowhere"), asked, "Which?")
+        trio.answer(road, None, Path("nowhere"), asked, "Which?")
 
 
 def test_where_all_answers_are_wrong_the_discoverers_are_taken(tmp_path, model, capsys):
