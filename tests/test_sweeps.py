@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ragdist import loader, trials
+from ragdist.lm.checkpoints import CHECKPOINTS, MARK
 from tests import game, tiny
 from tests.training import noted
 
@@ -67,7 +68,7 @@ def swept(tmp_path_factory):
     with (folder / "log").open("w") as log:
         driver = subprocess.Popen([*CLI, *arguments], env=ENV, stdout=log, stderr=log, start_new_session=True)
         first, *_ = trial(run, p=0.0, seed=0)
-        wait_for(lambda: training(first), driver)
+        wait_for(lambda: list((first / CHECKPOINTS).glob(f"*/{MARK}")), driver)
         os.kill(trial(run, p=0.0, seed=0)[2]["pid"], signal.SIGKILL)
         wait_for(lambda: trial(run, p=0.0, seed=0)[1].get("state") == "finished", driver)
         second, *_ = trial(run, p=0.0, seed=1)
