@@ -33,7 +33,7 @@ class Where(NamedTuple):
     node: str
     ip: str
     port: int
-    """A free port of this machine, for the ranks to meet at rank 0."""
+    """Of this machine, held by this process: the ranks meet at rank 0's."""
     pid: int
 
 
@@ -61,14 +61,13 @@ class Rank:
         logs.note(**where)
         self.log = Path(log)
         self.model: Any = None
+        self._door = socket.create_server(("", 0), backlog=1024)  # held from here on: nobody else gets its port
         self.folder: Path | None = None
         """Of the phase in which it learns."""
 
     def where(self) -> Where:
         """This process."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
+        port = self._door.getsockname()[1]
         node = ray.get_runtime_context().get_node_id()
         ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return Where(node, ip, port, os.getpid())
@@ -78,7 +77,8 @@ class Rank:
         with self._logged("start"):
             pa.array([])  # loads pandas, once a process; the first microbatch has a deadline
             if meeting.backend:
-                join(meeting, ranks)
+                join(meeting, ranks, self._door)
+            self._door.close()
             self.model = make(*about)
         return ranks[meeting.rank]
 
@@ -148,12 +148,13 @@ def unpack_order(order: bytes, tables: Sequence[pa.Buffer]) -> tuple[Job, list[A
     return job, [next(brought) if place is None else place for place in known]
 
 
-def join(meeting: Meeting, ranks: Sequence[Where]) -> None:
+def join(meeting: Meeting, ranks: Sequence[Where], door: socket.socket) -> None:
     """Makes this process one of the ranks of a torch process group that meets at rank 0.
 
     Args:
         meeting: who this process is.
         ranks: all processes, by rank.
+        door: listens at this process's port; rank 0's is where they meet.
     """
     here = ranks[meeting.rank].node
     local = [rank for rank, where in enumerate(ranks) if where.node == here]
@@ -167,9 +168,12 @@ def join(meeting: Meeting, ranks: Sequence[Where]) -> None:
         "MASTER_ADDR": ranks[0].ip,
         "MASTER_PORT": str(ranks[0].port),
     }
-    import torch.distributed
+    from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
 
-    torch.distributed.init_process_group(meeting.backend, timeout=timedelta(seconds=meeting.timeout_s))
+    first, patience = meeting.rank == 0, timedelta(seconds=meeting.timeout_s)
+    listening = door.detach() if first else None
+    store = TCPStore(ranks[0].ip, ranks[0].port, len(ranks), first, patience, master_listen_fd=listening)
+    init_process_group(meeting.backend, store=store, rank=meeting.rank, world_size=len(ranks), timeout=patience)
 
 
 def environment(cluster: ClusterConfig, cpus: float, gpus: float) -> dict[str, str]:

@@ -34,6 +34,8 @@ TITLES = {
 }
 MOST_LINES = 4
 """Combinations of the other settings that get a line each in a panel; more are points without lines."""
+NO_METADATA = ("Creator", "Date", "Format", "Type")
+"""What matplotlib would write into a drawing."""
 
 
 def write(sweep: Sweep, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -244,7 +246,7 @@ def _front(axes: Any, sweep: Sweep) -> None:
 def page(sweep: Sweep) -> str:
     """One HTML file with the curves as SVG inside, the points, and every trial; it fetches nothing."""
     drawing = io.StringIO()
-    figure(sweep).savefig(drawing, format="svg", metadata={"Date": None})
+    figure(sweep).savefig(drawing, format="svg", metadata=dict.fromkeys(NO_METADATA))
     svg = drawing.getvalue()
     head, body = _trials(sweep)
     title = f"Sweep of {sweep.job} over {', '.join(sweep.keys)}"

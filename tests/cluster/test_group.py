@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import socket
 import time
 from contextlib import contextmanager
 
 import psutil
 import pytest
+import ray
 
 from ragdist import parquet
 from ragdist.cluster.crew import Plan
 from ragdist.cluster.group import Group
+from ragdist.cluster.workers import Rank
 from ragdist.errors import ConfigError, DataError, ModelError, Stopped, TrainError
 from ragdist.local import LocalSide
 from tests.cluster import fake
@@ -86,6 +89,14 @@ def test_ranks_make_what_one_process_makes(tmp_path, alone, workers):
         assert learned(side, shards, tmp_path) == metrics
         assert side.version == 1
         assert forged(side, shards, tmp_path, phase="third")[0][1] == after[0][1]
+
+
+def test_a_rank_holds_the_port_at_which_its_group_meets(tmp_path):
+    rank = ray.remote(Rank).remote({}, str(tmp_path / "rank.log"), {})
+    where = ray.get(rank.where.remote(), timeout=60)
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("", where.port))
+    ray.kill(rank)
 
 
 @pytest.mark.parametrize("meet", [False, True])
