@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from ragdist import steps
 from ragdist.cluster.crew import OBJECT_LOST, POLL_S, Crew, Lost, Plan, cause_of
@@ -48,6 +49,12 @@ def seated(*groups: Group) -> Iterator[tuple[Group, ...]]:
 
 def _ignore(*_: Any) -> None:
     """Hears of a span or a step and does nothing."""
+
+
+def _clear(folder: Path) -> None:
+    """Removes the half files of ranks that were ended in the middle of writing."""
+    for half in folder.glob("*.tmp"):
+        half.unlink(missing_ok=True)
 
 
 class Group:
@@ -153,6 +160,7 @@ class Group:
                 elif under_way and not done:
                     for ref in self._wait(list(under_way)):
                         self._settle(ref, under_way.pop(ref), done, again)
+            _clear(folder)
         finally:
             for ref in under_way:
                 self._seen(ref)
@@ -282,6 +290,7 @@ class Group:
             RagdistError: as the work raised it.
             TrainError: another error in the work, or ranks that died too often.
         """
+        told = self._queues[task.rank]
         self._seen(ref)
         try:
             found = Done(*ray.get(ref))
@@ -295,8 +304,7 @@ class Group:
                         "look at the machines, then type the same command again"
                     ) from None
             elif task.life == self._crew.life:
-                what = f"{task.phase}, microbatch {task.name}"
-                why = self._crew.blame({task.rank: error}, what, together=False)
+                why = self._crew.blame({task.rank: error}, self._doing(task, told, error), together=False)
                 if not isinstance(why, Lost):
                     raise why from None
                 self._rebuild(why)
@@ -308,6 +316,12 @@ class Group:
         while len(self._fresh) > KEEP_REFERENCES * self.plan.settings.atm.in_flight * self.plan.side.workers:
             self._fresh.popleft().ref = None
         done.append(Shard(task.name, found.rows, found.digest, found.notes, at=held, path=str(task.target)))
+
+    def _doing(self, task: Task, told: Sequence[tuple[Any, Task]], error: BaseException) -> str:
+        """What the rank was at when this task failed: if it died, the first that it was told and had not kept."""
+        died = isinstance(cause_of(error), RayActorError)
+        at = next((other for _, other in told if died and not other.target.exists()), task)
+        return f"{at.phase}, microbatch {at.name}"
 
     def _start(self) -> None:
         """New processes with the last version's weights, more than once if one dies meanwhile."""
