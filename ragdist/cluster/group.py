@@ -174,18 +174,16 @@ class Group:
             Stopped: a stop was asked for; a checkpoint is kept.
         """
         folder = make_folder(folder).resolve()
-        if (folder / MODEL).exists():
-            if self.source != str(folder / MODEL):
-                self.restart(str(folder / MODEL), self._version + 1)
-            return steps.noted(folder)
-        while True:
+        while not (folder / MODEL).exists():
             try:
                 model = self._learn(loss, shards, prepare, folder, phase)
-            except Lost as lost:
+            except Lost as lost:  # perhaps after the model was whole, before anyone said so
                 self._rebuild(lost)
             else:
-                break
-        self.source, self._version = str(model), self._version + 1
+                self.source, self._version = str(model), self._version + 1
+                break  # whether this machine sees it yet or not
+        if self.source != str(folder / MODEL):
+            self.restart(str(folder / MODEL), self._version + 1)
         return steps.noted(folder)
 
     def _learn(self, loss: Callable[..., Any], shards: Sequence[Shard], prepare: Any, folder: Path, phase: str) -> Path:

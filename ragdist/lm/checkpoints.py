@@ -19,13 +19,19 @@ from ragdist.track import write_json
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
 MARK = "complete.json"
-ORPHANS_S = 60
-"""Longest wait, in seconds, for ranks of an earlier call to notice that their driver is gone."""
+ORPHANS_S = 180
+"""Longest wait, in seconds, for ranks of an earlier start to be gone.
+
+Ranks on a machine that was cut off live until their Ray has not heard of its head for a minute; and a file server
+takes a lock from a client that fell silent after another minute and a half.
+"""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Rank 0 waits until ranks of an earlier call, whose driver was killed, are gone; the others wait for rank 0.
+    """Rank 0 waits until ranks of an earlier start are gone; the others wait for rank 0.
+
+    Those of a driver that was killed are, or of a machine that was cut off and is taken for dead.
 
     Raises:
         StorageError: they are still there after `ORPHANS_S`.
@@ -64,6 +70,18 @@ def finish(checkpoint: Path, keep: int) -> None:
     for old in complete(checkpoint.parent)[:-keep]:
         (old / MARK).unlink()  # first, so that a kill here leaves no half-removed checkpoint that looks complete
         shutil.rmtree(old)
+
+
+def publish(half: Path, folder: Path) -> None:
+    """Renames the whole model in `half` to `folder/model`.
+
+    Where it is there already, a rank that was taken for dead finished it after all, from the same state to the same
+    bits.
+    """
+    if (folder / MODEL).exists():
+        shutil.rmtree(half)
+    else:
+        half.rename(folder / MODEL)
 
 
 def newest(folder: Path) -> Path | None:

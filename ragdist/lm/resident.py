@@ -211,7 +211,7 @@ class Resident:
             with zero.quiet():
                 self.module.save_pretrained(half, state_dict=whole or self.module.state_dict())
                 self._codec.tokenizer.save_pretrained(half)
-            half.rename(folder / MODEL)
+            checkpoints.publish(half, folder)
         dist.barrier()
         return folder / MODEL
 

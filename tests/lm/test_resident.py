@@ -120,6 +120,16 @@ def test_begin_where_another_learns_raises(tmp_path, folder, monkeypatch):
         second.begin(*learning.LOSSES["sft"][:1], learning.rows(), None, tmp_path)
 
 
+def test_a_model_that_another_finished_meanwhile_stays(tmp_path):
+    """A rank on a machine that was cut off ends its phase, and the one that took its place then ends it too."""
+    for name, text in (("first.tmp", "one"), ("second.tmp", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(text)
+        checkpoints.publish(tmp_path / name, tmp_path)
+    assert (tmp_path / "model" / "weights").read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_second_phase_begins_anew_checks_38_and_53(tmp_path, folder):
     """The reference is the model at the start of each phase, and a phase changes the model that learns alone."""
     made = learning.settings(folder)
