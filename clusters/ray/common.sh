@@ -6,6 +6,10 @@ export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 # Seconds that a stopped job has for its checkpoint, between SIGTERM and SIGKILL; Ray gives 3.
 export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-300}
 export RAY_USAGE_STATS_ENABLED=0
+# A machine that was cut off ends its Ray, and lets go of the run's folder, when its messages to the head were not
+# received for 20 s and the head was not found again for 30 more; with Ray's 120 and 60 it takes four minutes.
+export RAY_grpc_client_keepalive_timeout_ms=${RAY_grpc_client_keepalive_timeout_ms:-20000}
+export RAY_gcs_rpc_server_reconnect_timeout_s=${RAY_gcs_rpc_server_reconnect_timeout_s:-30}
 
 HEAD_PORT=6379
 # Fixed, so that a firewall can know them. Between the machines of the cluster they are open, to others closed.

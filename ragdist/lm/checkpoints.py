@@ -19,11 +19,11 @@ from ragdist.track import write_json
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
 MARK = "complete.json"
-ORPHANS_S = 180
+ORPHANS_S = 360
 """Longest wait, in seconds, for ranks of an earlier start to be gone.
 
-Ranks on a machine that was cut off live until their Ray has not heard of its head for a minute; and a file server
-takes a lock from a client that fell silent after another minute and a half.
+Ranks on a machine that was cut off live until their Ray gives up its head: four minutes with Ray's own settings, two
+with those of clusters/ray. A file server takes a lock from a client that fell silent sooner.
 """
 
 

@@ -30,16 +30,18 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "clusters" / "ray"
 IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
 NETWORK = "10.231.0"
-START_S = 90.0
-"""Longest wait, in seconds, for a machine's Ray to be up."""
+START_S = 180.0
+"""Longest wait, in seconds, for a machine's Ray to be up; `ray start` gives up after 30, and the script starts anew."""
 QUICK = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    "RAY_health_check_failure_threshold": "8",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
-"""A machine that is silent for three seconds is dead; one that hears nothing from the head for twenty ends its Ray."""
+"""A machine that is silent for eight seconds or so is dead; one that hears nothing from the head for twenty or so ends
+its Ray."""
 
 
 def impossible() -> str:
@@ -117,7 +119,10 @@ class Machine:
                 raise RuntimeError(f"{self.name} did not start: {self.said()}")
             return "Ray runtime started" in self.log.read_text()
 
-        wait_until(up, f"Ray on {self.name} ({self.log})", START_S)
+        try:
+            wait_until(up, f"Ray on {self.name}", START_S)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {self.said()}") from None
 
     def said(self) -> str:
         """The end of what Ray's start said."""
@@ -200,7 +205,15 @@ class Machines:
     def head(self, *, cpus: int, labels: str = "") -> Machine:
         """The first machine."""
         machine = self.boot(labels)
-        machine.start_ray("start-head.sh", machine.address, *_options(cpus), "--include-dashboard=false")
+        for again in (True, True, False):
+            try:
+                machine.start_ray("start-head.sh", machine.address, *_options(cpus), "--include-dashboard=false")
+                break
+            except RuntimeError:  # on a machine that is busy with others' work, `ray start` may give up
+                if not again:
+                    raise
+                machine.kill()
+        machine.lost = False
         return machine
 
     def add(self, labels: str = "") -> Machine:
