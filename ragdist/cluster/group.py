@@ -22,7 +22,7 @@ from ragdist.cluster.crew import OBJECT_LOST, POLL_S, Crew, Lost, Plan, cause_of
 from ragdist.cluster.tasks import Held, Task, place_of
 from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
-from ragdist.lm.checkpoints import MODEL
+from ragdist.lm.checkpoints import MODEL, last_said
 from ragdist.parquet import Done, Job, Work, kept
 from ragdist.roles import Shard
 from ragdist.store import make_folder
@@ -204,7 +204,7 @@ class Group:
             limit_s * max(1, len(shards)),
         )[0]
         self._spans(phase, "begin", begun, time.time())
-        steps.cut(folder, step)
+        steps.cut(folder, step, last_said(folder, step))
         while step < total:
             if self.plan.stop():
                 call(lambda rank: rank.checkpoint.remote(), f"{phase}: checkpoint")

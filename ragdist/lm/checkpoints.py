@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ragdist.errors import StorageError
-from ragdist.track import write_json
+from ragdist.track import read_json, write_json
 
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
 MARK = "complete.json"
+ABOUT = "about.json"
+"""In a checkpoint of a model that stays in memory: how many ranks wrote it, and the metrics of its last step."""
 ORPHANS_S = 360
 """Longest wait, in seconds, for ranks of an earlier start to be gone.
 
@@ -70,6 +72,13 @@ def finish(checkpoint: Path, keep: int) -> None:
     for old in complete(checkpoint.parent)[:-keep]:
         (old / MARK).unlink()  # first, so that a kill here leaves no half-removed checkpoint that looks complete
         shutil.rmtree(old)
+
+
+def last_said(folder: Path, step: int) -> dict[str, float] | None:
+    """Metrics of the step that the checkpoint below `folder` was written after; None where there is none."""
+    about = folder / CHECKPOINTS / f"checkpoint-{step}" / ABOUT
+    found: dict[str, float] | None = read_json(about).get("said") if about.exists() else None
+    return found
 
 
 def publish(half: Path, folder: Path) -> None:

@@ -106,6 +106,7 @@ def test_resident_keeps_the_newest_checkpoints_until_it_is_finished(tmp_path, fo
     assert [line["step"] for line in held.steps(3) + held.steps(1)] == [1, 2, 3, 4]
     assert [path.name for path in checkpoints.complete(tmp_path / "checkpoints")] == ["checkpoint-3", "checkpoint-4"]
     held.checkpoint()  # there already
+    assert checkpoints.last_said(tmp_path, 4)["step"] == 4 and checkpoints.last_said(tmp_path, 2) is None
     (tmp_path / "checkpoints/checkpoint-4/about.json").write_text('{"ranks": 2}')
     with pytest.raises(ConfigError, match="workers"):
         held.begin(function, learning.rows(), prepare, tmp_path)
