@@ -7,6 +7,7 @@
 # HEAD is the address that start-head.sh was given. The token is the head's file, copied.
 #   HEAD_WAIT_S   longest wait, in seconds, for a head that does not answer (600)
 #   PAUSE_S       seconds before it joins again (5)
+#   TRIES         times in a row that Ray may end within a minute of its start: another token, another version (3)
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -44,16 +45,17 @@ trap stop TERM INT
 
 await_head
 [ -z "${DETACH:-}" ] || exec "${start[@]}"
-short=0 # times in a row that Ray ended at once: another token, another version
-while ((short < 3)); do
+short=0
+while ((short < ${TRIES:-3})); do
   began=$SECONDS
   "${start[@]}" --block &
   ray_pid=$!
   wait "$ray_pid" && code=0 || code=$?
   ray_pid=
-  ((SECONDS - began < 20)) && short=$((short + 1)) || short=0
-  say "Ray ended with $code after $((SECONDS - began)) s; joining again in ${PAUSE_S:-5} s"
+  ((SECONDS - began < 60)) && short=$((short + 1)) || short=0
+  say "Ray ended with $code after $((SECONDS - began)) s"
+  ((short < ${TRIES:-3})) || break
   sleep "${PAUSE_S:-5}" & wait $!
   await_head
 done
-refuse "Ray ended $short times within 20 s of its start, see above"
+refuse "Ray ended $short times within a minute of its start, see above"

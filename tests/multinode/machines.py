@@ -117,12 +117,16 @@ class Machine:
         def up() -> bool:
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} did not start: {self.said()}")
-            return "Ray runtime started" in self.log.read_text()
+            return self.starts() > 0
 
         try:
             wait_until(up, f"Ray on {self.name}", START_S)
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {self.said()}") from None
+
+    def starts(self) -> int:
+        """Times that Ray was up."""
+        return self.log.read_text().count("Ray runtime started")
 
     def said(self) -> str:
         """The end of what Ray's start said."""
@@ -226,6 +230,11 @@ class Machines:
         """The living machine with these labels; a new one where there is none."""
         living = [machine for machine in self.all if machine.labels == labels and not machine.lost]
         return living[0] if living else self.add(labels)
+
+    def given_up(self) -> int:
+        """Machines that the head has taken for dead, as it says in its log."""
+        logs = (self.base / str(self.all[0].number)).glob("session_2*/logs/gcs_server.out")
+        return sum(log.read_text().count("Node is dead because the health check failed") for log in logs)
 
     def boot(self, labels: str = "") -> Machine:
         """One more machine, on which nothing runs yet."""
