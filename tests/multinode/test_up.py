@@ -65,7 +65,15 @@ def home(machines: Machines, number: int) -> Path:
     return folder
 
 
-def test_ray_up_brings_the_hosts_of_the_shipped_file_up(tmp_path):
+@pytest.fixture
+def notes():
+    """Ray's notes about the cluster, which it keeps in /tmp/ray by the cluster's name, go with the test."""
+    yield
+    for left in Path("/tmp/ray").glob(f"cluster-rd{os.getpid()}.*"):
+        left.unlink()
+
+
+def test_ray_up_brings_the_hosts_of_the_shipped_file_up(tmp_path, notes):
     if why := impossible():
         pytest.skip(why)
     with Machines() as machines:
