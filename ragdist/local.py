@@ -21,7 +21,7 @@ from ragdist import steps, track
 from ragdist.config import ModelConfig, Settings, SideConfig, TeacherConfig
 from ragdist.errors import Stopped, TrainError
 from ragdist.ledger import STOPPED, Ledger, key_of
-from ragdist.lm.checkpoints import MODEL
+from ragdist.lm.checkpoints import MODEL, last_said
 from ragdist.parquet import Job, Work, do, kept, rows_at
 from ragdist.records import Prompt, Reply, Request, Written
 from ragdist.roles import Codec, Shard, Writer
@@ -170,7 +170,7 @@ class LocalSide:
             self._opened = False
         rows = [row for shard in shards for row in rows_at(shard.path or shard.at)]
         total, step = self._model.begin(loss, rows, prepare, folder)
-        steps.cut(folder, step)
+        steps.cut(folder, step, last_said(folder, step))
         for _ in range(step, total):
             steps.note(folder, self._model.steps(1)[-1])
         self.source, self._version = str(self._model.finish()), self._version + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ def write(path: Path, table: pa.Table, notes: Mapping[str, float]) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    half = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # two machines may have a process of one number
     noted = table.replace_schema_metadata({**(table.schema.metadata or {}), NOTES: json.dumps(dict(notes))})
     with translate_errors(path.parent):
         try:

@@ -20,7 +20,15 @@ def note(folder: Path, metrics: dict[str, float]) -> None:
         file.write(json.dumps(metrics) + "\n")
 
 
-def cut(folder: Path, count: int) -> None:
-    """Keeps the first `count` steps; those after the newest checkpoint are done again."""
-    lines = [json.dumps(line) + "\n" for line in noted(folder)[:count]]
-    (folder / STEPS).write_text("".join(lines))
+def cut(folder: Path, count: int, last: dict[str, float] | None = None) -> None:
+    """Keeps the first `count` steps; those after the newest checkpoint are done again.
+
+    Args:
+        folder: of the model.
+        count: steps that the checkpoint holds.
+        last: metrics of the last of them, for whoever took it may have been lost before it could say so.
+    """
+    kept = noted(folder)[:count]
+    if last and len(kept) == count - 1:
+        kept.append(last)
+    (folder / STEPS).write_text("".join(json.dumps(line) + "\n" for line in kept))

@@ -25,7 +25,9 @@ def test_settings_file_loads(path):
     assert loader.load([str(path)]) != loader.Settings()
 
 
-@pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", "clusters/README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
+)
 def test_pages_name_files_settings_and_yaml_that_exist(page):
     text = (ROOT / page).read_text()
     for path in re.findall(r"\]\((?!http|#)([^)#]+)", text):

@@ -23,7 +23,7 @@ from ragdist.cluster.crew import OBJECT_LOST, POLL_S, Crew, Lost, Plan, cause_of
 from ragdist.cluster.tasks import Held, Task, place_of
 from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
-from ragdist.lm.checkpoints import MODEL
+from ragdist.lm.checkpoints import MODEL, last_said
 from ragdist.parquet import Done, Job, Work, kept
 from ragdist.roles import Shard
 from ragdist.store import make_folder
@@ -182,18 +182,16 @@ class Group:
             Stopped: a stop was asked for; a checkpoint is kept.
         """
         folder = make_folder(folder).resolve()
-        if (folder / MODEL).exists():
-            if self.source != str(folder / MODEL):
-                self.restart(str(folder / MODEL), self._version + 1)
-            return steps.noted(folder)
-        while True:
+        while not (folder / MODEL).exists():
             try:
                 model = self._learn(loss, shards, prepare, folder, phase)
-            except Lost as lost:
+            except Lost as lost:  # perhaps after the model was whole, before anyone said so
                 self._rebuild(lost)
             else:
-                break
-        self.source, self._version = str(model), self._version + 1
+                self.source, self._version = str(model), self._version + 1
+                break  # whether this machine sees it yet or not
+        if self.source != str(folder / MODEL):
+            self.restart(str(folder / MODEL), self._version + 1)
         return steps.noted(folder)
 
     def _learn(self, loss: Callable[..., Any], shards: Sequence[Shard], prepare: Any, folder: Path, phase: str) -> Path:
@@ -214,7 +212,7 @@ class Group:
             limit_s * max(1, len(shards)),
         )[0]
         self._spans(phase, "begin", begun, time.time())
-        steps.cut(folder, step)
+        steps.cut(folder, step, last_said(folder, step))
         while step < total:
             if self.plan.stop():
                 call(lambda rank: rank.checkpoint.remote(), f"{phase}: checkpoint")

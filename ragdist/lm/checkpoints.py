@@ -14,18 +14,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ragdist.errors import StorageError
-from ragdist.track import write_json
+from ragdist.track import read_json, write_json
 
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
 MARK = "complete.json"
-ORPHANS_S = 60
-"""Longest wait, in seconds, for ranks of an earlier call to notice that their driver is gone."""
+ABOUT = "about.json"
+"""In a checkpoint of a model that stays in memory: how many ranks wrote it, and the metrics of its last step."""
+ORPHANS_S = 360
+"""Longest wait, in seconds, for ranks of an earlier start to be gone.
+
+Ranks on a machine that was cut off live until their Ray gives up its head: four minutes with Ray's own settings, two
+with those of clusters/ray. A file server takes a lock from a client that fell silent sooner.
+"""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Rank 0 waits until ranks of an earlier call, whose driver was killed, are gone; the others wait for rank 0.
+    """Rank 0 waits until ranks of an earlier start are gone; the others wait for rank 0.
+
+    Those of a driver that was killed are, or of a machine that was cut off and is taken for dead.
 
     Raises:
         StorageError: they are still there after `ORPHANS_S`.
@@ -64,6 +72,25 @@ def finish(checkpoint: Path, keep: int) -> None:
     for old in complete(checkpoint.parent)[:-keep]:
         (old / MARK).unlink()  # first, so that a kill here leaves no half-removed checkpoint that looks complete
         shutil.rmtree(old)
+
+
+def last_said(folder: Path, step: int) -> dict[str, float] | None:
+    """Metrics of the step that the checkpoint below `folder` was written after; None where there is none."""
+    about = folder / CHECKPOINTS / f"checkpoint-{step}" / ABOUT
+    found: dict[str, float] | None = read_json(about).get("said") if about.exists() else None
+    return found
+
+
+def publish(half: Path, folder: Path) -> None:
+    """Renames the whole model in `half` to `folder/model`.
+
+    Where it is there already, a rank that was taken for dead finished it after all, from the same state to the same
+    bits.
+    """
+    if (folder / MODEL).exists():
+        shutil.rmtree(half)
+    else:
+        half.rename(folder / MODEL)
 
 
 def newest(folder: Path) -> Path | None:

@@ -10,7 +10,6 @@ every rank. Weights of version N are what `folder/model` of the phase that made 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from transformers import PreTrainedModel
 from ragdist.config import ModelConfig, Settings, SideConfig, TrainConfig
 from ragdist.errors import ConfigError
 from ragdist.lm import checkpoints, zero
-from ragdist.lm.checkpoints import CHECKPOINTS, MODEL
+from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
 from ragdist.lm.learn import Learning, LossOf, Prepare, Task
 from ragdist.lm.load import dtype_of, load_codec, load_model
 from ragdist.lm.memory import give_back_freed_memory
@@ -35,10 +34,10 @@ from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
 from ragdist.roles import Codec
-from ragdist.track import write_json
+from ragdist.track import read_json, write_json
 
-SHARDED, ABOUT = "ranks", "about.json"
-"""Names in a checkpoint: what DeepSpeed writes, and how many ranks wrote it."""
+SHARDED = "ranks"
+"""What DeepSpeed writes in a checkpoint."""
 
 
 class Resident:
@@ -75,6 +74,7 @@ class Resident:
         self._phase, self._lock = ExitStack(), ExitStack()
         self._learning: Learning | None = None
         self._folder, self._step = Path(), 0
+        self._said: dict[str, float] | None = None
         room = settings.evaluation.tokens_per_batch
         self._writer, self._reader = ModelWriter(self.module, self._codec, room), ModelReader(self.module, room)
 
@@ -138,7 +138,7 @@ class Resident:
             StorageError: another process learns in that folder.
         """
         self.close_phase()
-        self._folder, self._step = folder, 0
+        self._folder, self._step, self._said = folder, 0, None
         self._lock.close()
         self._lock.enter_context(checkpoints.alone(folder))
         self.module.train(self.train.gradient_checkpointing)  # which transformers does in training mode alone
@@ -165,6 +165,7 @@ class Resident:
         for _ in range(min(count, len(learning.plan) - self._step)):
             with zero.quiet():
                 said.append(learning.step(self._step))
+            self._said = said[-1]
             self._step += 1
             if self._step % self.train.checkpoint_every == 0 and self._step < len(learning.plan):
                 self.checkpoint()
@@ -182,7 +183,7 @@ class Resident:
             self.engine.save_checkpoint(str(target), tag=SHARDED, client_state=state, save_latest=False)
         dist.barrier()
         if dist.get_rank() == 0:
-            write_json(target / ABOUT, {"ranks": dist.get_world_size()})
+            write_json(target / ABOUT, {"ranks": dist.get_world_size(), "said": self._said})
             checkpoints.finish(target, self.train.keep_checkpoints)
         dist.barrier()
 
@@ -211,7 +212,7 @@ class Resident:
             with zero.quiet():
                 self.module.save_pretrained(half, state_dict=whole or self.module.state_dict())
                 self._codec.tokenizer.save_pretrained(half)
-            half.rename(folder / MODEL)
+            checkpoints.publish(half, folder)
         dist.barrier()
         return folder / MODEL
 
@@ -221,7 +222,8 @@ class Resident:
         return self._learning
 
     def _resume(self, checkpoint: Path) -> None:
-        ranks = json.loads((checkpoint / ABOUT).read_text())["ranks"]
+        about = read_json(checkpoint / ABOUT)
+        ranks, self._said = about["ranks"], about.get("said")
         if ranks != dist.get_world_size():
             raise ConfigError(
                 f"{checkpoint} was written by {ranks} ranks and cannot be read by {dist.get_world_size()}; "

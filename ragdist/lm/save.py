@@ -12,7 +12,7 @@ import yaml
 
 from ragdist import track
 from ragdist.config import Settings
-from ragdist.lm.checkpoints import MODEL
+from ragdist.lm.checkpoints import MODEL, publish
 from ragdist.lm.rows import Plan
 
 
@@ -36,7 +36,7 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Setting
             _merge(half, base, settings)
         trainer.processing_class.save_pretrained(half)
         (half / "README.md").write_text(card)
-        half.rename(folder / MODEL)
+        publish(half, folder)
     dist.barrier()
 
 

@@ -19,7 +19,7 @@ from ragdist.loader import resolve
 from ragdist.parquet import split
 from ragdist.records import Bundle, Forgery, Grade, Question
 from ragdist.roles import Shard
-from ragdist.store import Stage, Store
+from ragdist.store import Stage, Store, make_folder
 from ragdist.track import write_json
 
 WEIGHTS = "weights.json"
@@ -109,6 +109,11 @@ class Fake:
             said.append({"step": self.step, "loss": float(self.weights)})
             if self.step % 2 == 0:
                 self.checkpoint()
+                about = self.folder / "checkpoints" / f"checkpoint-{self.step}" / "about.json"
+                if self.rank == 0:
+                    write_json(make_folder(about.parent) / about.name, {"said": said[-1]})
+                if self.step == 4 and self.rank == 0 and Fuse(self.folder / "unheard").blows():
+                    die()
         return said
 
     def checkpoint(self) -> None:
@@ -122,6 +127,8 @@ class Fake:
             half.mkdir()
             write_json(half / WEIGHTS, self.weights)
             half.rename(self.folder / "model")
+            if Fuse(self.folder / "late").blows():
+                die()
         self.total(0)
         self.version += 1
         return self.folder / "model"

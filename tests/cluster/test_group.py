@@ -140,6 +140,27 @@ def test_a_rank_that_dies_while_it_learns_is_replaced(tmp_path, alone, workers):
         assert forged(side, shards, tmp_path, phase="again") == alone[2]
 
 
+def test_a_step_that_nobody_heard_of_is_noted_all_the_same(tmp_path, alone):
+    """check 72: the rank died between its checkpoint and its answer; which steps there are does not show it."""
+    shards = fake.questions(tmp_path, 12)
+    (tmp_path / "attacker").mkdir()
+    fake.Fuse(tmp_path / "attacker" / "unheard").set()
+    with group(tmp_path) as side:
+        assert learned(side, shards, tmp_path) == alone[1]
+        assert side.failures == 1
+
+
+def test_a_model_that_was_whole_before_its_rank_died_is_taken_up(tmp_path, alone):
+    shards = fake.questions(tmp_path, 12)
+    (tmp_path / "attacker").mkdir()
+    fake.Fuse(tmp_path / "attacker" / "late").set()
+    steps = []
+    with group(tmp_path, workers=2, steps=steps) as side:
+        assert learned(side, shards, tmp_path) == alone[1]
+        assert side.failures == 1 and side.version == 1 and len(steps) == 12
+        assert forged(side, shards, tmp_path, phase="again") == alone[2]
+
+
 def test_ranks_killed_from_outside_between_phases_are_replaced(tmp_path, alone):
     with group(tmp_path, workers=2) as side:
         os.kill(side.pids[1], signal.SIGKILL)

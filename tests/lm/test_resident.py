@@ -106,6 +106,7 @@ def test_resident_keeps_the_newest_checkpoints_until_it_is_finished(tmp_path, fo
     assert [line["step"] for line in held.steps(3) + held.steps(1)] == [1, 2, 3, 4]
     assert [path.name for path in checkpoints.complete(tmp_path / "checkpoints")] == ["checkpoint-3", "checkpoint-4"]
     held.checkpoint()  # there already
+    assert checkpoints.last_said(tmp_path, 4)["step"] == 4 and checkpoints.last_said(tmp_path, 2) is None
     (tmp_path / "checkpoints/checkpoint-4/about.json").write_text('{"ranks": 2}')
     with pytest.raises(ConfigError, match="workers"):
         held.begin(function, learning.rows(), prepare, tmp_path)
@@ -118,6 +119,16 @@ def test_begin_where_another_learns_raises(tmp_path, folder, monkeypatch):
     first.begin(*learning.LOSSES["sft"][:1], learning.rows(), None, tmp_path)
     with pytest.raises(StorageError, match="another run"):
         second.begin(*learning.LOSSES["sft"][:1], learning.rows(), None, tmp_path)
+
+
+def test_a_model_that_another_finished_meanwhile_stays(tmp_path):
+    """A rank on a machine that was cut off ends its phase, and the one that took its place then ends it too."""
+    for name, text in (("first.tmp", "one"), ("second.tmp", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(text)
+        checkpoints.publish(tmp_path / name, tmp_path)
+    assert (tmp_path / "model" / "weights").read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_second_phase_begins_anew_checks_38_and_53(tmp_path, folder):
