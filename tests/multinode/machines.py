@@ -13,6 +13,7 @@ The namespaces share one file system, which plays the storage that all machines 
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -28,6 +29,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "clusters" / "ray"
+_switches = itertools.count(1)
 IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
 NETWORK = "10.231.0"
 START_S = 180.0
@@ -173,7 +175,7 @@ class Machines:
     """A switch with machines on it, as a context; ends whatever runs there and leaves nothing."""
 
     def __init__(self) -> None:
-        self.name = f"rd{os.getpid()}"
+        self.name = f"rd{os.getpid()}-{next(_switches)}"
         self.switch = f"{self.name}-switch"
         self.all: list[Machine] = []
 

@@ -69,7 +69,7 @@ def home(machines: Machines, number: int) -> Path:
 def notes():
     """Ray's notes about the cluster, which it keeps in /tmp/ray by the cluster's name, go with the test."""
     yield
-    for left in Path("/tmp/ray").glob(f"cluster-rd{os.getpid()}.*"):
+    for left in Path("/tmp/ray").glob(f"cluster-rd{os.getpid()}-*"):
         left.unlink()
 
 
