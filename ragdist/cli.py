@@ -193,9 +193,9 @@ def submit(
     follow: Annotated[bool, typer.Option(help="Show the job's log until it ends, and end as it did.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Run a job on a cluster, by Ray's job server. The same command follows it again, and goes on where it stopped.
+    """Run a job on a cluster, by Ray's job server, and follow it.
 
-    Ctrl-C ends the watching, not the job.
+    The same command follows it again, and goes on where it stopped. Ctrl-C ends the watching, not the job.
     """
     asked = list(arguments or [])
     job = asked.pop(0) if asked else ""

@@ -158,6 +158,7 @@ class Board:
 
     def __exit__(self, *_: object) -> None:
         self._note_sums()
+        logs.note(round=None, phase=None)
         if self._live:
             self._live.stop()
             self._live = None

@@ -126,7 +126,7 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
         log.setLevel(logging.INFO)
         _open.append(run)
         try:
-            with logs.at(run=run.folder.name, job=job):
+            with logs.at(run=run.folder.name, job=job, round=None, phase=None):
                 yield run
             run.set_state("finished")
         except (Stopped, KeyboardInterrupt) as error:
