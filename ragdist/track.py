@@ -18,7 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -125,9 +125,10 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
             log.addHandler(kept)
         log.setLevel(logging.INFO)
         _open.append(run)
+        here = ExitStack()
+        here.enter_context(logs.at(run=run.folder.name, job=job, round=None, phase=None))
         try:
-            with logs.at(run=run.folder.name, job=job, round=None, phase=None):
-                yield run
+            yield run
             run.set_state("finished")
         except (Stopped, KeyboardInterrupt) as error:
             run.set_state("stopped", error=str(error))
@@ -137,6 +138,7 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
             log.error("failed", exc_info=not isinstance(error, RagdistError))
             raise
         finally:
+            here.close()
             _open.remove(run)
             for kept in (handler, lines):
                 log.removeHandler(kept)

@@ -31,7 +31,8 @@ def test_lines_of_a_run_say_run_job_and_phase_and_errors_their_traceback(tmp_pat
     assert inside.items() <= begun.items() and "rank" not in begun
     assert ({"rank": 3, "level": "WARNING", "message": "7 rows"} | inside).items() <= warned.items()
     assert done["message"].startswith("round-1/forged: ") and done["time"].endswith("Z")
-    assert failed["level"] == "ERROR" and "ZeroDivisionError" in failed["traceback"] and "phase" not in failed
+    assert (failed["level"], failed["run"]) == ("ERROR", "mine")
+    assert "ZeroDivisionError" in failed["traceback"] and "phase" not in failed
 
 
 def test_a_run_that_says_nothing_has_no_file(tmp_path):
