@@ -32,7 +32,13 @@ def run() -> dict[str, Any]:
         home = Path(made)
         settings = [
             *(f"run.folder={home}/runs", "run.name=bench", f"model.source={MODEL}", "model.dtype=float32"),
-            *("corpus.packages=[json,pathlib]", "questions.train_rows=16", "questions.test_rows=4"),
+            *(
+                "corpus.source=apidocs",
+                "corpus.packages=[stdlib]",
+                "contexts.documents=2",
+                "questions.train_rows=16",
+                "questions.test_rows=4",
+            ),
             *("train.examples_per_step=8", "train.microbatch=4", "evaluation.before=false", "run.trackers=[]"),
             "evaluation.conditions=[closed_book]",
         ]
@@ -43,7 +49,7 @@ def run() -> dict[str, Any]:
             begun, born = time.time(), Born()
             send = [*command, "submit", "raft", *settings, "--no-follow", "--address", head.address]
             subprocess.run(send, check=True, env=head.env)
-            stretches = whose(home / "runs" / "bench", begun, born.wait(), float(warm.stdout))
+            stretches = whose(home / "runs" / "bench", begun, born.wait(), float(warm.stdout.split()[-1]))
     total, ours = sum(stretches.values()), stretches["ours"]
     return {
         "startup": {
