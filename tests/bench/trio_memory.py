@@ -87,7 +87,8 @@ def trio(folder: Path) -> dict[str, float]:
     answer(SideBySide(writers, side), rows)
     with torch.inference_mode():
         for row in rows[:ASKED]:
-            scorer(input_ids=torch.tensor([row.tokens]))
+            tokens = torch.tensor([row.tokens])
+            scorer(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     return used(before, loaded)
 
 
