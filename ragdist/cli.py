@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from ragdist import loader, runs, trials
 from ragdist.cli_k8s import k8s
+from ragdist.cli_k8s import print_json as _print_json
 from ragdist.errors import ConfigError, RagdistError, Stopped
 
 
@@ -392,10 +392,6 @@ def _print(what: Any, plain: bool = False) -> None:
         sys.stdout.write(what)
     else:
         Console(width=None if sys.stdout.isatty() else 120).print(what)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def _complain(text: str) -> None:

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ragdist.errors import ConfigError
-
 UNCHECKED = 3
 """Exit code of a check that found nothing, but had no schema for Ray's objects."""
 
@@ -38,8 +36,6 @@ def render(
     from ragdist import loader, runs, trials
 
     job, *settings = arguments
-    if job not in runs.JOBS:
-        raise ConfigError(f"no job {job!r}; wanted one of {', '.join(runs.JOBS)} before the settings")
     load = trials.load if job.startswith("sweep") else loader.load
     for path in runs.render(load(settings), job, to, standing):  # type: ignore[arg-type]
         sys.stdout.write(f"{path}\n")
@@ -58,7 +54,7 @@ def check_folder(
 
     checked = check.check(folder, crds)
     if as_json:
-        _print_json(dataclasses.asdict(checked))
+        print_json(dataclasses.asdict(checked))
     else:
         sys.stdout.write("".join(f"{finding}\n" for finding in checked.findings))
     sys.stderr.write(f"{checked.objects} objects, {len(checked.findings)} findings\n")
@@ -85,7 +81,7 @@ def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> No
 
     found = client.status(folder, client.Cluster(context))
     if as_json:
-        _print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(found))
     else:
         tries = f", {found.failed} tries failed" if found.failed else ""
         sys.stdout.write(f"{found.name}: {found.state} {found.job}{tries} {found.message}".strip() + "\n")
@@ -123,5 +119,5 @@ def delete(
         sys.stdout.write(f"{name}\n")
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

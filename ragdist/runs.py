@@ -168,11 +168,8 @@ def check_plan(settings: Settings, job: Job) -> None:
     from ragdist.data import origins
     from ragdist.plan import layout
 
-    if session.is_job() and not Path(settings.run.folder).is_absolute():
-        raise ConfigError(
-            f"run.folder={settings.run.folder!r} is relative, and this job's own folder goes with it; set it to "
-            "an absolute path that all machines of the cluster see, as /mnt/shared/runs"
-        )
+    if session.is_job():
+        session.refuse_relative(settings.run.folder)
     if (track.run_folder(settings, job) / "model").exists():
         return
     made = layout.make(settings, job, None, origins.made_from(settings)) if session.is_open() else plan(settings, job)
@@ -192,6 +189,7 @@ def render(settings: Settings, job: KubeJob, folder: Path, standing: bool = Fals
     Raises:
         ConfigError: settings that cannot work in pods, or a model of unknown memory.
     """
+    _refuse_unknown(job)
     from ragdist.data import origins
     from ragdist.kube import pods, render
     from ragdist.plan import layout
@@ -228,12 +226,16 @@ def submit(
         ConfigError: no such job, or the cluster does not take it.
         TrainError: it was lost sight of, which does not end it.
     """
-    if job not in JOBS:
-        raise ConfigError(f"no job {job!r}; wanted one of {', '.join(JOBS)} before the settings")
+    _refuse_unknown(job)
     from ragdist.cluster import submit as cluster
 
     order = cluster.Order(job, settings, address, working_dir, tuple(excluded), driver_cpus, driver_gpus)
     return cluster.submit(order, out)
+
+
+def _refuse_unknown(job: str) -> None:
+    if job not in JOBS:
+        raise ConfigError(f"no job {job!r}; wanted one of {', '.join(JOBS)} before the settings")
 
 
 def sweep(job: str, settings: Settings) -> Swept:

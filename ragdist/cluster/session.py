@@ -59,6 +59,19 @@ def is_job() -> bool:
     return JOB_VARIABLE in os.environ
 
 
+def refuse_relative(folder: str) -> None:
+    """Holds the folder of a job's runs to what is still there when the job has ended.
+
+    Raises:
+        ConfigError: it is relative.
+    """
+    if not Path(folder).is_absolute():
+        raise ConfigError(
+            f"run.folder={folder!r} is relative, and a job's own folder on the cluster goes with it; set run.folder to "
+            "an absolute path that all machines of the cluster see, as /mnt/shared/runs"
+        )
+
+
 def worker_cpus(config: ClusterConfig) -> float:
     """CPU cores of one worker; asked for, or an even share of this machine, or 1 on a cluster that was joined."""
     return config.cpus_per_worker or even_share(config, config.workers)

@@ -22,6 +22,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from ragdist import track
+from ragdist.cluster import session
 from ragdist.config import Settings
 from ragdist.errors import ConfigError, Stopped, TrainError
 from ragdist.loader import flatten
@@ -89,11 +90,7 @@ def submit(order: Order, out: TextIO | None = None) -> Sent:
         ConfigError: the head cannot be reached, does not let us in, or does not take the job.
         TrainError: it was lost sight of, which does not end the job.
     """
-    if not Path(order.settings.run.folder).is_absolute():
-        raise ConfigError(
-            f"run.folder={order.settings.run.folder!r} is relative, and a job's own folder on the cluster is gone with "
-            "it; set run.folder to an absolute path that all machines of the cluster see, as /mnt/shared/runs"
-        )
+    session.refuse_relative(order.settings.run.folder)
     with _explained(order.address):
         client = JobSubmissionClient(order.address)
         attempts = [found for found in client.list_jobs() if (found.metadata or {}).get(RUN) == order.name]
