@@ -7,7 +7,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 PIN := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: install demo test test-sweeps test-multinode lint types bench docs clean
+.PHONY: install demo test test-sweeps test-multinode test-gpu lint types bench docs clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -29,6 +29,10 @@ test-sweeps: install
 # Machines are network namespaces; skipped, and said so, where there is no root or no iproute2.
 test-multinode: install
 	$(BIN)/pytest -m multinode -rs tests/multinode
+
+# Skipped, and said so, where there is no GPU.
+test-gpu: install
+	$(BIN)/pytest -m gpu -rs tests/gpu
 
 lint: install
 	$(BIN)/ruff check .

@@ -117,6 +117,16 @@ class Settings(Block):
         return self
 
     @model_validator(mode="after")
+    def _every_worker_has_its_card(self) -> Settings:
+        cluster = self.cluster
+        if cluster.workers > 1 and 0 < cluster.gpus_per_worker < 1:
+            raise ValueError(
+                f"cluster.gpus_per_worker={cluster.gpus_per_worker:g} with cluster.workers={cluster.workers}: NCCL lets "
+                "no two workers of a job share a card; set cluster.gpus_per_worker=1, or cluster.workers=1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _teacher_has_documents(self) -> Settings:
         if self.teacher.questions_per_chunk and self.corpus.source != "folder":
             raise ValueError(

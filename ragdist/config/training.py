@@ -80,7 +80,7 @@ class SideConfig(Block):
     cpus_per_worker: float = Field(0, ge=0)
     """CPU cores of a rank; 0 shares this machine's cores evenly between the ranks of both groups (1 on a joined
     cluster)."""
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(0, ge=0, le=1)
     """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Ray node labels that the group's machines must carry (`ray start --labels`, KubeRay `labels`)."""
@@ -146,8 +146,8 @@ class ClusterConfig(Block):
     """Training processes, one model replica or ZeRO shard each."""
     cpus_per_worker: float = Field(0, ge=0)
     """CPU cores of a worker; 0 shares this machine's cores evenly between the workers (1 on a joined cluster)."""
-    gpus_per_worker: float = Field(0, ge=0)
-    """GPUs of a worker; 0 trains on CPU."""
+    gpus_per_worker: float = Field(0, ge=0, le=1)
+    """GPUs of a worker; 0 trains on CPU, a fraction (of one worker) leaves room on the card for other jobs."""
     max_failures: int = Field(3, ge=0)
     """Times that a dead worker is replaced, from the newest checkpoint, before the run counts as failed."""
     start_timeout_s: float = Field(600, gt=0)

@@ -77,7 +77,7 @@ def fit(
     zero.prepare()
     with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
         trainer, resume = _trainer(subject, plan, folder, settings)
-        log.info("the model is loaded")
+        log.info("the model is loaded on %s", trainer.args.device)
         for callback in (Watch(plan, folder, settings), *callbacks):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
