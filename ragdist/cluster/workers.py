@@ -227,6 +227,6 @@ def phase_at(folder: Path) -> dict[str, Any]:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's text: where a remote traceback keeps what it is about."""
+    """The line of an error's text that says what it is about: the last of a remote traceback, but not CUDA's advice."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()[:300]
+    return next((line for line in lines if "CUDA error" in line), lines[-1]).strip()[:300]

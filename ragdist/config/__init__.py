@@ -121,8 +121,8 @@ class Settings(Block):
         cluster = self.cluster
         if cluster.workers > 1 and 0 < cluster.gpus_per_worker < 1:
             raise ValueError(
-                f"cluster.gpus_per_worker={cluster.gpus_per_worker:g} with cluster.workers={cluster.workers}: NCCL lets "
-                "no two workers of a job share a card; set cluster.gpus_per_worker=1, or cluster.workers=1"
+                f"cluster.gpus_per_worker={cluster.gpus_per_worker:g} with cluster.workers={cluster.workers}: NCCL "
+                "lets no two workers of a job share a card; set cluster.gpus_per_worker=1, or cluster.workers=1"
             )
         return self
 

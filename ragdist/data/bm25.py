@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-from bm25s import BM25
-from bm25s.tokenization import Tokenized
 
 from ragdist.config import RetrievalConfig
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Hit
+
+
+@contextmanager
+def _without_jax() -> Iterator[None]:
+    """bm25s tries jax out when it is imported, and jax then takes three quarters of the GPU for itself."""
+    modules: dict[str, Any] = sys.modules
+    before = {name: modules[name] for name in ("jax",) if name in modules}
+    modules["jax"] = None
+    try:
+        yield
+    finally:
+        del modules["jax"]
+        modules |= before
+
+
+with _without_jax():
+    from bm25s import BM25
+    from bm25s.tokenization import Tokenized
 
 CJK = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")

@@ -20,6 +20,7 @@ from ragdist.errors import Stopped
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
 from ragdist.lm.load import Task, add_lora, dtype_of
+from ragdist.lm.memory import enough
 from ragdist.lm.rows import Plan
 from ragdist.lm.save import card, save
 from ragdist.lm.source import resolve
@@ -80,7 +81,8 @@ def fit(
         log.info("the model is loaded on %s", trainer.args.device)
         for callback in (Watch(plan, folder, settings), *callbacks):
             trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with enough("lower this training's microbatch, or set its gradient_checkpointing=true"):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if trainer.state.global_step < trainer.state.max_steps:
             if dist.get_rank() == 0:
                 (folder / STOP).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ragdist.config import LoraConfig, ModelConfig
 from ragdist.draws import rng_for
 from ragdist.errors import ConfigError, ModelError
-from ragdist.lm.memory import keep_freed_memory
+from ragdist.lm.memory import enough, keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.zero import quiet
 from ragdist.plan.seats import native_bfloat16
@@ -189,16 +189,17 @@ def read(auto: Any, config: ModelConfig, folder: Path, *, training: bool, **shap
     options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
     shape = AutoConfig.from_pretrained(folder, **shape_of, **options)
     _check_length(config, shape)
-    model, found = auto.from_pretrained(
-        folder,
-        config=shape,
-        dtype=dtype_of(config),
-        attn_implementation=config.attention,
-        use_safetensors=True,
-        device_map="cuda" if torch.cuda.is_available() and not training else None,
-        output_loading_info=True,
-        **options,
-    )
+    with enough("set model.source to a smaller model, or model.dtype=bfloat16"):
+        model, found = auto.from_pretrained(
+            folder,
+            config=shape,
+            dtype=dtype_of(config),
+            attn_implementation=config.attention,
+            use_safetensors=True,
+            device_map="cuda" if torch.cuda.is_available() and not training else None,
+            output_loading_info=True,
+            **options,
+        )
     return model, set(found["missing_keys"])
 
 

@@ -1,13 +1,19 @@
-"""How this process asks the kernel for memory."""
+"""How this process asks the kernel for memory, and what it says when there is none left."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ragdist.errors import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**31 - 1
+FULL = ("out of memory", "can't allocate memory", "not enough memory")
+"""In torch's words, which has a class of its own for one of its ways to say so."""
 
 
 def keep_freed_memory() -> None:
@@ -30,3 +36,22 @@ def give_back_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim:
             trim(0)
+
+
+@contextmanager
+def enough(remedy: str) -> Iterator[None]:
+    """Memory that runs out, of a GPU or of the machine, becomes one sentence.
+
+    Args:
+        remedy: what to set to need less, as an imperative.
+
+    Raises:
+        ConfigError: memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip().partition("\n")[0].partition(" Including non-PyTorch")[0]
+        if not any(words in said for words in FULL):
+            raise
+        raise ConfigError(f"memory ran out: {said.rstrip('.')}; {remedy}, or end what else is at work there") from None

@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ragdist.algo.tokens import IGNORED, answer_logprobs, predicting
 from ragdist.lm.batches import by_length
+from ragdist.lm.memory import enough
 from ragdist.records import Example
 
 CPU_TOKENS = 1024
@@ -40,6 +41,7 @@ class ModelReader:
         for batch in by_length(examples, self.tokens_per_batch):
             yield list(zip([example.id for example in batch], self._logprobs(batch, begun), strict=True))
 
+    @enough("lower evaluation.tokens_per_batch")
     @torch.inference_mode()
     def _begin(self, examples: Sequence[Example]) -> Layers:
         """Keys and values of the tokens that all prompts begin with (instructions), which are read once."""
@@ -54,6 +56,7 @@ class ModelReader:
         self.model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
+    @enough("lower evaluation.tokens_per_batch")
     @torch.inference_mode()
     def _logprobs(self, batch: Sequence[Example], begun: Layers) -> list[list[float]]:
         device, longest = self.model.device, len(batch[0].tokens)

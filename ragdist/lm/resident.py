@@ -28,7 +28,7 @@ from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
 from ragdist.lm.learn import Learning, LossOf, Prepare, Task
 from ragdist.lm.load import dtype_of, load_codec, load_model
-from ragdist.lm.memory import give_back_freed_memory
+from ragdist.lm.memory import enough, give_back_freed_memory
 from ragdist.lm.read import ModelReader
 from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter
@@ -38,6 +38,7 @@ from ragdist.track import read_json, write_json
 
 SHARDED = "ranks"
 """What DeepSpeed writes in a checkpoint."""
+LESS = "lower this side's train.microbatch, or set its train.gradient_checkpointing=true"
 
 
 class Resident:
@@ -69,7 +70,8 @@ class Resident:
         self._codec = load_codec(model)
         with zero.process_group(), zero.quiet():
             self.stage = side.train.stage(dist.get_world_size(), dtype_of(model).itemsize)
-            self.engine = _engine(model, side.train, self.stage)
+            with enough("raise this side's train.zero_stage, or set its train.offload"):
+                self.engine = _engine(model, side.train, self.stage)
         self.module: PreTrainedModel = self.engine.module
         self._phase, self._lock = ExitStack(), ExitStack()
         self._learning: Learning | None = None
@@ -151,7 +153,7 @@ class Resident:
         if found[0]:
             self._resume(found[0])
         else:
-            with zero.quiet():
+            with zero.quiet(), enough(LESS):
                 self._learning.prepare()
         return len(self._learning.plan), self._step
 
@@ -163,7 +165,7 @@ class Resident:
         """
         learning, said = self._begun(), []
         for _ in range(min(count, len(learning.plan) - self._step)):
-            with zero.quiet():
+            with zero.quiet(), enough(LESS):
                 said.append(learning.step(self._step))
             self._said = said[-1]
             self._step += 1

@@ -22,6 +22,7 @@ from ragdist.draws import rng_for
 from ragdist.errors import ModelError
 from ragdist.lm.batches import by_length
 from ragdist.lm.load import ADAPTER_ALONE, named, read, with_adapter
+from ragdist.lm.memory import enough
 from ragdist.lm.read import CPU_TOKENS
 from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 from ragdist.records import Prompt
@@ -81,6 +82,7 @@ class ModelScorer:
             found |= zip((row.tokens for row in batch), self._confidences([row.tokens for row in batch]), strict=True)
         return [found[tokens] for tokens in asked]
 
+    @enough("lower evaluation.tokens_per_batch")
     @torch.inference_mode()
     def _confidences(self, rows: Sequence[Sequence[int]]) -> list[float]:
         confidences_B = self.model(**pad(rows, self.model.device)).logits[:, 0].float().sigmoid()

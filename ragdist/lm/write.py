@@ -16,6 +16,7 @@ from ragdist.algo.sampling import choose
 from ragdist.draws import rng_for
 from ragdist.lm.batches import by_length
 from ragdist.lm.decode import by_group, cache_with_room
+from ragdist.lm.memory import enough
 from ragdist.records import Prompt, Written
 from ragdist.roles import Codec
 
@@ -66,6 +67,7 @@ class ModelWriter:
                 texts = self._continue([prompt.tokens for prompt in batch], keys_R, max_new_tokens, temperature, top_p)
             yield [self._written(*name, tokens) for name, tokens in zip(names, texts, strict=True)]
 
+    @enough("lower evaluation.tokens_per_batch")
     @torch.inference_mode()
     def _continue(
         self, prompts: Sequence[Sequence[int]], keys_R: Tensor, max_new_tokens: int, temperature: float, top_p: float

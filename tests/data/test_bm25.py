@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -72,3 +75,12 @@ def test_search_in_texts_without_words():
     assert [hit.score for hit in Bm25([chunk("---"), chunk("***")], RetrievalConfig()).search(["a"], 5)[0]] == [0, 0]
     with pytest.raises(DataError, match=r"corpus\.source"):
         Bm25([], RetrievalConfig())
+
+
+def test_jax_is_left_alone_where_it_is_installed(tmp_path):
+    """On import bm25s would have it take three quarters of a GPU's memory."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("raise SystemExit('jax was loaded')")
+    (tmp_path / "jax" / "lax.py").touch()
+    asked = [sys.executable, "-c", "import sys, ragdist.data.bm25; sys.exit('jax' in sys.modules)"]
+    subprocess.run(asked, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}, check=True, timeout=60)

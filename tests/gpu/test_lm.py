@@ -1,5 +1,6 @@
 """One process with a GPU makes what one without makes, and keeps its promises there. `make test-gpu`"""
 
+import gc
 import json
 import os
 import subprocess
@@ -89,6 +90,7 @@ def test_order_of_prompts_changes_no_text_and_no_number(model, dtype):
 
 
 def test_released_model_leaves_the_card(model):
+    gc.collect()
     before = torch.cuda.memory_allocated()
     loaded = load_model(training.settings(model).model)
     assert torch.cuda.memory_allocated() > before
