@@ -39,6 +39,8 @@ def run() -> dict[str, Any]:
 
 def both(folder: Path) -> dict[str, Any]:
     """Ours and theirs in turn."""
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
     made = atm_rows.settings()
     model = load_model(made.model)
     ours = ModelReader(model, made.evaluation.tokens_per_batch)

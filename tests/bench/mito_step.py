@@ -43,6 +43,8 @@ def run() -> dict[str, Any]:
 
 def both(folder: Path) -> dict[str, Any]:
     """Theirs, then ours."""
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
     made = atm_rows.settings()
     policy, reference = load_model(made.model), load_model(made.model)
     learned = rows(folder, made)
@@ -77,12 +79,21 @@ def take(
     optimizer.zero_grad()
     began = time.monotonic()
     gradient(part)
+    _wait()
     gap_s = time.monotonic()
     whole = torch.cat([weights.grad.flatten().double() for weights in policy.parameters()])
+    _wait()
     gap_s = time.monotonic() - gap_s
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
+    _wait()
     return time.monotonic() - began - gap_s, whole
+
+
+def _wait() -> None:
+    """Until a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ours(policy: Any, part: Sequence[Bundle], made: Settings) -> None:
