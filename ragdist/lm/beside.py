@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import torch
 
+from ragdist.lm.memory import give_back_freed_memory
 from ragdist.records import Prompt, Written
 from ragdist.roles import Writer
 
@@ -82,6 +83,8 @@ def _at_once(streams: Sequence[Stream]) -> Stream:
                 if batch is not None:
                     under_way[thread.submit(_next, stream, max(1, cores // (len(under_way) + 1)))] = thread, stream
                     yield batch
+                else:
+                    thread.submit(give_back_freed_memory)
 
 
 def _failed(done: Future[list[Written] | None]) -> bool:

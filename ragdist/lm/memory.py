@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from ragdist.errors import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST = 2**31 - 1
+LARGEST, SMALL = 2**31 - 1, 2**17
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
 """In torch's words, which has a class of its own for one of its ways to say so."""
 
@@ -30,12 +30,17 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Hands what is free to the kernel after all: a model that rests keeps no gigabytes of spent activations."""
+    """Hands what is free to the kernel after all: a model that rests keeps no gigabytes of spent activations.
+
+    `malloc_trim` leaves alone the end of what a thread has for itself; a block freed there by that thread does not.
+    """
     gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim:
-            trim(0)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc.restype = ctypes.c_void_p
+        libc.mallopt(M_TRIM_THRESHOLD, SMALL)
+        libc.free(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(2 * SMALL))))
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST)
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 @contextmanager
