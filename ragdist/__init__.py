@@ -12,7 +12,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from ragdist.config import Settings
 from ragdist.loader import load
-from ragdist.runs import Run, answer, atm, audit, build, duet, evaluate, raft
+from ragdist.results import Run
+from ragdist.runs import answer, atm, audit, build, duet, evaluate, raft
 
 __version__ = "0.1.0"
 __all__ = ["Run", "Settings", "answer", "atm", "audit", "build", "duet", "evaluate", "load", "raft"]

@@ -12,13 +12,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
-from rich.console import Console
 from rich.table import Table
 
-from ragdist import loader, runs, trials
+from ragdist import loader, results, runs, trials
 from ragdist.cli_k8s import k8s
-from ragdist.cli_k8s import print_json as _print_json
 from ragdist.errors import ConfigError, RagdistError, Stopped
+from ragdist.terminal import complain, print_json, show, show_exported, show_run, show_sweep
 
 
 class Commands(typer.core.TyperGroup):
@@ -65,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except RagdistError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(error.exit_code)
 
 
@@ -83,25 +82,25 @@ def demo(
     """
     asked = list(arguments or [])
     system = asked.pop(0) if asked and "=" not in asked[0] else "raft"
-    _print_run(runs.demo(system, asked), as_json)
+    show_run(runs.demo(system, asked), as_json)
 
 
 @train.command("raft")
 def train_raft(settings: Arguments = None, as_json: AsJson = False) -> None:
     """Build the data, tune by RAFT, evaluate before and after. The same command goes on where it stopped."""
-    _print_run(runs.raft(loader.load(settings or [])), as_json)
+    show_run(runs.raft(loader.load(settings or [])), as_json)
 
 
 @train.command("atm")
 def train_atm(settings: Arguments = None, as_json: AsJson = False) -> None:
     """Attacker against generator in rounds (ATM), judged before and after each. The same command goes on."""
-    _print_run(runs.atm(loader.load(settings or [])), as_json)
+    show_run(runs.atm(loader.load(settings or [])), as_json)
 
 
 @train.command("duet")
 def train_duet(settings: Arguments = None, as_json: AsJson = False) -> None:
     """Reciter, discoverer and arbiter (DuetRAG), tuned and compared. The same command goes on where it stopped."""
-    _print_run(runs.duet(loader.load(settings or [])), as_json)
+    show_run(runs.duet(loader.load(settings or [])), as_json)
 
 
 @app.command()
@@ -113,20 +112,20 @@ def answer(
     """Answer a question by reciter, discoverer and arbiter: the answer, whose it is, how sure, from which documents."""
     found = runs.answer(question, run)
     if as_json:
-        return _print_json(dataclasses.asdict(found))
+        return print_json(dataclasses.asdict(found))
     verdict = found.verdict
-    _print(f"{verdict.answer}\n", plain=True)
+    show(f"{verdict.answer}\n", plain=True)
     table = Table("", "said", "confidence", title=f"taken from: {verdict.chosen}", title_justify="left")
     for side, said, sure in (
         ("reciter", found.reciter, verdict.reciter_confidence),
         ("discoverer", found.discoverer, verdict.discoverer_confidence),
     ):
         table.add_row(side, said, "" if sure is None else f"{sure:.2f}")
-    _print(table)
+    show(table)
     for document in found.documents:
-        _print(f"{document.title}: {' '.join(document.text.split())[:200]}\n", plain=True)
+        show(f"{document.title}: {' '.join(document.text.split())[:200]}\n", plain=True)
     if not found.documents:
-        _complain("no document was found for this question: the reciter answered alone")
+        complain("no document was found for this question: the reciter answered alone")
 
 
 @app.command()
@@ -147,12 +146,12 @@ def plan(
     job: Any = asked.pop(0) if asked and asked[0] in ("raft", "atm", "duet") else "raft"
     made = runs.plan(loader.load(asked), job, nodes)
     if as_json:
-        _print_json(tables.as_json(made))
+        print_json(tables.as_json(made))
     else:
         for table in tables.tables(made):
-            _print(table)
+            show(table)
     for warning in layout.check(made):
-        _complain(f"a close call: {warning}")
+        complain(f"a close call: {warning}")
 
 
 Several = Annotated[
@@ -164,13 +163,13 @@ Several = Annotated[
 @sweep.command("raft")
 def sweep_raft(settings: Several = None, as_json: AsJson = False) -> None:
     """RAFT for each combination of values, as `contexts.oracle_fraction=0,0.2,0.4`. The same command goes on."""
-    _print_sweep(runs.sweep("raft", trials.load(settings or [])), as_json)
+    show_sweep(runs.sweep("raft", trials.load(settings or [])), as_json)
 
 
 @sweep.command("atm")
 def sweep_atm(settings: Several = None, as_json: AsJson = False) -> None:
     """ATM for each combination of values, as `atm.kl_weight=0,0.1,0.2`. The same command goes on."""
-    _print_sweep(runs.sweep("atm", trials.load(settings or [])), as_json)
+    show_sweep(runs.sweep("atm", trials.load(settings or [])), as_json)
 
 
 @app.command()
@@ -211,11 +210,11 @@ def submit(
         driver_gpus=driver_gpus,
     )
     if as_json:
-        _print_json(dataclasses.asdict(sent))
+        print_json(dataclasses.asdict(sent))
     elif not follow:
-        _print(f"{sent.id}\n", plain=True)
+        show(f"{sent.id}\n", plain=True)
     if sent.exit_code:
-        _complain(f"{sent.id} ended as {sent.status}")
+        complain(f"{sent.id} ended as {sent.status}")
         sys.exit(sent.exit_code)
 
 
@@ -228,7 +227,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Ask models the test questions: closed book, oracle, oracle absent, retrieved, attacked."""
-    _print_run(runs.evaluate(loader.load(settings or []), model or []), as_json)
+    show_run(runs.evaluate(loader.load(settings or []), model or []), as_json)
 
 
 @app.command()
@@ -240,13 +239,13 @@ def build(
     """Make the data: chunks, questions, forgeries, candidates, contexts, examples. Finished stages are reused."""
     made = runs.build(loader.load(settings or []), until)
     if as_json:
-        return _print_json([{"stage": name, "rows": len(rows), "folder": str(rows.folder)} for name, rows in made])
+        return print_json([{"stage": name, "rows": len(rows), "folder": str(rows.folder)} for name, rows in made])
     table = Table("stage", "rows", "folder", "notes", title="The road", title_justify="left")
     for name, rows in made:
         counted = {key: len(v) if isinstance(v, list) else v for key, v in rows.card["counts"].items()}
         notes = ", ".join(f"{key} {value}" for key, value in counted.items() if value)
         table.add_row(name, f"{len(rows):,}", str(rows.folder), notes)
-    _print(table)
+    show(table)
 
 
 @app.command()
@@ -259,7 +258,7 @@ def audit(
     from ragdist.data import audit as auditing
 
     found = runs.audit(loader.load(settings or []), picture)
-    _print_json(auditing.as_json(found)) if as_json else _print(auditing.table(found))
+    print_json(auditing.as_json(found)) if as_json else show(auditing.table(found))
 
 
 @app.command()
@@ -275,7 +274,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Hand a tuned model on: a plain transformers folder, or a repository on the hub."""
-    _print_exported(runs.export_model(model, to, hub, private, form=form, base=base), as_json)
+    show_exported(runs.export_model(model, to, hub, private, form=form, base=base), as_json)
 
 
 @app.command("export-data")
@@ -297,7 +296,7 @@ def export_data(
 ) -> None:
     """Hand the training data on, with a card: for other trainers, or as a data set on the hub."""
     how: dict[str, Any] = {"form": form, "forgeries": forgeries, "licence": licence, "stop": stop}
-    _print_exported(runs.export_data(loader.load(settings or []), to, hub, private, **how), as_json)
+    show_exported(runs.export_data(loader.load(settings or []), to, hub, private, **how), as_json)
 
 
 @app.command("settings")
@@ -308,17 +307,17 @@ def show_settings(
 ) -> None:
     """All settings with a sentence each; with a file or overrides, the values as resolved."""
     if markdown:
-        return _print(loader.markdown(), plain=True)
+        return show(loader.markdown(), plain=True)
     if settings:
         resolved = loader.load(settings)
-        return _print_json(resolved.model_dump(mode="json")) if as_json else _print(loader.dump(resolved), plain=True)
+        return print_json(resolved.model_dump(mode="json")) if as_json else show(loader.dump(resolved), plain=True)
     rows = list(loader.describe())
     if as_json:
-        return _print_json([dict(zip(("key", "type", "default", "help"), row, strict=True)) for row in rows])
+        return print_json([dict(zip(("key", "type", "default", "help"), row, strict=True)) for row in rows])
     table = Table("setting", "default", "what it does")
     for key, kind, default, sentence in rows:
         table.add_row(key, default, f"{sentence} {kind}" if kind.startswith("[") else sentence)
-    _print(table)
+    show(table)
 
 
 @app.command("runs")
@@ -326,9 +325,9 @@ def show_runs(
     folder: Annotated[Path, typer.Argument(help="Parent of the run folders.")] = Path("runs"), as_json: AsJson = False
 ) -> None:
     """The runs in a folder: state, when, scores."""
-    found = runs.list_runs(folder)
+    found = results.list_runs(folder)
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     if not found:
         raise ConfigError(f"no runs in {folder}; `ragdist demo` makes one, or name another folder")
     table = Table("run", "job", "state", "when", "scores (EM)")
@@ -336,7 +335,7 @@ def show_runs(
         scores = ", ".join(f"{s['model']} {s['condition']} {s['em']['mean']:.2f}" for s in row["scores"])
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["time"]))
         table.add_row(row["name"], row["job"], row["state"], when, scores)
-    _print(table)
+    show(table)
 
 
 @app.command()
@@ -346,53 +345,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = checks.examine()
     if as_json:
-        _print_json([check.__dict__ for check in found])
+        print_json([check.__dict__ for check in found])
     else:
         table = Table("", "check", "found", "if not, then")
         for check in found:
             table.add_row("ok" if check.good else "!!", check.name, check.found, "" if check.good else check.remedy)
-        _print(table)
+        show(table)
     raise typer.Exit(0 if all(check.good for check in found) else 1)
-
-
-def _print_run(run: runs.Run, as_json: bool) -> None:
-    if as_json:
-        return _print_json(run.summary)
-    from ragdist.evaluation import arbitration_report, report, rounds_report
-
-    if isinstance(run.report, runs.Trial):
-        _print(report.table(run.report.report))
-        _print(arbitration_report.table(run.report.worth))
-    elif isinstance(run.report, rounds_report.Rounds):
-        _print(rounds_report.table(run.report))
-        _print(rounds_report.beside(run.report))
-    else:
-        _print(report.table(run.report))
-    _complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
-
-
-def _print_sweep(swept: Any, as_json: bool) -> None:
-    if as_json:
-        return _print_json(swept.summary)
-    from ragdist.evaluation import sweep_report
-
-    _print(sweep_report.table(swept.report))
-    names = {"best": "best.yaml", "curves": "report.html", "trials": "trials.parquet"}
-    _complain("\n".join(f"{what} {swept.folder / name}" for what, name in names.items()))
-
-
-def _print_exported(made: Any, as_json: bool) -> None:
-    if as_json:
-        return _print_json({"folder": str(made.folder or ""), "url": made.url, **made.about})
-    _print("".join(f"{place}\n" for place in (made.folder, made.url) if place), plain=True)
-
-
-def _print(what: Any, plain: bool = False) -> None:
-    if plain:
-        sys.stdout.write(what)
-    else:
-        Console(width=None if sys.stdout.isatty() else 120).print(what)
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(text + "\n")

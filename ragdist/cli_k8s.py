@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from ragdist.terminal import print_json, show
 
 UNCHECKED = 3
 """Exit code of a check that found nothing, but had no schema for Ray's objects."""
@@ -74,7 +75,6 @@ def submit(folder: Folder, context: Context = "") -> None:
 @k8s.command()
 def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> None:
     """How the job stands, and what each pod waits for. Exits 1 if it failed for good."""
-    from rich.console import Console
     from rich.table import Table
 
     from ragdist.kube import client
@@ -89,7 +89,7 @@ def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> No
         for pod in found.pods:
             table.add_row(pod.name, pod.group, pod.phase, pod.why)
         if found.pods:
-            Console(width=None if sys.stdout.isatty() else 160).print(table)
+            show(table, width=160)
     client.finished(found)
 
 
@@ -117,7 +117,3 @@ def delete(
 
     for name in client.delete(folder, client.Cluster(context), storage):
         sys.stdout.write(f"{name}\n")
-
-
-def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

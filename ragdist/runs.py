@@ -6,60 +6,34 @@ functions, so that `ragdist --help` loads neither torch nor ray.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ragdist import players, track
+from ragdist import players, results, track
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.loader import load
+from ragdist.results import Run
 from ragdist.store import Rows
 
 if TYPE_CHECKING:
     from ragdist.cluster.submit import Sent
     from ragdist.data.audit import Audit
     from ragdist.data.road import Road
-    from ragdist.evaluation.arbitration import Worth
-    from ragdist.evaluation.report import Report
-    from ragdist.evaluation.rounds_report import Rounds
     from ragdist.export import Exported
     from ragdist.kube.pods import Job as KubeJob
     from ragdist.plan.layout import Job, Plan
     from ragdist.sweeping import Swept
     from ragdist.systems import atm as atm_system
-    from ragdist.systems.duet import Outcome
     from ragdist.systems.trio import Answer
     from ragdist.timeline import Timeline
 
 JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What came of DuetRAG."""
-
-    report: Report
-    """The paper's table."""
-    worth: list[Worth]
-    """What each arbiter is good for, under each condition."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A finished job."""
-
-    folder: Path
-    model: Path
-    """The tuned model, a plain transformers folder."""
-    report: Report | Rounds | Trial
-    summary: dict[str, Any]
-    """What summary.json holds: scores per model and condition, minutes per stage."""
 
 
 def raft(settings: Settings) -> Run:
@@ -75,7 +49,7 @@ def raft(settings: Settings) -> Run:
 
     with track.open_run(settings, "raft") as run, follow(run), players.road(settings) as road:
         outcome = system.run(road, RayTuner(settings), players.opener(settings), run.folder, settings)
-        return Run(run.folder, outcome.model, outcome.report, _conclude(run, outcome.report))
+        return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
 
 
 def atm(settings: Settings) -> Run:
@@ -91,7 +65,8 @@ def atm(settings: Settings) -> Run:
     with track.open_run(settings, "atm") as run, follow(run), players.road(settings) as road:
         outcome, timeline = _game(road, run, settings)
         publish(outcome.generator, run.folder / "model", settings)
-        return Run(run.folder, run.folder / "model", outcome.report, _conclude_rounds(run, outcome.report, timeline))
+        summary = results.conclude_rounds(run, outcome.report, timeline)
+        return Run(run.folder, run.folder / "model", outcome.report, summary)
 
 
 def duet(settings: Settings) -> Run:
@@ -107,8 +82,8 @@ def duet(settings: Settings) -> Run:
     with track.open_run(settings, "duet") as run, follow(run), players.road(settings) as road:
         with players.cast(settings, road) as cast:
             outcome = system.run(road, cast, run.folder, settings)
-        summary = _conclude_duet(run, outcome)
-        return Run(run.folder, outcome.models[system.DISCOVERER], Trial(outcome.report, outcome.worth), summary)
+        summary = results.conclude_duet(run, outcome)
+        return Run(run.folder, outcome.models[system.DISCOVERER], results.Trial(outcome.report, outcome.worth), summary)
 
 
 def answer(question: str, folder: Path) -> Answer:
@@ -311,7 +286,7 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
     with track.open_run(settings, "evaluate") as run, follow(run), players.road(settings) as road:
         asked = system.evaluate(road, named, players.opener(settings), run.folder, settings)
         report = system.report(road, asked, settings)
-        return Run(run.folder, Path(list(named.values())[-1]), report, _conclude(run, report))
+        return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
 
 
 def build(settings: Settings, until: str = "examples") -> list[tuple[str, Rows[Any]]]:
@@ -394,47 +369,6 @@ def settings_file(name: str) -> Path:
     raise ConfigError(f"no settings file {name!r} comes with ragdist")
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """The runs below `folder`, newest first: name, job, state, when, and scores if it has any.
-
-    A run that says it is running but whose folder nobody holds was killed; the same command goes on with it.
-    """
-    found = []
-    for state in folder.glob("*/state.json"):
-        row = {"name": state.parent.name, **json.loads(state.read_text())}
-        if row["state"] == "running" and not track.is_held(state.parent):
-            row["state"] = "killed"
-        summary = state.parent / "summary.json"
-        row["scores"] = json.loads(summary.read_text())["scores"] if summary.exists() else []
-        found.append(row)
-    return sorted(found, key=lambda row: row["time"], reverse=True)
-
-
-def _conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[str, Any]:
-    """summary.json, report.md and a picture of a game."""
-    from ragdist.evaluation import rounds_report
-
-    minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
-    idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
-    summary = {**rounds_report.as_json(report), "minutes": minutes, "idle_share": idle}
-    run.write_json("summary.json", summary)
-    (run.folder / "report.md").write_text(rounds_report.markdown(report))
-    rounds_report.picture(report, run.folder / "report.png")
-    return summary
-
-
-def _conclude_duet(run: track.Run, outcome: Outcome) -> dict[str, Any]:
-    """summary.json, report.md and a picture of a trio."""
-    from ragdist.evaluation import arbitration_report
-
-    summary = {**_conclude(run, outcome.report), "arbiters": arbitration_report.as_json(outcome.worth)}
-    run.write_json("summary.json", summary)
-    with (run.folder / "report.md").open("a") as file:
-        file.write("\n" + arbitration_report.markdown(outcome.worth))
-    arbitration_report.picture(outcome.worth, run.folder / "report.png")
-    return summary
-
-
 def _labelled(model: str) -> tuple[str, str]:
     label, equals, source = model.partition("=")
     return (label, source) if equals else (Path(model).name or model, model)
@@ -446,15 +380,3 @@ def _models_of(settings: Settings) -> dict[str, str]:
         raise ConfigError(f"no tuned model at {tuned}; name one with --model, or run `ragdist train raft` first")
     base = {"base": settings.model.source} if settings.evaluation.before else {}
     return base | {"RAFT": str(tuned)}
-
-
-def _conclude(run: track.Run, report: Report) -> dict[str, Any]:
-    """summary.json, report.md and a picture."""
-    from ragdist.evaluation import report as reporting
-
-    minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
-    summary = {**reporting.as_json(report), "minutes": minutes}
-    run.write_json("summary.json", summary)
-    (run.folder / "report.md").write_text(reporting.markdown(report))
-    reporting.picture(report, run.folder / "report.png")
-    return summary

@@ -45,13 +45,15 @@ MAY = {
     | {"roles", "data", "lm", "local", "cluster", "endpoint", "features", "signals", "systems", "live", "timeline"}
     | {"plan"},
     "sweeping": SHARED | {"players", "trials", "journal", "evaluation", "systems", "cluster"},
+    "results": {"track", "evaluation", "systems", "timeline"},
     "runs": SHARED
-    | {"players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
+    | {"results", "players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
     | {"export", "trackers", "plan", "sweeping", "kube"},
     "export": SHARED | {"roles", "data", "lm"},
     "trackers": SHARED,
-    "cli": SHARED | {"runs", "doctor", "data", "evaluation", "plan", "trials", "cli_k8s"},
-    "cli_k8s": {"errors", "loader", "runs", "trials", "kube"},
+    "terminal": {"results", "evaluation"},
+    "cli": SHARED | {"results", "terminal", "runs", "doctor", "data", "evaluation", "plan", "trials", "cli_k8s"},
+    "cli_k8s": {"errors", "loader", "runs", "trials", "kube", "terminal"},
     "__main__": {"cli"},
     "jobs": {"cli", "runs", "config", "errors"},
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ragdist import loader, runs
+from ragdist import loader, results, runs
 from tests import tiny
 from tests.trackers import world
 
@@ -106,7 +106,7 @@ def test_evaluate_takes_the_tuned_model_of_the_run(finished, arguments):
 
 
 def test_runs_are_listed_newest_first(finished, arguments):
-    listed = runs.list_runs(finished.folder.parent)
+    listed = results.list_runs(finished.folder.parent)
     assert listed[-1]["name"] == "balls" and listed[-1]["state"] == "finished" and listed[-1]["scores"]
 
 

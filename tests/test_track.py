@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ragdist import loader, runs, track
+from ragdist import loader, results, track
 from ragdist.errors import ConfigError, Stopped, StorageError, TrainError
 
 
@@ -84,6 +84,6 @@ with track.open_run(loader.load(["run.folder={tmp_path}", "run.name=one"]), "raf
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -9
-    assert [row["state"] for row in runs.list_runs(tmp_path)] == ["killed"]
+    assert [row["state"] for row in results.list_runs(tmp_path)] == ["killed"]
     with track.open_run(settings(tmp_path), "raft"):
-        assert [row["state"] for row in runs.list_runs(tmp_path)] == ["running"]
+        assert [row["state"] for row in results.list_runs(tmp_path)] == ["running"]

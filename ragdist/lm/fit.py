@@ -48,8 +48,9 @@ class Lean:
 
     args: Any
     optimizer: Any
+    deepspeed: Any
     clip: float | None = None
-    """Largest gradient norm (0 does not clip), where DeepSpeed measures none itself."""
+    """Largest gradient norm (0 does not clip) at stage 0, where DeepSpeed measures none itself."""
 
     def create_optimizer(self, *about: Any) -> torch.optim.Optimizer:
         """The trainer's own, which is asked for again and again; made ready to clip."""
@@ -58,6 +59,12 @@ class Lean:
         if fresh and self.clip is not None:
             zero.clip_before_steps(optimizer, self.clip)
         return optimizer
+
+    def training_step(self, *about: Any, **more: Any) -> Any:
+        """The trainer's own, of an engine that does no more than it must."""
+        if self.clip is not None:
+            zero.average_nothing(self.deepspeed)
+        return super().training_step(*about, **more)  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Makes the folder."""

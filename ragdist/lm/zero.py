@@ -86,6 +86,15 @@ def clip_before_steps(optimizer: torch.optim.Optimizer, largest: float) -> None:
     optimizer.register_step_pre_hook(clip)
 
 
+def average_nothing(engine: Any) -> None:
+    """At stage 0, before the first step: a rank that is alone keeps its gradients where they are.
+
+    DeepSpeed would copy all of them into one buffer and back, to average them with nobody.
+    """
+    if torch.distributed.get_world_size() == 1:
+        engine.enable_backward_allreduce = False
+
+
 def prepare() -> None:
     """Makes deepspeed importable without a compiler; call it before anything else imports deepspeed.
 
