@@ -172,7 +172,7 @@ class EvaluationConfig(Block):
     max_new_tokens: int = Field(32, ge=1)
     """Longest answer, in tokens; reasoned answers need some hundreds."""
     tokens_per_batch: int = Field(8192, ge=64)
-    """Padded prompt tokens of one forward pass when writing or reading."""
+    """Padded prompt tokens of one forward pass when writing or reading; a card of 80 GB has room for some 32768."""
     normalise: Literal["squad", "unicode"] = "squad"
     """Before answers are compared: squad drops ASCII punctuation and English articles; unicode all punctuation and the
     forms and widths of letters, with CJK compared by character, and keeps articles."""
