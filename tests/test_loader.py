@@ -36,6 +36,13 @@ def test_load_wrong_setting_names_the_knob(argument, wanted):
         loader.load([argument])
 
 
+def test_workers_of_a_job_do_not_share_a_card():
+    assert loader.load(["cluster.workers=1", "cluster.gpus_per_worker=0.5"]).cluster.gpus_per_worker == 0.5
+    assert loader.load(["cluster.workers=2", "cluster.gpus_per_worker=1"]).cluster.workers == 2
+    with pytest.raises(ConfigError, match=r"cluster\.gpus_per_worker=1, or cluster\.workers=1"):
+        loader.load(["cluster.workers=2", "cluster.gpus_per_worker=0.5"])
+
+
 def test_fingerprint_changes_with_any_value():
     base = loader.load([])
     assert loader.load([]).fingerprint() == base.fingerprint()

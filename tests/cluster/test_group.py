@@ -14,7 +14,7 @@ import ray
 from ragdist import parquet
 from ragdist.cluster.crew import Plan
 from ragdist.cluster.group import Group
-from ragdist.cluster.workers import Rank
+from ragdist.cluster.workers import Rank, last_line
 from ragdist.errors import ConfigError, DataError, ModelError, Stopped, TrainError
 from ragdist.local import LocalSide
 from tests.cluster import fake
@@ -63,6 +63,14 @@ def alone(tmp_path_factory):
     before = forged(side, shards, folder)
     steps = learned(side, shards, folder)
     return before, steps, forged(side, shards, folder, phase="again"), side.version
+
+
+def test_a_line_for_people_is_what_happened_and_not_what_to_try():
+    traceback = "Traceback (most recent call last):\n  File x\nValueError: no such column"
+    cuda = "CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
+    assert last_line(RuntimeError(traceback)) == "ValueError: no such column"
+    assert last_line(RuntimeError(cuda)) == "CUDA error: out of memory"
+    assert last_line(RuntimeError()) == "RuntimeError"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
