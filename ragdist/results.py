@@ -46,25 +46,15 @@ def conclude(run: track.Run, report: Report) -> dict[str, Any]:
     """summary.json, report.md and a picture."""
     from ragdist.evaluation import report as reporting
 
-    minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
-    summary = {**reporting.as_json(report), "minutes": minutes}
-    run.write_json("summary.json", summary)
-    (run.folder / "report.md").write_text(reporting.markdown(report))
-    reporting.picture(report, run.folder / "report.png")
-    return summary
+    return _leave(run, reporting, report)
 
 
 def conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[str, Any]:
     """summary.json, report.md and a picture of a game."""
     from ragdist.evaluation import rounds_report
 
-    minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
     idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
-    summary = {**rounds_report.as_json(report), "minutes": minutes, "idle_share": idle}
-    run.write_json("summary.json", summary)
-    (run.folder / "report.md").write_text(rounds_report.markdown(report))
-    rounds_report.picture(report, run.folder / "report.png")
-    return summary
+    return _leave(run, rounds_report, report, idle_share=idle)
 
 
 def conclude_duet(run: track.Run, outcome: Outcome) -> dict[str, Any]:
@@ -76,6 +66,16 @@ def conclude_duet(run: track.Run, outcome: Outcome) -> dict[str, Any]:
     with (run.folder / "report.md").open("a") as file:
         file.write("\n" + arbitration_report.markdown(outcome.worth))
     arbitration_report.picture(outcome.worth, run.folder / "report.png")
+    return summary
+
+
+def _leave(run: track.Run, reporting: Any, report: Any, **more: Any) -> dict[str, Any]:
+    """What the report's module makes of it, on disk; `more` goes into the summary."""
+    minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
+    summary = {**reporting.as_json(report), "minutes": minutes, **more}
+    run.write_json("summary.json", summary)
+    (run.folder / "report.md").write_text(reporting.markdown(report))
+    reporting.picture(report, run.folder / "report.png")
     return summary
 
 

@@ -19,7 +19,7 @@ from ragdist.records import Chunk, Hit
 def _without_jax() -> Iterator[None]:
     """bm25s tries jax out when it is imported, and jax then takes three quarters of the GPU for itself."""
     modules: dict[str, Any] = sys.modules
-    before = {name: modules[name] for name in ("jax",) if name in modules}
+    before = {"jax": modules["jax"]} if "jax" in modules else {}
     modules["jax"] = None
     try:
         yield

@@ -48,7 +48,6 @@ class Lean:
 
     args: Any
     optimizer: Any
-    deepspeed: Any
     clip: float | None = None
     """Largest gradient norm (0 does not clip) at stage 0, where DeepSpeed measures none itself."""
 
@@ -60,18 +59,22 @@ class Lean:
             zero.clip_before_steps(optimizer, self.clip)
         return optimizer
 
-    def training_step(self, *about: Any, **more: Any) -> Any:
-        """The trainer's own, of an engine that does no more than it must."""
-        if self.clip is not None:
-            zero.average_nothing(self.deepspeed)
-        return super().training_step(*about, **more)  # type: ignore[misc]
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Makes the folder."""
         Path(output_dir or str(self.args.output_dir)).mkdir(parents=True, exist_ok=True)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Leaves it to `lm.save`."""
+
+
+class _Alone(TrainerCallback):
+    """Tells the trainer's engine, once it is there, that it has nobody to average with, where that is so."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        zero.average_nothing(self.trainer.deepspeed)
 
 
 def fit(
@@ -86,7 +89,7 @@ def fit(
     with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
         trainer, resume = _trainer(subject, plan, folder, settings)
         log.info("the model is loaded on %s", trainer.args.device)
-        for callback in (Watch(plan, folder, settings), *callbacks):
+        for callback in (_Alone(trainer), Watch(plan, folder, settings), *callbacks):
             trainer.add_callback(callback)
         with enough("lower this training's microbatch, or set its gradient_checkpointing=true"):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -261,8 +261,7 @@ def _engine(model: ModelConfig, train: TrainConfig, stage: int) -> Any:
     if not stage:
         zero.clip_before_steps(optimizer, train.gradient_clip)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-    if not stage:
-        zero.average_nothing(engine)
+    zero.average_nothing(engine)
     return engine
 
 

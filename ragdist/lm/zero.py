@@ -87,11 +87,11 @@ def clip_before_steps(optimizer: torch.optim.Optimizer, largest: float) -> None:
 
 
 def average_nothing(engine: Any) -> None:
-    """At stage 0, before the first step: a rank that is alone keeps its gradients where they are.
+    """Before the first step: a rank that is alone keeps its gradients where they are, unless its stage flattens them.
 
     DeepSpeed would copy all of them into one buffer and back, to average them with nobody.
     """
-    if torch.distributed.get_world_size() == 1:
+    if torch.distributed.get_world_size() == 1 and not engine.zero_optimization_stage():
         engine.enable_backward_allreduce = False
 
 

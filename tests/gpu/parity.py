@@ -9,7 +9,7 @@ from typing import Any
 
 from ragdist.lm.load import load_codec, load_model
 from ragdist.lm.read import ModelReader
-from ragdist.lm.score import ModelScorer, load_classifier, load_scorer
+from ragdist.lm.score import ModelScorer, load_scorer
 from ragdist.lm.tune import tune
 from ragdist.lm.write import ModelWriter
 from tests import learning, tiny, training
@@ -51,7 +51,6 @@ def everything(model: Path, folder: Path) -> dict[str, Any]:
         found[name] = {f"{text.prompt_id}/{text.sample}": text.text for batch in written for text in batch}
     read = ModelReader(whole, 4096).read(tiny.examples(12))
     found["read"] = {name: values for batch in read for name, values in batch}
-    found["classifier"] = type(load_classifier(config)).__name__
     return found
 
 

@@ -125,7 +125,11 @@ def test_adapter_of_another_base_is_refused_and_both_are_named(config, source, t
 def test_base_by_another_path_is_the_same_base(config, source, tmp_path):
     save_scorer(config, tmp_path / "adapter")
     (tmp_path / "link").symlink_to(source)
-    load_scorer(config.model_copy(update={"source": str(tmp_path / "link")}), tmp_path / "adapter")
+    there, linked = (
+        load_scorer(config.model_copy(update={"source": str(path)}), tmp_path / "adapter")
+        for path in (source, tmp_path / "link")
+    )
+    assert torch.equal(there.score.weight, linked.score.weight)
 
 
 def test_what_is_no_scorer_is_refused(config, source, tmp_path):
