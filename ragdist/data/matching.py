@@ -376,7 +376,7 @@ def _ends(text: str, at: int, wanted: str) -> bool:
 
 
 def is_bare(answer: str) -> bool:
-    """Whether the answer is one letter of ASCII or English articles alone, which stand in any text but for their case."""
+    """Whether the answer is one ASCII letter or English articles alone, which stand in any text but for their case."""
     said = _WORD.findall(answer.translate(_WIDTHS))
     return bool(said) and (
         {word.lower() for word in said} <= ARTICLES or (len(said) == 1 and bool(_LATIN_LETTER.fullmatch(said[0])))

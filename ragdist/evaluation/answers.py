@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ragdist.data.matching import Form, contains, normalise, words
+from ragdist.data.matching import Form, contains, is_bare, normalise, words
 from ragdist.errors import DataError
 from ragdist.records import Question
 
@@ -178,13 +178,15 @@ def score(answer: str, question: Question, form: Form = "squad") -> Score:
 
 def _score_one(answer: str, gold: str, form: Form, metric: Metric) -> Score:
     """Against one gold. Where the normal form leaves nothing of it, as of "A", words are compared, articles and all,
-    and it is contained where it stands with its own case.
+    and it is contained where it stands with its own case; so are single letters in Unicode's form.
     """
     if not normalise(gold, form):
         said, wanted = words(answer).split(), words(gold).split()
-        return Score(float(said == wanted), _overlap(said, wanted), float(contains(answer, gold)))
-    by_words = hotpot_f1 if metric == "hotpot" else f1
-    return Score(exact_match(answer, [gold], form), by_words(answer, [gold], form), subspan_match(answer, [gold], form))
+        return Score(float(said == wanted), _overlap(said, wanted), float(said == wanted or contains(answer, gold)))
+    em, by_words = exact_match(answer, [gold], form), hotpot_f1 if metric == "hotpot" else f1
+    alone = form == "unicode" and is_bare(gold)
+    subspan = float(em or contains(answer, gold)) if alone else subspan_match(answer, [gold], form)
+    return Score(em, by_words(answer, [gold], form), subspan)
 
 
 def states(answer: str, value: str, metric: Metric) -> bool:
