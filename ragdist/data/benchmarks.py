@@ -8,7 +8,7 @@ from typing import Any
 from ragdist.config import ColumnsConfig, CorpusConfig
 from ragdist.data import places
 from ragdist.data.files import Broken, json_lines
-from ragdist.data.matching import flat, key
+from ragdist.data.matching import flat, key, saying
 from ragdist.data.questions import split_of
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Chunk, Forgery, Question, Split, content_id
@@ -23,8 +23,8 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
 
     Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
     every row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden
-    ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which
-    nothing but punctuation is there are dropped, a question that has no other is left out.
+    ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers by which
+    nothing is said, as of punctuation, are dropped, a question that has no other is left out.
 
     Args:
         config: the files, their columns, the datasets that are kept, and what to do with a broken row.
@@ -145,12 +145,12 @@ def _string(row: Mapping[str, Any], column: str, *, needed: bool = True) -> str:
 
 
 def _answers(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """The column's strings and numbers, each once, less those that are nothing but punctuation."""
+    """The column's strings and numbers, each once, as far as they say something."""
     value = row.get(column)
     values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(answer, str | int | float) for answer in values):
         raise DataError(f"column {column!r} holds {value!r:.60}, wanted a string or a list of strings")
-    return tuple(dict.fromkeys(text for text in map(str, values) if key(text)))
+    return saying(map(str, values))
 
 
 def _split(row: Mapping[str, Any], column: str) -> Split | None:

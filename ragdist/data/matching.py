@@ -112,6 +112,7 @@ _PREFIX = regex.compile(
 _ARTICLE_AL = regex.compile("^\u0627\u0644(?=\\p{L}{3})")
 _WORD, _LATIN_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]+"), regex.compile("[A-Za-z]")
 _LATIN, _APART = r"[\p{Latin}\p{M}\p{N}_]", r"[^\p{L}\p{M}\p{N}]+"
+_THREES = regex.compile(r"(?<=\b[1-9]\d*)(?=(?:\d{3})+\b)")
 _SUFFIX = regex.compile(r"\p{M}*(?:\p{L}\p{M}*){0,4}")
 _UNIT = regex.compile(r"[^\d\u2396]{1,5}")
 
@@ -141,6 +142,16 @@ def key(answer: str) -> str:
     Empty for an answer that says nothing.
     """
     return normalise(answer) or words(answer).strip()
+
+
+def saying(answers: Iterable[str], form: Form = "squad") -> tuple[str, ...]:
+    """The answers that say something, each once. Those of which the normal form leaves nothing, English articles, count
+    if they are written as names (`A` of a multiple choice, `An`), or if all are single letters or articles.
+    """
+    said = tuple(dict.fromkeys(answer for answer in answers if normalise(answer, form) or words(answer).strip()))
+    if all(map(is_bare, said)):
+        return said
+    return tuple(answer for answer in said if normalise(answer, form) or not answer.islower())
 
 
 def _unicode_form(text: str) -> str:
@@ -192,7 +203,7 @@ def _mark(text: str) -> str:
         return _replaced(found, _APARTS)
     # The same for ASCII, five times as fast.
     pieces = (piece.strip("'") for piece in found.translate(_ASCII_MARKS).split())
-    return _RUN.sub("'", " ".join(piece for piece in pieces if piece))
+    return str(_RUN.sub("'", " ".join(piece for piece in pieces if piece)))
 
 
 def _replaced(text: str, steps: Iterable[Step]) -> str:
@@ -203,7 +214,7 @@ def _replaced(text: str, steps: Iterable[Step]) -> str:
 
 def _prepared(text: str) -> str:
     """With signs in place of two that the normal form would take away, character for character."""
-    return _SOFT_END.sub("-", _GROUPING_BLANK.sub("\u066c", text))
+    return str(_SOFT_END.sub("-", _GROUPING_BLANK.sub("\u066c", text)))
 
 
 _kept_mark = lru_cache(maxsize=256)(_mark)
@@ -222,7 +233,7 @@ def same_text(text: str) -> str:
 
     Accents, articles and punctuation inside count: `-1` is not `1`, nor `C#` `C`.
     """
-    return _AROUND.sub("", flat(_BETWEEN.sub("", letters(text))))
+    return str(_AROUND.sub("", flat(_BETWEEN.sub("", letters(text)))))
 
 
 def verbatim(text: str) -> str:
@@ -337,16 +348,12 @@ def needles(answer: str) -> Needles:
     """The readings of an answer; empty where it has no word."""
     there = marked(answer)
     plain, whole = parted(there), joined(there)
-    forms = dict.fromkeys(_without_al(form) for form in (plain, regex.sub(r"\d{4,}", _in_groups, plain)))
+    forms = dict.fromkeys(_without_al(form) for form in (plain, _THREES.sub(" ", plain)))
     return Needles(tuple(filter(None, forms)), (_without_al(whole),) if whole else ())
 
 
 def _without_al(words: str) -> str:
-    return _ARTICLE_AL.sub("", words)
-
-
-def _in_groups(number: regex.Match[str]) -> str:
-    return f"{int(number[0]):,}".replace(",", " ") if not number[0].startswith("0") else number[0]
+    return str(_ARTICLE_AL.sub("", words))
 
 
 def stands(marked: str, wanted: Needles) -> bool:

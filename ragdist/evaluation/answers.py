@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ragdist.data.matching import Form, contains, is_bare, normalise, words
+from ragdist.data.matching import Form, contains, is_bare, normalise, saying, words
 from ragdist.errors import DataError
 from ragdist.records import Question
 
@@ -136,24 +136,19 @@ def metric_of(dataset: str) -> Metric:
 
 
 def usable(question: Question, form: Form = "squad") -> tuple[str, ...]:
-    """The answers that can be scored: those with a letter or a digit, as nothing would be contained in everything.
-
-    Of those that the normal form leaves nothing of, English articles, only names count (`A` of a multiple choice,
-    `An`) beside other answers, and all where there is no other or all are required.
+    """The answers that can be scored, see `matching.saying`: nothing would be contained in everything.
 
     Raises:
         DataError: none is left.
     """
     code = metric_of(question.dataset) == "code"
-    golds = tuple(a for a in question.answers if (_expression(a) if code else normalise(a, form) or words(a).strip()))
+    golds = tuple(filter(_expression, question.answers)) if code else saying(question.answers, form)
     if not golds:
         raise DataError(
             f"question {question.id!r} has no answer that can be scored, got {list(question.answers)}; "
             "a test question needs one with a letter or a digit in it"
         )
-    if code or question.all_answers_required:
-        return golds
-    return tuple(a for a in golds if normalise(a, form) or not a.islower()) or golds
+    return golds
 
 
 def score(answer: str, question: Question, form: Form = "squad") -> Score:

@@ -130,7 +130,7 @@ def test_questions_without_forgeries_are_not_attacked():
 
 
 def test_a_question_that_cannot_be_scored_stops_before_anything_is_asked():
-    unusable = replace(world.QUESTIONS[1], id="bad", answers=("the",), dataset="nq_open")
+    unusable = replace(world.QUESTIONS[1], id="bad", answers=("...",), dataset="nq_open")
     with pytest.raises(DataError, match="'bad'"):
         world.cases(world.settings(), [world.QUESTIONS[0], unusable])
 
