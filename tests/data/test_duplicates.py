@@ -115,3 +115,14 @@ def test_case_accents_and_punctuation_make_no_difference_and_short_texts_only_ma
 def test_result_is_the_same_twice():
     documents = [document(f"{n}", changed(text(n % 20), n // 20 * 6, n)) for n in range(80)]
     assert sift(documents) == sift(documents)
+
+
+@pytest.mark.parametrize("words", ["한국의 수도는 서울이다 그리고", "เมืองหลวงของไทย", "une école à côté d’un café"])
+def test_document_in_another_normal_form_or_width_is_the_same(words):
+    """T11: also where no spaces part words."""
+    import unicodedata
+
+    text = f"{words} 123 abc " * 5
+    other = unicodedata.normalize("NFD", text).replace("123", "\uff11\uff12\uff13").replace("abc", "a\u200bb\u00adc")
+    assert (duplicates.signature_of(text, empty()) == duplicates.signature_of(other, empty())).all()
+    assert (duplicates.signature_of(text + "zzz yyy", empty()) != duplicates.signature_of(text, empty())).any()

@@ -123,3 +123,13 @@ def test_quotes_hold_only_word_for_word():
     assert not quotes_hold(said.format("in 1965. It has 83"), sources)
     assert not quotes_hold(said.format(" "), sources)
     assert not quotes_hold("##begin_quote##It has 83 rooms.", sources)
+
+
+def test_quotes_hold_whatever_shapes_their_signs_have():
+    """T19: quotation marks, a ligature, a word broken at the end of a line, a soft hyphen; other words do not."""
+    sources = ["It is the keeper\u2019s \ufb01lter, the old-\nest of all, and soft\u00adly kept."]
+    said = "##begin_quote##{}##end_quote##"
+    for quote in ("the keeper's filter", "the oldest of all", "the old-est", "softly kept", '"the keeper\'s filter"'):
+        assert quotes_hold(said.format(quote), sources), quote
+    for quote in ("the keepers filter", "the old est", "the elder of all", '""'):
+        assert not quotes_hold(said.format(quote), sources), quote
