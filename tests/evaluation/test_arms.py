@@ -21,9 +21,9 @@ def test_arms_are_paired_by_question_whatever_the_order_and_what_only_one_was_as
     base = [row("paper", f"q{n}", float(n < 3)) for n in range(10)]
     own = [row("mix", f"q{n}", float(n < 7)) for n in reversed(range(10))] + [row("mix", "alone", 1.0)]
     found = {(c.arm, c.measure): c for c in arms.compare([*own, *base], ["paper", "mix"], SETTINGS)}
-    change = found["mix", "em"].change
+    change = found["mix", "em"].from_first
     assert change.mean == pytest.approx(0.4) and 0 <= change.low < 0.4 < change.high
-    assert found["paper", "em"].change is None and found["mix", "em"].score.mean == pytest.approx(8 / 11)
+    assert found["paper", "em"].from_first is None and found["mix", "em"].score.mean == pytest.approx(8 / 11)
 
 
 def test_a_question_asked_with_several_seeds_counts_once():
@@ -35,7 +35,7 @@ def test_a_question_asked_with_several_seeds_counts_once():
     ]
     rows.append(row("b", "q0", 0.0, seed=2))  # the first arm has no such seed: no pair
     found = {(c.arm, c.measure): c for c in arms.compare(rows, ["a", "b"], SETTINGS)}
-    assert found["b", "em"].rows == 5 and found["b", "em"].change.mean == 1.0
+    assert found["b", "em"].rows == 5 and found["b", "em"].from_first.mean == 1.0
     assert found["b", "em"].score.mean == pytest.approx((2 / 3 + 4) / 5)
 
 
@@ -63,10 +63,11 @@ def test_rows_are_those_of_the_newest_generator_under_every_list(tmp_path):
             parquet.write(test / name / "00000.parquet", parquet.to_table(rows), {})
     rows = arms.rows_of("atm", tmp_path, ended, named, 0)
     assert {(r.arm, r.condition, r.em) for r in rows} == {
-        ("paper", "clean", 0.0), ("paper", "attacker 1", 0.0), ("clean", "clean", 1.0), ("clean", "attacker 1", 1.0)
+        ("before", "clean", 0.5), ("paper", "clean", 0.0), ("paper", "attacker 1", 0.0), ("clean", "clean", 1.0), ("clean", "attacker 1", 1.0)
     }  # fmt: skip
     arms.write(rows, tmp_path)
     kept = pq.read_table(tmp_path / arms.ANSWERS).to_pylist()
-    assert len(kept) == 12 and np.mean([r["em"] for r in kept]) == 0.5
+    assert len(kept) == 15 and np.mean([r["em"] for r in kept]) == 0.5
     table = arms.markdown(arms.compare(rows, list(named), SETTINGS), named)
-    assert "`atm.clean_weight=1.0`" in table and "| clean | 1.00" in table and "fewer than 100 questions" in table
+    assert "`atm.clean_weight=1.0`" in table and "| clean | 1.00" in table
+    assert "+0.50 [+0.50, +0.50]; paper +1.00 [+1.00, +1.00]" in table
