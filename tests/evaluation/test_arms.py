@@ -63,8 +63,10 @@ def test_rows_are_those_of_the_newest_generator_under_every_list(tmp_path):
             parquet.write(test / name / "00000.parquet", parquet.to_table(rows), {})
     rows = arms.rows_of("atm", tmp_path, ended, named, 0)
     assert {(r.arm, r.condition, r.em) for r in rows} == {
-        ("before", "clean", 0.5), ("paper", "clean", 0.0), ("paper", "attacker 1", 0.0), ("clean", "clean", 1.0), ("clean", "attacker 1", 1.0)
-    }  # fmt: skip
+        ("before", "clean", 0.5),
+        *(("paper", condition, 0.0) for condition in ("clean", "attacker 1")),
+        *(("clean", condition, 1.0) for condition in ("clean", "attacker 1")),
+    }
     arms.write(rows, tmp_path)
     kept = pq.read_table(tmp_path / arms.ANSWERS).to_pylist()
     assert len(kept) == 15 and np.mean([r["em"] for r in kept]) == 0.5
