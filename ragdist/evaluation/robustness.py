@@ -55,8 +55,8 @@ def cases(
 ) -> Iterator[Case]:
     """Every question under every condition of `evaluation.conditions` that it allows, condition by condition.
 
-    `oracle`, `permuted` and `attacked` take questions whose oracle is known, `attacked` only those with forgeries. What
-    a question is shown depends on the seed, the question and the condition, and on no other question.
+    `oracle`, `permuted` and `attacked` take questions whose oracle is known, the last two only those with forgeries.
+    What a question is shown depends on the seed, the question and the condition, and on no other question.
 
     Raises:
         DataError: a question has no answer that can be scored, or does not fit into `model.max_tokens`; no question
@@ -171,9 +171,9 @@ def _path(folder: Path, label: str) -> Path:
 
 
 def _allowed(condition: Condition, question: Question, forged: Sequence[Forgery]) -> bool:
-    if condition == "attacked":
+    if condition in ("permuted", "attacked"):
         return bool(question.oracle_ids and forged)
-    return condition not in ("oracle", "permuted") or bool(question.oracle_ids)
+    return condition != "oracle" or bool(question.oracle_ids)
 
 
 def _shown_ids(
@@ -293,10 +293,10 @@ def summarise(
 
 
 def _unforged(groups: Mapping[tuple[str, Condition], Group], model: str) -> int:
-    """Questions that this model was asked under the control and not under the attack."""
+    """Questions with a known oracle that this model was not attacked on."""
     if (model, "attacked") not in groups:
         return 0
-    return len(groups.get((model, "permuted"), {}).keys() - groups[model, "attacked"].keys())
+    return len(groups.get((model, "oracle"), {}).keys() - groups[model, "attacked"].keys())
 
 
 def _labels(questions: Iterable[Question]) -> dict[str, str]:

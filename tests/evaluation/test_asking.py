@@ -155,7 +155,7 @@ def test_permuted_list_is_the_attacked_one_without_its_forgeries(template):
         asking.ask_template(model, [q], [], template, SETTINGS)
         for attacked in seen[-2:]:
             assert len(attacked) == 5 and [one for one in attacked if one in clean] == permuted
-    assert 0 < moved
+    assert moved > 0
 
 
 def test_list_of_one_document_is_asked_once(template):

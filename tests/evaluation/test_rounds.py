@@ -266,11 +266,17 @@ def test_nothing_asked_is_said_so_in_every_form(tmp_path):
 
 def test_summarise_reads_what_a_game_left(tmp_path, report):
     def keep(name, rows):
-        (tmp_path / name).mkdir()
-        for number, part in enumerate((rows[::2], rows[1::2])):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for part in (rows[::2], rows[1::2]):
+            number = len([*(tmp_path / name).iterdir()])
             parquet.write(tmp_path / name / f"{number:05}.parquet", parquet.to_table(part), {})
 
-    names = {"clean": "clean-g{g}", "template": "template-g{g}", "attacker": "attacked-a{a}-g{g}"}
+    names = {
+        "clean": "clean-g{g}",
+        "permuted": "clean-g{g}",
+        "template": "template-g{g}",
+        "attacker": "attacked-a{a}-g{g}",
+    }
     for (condition, g, a), share in GAME.items():
         rows = [
             answered(n, condition, g, a, n < share * COUNT, n % 2 == 0 and n >= share * COUNT) for n in range(COUNT)
