@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ragdist.config import PromptsConfig
-from ragdist.data.matching import flat
+from ragdist.data.matching import quoted_in, verbatim
 from ragdist.errors import DataError
 from ragdist.records import Prompt, Question
 from ragdist.roles import Codec
@@ -202,12 +202,16 @@ def quotes(text: str) -> Quotes:
 
 
 def quotes_hold(text: str, sources: Iterable[str]) -> bool:
-    """Whether all marks are balanced and each quote stands word for word in a source, whitespace aside.
+    """Whether all marks are balanced and each quote stands word for word in a source, but for what `matching.verbatim`
+    makes alike: blanks, shapes of quotes and ligatures, hyphens at the ends of lines.
 
     True for a text without quotes; an empty quote never holds.
     """
-    found, flats = quotes(text), [flat(source) for source in sources]
-    return found.balanced and all(span and any(flat(span) in source for source in flats) for span in found.spans)
+    found = quotes(text)
+    if not found.balanced or not found.spans:
+        return found.balanced
+    read = [verbatim(source) for source in sources]
+    return all(any(quoted_in(span, source) for source in read) for span in map(verbatim, found.spans))
 
 
 def _level(lengths: Sequence[int], excess: int) -> list[int]:

@@ -27,6 +27,7 @@ from ragdist.data import (
     hub,
     hybrid,
     lists,
+    matching,
     places,
     prompts,
     questions,
@@ -136,7 +137,7 @@ class Road:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         if self.settings.teacher.questions_per_chunk:
             inputs["taught"] = self.taught.fingerprint
-        stage = Stage("questions", inputs, settings)
+        stage = Stage("questions", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
             broken: list[str] = []
@@ -199,7 +200,7 @@ class Road:
             counts["rejected"] = sum(map(len, rejected.values()))
             return find(self.questions, counts=counts, rejected=rejected)
 
-        return self.store.make(Stage("candidates", inputs, settings), Candidates, produce)
+        return self.store.make(Stage("candidates", inputs, settings, version=matching.VERSION), Candidates, produce)
 
     @cached_property
     def contexts(self) -> Rows[Context]:
@@ -224,7 +225,7 @@ class Road:
         config, limit = self.settings.prompts, self.settings.model.max_tokens
         inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
-        stage = Stage("examples", inputs, settings)
+        stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
             kept = examples.siblings(self.contexts, stage, self.store)
@@ -309,7 +310,8 @@ class Road:
                 "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
             )
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
-        return Stage(name, {"questions": places.digest(map(places.at, config.questions))}, columns | fraction)
+        files = {"questions": places.digest(map(places.at, config.questions))}
+        return Stage(name, files, columns | fraction, version=matching.VERSION)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:
