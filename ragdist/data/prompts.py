@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from ragdist.config import PromptsConfig
 from ragdist.data.matching import flat
+from ragdist.data.thoughts import without_thoughts
 from ragdist.errors import DataError
 from ragdist.records import Prompt, Question
 from ragdist.roles import Codec
@@ -33,7 +34,7 @@ SUMMARY = (
 
 _BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
 _MARK = re.compile(r"##(begin|end)_quote##")
-ANSWER_TAG = re.compile(r"<answer>\s?:|##\s?answer\s?:", re.IGNORECASE)
+ANSWER_TAG = re.compile(r"<answer>\s?[:\uff1a]|##\s?answer\s?[:\uff1a]", re.IGNORECASE)
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
 
 
@@ -182,7 +183,11 @@ def target(question: Question, config: PromptsConfig) -> str:
 
 
 def extract(text: str) -> Extracted:
-    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty."""
+    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty.
+
+    Thoughts of a reasoning model are no part of it; where they have no end, there is no answer.
+    """
+    text = without_thoughts(text).text
     tags = list(ANSWER_TAG.finditer(text))
     said = _STOP.split(text[tags[-1].end() :] if tags else text)[0].strip()
     lines = said.splitlines() or [""]
