@@ -58,20 +58,11 @@ _ANSWER_KEYS = re.compile(r"(?:a|answers?|reasoning|id|type|quote|explanation)\d
 _HALF_JSON = re.compile(r"""[\[{]\s*["\[{]""")
 _STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"(?!\s*:)')
 _PAIRS = dict(
-    [
-        '""',
-        "''",
-        "``",
-        "\u201c\u201d",
-        "\u201e\u201c",
-        "\u2018\u2019",
-        "\u00ab\u00bb",
-        "\u00bb\u00ab",
-        "\u300c\u300d",
-        "\u300e\u300f",
-        "\u2039\u203a",
-        "\u300a\u300b",
-    ]
+    zip(
+        "\"'`\u201c\u201e\u2018\u00ab\u00bb\u300c\u300e\u2039\u300a",
+        "\"'`\u201d\u201c\u2019\u00bb\u00ab\u300d\u300f\u203a\u300b",
+        strict=True,
+    )
 )
 _TAGGED = re.compile(r"<(\w{1,20})>\s*(.*?)\s*</\1>")
 

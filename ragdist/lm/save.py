@@ -32,6 +32,9 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Setting
         half = folder / f"{MODEL}.tmp"
         shutil.rmtree(half, ignore_errors=True)
         model = trainer.accelerator.unwrap_model(trainer.deepspeed)
+        for tied, source in getattr(model, "all_tied_weights_keys", {}).items():
+            if source in state:  # DeepSpeed's copy holds it twice
+                state.pop(tied, None)
         stop_at(model, load_codec(settings.model).end)
         model.save_pretrained(half, state_dict=state)
         if settings.train.lora.rank and settings.train.lora.merge:
