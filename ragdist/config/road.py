@@ -90,6 +90,9 @@ class CorpusConfig(Block):
     """benchmark: commit, tag or branch on the hub; empty is the newest when it is first asked for, and the resolved
     commit is recorded."""
     columns: ColumnsConfig = ColumnsConfig()
+    truths: tuple[str, str] = ("False", "True")
+    """records, folder: how answers that are false or true in a question file are written; [no, yes] for yes-no
+    questions."""
     near_duplicates: Literal["report", "drop", "keep"] = "report"
     """folder: documents that are nearly those before them (MinHash): counted and named, left out, or not looked for."""
     similarity: float = Field(0.8, gt=0, le=1)
