@@ -79,8 +79,8 @@ class CorpusConfig(Block):
     """folder: read recursively, a path or an address (s3://, gs://, file://); pdf, docx, html, md, txt, json, jsonl and
     parquet files, the last three with a `text` field. With run.mapper=ray every machine needs to see it."""
     questions: tuple[str, ...] = ()
-    """records, folder: question files by path or address, JSONL (also .gz) with the columns named in
-    `corpus.columns`."""
+    """records, folder: question files by path or address, JSONL (also .gz), JSON, CSV or parquet with the columns named
+    in `corpus.columns`."""
     datasets: tuple[str, ...] = ()
     """records: keep only rows whose `dataset` is one of these; empty keeps all."""
     benchmark: Literal["", "hotpotqa", "pubmedqa", "nq", "triviaqa", "webquestions", "popqa", "apibench"] = ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ragdist.config import ColumnsConfig, CorpusConfig
 from ragdist.data import places, values
-from ragdist.data.files import Broken, json_lines
+from ragdist.data.files import Broken, rows
 from ragdist.data.matching import flat, normalise
 from ragdist.data.questions import split_of
 from ragdist.errors import ConfigError, DataError
@@ -42,7 +42,7 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
         raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
     policy, ids, others = Broken(config.broken, [] if broken is None else broken), set[str](), set[str]()
     for name in config.questions:
-        for where, row in json_lines(places.at(name), policy):
+        for where, row in rows(places.at(name), policy):
             dataset = values.written(row.get("dataset")) or ""
             if config.datasets and dataset not in config.datasets:
                 others.add(dataset)
@@ -101,6 +101,7 @@ def _documents(
     """For each kind its chunks by id, each once; by name and without a chunk where only titles count."""
     found: dict[str, dict[str, Chunk | None]] = {kind: {} for kind in KINDS}
     documents = [] if values.missing(row.get(columns.documents)) else row[columns.documents]
+    documents = [documents] if titles_only and isinstance(documents, str) else documents
     if not isinstance(documents, list):
         raise DataError(f"column {columns.documents!r} holds a {type(documents).__name__}, wanted a list")
     for document in documents:

@@ -7,12 +7,9 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import parquet
-
 from ragdist.config import CorpusConfig
 from ragdist.data import duplicates, formats, values
-from ragdist.data.files import READ_ERRORS, Broken, as_json, json_lines, why
+from ragdist.data.files import Broken, rows
 from ragdist.data.matching import flat, words
 from ragdist.data.places import Place
 from ragdist.data.sections import Text
@@ -26,7 +23,8 @@ VERSION = 3
 """Of the documents that the same files give."""
 SAYS_LITTLE = 8
 """Words below which a row's own title is part of what it says: "Is parking free?" and "Yes."."""
-Rows = Iterator[tuple[str, dict[str, Any]]]
+COLUMNS = ("text", "title")
+"""Of a table of documents; the first must be there."""
 
 
 def read(places: Sequence[Place], config: CorpusConfig, mapper: Mapper, counts: dict[str, Any]) -> Iterator[Document]:
@@ -97,7 +95,7 @@ def _documents(places: Sequence[Place], mapper: Mapper, broken: Broken, counts: 
             if document := _document(place.address, title, found, place, broken):
                 yield document
         elif (suffix := formats.suffix_of(place.inside)) in TABLES:
-            for where, row in _rows(place, broken):
+            for where, row in rows(place, broken, COLUMNS):
                 text, title = row.get("text"), values.written(row.get("title")) or ""
                 if not isinstance(text, str) or not text.strip():
                     why = "has no `text`" if text is None else "has an empty `text` or one that is no string"
@@ -124,38 +122,3 @@ def _document(where: str, title: str, found: Text, place: Place, broken: Broken)
         pages=tuple(found.pages),
         headings=tuple(found.headings),
     )
-
-
-def _rows(place: Place, broken: Broken) -> Rows:
-    """(where, row with `text` and perhaps `title`) of one file of many documents."""
-    try:
-        if (suffix := formats.suffix_of(place.inside)) == ".json":
-            yield from _json(place, broken)
-        elif suffix == ".parquet":
-            yield from _parquet(place)
-        else:
-            yield from json_lines(place, broken)
-    except (*READ_ERRORS, ValueError, pa.ArrowException) as error:
-        broken.add(place.address, f"cannot be read ({why(error)})")
-
-
-def _json(place: Place, broken: Broken) -> Rows:
-    value = as_json(place.read())
-    for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-        where = f"{place.address}, item {number}" if isinstance(value, list) else place.address
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
-
-
-def _parquet(place: Place) -> Rows:
-    with place.open() as opened, parquet.ParquetFile(opened) as file:
-        columns = [name for name in ("title", "text") if name in file.schema_arrow.names]
-        if "text" not in columns:
-            raise ValueError(f"no column `text`, only {', '.join(file.schema_arrow.names)}")
-        number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{place.address}, row {number}", row

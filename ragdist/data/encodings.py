@@ -77,7 +77,7 @@ def declared_in_page(data: bytes) -> str:
         if encoding := webencodings.lookup(label.decode("latin-1")):
             # A page whose `meta` could be read is not in UTF-16, whatever it says.
             other = {"utf-16le": "utf-8", "utf-16be": "utf-8", "x-user-defined": "windows-1252"}
-            return other.get(encoding.name, encoding.name)
+            return other.get(str(encoding.name), str(encoding.name))
     return xml[1].decode("latin-1") if xml else ""
 
 
@@ -92,7 +92,7 @@ def _undeclared(data: bytes) -> Decoded:
         if b"\0" in data:
             raise DataError("holds NUL bytes, as no text does; save it as UTF-8 text") from None
     text = data.decode(errors="replace")
-    if _characters(text) > text.count(UNKNOWN):
+    if _characters(text) >= text.count(UNKNOWN):
         return _lenient(data, "utf-8", "utf-8", ", which it does not say")
     name = _guess(data)
     return _lenient(data, name, GUESSED[name], ", which it does not say")

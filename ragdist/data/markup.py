@@ -11,14 +11,28 @@ from ragdist.data.matching import flat
 from ragdist.data.sections import Block, Text, joined, one_line, visible
 
 UNREAD = frozenset(
-    {"head", "script", "style", "nav", "template", "noscript", "noframes", "svg", "iframe", "object", "canvas"}
+    {"title", "script", "style", "nav", "template", "noscript", "noframes", "svg", "iframe", "object", "canvas"}
     | {"audio", "video", "button", "select", "datalist", "rp", "rt", "rtc", "del"}
 )
 """Not shown, or not as text of the page: what stands in for pictures and sound, controls, readings beside characters
-(ruby), text that was deleted."""
+(ruby), text that was deleted. Not all of `head`: where a page has no `body`, its first elements lie there for lxml."""
 PARAGRAPHS = frozenset(
     {"address", "article", "aside", "blockquote", "body", "caption", "details", "dialog", "div", "dl", "fieldset"}
-    | {"figcaption", "figure", "footer", "form", "header", "hr", "main", "ol", "p", "section", "summary", "table"}
+    | {
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "head",
+        "header",
+        "hr",
+        "main",
+        "ol",
+        "p",
+        "section",
+        "summary",
+        "table",
+    }
     | {"tbody", "td", "tfoot", "th", "thead", "tr", "ul"}
 )
 ANCHOR = "headerlink"

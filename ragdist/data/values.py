@@ -8,6 +8,8 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
+WHOLE = 10**15
+"""Below it every whole number is exact as a float."""
 TRUTHS = ("False", "True")
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters that are drawn as nothing, and an empty Braille cell."""
@@ -54,7 +56,7 @@ def written(value: Any, truths: tuple[str, str] = TRUTHS) -> str | None:
         return str(value)
     if isinstance(value, Decimal | float) and math.isfinite(value):
         literal = value.literal if isinstance(value, Number) else str(value)
-        return str(int(value)) if value == int(value) and abs(value) < 1e15 else literal
+        return str(int(value)) if value == int(value) and abs(int(value)) < WHOLE else literal
     return None
 
 
