@@ -90,11 +90,9 @@ class Road:
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
             yield from track.progress(corpus.read(found, config, self.mapper, counts), "documents")
             if guesses := counts["guesses"]:
-                track.say(
-                    f"{len(guesses)} files are read by a guess or with gaps: {guesses[0]}; the stage's card has all"
-                )
+                track.say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
             if copies := counts["copies_named"]:
-                track.say(f"{counts['copies']} documents repeat an earlier one and are left out: {copies[0]}")
+                track.say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
             if near := counts.get("near_duplicates"):
                 done = "left out" if config.near_duplicates == "drop" else "kept, as corpus.near_duplicates is not drop"
                 track.say(f"{near} documents nearly repeat an earlier one and are {done}")

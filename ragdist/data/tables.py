@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ragdist.data.matching import flat
+
 WIDEST = 1000
 """Columns or rows that a cell can span, as in HTML."""
 
@@ -41,7 +43,7 @@ def text(rows: Iterable[Sequence[Cell]], style: Style = ROWS) -> str:
         is_whole = len(row) == 1 and row[0].down == 1 and not hanging
         line = [row[0].text] if is_whole else _line(row, hanging)
         if any(line):
-            found.append(style.cell.join(line).rstrip())
+            found.append(flat(style.cell.join(line)))
     return style.row.join(found)
 
 

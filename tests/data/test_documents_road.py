@@ -124,5 +124,5 @@ def test_guesses_and_copies_are_told_in_a_line_each(tmp_path, capsys):
     documents.write(tmp_path / "docs", files)
     list(road(tmp_path).documents)
     told = capsys.readouterr().err
-    assert "1 files are read by a guess or with gaps: a.txt is read as windows-1252" in told
-    assert "1 documents repeat an earlier one and are left out: c.txt, like b.txt" in told
+    assert "1 files (a.txt is read as windows-1252, which it does not say)" in told
+    assert "left out as copies: 1 documents (c.txt, like b.txt)" in told
