@@ -6,6 +6,7 @@ Style sheets in other files are not read, and no script is run: what a click wou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import tinycss2
@@ -36,7 +37,8 @@ def remove(soup: Any) -> None:
     for tag in soup.find_all(lambda tag: _value(decided, tag, "display") == "none"):
         if not tag.decomposed and not _is_pictured(tag):
             tag.decompose()
-    for text in soup.find_all(string=True):
+    changed = any("visibility" in found for found in decided.values())
+    for text in soup.find_all(string=True) if changed else ():
         values = (_value(decided, parent, "visibility") for parent in text.parents)
         if next(filter(None, values), "visible") in ("hidden", "collapse"):
             text.extract()
@@ -55,12 +57,15 @@ def _declarations(soup: Any) -> Iterator[tuple[Any, str, str, _Weight]]:
     """(element, property, value, weight) of all that is said of display and visibility."""
     for tag in soup.select("[hidden]:not([hidden=until-found i]), dialog:not([open])"):
         yield tag, "display", "none", _Weight(False, 0, (0, 0, 0), 0)
-    number = 0
+    number, names = (
+        0,
+        {name for tag in soup.find_all(True) for name in (*tag.get_attribute_list("class"), tag.get("id"))},
+    )
     for sheet in soup.find_all("style"):
         if str(sheet.get("media", "")).strip().lower() in SCREENS:
             for rule in _rules(tinycss2.parse_stylesheet(sheet.get_text(), True, True)):
                 number += 1
-                yield from _of_rule(soup, rule, number)
+                yield from _of_rule(soup, rule, number, names)
     for tag in soup.find_all(style=True):
         for name, value, important in _said(tinycss2.parse_blocks_contents(tag["style"], True, True)):
             yield tag, name, value, _Weight(important, 2, (0, 0, 0), 0)
@@ -78,11 +83,14 @@ def _is_for_screens(rule: Any) -> bool:
     return rule.content is not None and tinycss2.serialize(rule.prelude).strip().lower() in SCREENS
 
 
-def _of_rule(soup: Any, rule: Any, number: int) -> Iterator[tuple[Any, str, str, _Weight]]:
+def _of_rule(soup: Any, rule: Any, number: int, names: set[str | None]) -> Iterator[tuple[Any, str, str, _Weight]]:
+    """As `_declarations`, of one rule; `names` are the classes and ids of the page, and most rules are for others."""
     from soupsieve import SelectorSyntaxError
 
     said = list(_said(tinycss2.parse_blocks_contents(rule.content, True, True)))
     for selector in _selectors(rule.prelude) if said else ():
+        if not _named(selector) <= names:
+            continue
         try:
             tags = soup.select(tinycss2.serialize(selector))
         except (SelectorSyntaxError, NotImplementedError):  # such as ::before, which is no element
@@ -108,6 +116,12 @@ def _selectors(prelude: list[Any]) -> Iterator[list[Any]]:
         else:
             one.append(token)
     yield one
+
+
+def _named(selector: list[Any]) -> set[str]:
+    """The classes and ids that an element and those around it must have to be meant."""
+    ids = {token.value for token in selector if token.type == "hash"}
+    return ids | {after.value for dot, after in pairwise(selector) if dot == "." and after.type == "ident"}
 
 
 def _specificity(selector: list[Any]) -> tuple[int, int, int]:
