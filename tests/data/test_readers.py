@@ -104,6 +104,10 @@ TABLES = {
         "<table><tr><th>k<th>day<th>v<tr><td rowspan=2>Large<td>Mon<td>9<tr><td>Tue<td>10<tr><td>S<td>-<td>1</table>",
         "k | day | v\nLarge | Mon | 9\nLarge | Tue | 10\nS | - | 1",
     ),
+    "three rows spanned": (
+        "<table><tr><th rowspan=3>k<th>1<tr><td>2<tr><td>3<tr><td>a<td>4</table>",
+        "k | 1\nk | 2\nk | 3\na | 4",
+    ),
     "all rows that follow spanned": (
         "<table><tr><th rowspan=0>k<th>1<tr><td>2<tr><td>3</table>",
         "k | 1\nk | 2\nk | 3",
@@ -147,13 +151,13 @@ def run(text, properties=""):
     return f'<w:r><w:rPr>{properties}</w:rPr><w:t xml:space="preserve">{text}</w:t></w:r>'
 
 
-def word(*paragraphs, styles="", notes=""):
+def word(*paragraphs, styles=(), notes=""):
     """A docx with these paragraphs, as XML, and perhaps styles and foot notes."""
     document = docx.Document(BytesIO(documents.word([])))
     for xml in paragraphs:
         document.element.body.insert(len(document.element.body) - 1, parse_xml(xml.replace(">", f" {NAMES}>", 1)))
-    for style in filter(None, [styles]):
-        document.styles.element.append(parse_xml(style.replace(">", f" {NAMES}>", 1)))
+    for xml in styles:
+        document.styles.element.append(parse_xml(xml.replace(">", f" {NAMES}>", 1)))
     if notes:
         xml = f"<w:footnotes {NAMES}>{notes}</w:footnotes>".encode()
         part = Part(PackURI("/word/footnotes.xml"), CONTENT_TYPE.WML_FOOTNOTES, xml, document.part.package)
@@ -170,6 +174,7 @@ READING = (
     "<w:r><w:ruby><w:rt><w:r><w:t>{}</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>{}</w:t></w:r></w:rubyBase></w:ruby></w:r>"
 )
 SOFT = "wal\u00adtung"
+NOTE = '<w:rStyle w:val="Note"/>'
 RAISED = '<w:vertAlign w:val="superscript"/>'
 VANISH, KEPT = "<w:vanish/>", '<w:vanish w:val="0"/>'
 WORDS = {
@@ -213,14 +218,19 @@ def test_docx_reads_as_it_is_shown(case):
     assert word(xml) == shown
 
 
+def style(kind, name, inside):
+    return f'<w:style w:type="{kind}" w:styleId="{name}"><w:name w:val="{name}"/>{inside}</w:style>'
+
+
 def test_docx_text_is_hidden_by_its_style_and_shown_against_it():
     """T18: of the run, of the paragraph, or of the style that one is based on."""
-    styles = f"""<w:styles><w:style w:type="character" w:styleId="Note"><w:name w:val="note"/><w:rPr>{VANISH}</w:rPr>
-        </w:style></w:styles>"""
-    note = '<w:rStyle w:val="Note"/>'
-    paragraph = f"<w:p>{run('a')}{run('b', note)}{run('c', note + KEPT)}</w:p>"
-    hidden = styles.replace("<w:styles>", "").replace("</w:styles>", "")
-    assert word(paragraph, styles=hidden) == "ac"
+    note = style("character", "Note", f"<w:rPr>{VANISH}</w:rPr>")
+    secret = style("paragraph", "Secret", f"<w:rPr>{VANISH}</w:rPr>")
+    based = style("paragraph", "Based", '<w:basedOn w:val="Secret"/>')
+    paragraphs = [f"<w:p>{run('a')}{run('b', NOTE)}{run('c', NOTE + KEPT)}</w:p>"]
+    for name in ("Secret", "Based"):
+        paragraphs.append(f'<w:p><w:pPr><w:pStyle w:val="{name}"/></w:pPr>{run("d")}{run("e", KEPT)}</w:p>')
+    assert word(*paragraphs, styles=[note, secret, based]) == "ac\n\ne\n\ne"
 
 
 def test_docx_paragraph_whose_end_was_deleted_goes_on_in_the_next():
