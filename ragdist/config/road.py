@@ -271,8 +271,8 @@ class ContextsConfig(Block):
     hard_share: float = Field(0.5, ge=0, le=1)
     """mixed: share of hard distractors, the rest is random."""
     filter_answers: bool = True
-    """Leave out distractors that contain a right answer (false negatives), where answers are longer than yes, no or
-    maybe."""
+    """Leave out distractors that contain a right answer (false negatives), but for yes, no, maybe, true and false; a
+    parameter's default where `parameter=value` stands."""
     too_few: Literal["error", "fewer"] = "error"
     """When the corpus cannot fill `documents`: an error, or shorter contexts (counted)."""
     too_many_oracles: Literal["drop", "error"] = "drop"

@@ -229,7 +229,7 @@ class EvaluationConfig(Block):
     """Padded prompt tokens of one forward pass when writing or reading; a card of 80 GB has room for some 32768."""
     normalise: Literal["squad", "unicode"] = "squad"
     """Before answers are compared: squad drops ASCII punctuation and English articles; unicode all punctuation and the
-    forms and widths of letters, with CJK compared by character, and keeps articles."""
+    forms and widths of letters, with scripts without spaces and Korean compared by character, and keeps articles."""
     perplexity: bool = False
     """Also read the right answer's perplexity in every condition."""
     resamples: int = Field(10000, ge=100)

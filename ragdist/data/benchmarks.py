@@ -8,7 +8,7 @@ from typing import Any
 from ragdist.config import ColumnsConfig, CorpusConfig
 from ragdist.data import places, values
 from ragdist.data.files import Broken, rows
-from ragdist.data.matching import flat, key
+from ragdist.data.matching import flat, key, normalise
 from ragdist.data.questions import split_of
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Chunk, Forgery, Question, Split, content_id
@@ -74,7 +74,11 @@ def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, see
             f"column {columns.answers!r} holds {_told(row.get(columns.answers))} and no answer; the columns' names are "
             "set in corpus.columns"
         )
-    answers = tuple(filter(key, answers))
+    answers = tuple(
+        answer for answer in answers if normalise(answer) or (key(answer) and not answer.islower())
+    ) or tuple(
+        filter(key, answers)  # an article is an answer where it is a name (`A`), or where there is no other
+    )
     by_kind = _documents(row, columns, titles_only=config.source == "folder")
     name = values.written(row.get(columns.id)) or content_id(text, *answers, *(i for k in by_kind.values() for i in k))
     right = set(map(key, answers))

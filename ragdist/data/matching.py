@@ -58,6 +58,8 @@ _GROUPING_BLANK = regex.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d
 ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Bopomofo}\p{Hangul}\p{Yi}\p{Line_Break=Complex_Context}"
 """Letters that are words of their own, as no spaces tell where a word ends: Chinese, Japanese, Thai, Lao, Khmer,
 Burmese; and Korean, where particles stick to nouns."""
+KEPT = 8192
+"""Characters of a text from which its words are not kept for the next question about it."""
 _DECIMAL = "\u2396"
 """Stands between the digits of 1.5 and of 1,5."""
 _GROUP = r"(?<=(?<!\d)\d{1,3}.)(?<!(?<![\d.,])0.)"  # behind up to three digits that are no lone zero
@@ -173,12 +175,17 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFC", _ACCENTS.sub("", bare))
 
 
-@lru_cache(maxsize=256)
 def marked(text: str) -> str:
     """The text's words with one space between them, and `'` where punctuation stands inside one.
 
     Example: "U.S. Army, 1,000 men (東京)" is "u's army 1000 men 東 京".
     """
+    return _kept_mark(text) if len(text) < KEPT else _mark(text)
+
+
+def _mark(text: str) -> str:
+    if text.isascii() and text.replace(" ", "").isalnum():
+        return flat(text.lower())
     found = _fold(text if text.isascii() else _prepared(text))
     found = _replaced(found, _inside(found))
     if not found.isascii():
@@ -197,6 +204,9 @@ def _replaced(text: str, steps: Iterable[Step]) -> str:
 def _prepared(text: str) -> str:
     """With signs in place of two that the normal form would take away, character for character."""
     return _SOFT_END.sub("-", _GROUPING_BLANK.sub("\u066c", text))
+
+
+_kept_mark = lru_cache(maxsize=256)(_mark)
 
 
 def _inside(folded: str) -> Iterator[Step]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -46,10 +47,13 @@ class Wanted(NamedTuple):
 def telling(question: Question) -> list[Wanted]:
     """The answers by which a chunk can give itself away: not yes, no and the like, which stand anywhere."""
     if question.topic:
-        return [Wanted(answer, _bits(question.topic), question.topic) for answer in question.answers]
+        bits = _bits(matching.words(question.topic).strip())
+        return [Wanted(answer, bits, question.topic) for answer in question.answers]
     found = []
     for answer in question.answers:
-        if (said := matching.words(answer).strip()) and said not in LABELS:
+        # Where an Arabic article may be written otherwise, it is no part of what is looked for.
+        said = matching.words(answer).strip() if answer.isascii() else "".join(matching.needles(answer).parted[:1])
+        if said and said not in LABELS:
             found.append(Wanted(answer, _bits(said), ""))
     return found
 
@@ -57,15 +61,16 @@ def telling(question: Question) -> list[Wanted]:
 def _bits(words: str) -> tuple[tuple[int, int], ...]:
     """Where the sets show triples of these words: those that stand in every spelling of them."""
     found = []
-    for word in words.casefold().replace("_", " ").split():
+    for word in words.replace("_", " ").split():
         if len(word) > 2 and word not in matching.ARTICLES and word[0] < HIGH:
             # 1000 may be written 1 000, which has the last three digits alone.
-            found += [word[-3:]] if word.isdecimal() else [word[at : at + 3] for at in range(len(word) - 2)]
+            found += [word[-3:]] if word.isdecimal() else [word[:3], word[-3:]]
     if not words.isascii():
         found += [f"{letter}\0\0" for letter in words if letter >= HIGH]
     return tuple(map(_bit, found[:: -(-len(found) // ASKED) or 1]))
 
 
+@lru_cache(maxsize=2**16)
 def _bit(triple: str) -> tuple[int, int]:
     """Byte and bit of a triple, as `_set_of` has them."""
     one, two, three = map(ord, triple)

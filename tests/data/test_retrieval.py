@@ -73,18 +73,21 @@ def test_find_random_costs_the_same_in_a_corpus_of_any_size():
 
 
 SCRIPTS = [
-    "w1 w2",
-    "서울에서",
-    "東京都",
-    "กรุงเทพ",
-    "الرياض",
-    "1,000",
-    "U.S.",
-    "naïve",
-    "w_12",
-    "Ph.D.",
-    "w3-w4",
-    "the w5",
+    *(
+        "w1 w2",
+        "서울에서",
+        "東京都",
+        "กรุงเทพ",
+        "الرياض",
+        "للرياض",
+        "1,000",
+        "U.S.",
+        "naïve",
+        "w_12",
+        "Ph.D.",
+        "w3-w4",
+        "the w5",
+    )
 ]
 
 
@@ -100,7 +103,7 @@ def test_gives_away_equals_a_plain_search_for_the_answer():
         "1000",
         "US",
         "PhD",
-        *(" ".join(rng.choices(words, k=size)) for size in [1, 2] * 40),
+        *(" ".join(rng.choices(words[:60], k=size)) for size in [1, 2] * 40),
     ]:
         wanted = telling(asked(answers=(answer,)))
         for i, c in chunks.items():
