@@ -24,7 +24,7 @@ from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import LABELS, Tally
 from ragdist.evaluation.apicalls import Judge
-from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
 from ragdist.evaluation.predictions import Case, Journal, Prediction, judge, kept_rows, made_of
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change, Floor, Metric, Report
 from ragdist.records import Candidates, Chunk, Example, Forgery, Hit, Question, as_row, from_row
@@ -270,11 +270,13 @@ def summarise(
             for metric in RIGHT_OR_WRONG
             if (model, "oracle") in groups and (model, "attacked") in groups
         ),
-        changes=tuple(
-            compare(groups[baseline, condition], groups[model, condition], metric, settings)
-            for model, condition in keys
-            for metric in METRICS
-            if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+        changes=together(
+            [
+                compare(groups[baseline, condition], groups[model, condition], metric, settings)
+                for model, condition in keys
+                for metric in METRICS
+                if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+            ]
         ),
         floor=_floor(guessed, floor, floor_name, settings) if guessed else None,
     )
@@ -326,6 +328,7 @@ def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> 
     shared = [key for key in before if key in after]
     old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))
     change = difference(old, new, settings.evaluation.resamples, settings.seed)
+    p = p_value(old, new, settings.seed)
     return Change(
         before=before[shared[0]].model,
         after=after[shared[0]].model,
@@ -333,7 +336,9 @@ def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> 
         metric=metric,
         rows=len(shared),
         change=change,
-        verdict=verdict(change, len(shared)),
+        p=p,
+        corrected=p,
+        verdict=verdict(change, len(shared), p),
     )
 
 

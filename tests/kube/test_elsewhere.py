@@ -65,11 +65,8 @@ def go_elsewhere(tmp_path, monkeypatch):
 
 
 def written(job, to, *more):
-    cli.app(
-        ["k8s", "render", job, *MODEL, *RANKS, *SWEPT.get(job, ()), "corpus.questions=[/shared/q.jsonl]", *more]
-        + ["--to", str(to)],
-        standalone_mode=False,
-    )
+    arguments = [*MODEL, *RANKS, *SWEPT.get(job, ()), "corpus.questions=[/shared/q.jsonl]", *more, "--to", str(to)]
+    cli.app(["k8s", "render", job, *arguments], standalone_mode=False)
     return {path.name: path.read_text() for path in to.iterdir()}
 
 
