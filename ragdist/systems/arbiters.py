@@ -18,7 +18,7 @@ from ragdist import track
 from ragdist.algo.arbiter import prefers_reciter
 from ragdist.config import Settings
 from ragdist.data import disputes, prompts
-from ragdist.data.disputes import Dispute
+from ragdist.data.disputes import Dispute, is_flipped
 from ragdist.evaluation.predictions import Journal, weights
 from ragdist.records import Request, Verdict, content_id
 from ragdist.roles import Codec, Pair, Scorer, Teacher, Writer
@@ -92,7 +92,7 @@ class Summarizer:
     def judge(self, disputes: Sequence[Dispute]) -> list[Verdict]:
         """See `Arbiter`; a model that writes nothing leaves the discoverer's answer."""
         open_ = [dispute for dispute in disputes if not self.same(dispute)]
-        shown = [(one, is_flipped(one, self.seed) != self.flip) for one in open_]
+        shown = [(one, is_flipped(one.question_id, self.seed) != self.flip) for one in open_]
         said = dict(zip([one.question_id for one in open_], self.ask(shown), strict=True))
         return [
             self._verdict(one, said[one.question_id]) if one.question_id in said else _both(one) for one in disputes
@@ -116,11 +116,6 @@ def confidences(scorer: Scorer, open_disputes: Sequence[Dispute]) -> list[tuple[
     pairs = [Pair(one.question, answer) for one in open_disputes for answer in (one.reciter, one.discoverer)]
     found = scorer.score(pairs) if pairs else []
     return list(zip(found[::2], found[1::2], strict=True))
-
-
-def is_flipped(dispute: Dispute, seed: int) -> bool:
-    """Whether the answer from documents is shown first."""
-    return disputes.is_flipped(dispute.question_id, seed)
 
 
 def by_writer(writer: Writer, codec: Codec, folder: Path, source: str, settings: Settings) -> Ask:
