@@ -123,7 +123,7 @@ class Forgery:
     text: str
     states: str
     """The wrong answer that it argues for."""
-    method: Literal["template", "dataset", "attacker"]
+    method: Literal["template", "dataset", "attacker", "injection"]
     round: int = -1
     """ATM's round that it was written in; -1 outside ATM."""
     attacker: int = -1
