@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragdist.config import Settings
-from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.intervals import Interval, difference, interval, note, p_value, together, verdict
 from ragdist.evaluation.report import bounds, grid
 from ragdist.parquet import rows_at
 from ragdist.store import translate_errors
@@ -49,11 +49,15 @@ class Compared:
     condition: str
     measure: str
     rows: int
-    """Questions."""
+    """Questions; where it is compared, those that the first arm was asked too."""
     seeds: int
     score: Interval
     change: Interval | None
     """Paired; None for the first arm."""
+    p: float
+    """Of this comparison alone, by paired sign flips; 1 for the first arm."""
+    corrected: float
+    """The same for all comparisons of the report (Holm)."""
     verdict: str
 
 
@@ -120,7 +124,8 @@ def compare(rows: Sequence[Row], arms: Sequence[str], settings: Settings) -> lis
                 for number, arm in enumerate(arms)
                 if scored[arm]
             ]
-    return found
+    changes = iter(together([row for row in found if row.change]))
+    return [next(changes) if row.change else row for row in found]
 
 
 Scored = dict[tuple[str, int], float]
@@ -136,19 +141,22 @@ def _compared(arm: str, condition: str, measure: str, base: Scored, own: Scored,
     resamples, seed = settings.evaluation.resamples, settings.seed
     pairs = [key for key in own if key in base]
     means = _means({key: own[key] for key in own})
-    change, said = None, ""
+    change, said, p, count = None, "", 1.0, len(means)
     if pairs:
         old, new = (_means({key: side[key] for key in pairs}) for side in (base, own))
         change = difference(old, new, resamples, seed)
-        said = verdict(change, len(old))
+        p, count = p_value(old, new, seed), len(old)
+        said = verdict(change, count, p)
     return Compared(
         arm=arm,
         condition=condition,
         measure=measure,
-        rows=len(means),
+        rows=count,
         seeds=len({seed for _, seed in own}),
         score=interval(means, resamples, seed),
         change=change,
+        p=p,
+        corrected=p,
         verdict=said,
     )
 
@@ -189,8 +197,9 @@ def markdown(found: Sequence[Compared], arms: Mapping[str, Point]) -> str:
         for arm, point in arms.items()
     ]
     rows = found[0].rows if found else 0
-    note = f"{rows} questions. In brackets the 95% interval; behind it the paired change from {first} with its own."
-    return "\n\n".join([*parts, note, "\n".join(said)])
+    said_of = f"{rows} questions. In brackets the 95% interval; behind it the paired change from {first} with its own."
+    counted = note([row for row in found if row.change])
+    return "\n\n".join([*parts, f"{said_of} {counted}".rstrip(), "\n".join(said)])
 
 
 def _cell(row: Compared) -> str:

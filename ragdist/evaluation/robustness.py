@@ -115,7 +115,7 @@ def evaluate(
     """
     by_id = {case.id: case for case in cases}
     asked_of = {question.id: question for question in questions}
-    reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
+    reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
     form = settings.evaluation.normalise
     made_by = made_of(label, sources, cases, questions, settings)
     path = _path(folder, label)
@@ -198,7 +198,7 @@ def _case(
         settings.prompts,
         id=name,
         max_tokens=settings.model.max_tokens,
-        room=max(settings.evaluation.max_new_tokens, len(answer)),
+        room=max(settings.answer_tokens, len(answer)),
     )
     return Case(
         id=name,

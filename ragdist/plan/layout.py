@@ -161,7 +161,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[Group]:
     groups = []
     for name, side, new, samples in (
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
-        ("generator", settings.generator, settings.evaluation.max_new_tokens, 1),
+        ("generator", settings.generator, settings.answer_tokens, 1),
     ):
         role = Role(
             name=name,

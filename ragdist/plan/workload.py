@@ -171,7 +171,7 @@ def _counted(folder: Path) -> Rows:
 
 def _bounded(settings: Settings) -> Rows:
     rows, longest = settings.questions.train_rows or None, settings.model.max_tokens
-    answer = min(longest // 2, settings.evaluation.max_new_tokens)
+    answer = min(longest // 2, settings.answer_tokens)
     return Rows(rows=rows, tokens=rows and rows * longest, longest=longest, answer=answer)
 
 

@@ -122,7 +122,7 @@ def by_writer(writer: Writer, codec: Codec, folder: Path, source: str, settings:
     """Asks a model in this process; what it wrote is kept in `folder`, microbatch by microbatch."""
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
-        config, limit = settings.prompts, settings.evaluation.max_new_tokens
+        config, limit = settings.prompts, settings.answer_tokens
         asked = [disputes.summary_prompt(dispute, codec, config, flipped=flipped) for dispute, flipped in shown]
         made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings)])
         name = content_id(made_by)
@@ -145,7 +145,7 @@ def by_teacher(teacher: Teacher, settings: Settings) -> Ask:
     def requests(shown: Sequence[tuple[Dispute, bool]]) -> Iterator[Request]:
         for dispute, flipped in shown:
             text = disputes.summary_text(dispute, flipped=flipped)
-            limit = settings.evaluation.max_new_tokens
+            limit = settings.answer_tokens
             yield Request(id=f"{dispute.question_id}/{flipped}", text=text, max_new_tokens=limit, seed=settings.seed)
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from ragdist.evaluation import arbitration, arbitration_report, report, robustness, rounds, rounds_report
+from ragdist.evaluation import arbitration, arbitration_report, arms, report, robustness, rounds, rounds_report
 from ragdist.evaluation.intervals import holm
 from ragdist.evaluation.rounds import Meeting
 from tests.evaluation import test_arbitration, test_rounds, world
@@ -111,3 +111,23 @@ def test_arbiters_of_one_condition_are_one_family():
     other = replace(one, condition="oracle")
     assert [w.against_discoverer.corrected for w in arbitration.compared([one, other])] == pytest.approx([4 / 2**8] * 2)
     assert arbitration_report.notes(found)[-1].startswith("6 comparisons were tested")
+
+
+def test_arms_of_a_sweep_are_one_family():
+    """Two arms against the first, under two lists by three measures; the seeds of a question count once."""
+    right = {"paper": range(60), "clean": range(68), "mixed": range(60)}
+    rows = [
+        arms.Row(arm, seed, condition, f"q{n:03}", float(n in known), float(n in known), 0.0, "")
+        for arm, known in right.items()
+        for seed in (0, 1)
+        for condition in ("clean", "template")
+        for n in (range(120) if arm == "paper" else range(119, -1, -1))
+    ]
+    found = arms.compare(rows, list(right), SETTINGS)
+    tested = [row for row in found if row.change]
+    assert len(found) == 18 and len(tested) == 12
+    gained = [row for row in tested if row.arm == "clean" and row.measure != "states_forgery"]
+    assert [row.p for row in gained] == pytest.approx([2 / 2**8] * 4)
+    assert [row.corrected for row in gained] == pytest.approx([12 * 2 / 2**8] * 4)
+    assert all("corrected for 12 comparisons" in row.verdict and row.rows == 120 for row in gained)
+    assert "12 comparisons were tested" in arms.markdown(found, {name: {} for name in right})
