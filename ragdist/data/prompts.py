@@ -170,12 +170,17 @@ def parse(user_text: str) -> tuple[list[Shortened], str]:
     raise ValueError(f"not a prompt of ragdist: {user_text[:80]!r}")
 
 
+def right_answer(question: Question) -> str:
+    """The right answer as one text: the first, or all of them where all are wanted."""
+    return ", ".join(question.answers) if question.all_answers_required else question.answers[0]
+
+
 def target(question: Question, config: PromptsConfig) -> str:
     """What the model learns to answer: the same with the oracle shown and without.
 
     The tag stands before the answer in every reasoned target, also where the data has no reasoning.
     """
-    answer = ", ".join(question.answers) if question.all_answers_required else question.answers[0]
+    answer = right_answer(question)
     if config.answer == "plain":
         return answer
     return f"{question.reasoning.strip()}\n<ANSWER>: {answer}".lstrip()
