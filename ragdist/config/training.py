@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ragdist.config.block import Block
 
@@ -144,6 +144,12 @@ class AtmConfig(Block):
     """Longest forgery, in tokens."""
     forging: Literal["auto", "passages", "apidocs"] = "auto"
     """Wording of the forging prompt: open-domain passages or API documentation; auto goes by `corpus.source`."""
+    forging_answer: Literal["told", "free"] = "told"
+    """told: the attacker is given a wrong answer to argue for; free: only the right one, as in the paper, for models
+    that can invent."""
+    forging_opening: Literal["listed", "own"] = "listed"
+    """listed: a forgery begins as a document of the question's list, drawn by seed, so that nothing but its claim tells
+    it from a retrieved one; own: the attacker writes all of it, title too, as in the paper."""
     prefer: Literal["highest", "lowest"] = "highest"
     """Which forgery DPO prefers, by the generator's perplexity of the right answer; `lowest` is for experiments."""
     dpo_beta: float = Field(0.2, gt=0)
@@ -203,15 +209,16 @@ class ClusterConfig(Block):
     """Network interface of gloo and NCCL, for hosts whose own name resolves to 127.0.0.1."""
 
 
-Condition = Literal["closed_book", "oracle", "absent", "retrieved", "attacked"]
+Condition = Literal["closed_book", "oracle", "permuted", "absent", "retrieved", "attacked"]
 
 
 class EvaluationConfig(Block):
     """What is asked of a model before and after."""
 
-    conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "attacked")
-    """No documents; oracle and distractors; distractors only; the best by `retrieval.kind`; oracle list plus
-    forgeries that agree on one wrong answer."""
+    conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "permuted", "attacked")
+    """No documents; oracle and distractors; distractors only; the best by `retrieval.kind`; the oracle list permuted;
+    that list plus forgeries that agree on one wrong answer. `attacked` brings `permuted`, which attack success is
+    measured against."""
     forgeries: int = Field(3, ge=1)
     """Forged documents of the attacked condition."""
     before: bool = True
@@ -228,3 +235,11 @@ class EvaluationConfig(Block):
     """Also read the right answer's perplexity in every condition."""
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _attack_has_its_control(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        if "attacked" not in conditions or "permuted" in conditions:
+            return conditions
+        at = conditions.index("attacked")
+        return (*conditions[:at], "permuted", *conditions[at:])

@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ragdist.config import Settings
 from ragdist.data import forgeries as template
 from ragdist.data import mixing
 from ragdist.data.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
-from ragdist.data.prompts import Shortened, Shown, prompt
-from ragdist.draws import draw, order_for, rng_for
+from ragdist.data.prompts import Shown, prompt
+from ragdist.draws import draw, draws, order_for, rng_for
 from ragdist.errors import DataError
 from ragdist.records import Bundle, Chunk, Example, Forgery, Grade, OpenQuestion, Page, Prompt, Question, content_id
 from ragdist.roles import Codec, Model
 
 Notes = dict[str, float]
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 
 def open_question(
@@ -184,7 +186,7 @@ def attacked_lists(
     bundles, notes = [], Counter[str]({"rows": len(questions), "forgeries": len(forgeries), "cut_prompts": 0})
     for question in questions:
         name, attack = _name(question, round), picked[question.id]
-        attacked = permuted(mixing.shown(question, attack, name, round, settings), name, settings.seed)
+        attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
         rows = _pair(question, attacked, attack, model.codec, settings)
         notes["cut_prompts"] += sum(asked.cut_tokens > 0 for asked, _ in rows[:2])
         notes["replayed"] += attack is not among[question.id][0]
@@ -250,12 +252,18 @@ def _pair(
 
 def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:
     """The question's documents and the forgeries, each once, in an order that belongs to (seed, name)."""
-    return permuted([*question.documents, *forgeries], name, seed)
+    return permuted(question.documents, forgeries, name, seed)
 
 
-def permuted(shown: Sequence[Page | Forgery], name: str, seed: int) -> list[Page | Forgery]:
-    """These in an order that belongs to (seed, name)."""
-    return [shown[place] for place in order_for(seed, "lists", name, len(shown))]
+def permuted(documents: Iterable[One], forgeries: Iterable[Other], name: str, seed: int) -> list[One | Other]:
+    """Documents and forgeries, each once, in an order that belongs to (seed, name); every one is equally likely.
+
+    Each has a draw of its own, so that the documents follow one another as they do without the forgeries: what an
+    attacked list shows beside its permuted control is the forgeries alone.
+    """
+    shown: list[One | Other] = [*documents, *forgeries]
+    drawn = draws(seed, "lists", name, len(shown))
+    return [shown[place] for place in sorted(range(len(shown)), key=drawn.__getitem__)]
 
 
 def first_tuning(model: Model, questions: Sequence[OpenQuestion], settings: Settings) -> tuple[list[Bundle], Notes]:
@@ -300,12 +308,9 @@ def swapped(model: Model, questions: Sequence[OpenQuestion], settings: Settings)
             continue
         round = rng_for(settings.seed, "swapped", question.id).randrange(max(1, len(question.documents)))
         wrong = wrong_answer(question, round)
-        sources = [template.swapped(question, document, wrong) for document in golden]
-        title, text, stood = next((source for source in sources if source[2]), sources[0])
-        swaps += stood
-        text = next(iter(template.versions(question, text, wrong, swapped=stood)))
+        swaps += any(template.falsified(question, document, wrong).at >= 0 for document in golden)
         asked = assignment(question, round, model.codec, settings)
-        text = continued(asked.lead, Shortened(" ".join(title.split()), text), question, wrong)
+        text = continued(asked.lead, question, wrong)
         written = (*model.codec.encode(text).ids, model.codec.end)
         if len(written) > settings.atm.max_new_tokens:
             written = (*written[: settings.atm.max_new_tokens - 1], model.codec.end)
@@ -363,7 +368,7 @@ def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: C
 def _text(forgery: Forgery, asked: Assignment, codec: Codec) -> tuple[int, ...]:
     """What the attacker wrote of it: all but the lead that it was given, and the end if it came to one."""
     end = (codec.end,) if forgery.ended else ()
-    return (*codec.encode(whole(forgery).removeprefix(asked.lead)).ids, *end)
+    return (*codec.encode(whole(forgery).removeprefix(asked.lead.said)).ids, *end)
 
 
 def _bundle(id: str, rows: Sequence[tuple[Prompt, Sequence[int]]], about: str = "") -> Bundle:

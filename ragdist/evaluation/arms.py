@@ -1,4 +1,4 @@
-"""Arms of a sweep against the first of them, question by question: who is right more often, and under which list.
+"""Arms of a sweep against the model before and against the first arm, question by question, under every list.
 
 Each trial left every answer. Arms are compared over the questions that both were asked with the same seed; where a
 question was asked with several seeds, its mean counts once, so that an interval stays one over questions.
@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragdist.config import Settings
-from ragdist.evaluation.intervals import Interval, difference, interval, note, p_value, together, verdict
+from ragdist.evaluation.intervals import ALPHA, ENOUGH, Interval, difference, holm, interval, p_value, shown
 from ragdist.evaluation.report import bounds, grid
 from ragdist.parquet import rows_at
 from ragdist.store import translate_errors
 from ragdist.trials import TRIALS, Point, Trial
 
-ANSWERS = "answers.parquet"
+ANSWERS, BEFORE = "answers.parquet", "before"
 MEASURED = {"em": "right (EM)", "subspan": "right (Subspan EM)", "states_forgery": "repeats the forged answer"}
 
 
@@ -49,20 +49,20 @@ class Compared:
     condition: str
     measure: str
     rows: int
-    """Questions; where it is compared, those that the first arm was asked too."""
+    """Questions."""
     seeds: int
     score: Interval
-    change: Interval | None
-    """Paired; None for the first arm."""
-    p: float
-    """Of this comparison alone, by paired sign flips; 1 for the first arm."""
-    corrected: float
-    """The same for all comparisons of the report (Holm)."""
-    verdict: str
+    from_before: Interval | None
+    """Paired change from the model that all arms began with."""
+    from_first: Interval | None
+    """Paired change from the first arm."""
+    p_before: float | None
+    """Of `from_before`, by paired sign flips, corrected for all changes of the report that are tested (Holm)."""
+    p_first: float | None
 
 
 def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, Point], seed: int) -> list[Row]:
-    """Every answer of the last model of every finished trial.
+    """Every answer of the first and the last model of every finished trial; the first one's are those of `BEFORE`.
 
     Args:
         job: raft or atm.
@@ -71,61 +71,67 @@ def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, P
         arms: as `trials.arms` gives them.
         seed: of trials that sweep none.
     """
-    found = []
+    found: dict[Row, None] = {}  # all arms begin with the same model, whose answers count once
     for trial in trials:
         name = next((name for name, arm in arms.items() if arm.items() <= trial.values.items()), "")
         if trial.state == "finished" and name:
-            folder = sweep / TRIALS / trial.name
+            folder, own = sweep / TRIALS / trial.name, int(trial.values.get("seed", seed))
             answered = _rounds(folder / "atm" / "test") if job == "atm" else _predictions(folder / "evaluation")
-            found += [
-                Row(
-                    name,
-                    int(trial.values.get("seed", seed)),
-                    condition,
-                    row["question_id"],
-                    row["em"],
-                    row["subspan"],
-                    float(row["states_forgery"] or 0),
-                    row["answer"],
-                )
-                for condition, row in answered
-            ]
-    return found
+            for first, condition, row in answered:
+                scores = (row["em"], row["subspan"], float(row["states_forgery"] or 0))
+                said = Row(BEFORE if first else name, own, condition, row["question_id"], *scores, row["answer"])
+                found[said] = None
+    return list(found)
 
 
-def _rounds(test: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What the newest generator of a game answered, under each list that it was asked with."""
+def _rounds(test: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
+    """What the first and the newest generator of a game answered, under each list that they were asked with."""
     asked = [(path, *map(int, found.groups("-1"))) for path in test.iterdir() if (found := _ASKED.fullmatch(path.name))]
-    newest = max((generator for _, _, generator in asked), default=-1)
+    first, newest = (ends(generator for _, _, generator in asked) for ends in (min, max))
     for folder, attacker, generator in sorted(asked):
-        if generator == newest:
+        if generator in (first, newest):
             for row in (row for path in sorted(folder.glob("*.parquet")) for row in rows_at(path)):
-                yield row.condition if attacker < 0 else f"attacker {attacker}", asdict(row)
+                condition = row.condition if attacker < 0 else f"attacker {attacker}"
+                yield generator < newest, condition, asdict(row)
 
 
-_ASKED = re.compile(r"[a-z]+-(?:a(\d+)-)?g(\d+)")
+_ASKED = re.compile(r"(?:clean|template|attacked)-(?:a(\d+)-)?g(\d+)")
 
 
-def _predictions(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What RAFT's tuned model answered."""
-    for line in (folder / "RAFT.jsonl").read_text().splitlines()[1:]:
-        row = json.loads(line)
-        yield row["condition"], row
+def _predictions(folder: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
+    """What the untuned and RAFT's tuned model answered."""
+    for path in (folder / "base.jsonl", folder / "RAFT.jsonl"):
+        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+            row = json.loads(line)
+            yield path.stem == "base", row["condition"], row
 
 
 def compare(rows: Sequence[Row], arms: Sequence[str], settings: Settings) -> list[Compared]:
-    """Every arm under every condition by every measure, the first arm first."""
+    """Every arm under every condition by every measure, against `BEFORE` and against the first arm."""
     found = []
     for condition in dict.fromkeys(row.condition for row in rows):
         for measure in MEASURED:
-            scored = {arm: _by_question(rows, arm, condition, measure) for arm in arms}
-            found += [
-                _compared(arm, condition, measure, scored[arms[0]] if number else {}, scored[arm], settings)
-                for number, arm in enumerate(arms)
-                if scored[arm]
-            ]
-    changes = iter(together([row for row in found if row.change]))
-    return [next(changes) if row.change else row for row in found]
+            scored = {arm: _by_question(rows, arm, condition, measure) for arm in (BEFORE, *arms)}
+            for arm, own in scored.items():
+                before = scored[BEFORE] if arm != BEFORE else {}
+                first = scored[arms[0]] if arm not in (BEFORE, arms[0]) else {}
+                if own:
+                    found.append(_compared(arm, condition, measure, own, before, first, settings))
+    return _corrected(found)
+
+
+TESTED = ("p_before", "p_first")
+
+
+def _corrected(found: Sequence[Compared]) -> list[Compared]:
+    """The same with the p values of all changes corrected together; none where questions are too few to call one."""
+    p_values = [p for row in found for name in TESTED if row.rows >= ENOUGH and (p := getattr(row, name)) is not None]
+    rest = iter(holm(p_values))
+
+    def of(row: Compared, name: str) -> float | None:
+        return next(rest) if row.rows >= ENOUGH and getattr(row, name) is not None else None
+
+    return [replace(row, p_before=of(row, "p_before"), p_first=of(row, "p_first")) for row in found]
 
 
 Scored = dict[tuple[str, int], float]
@@ -137,27 +143,29 @@ def _by_question(rows: Iterable[Row], arm: str, condition: str, measure: str) ->
     return {(row.question_id, row.seed): getattr(row, measure) for row in wanted}
 
 
-def _compared(arm: str, condition: str, measure: str, base: Scored, own: Scored, settings: Settings) -> Compared:
-    resamples, seed = settings.evaluation.resamples, settings.seed
-    pairs = [key for key in own if key in base]
-    means = _means({key: own[key] for key in own})
-    change, said, p, count = None, "", 1.0, len(means)
-    if pairs:
+def _compared(
+    arm: str, condition: str, measure: str, own: Scored, before: Scored, first: Scored, settings: Settings
+) -> Compared:
+    means, resamples, seed = _means(own), settings.evaluation.resamples, settings.seed
+
+    def change(base: Scored) -> tuple[Interval, float] | tuple[None, None]:
+        pairs = [key for key in own if key in base]
         old, new = (_means({key: side[key] for key in pairs}) for side in (base, own))
-        change = difference(old, new, resamples, seed)
-        p, count = p_value(old, new, seed), len(old)
-        said = verdict(change, count, p)
+        return (difference(old, new, resamples, seed), p_value(old, new, seed)) if pairs else (None, None)
+
+    (from_before, p_before), (from_first, p_first) = change(before), change(first)
+
     return Compared(
         arm=arm,
         condition=condition,
         measure=measure,
-        rows=count,
+        rows=len(means),
         seeds=len({seed for _, seed in own}),
         score=interval(means, resamples, seed),
-        change=change,
-        p=p,
-        corrected=p,
-        verdict=said,
+        from_before=from_before,
+        from_first=from_first,
+        p_before=p_before,
+        p_first=p_first,
     )
 
 
@@ -183,25 +191,30 @@ def write(rows: Sequence[Row], folder: Path) -> Path:
 
 def markdown(found: Sequence[Compared], arms: Mapping[str, Point]) -> str:
     """A table for each measure: an arm a line, a condition a column; then what the arms are."""
-    parts = []
+    first, parts = next(iter(arms)), []
     for measure, title in MEASURED.items():
-        some = [row for row in found if row.measure == measure]
-        conditions = list(dict.fromkeys(row.condition for row in some))
-        cells = {(row.arm, row.condition): _cell(row) for row in some}
-        body = [[arm, *(cells.get((arm, condition), "") for condition in conditions)] for arm in arms]
+        cells = {(row.arm, row.condition): _cell(row, first) for row in found if row.measure == measure}
+        conditions = list(dict.fromkeys(condition for _, condition in cells))
+        body = [[arm, *(cells.get((arm, condition), "") for condition in conditions)] for arm in (BEFORE, *arms)]
         parts += [f"Share {title}:", grid(["", *conditions], body)]
-    first = next(iter(arms))
+    rows, seeds = (max((getattr(row, name) for row in found), default=0) for name in ("rows", "seeds"))
+    tested = sum(getattr(row, name) is not None for row in found for name in TESTED)
+    parts.append(
+        f"{rows} questions, {seeds} seed(s); in brackets 95% intervals over questions. Changes are paired, from the "
+        f"model that all arms began with and from {first}, each with its own interval; * is a difference: the interval "
+        f"leaves out 0 and p, by paired sign flips and Holm's correction over all {tested} changes, is at most {ALPHA}."
+    )
+    said = {
+        arm: ", ".join(f"`{key}={json.dumps(value)}`" for key, value in point.items()) for arm, point in arms.items()
+    }
+    return "\n\n".join([*parts, "\n".join(f"- **{arm}**: {settings}" for arm, settings in said.items())])
+
+
+def _cell(row: Compared, first: str) -> str:
+    changes = (("", row.from_before, row.p_before), (f"{first} ", row.from_first, row.p_first))
     said = [
-        f"- **{arm}**: "
-        + (", ".join(f"`{key}={json.dumps(value)}`" for key, value in point.items()) or "as the settings say")
-        for arm, point in arms.items()
+        f"{name}{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" + "*" * (p is not None and shown(one, row.rows, p))
+        for name, one, p in changes
+        if one
     ]
-    rows = found[0].rows if found else 0
-    said_of = f"{rows} questions. In brackets the 95% interval; behind it the paired change from {first} with its own."
-    counted = note([row for row in found if row.change])
-    return "\n\n".join([*parts, f"{said_of} {counted}".rstrip(), "\n".join(said)])
-
-
-def _cell(row: Compared) -> str:
-    own = f"{row.score.mean:.2f} ({bounds(row.score)})"
-    return own if row.change is None else f"{own}; {row.verdict}"
+    return "; ".join([f"{row.score.mean:.2f} ({bounds(row.score)})", *said])

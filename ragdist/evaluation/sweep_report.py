@@ -26,6 +26,7 @@ from ragdist.store import make_folder, translate_errors
 
 TITLES = {
     "clean": "clean list",
+    "permuted": "clean list, permuted",
     "attacked": "template attack",
     "attacker": "own forgeries",
     "closed_book": "no documents",
