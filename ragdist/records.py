@@ -207,7 +207,7 @@ class Answered:
     """
 
     question_id: str
-    condition: Literal["clean", "permuted", "template", "attacker"]
+    condition: Literal["clean", "permuted", "absent", "template", "attacker"]
     generator: int
     """Version of the generator that answered."""
     attacker: int

@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, permutations
-from itertools import count as numbers
 from typing import Any, NamedTuple
 
 from ragdist.data.matching import contains, flat, spans, words
@@ -65,6 +65,7 @@ def forge(
     *,
     count: int,
     seed: int,
+    others: Sequence[Chunk] = (),
     counts: dict[str, Any] | None = None,
 ) -> list[Forgery]:
     """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike.
@@ -74,30 +75,29 @@ def forge(
 
     Args:
         question: its `wrong_answers` are used before anything else.
-        sources: the documents to forge: the oracles, or others to imitate.
+        sources: the documents to forge: the oracles, or others to imitate; none gives plain statements.
         pool: answers of other questions, to take a wrong one of similar form from.
         count: how many.
         seed: of the run.
-        counts: gets how many questions had no source (`without_source`), none that could be made false (`still_true`),
-            none that the answer stood in (`not_falsified_in_text`: the text still argues for the right one).
+        others: documents that a copy takes a sentence from, where it has none to leave out.
+        counts: gets how many questions had no source that could be made false (`still_true`), and none that the answer
+            stood in (`not_falsified_in_text`: it still argues for the right one).
 
     Raises:
         DataError: there is no wrong answer to argue for.
     """
     counts = {} if counts is None else counts
-    for name in ("without_source", "still_true", "not_falsified_in_text"):
+    for name in ("still_true", "not_falsified_in_text"):
         counts.setdefault(name, 0)
-    if not sources:
-        counts["without_source"] += 1
-        return []
     wrong = _wrong_answer(question, pool, rng_for(seed, "forgeries", question.id))
-    found = [falsified(question, source, wrong) for source in sources]
+    found = [falsified(question, source, wrong) for source in sources] or [Falsified("", "", -1)]
     found = [one for one in found if not says_right(question, one.title, one.text)]
     # Of several documents, those that hold the answer are the ones worth forging.
     found = [one for one in found if one.at >= 0] or found
     counts["still_true"] += not found
     counts["not_falsified_in_text"] += bool(found) and found[0].at < 0
-    texts = [versions(question, one, wrong) for one in found]
+    more = [tail for other in others if (tail := _tail(other.text)) and not says_right(question, "", tail)]
+    texts = [versions(question, one, wrong, more) for one in found]
     taken = {flat(source.text) for source in sources}
     forged: list[Forgery] = []
     for number in range(count if found else 0):
@@ -118,6 +118,18 @@ def forge(
             )
         )
     return forged
+
+
+def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:
+    """Forgeries that came with the data, each with a word on whether it gives a right answer and the wrong one."""
+    return [
+        replace(
+            forgery,
+            truthful=says_right(question, forgery.title, forgery.text),
+            stated=says(f"{forgery.title}\n{forgery.text}", [forgery.states], question.topic),
+        )
+        for forgery in forgeries
+    ]
 
 
 def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
@@ -267,31 +279,38 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def versions(question: Question | OpenQuestion, document: Falsified, wrong: str) -> Iterator[str]:
+def versions(
+    question: Question | OpenQuestion, document: Falsified, wrong: str, more: Sequence[str] = ()
+) -> Iterator[str]:
     """The document's text again and again, each time another one that states the wrong answer; the best first.
 
-    Where it stands in the text, other sentences are left out, but never the first; then sentences that state it are
-    added. Else one such sentence stands within the text, each time elsewhere.
+    Where it stands in the text, other sentences are left out, but never the first; then one of `more` is added; then
+    sentences that state it are. Else one such sentence stands within the text, each time elsewhere.
     """
     cuts = _cuts(document.text)
+    statements = _statements(question, wrong)
     if document.at < 0:
         ends = [cut for cut in cuts if _opens(document.text[:cut])] or [len(document.text.rstrip())]
-        for number in numbers():
-            if number == len(ends) * len(STATEMENTS):
-                return
-            end, said = ends[number % len(ends)], _statement(question, wrong, number)
+        for number, said in enumerate(said for said in statements for _ in ends):
+            end = ends[number % len(ends)]
             yield _joined(document.text[:end], said, document.text[end:])
+        return
     pieces = [document.text[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
-    kept = {0, sum(cut <= document.at for cut in cuts)}
+    claimed = [sum(cut <= at for cut in cuts) for at in (document.at, document.at + len(flat(wrong)) - 1)]
+    kept = {0, *range(claimed[0], claimed[1] + 1)}
     spare = [at for at in reversed(range(len(pieces))) if at not in kept]
     for size in range(min(len(spare), 3) + 1):
         for left_out in combinations(spare, size):
             shown = "".join(piece for at, piece in enumerate(pieces) if at not in left_out)
             yield shown.rstrip() + document.text[len(document.text.rstrip()) :]
-    for size in range(1, len(STATEMENTS) + 1):
-        for order in permutations(range(len(STATEMENTS)), size):
-            said = " ".join(_statement(question, wrong, number) for number in order)
-            yield _joined(document.text, said, "")
+    for said in (*more, *statements):
+        yield _joined(document.text, said, "")
+
+
+def _tail(text: str) -> str:
+    """The last sentence of a text that has more than one, or more than one line."""
+    cuts = _cuts(text)
+    return (text[cuts[-1] :] if cuts else text.partition("\n")[2]).strip()
 
 
 def _cuts(text: str) -> list[int]:
@@ -315,14 +334,19 @@ def _opens(text: str) -> bool:
     return len(text.split()) >= OPENING_WORDS or len(text) >= OPENING_CHARACTERS
 
 
-def _statement(question: Question | OpenQuestion, wrong: str, number: int) -> str:
+def _statements(question: Question | OpenQuestion, wrong: str) -> Iterator[str]:
+    """Sentences that state the wrong answer: every wording, then two of them, and so on."""
     asked = sentence(question.text)
     asked += "" if _ENDS.search(asked) else "?"
-    wording = STATEMENTS[number % len(STATEMENTS)]
-    return wording.format(Question=asked, answer=flat(wrong), Answer=sentence(wrong))
+    for size in range(1, len(STATEMENTS) + 1):
+        for wordings in permutations(STATEMENTS, size):
+            yield " ".join(wordings).format(Question=asked, answer=flat(wrong), Answer=sentence(wrong))
 
 
 def _joined(before: str, said: str, after: str) -> str:
     """A sentence between two parts of a text, with the blanks that stood between them on both sides."""
-    blank = before[len(before.rstrip()) :] or " "
-    return f"{before.rstrip()}{blank}{said}{blank if after.strip() else ''}{after}"
+    if not after.strip():  # the text ends as it did
+        body = before.rstrip()
+        return f"{body}{' ' if body else ''}{said}{before[len(body) :]}{after}"
+    blank = before[len(before.rstrip()) :] or (" " if before else "")
+    return f"{before.rstrip()}{blank}{said}{blank}{after}"

@@ -237,7 +237,7 @@ def _lead(question: OpenQuestion, wrong: str, name: str, codec: Codec, settings:
         if text and not says_right(question, title, text) and _is_plain(whole(Shortened(title, text)), codec):
             return Lead(" ".join(title.splitlines()), text, at)
     if kind == "apidocs" and named and question.topic:
-        return Lead(named[1], f"{named[1]}({question.topic}={flat(wrong)}", -1)
+        return Lead(named[1], f"{_short(named[1])}({question.topic}={flat(wrong)}", -1)
     return Lead("", sentence(wrong) if kind == "passages" else "", -1)
 
 
@@ -260,9 +260,15 @@ def _signature(question: OpenQuestion, document: Shown, wrong: str) -> tuple[str
     title, start = document.title, before_default(question.topic, document.text) if question.topic else -1
     text = document.text[: max(start, 0)]
     if named and title != named[1]:
-        text = text.replace(title, named[1], 1) if title and text.startswith(f"{title}(") else ""
+        called = next((name for name in (title, _short(title)) if text.startswith(f"{name}(")), "")
+        text = f"{named[1] if called == title else _short(named[1])}{text[len(called) :]}" if called else ""
         title = named[1]
     return (title, text + flat(wrong)) if text else ("", "")
+
+
+def _short(name: str) -> str:
+    """A function's name without its module."""
+    return name.rpartition(".")[2]
 
 
 def _is_plain(text: str, codec: Codec) -> bool:
