@@ -171,7 +171,7 @@ def parse(user_text: str) -> tuple[list[Shortened], str]:
 
 
 def right_answer(question: Question) -> str:
-    """The right answer as one text: the first, or all of them where all are wanted."""
+    """The first right answer; all of them where all are required."""
     return ", ".join(question.answers) if question.all_answers_required else question.answers[0]
 
 

@@ -28,8 +28,9 @@ from ragdist import track
 from ragdist.algo.arbiter import best_margin
 from ragdist.config import DUET_ROLES, Condition, Settings, uneven
 from ragdist.config import Arbiter as Kind
-from ragdist.data import disputes, prompts
+from ragdist.data import disputes
 from ragdist.data.disputes import Dispute
+from ragdist.data.prompts import right_answer
 from ragdist.data.road import Road
 from ragdist.data.trio import Trio
 from ragdist.errors import ConfigError
@@ -193,7 +194,7 @@ class Duet:
             rows = write_rows(self.arbiters / "rated.jsonl", rated)
             lessons.append(self._lesson("alignment arbiter", rows, self.arbiters / "alignment", "scorer", "scorer"))
         if "tuned_summarizer" in duet.arbiters:
-            answer = {question.id: prompts.right_answer(question) for question in questions}
+            answer = {question.id: right_answer(question) for question in questions}
             summaries = [
                 disputes.summary_example(
                     one, answer[one.question_id], codec, self.settings.prompts, condition, flipped=flipped
