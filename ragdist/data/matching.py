@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import string
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 import regex
 
+VERSION = 2
+"""Raised whenever a text could be compared otherwise; what was made by comparing is then made anew."""
 Form = Literal["squad", "unicode"]
 """How texts are brought to a normal form before they are compared; `evaluation.normalise`."""
 Step: TypeAlias = tuple[regex.Pattern[str], str]
@@ -40,6 +42,7 @@ _QUOTES = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
 }
 """Quotes, apostrophes and dashes as a keyboard has them."""
+_QUOTE_SHAPES = str.maketrans(_QUOTES)
 _SHAPES = str.maketrans(
     {
         **_QUOTES,
@@ -49,6 +52,7 @@ _SHAPES = str.maketrans(
 )
 """One letter in several shapes, where no normal form of Unicode makes them one."""
 _WIDTHS = str.maketrans({0xFF01 + at: 0x21 + at for at in range(94)})
+_SOFT_END = regex.compile(r"\u00ad(?=[^\S\n]*\n)")
 _GROUPING_BLANK = regex.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
 
 ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Bopomofo}\p{Hangul}\p{Yi}\p{Line_Break=Complex_Context}"
@@ -58,6 +62,14 @@ _DECIMAL = "\u2396"
 """Stands between the digits of 1.5 and of 1,5."""
 _GROUP = r"(?<=(?<!\d)\d{1,3}.)(?<!(?<![\d.,])0.)"  # behind up to three digits that are no lone zero
 _MARK = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s\x1c-\x1f{_DECIMAL}]"
+_BETWEEN = regex.compile(rf"(?V1)(?<=[[{ALONE}]--\p{{Hangul}}]\p{{M}}*)\s+(?=[[{ALONE}]--\p{{Hangul}}])")
+"""A blank in a script without spaces, as where a line ends; Korean has spaces."""
+_AROUND = regex.compile(
+    r"^[\s\u00bf\u00a1\"']+|[\s\"'.!?;:,\u00b7\u061b\u061f\p{Sentence_Terminal}]+$|[\u055b\u055c\u055e]"
+)
+"""Marks that begin or end a sentence; Armenian ones stand within its words."""
+_LINE_HYPHEN = regex.compile(r"(?<=\p{L}\p{M}*)[-\u2010\u00ad][^\S\n]*\n\s*(?=\p{L})")
+_BROKEN = "\u2027"
 _LINE_END = (regex.compile(r"(?<=\p{L}\p{M}*)-[^\S\n]*\n\s*(?=\p{L})"), "'")
 """A word that is broken at the end of a line: its hyphen is its own, or the line's."""
 _NUMBERS: tuple[Step, ...] = (
@@ -96,7 +108,7 @@ _PREFIX = regex.compile(
 )
 """What sticks to the front of a word."""
 _ARTICLE_AL = regex.compile("^\u0627\u0644(?=\\p{L}{3})")
-_WORD, _LATIN_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]+"), regex.compile(r"\p{Latin}")
+_WORD, _LATIN_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]+"), regex.compile("[A-Za-z]")
 _LATIN, _APART = r"[\p{Latin}\p{M}\p{N}_]", r"[^\p{L}\p{M}\p{N}]+"
 _SUFFIX = regex.compile(r"\p{M}*(?:\p{L}\p{M}*){0,4}")
 _UNIT = regex.compile(r"[^\d\u2396]{1,5}")
@@ -121,11 +133,17 @@ def normalise(text: str, form: Form = "squad") -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
+def key(answer: str) -> str:
+    """Equal for answers that are one in SQuAD's form or, where that leaves nothing ("A", "The"), by their words.
+
+    Empty for an answer that says nothing.
+    """
+    return normalise(answer) or words(answer).strip()
+
+
 def _unicode_form(text: str) -> str:
     bare = _UNSPOKEN.sub("", letters(text))
-    for pattern, sign in _NUMBERS:
-        bare = pattern.sub(sign, bare)
-    bare = bare.replace("'", "").replace(_DECIMAL, ".")
+    bare = _replaced(bare, _NUMBERS).replace("'", "").replace(_DECIMAL, ".")
     return flat(_APARTS[2][0].sub(r" \1 ", unicodedata.normalize("NFC", bare)))
 
 
@@ -161,16 +179,24 @@ def marked(text: str) -> str:
 
     Example: "U.S. Army, 1,000 men (東京)" is "u's army 1000 men 東 京".
     """
-    found = _fold(text if text.isascii() else _GROUPING_BLANK.sub("\u066c", text))
-    for pattern, sign in _inside(found):
-        found = pattern.sub(sign, found)
+    found = _fold(text if text.isascii() else _prepared(text))
+    found = _replaced(found, _inside(found))
     if not found.isascii():
-        for pattern, sign in _APARTS:
-            found = pattern.sub(sign, found)
-        return found
+        return _replaced(found, _APARTS)
     # The same for ASCII, five times as fast.
     pieces = (piece.strip("'") for piece in found.translate(_ASCII_MARKS).split())
     return _RUN.sub("'", " ".join(piece for piece in pieces if piece))
+
+
+def _replaced(text: str, steps: Iterable[Step]) -> str:
+    for pattern, sign in steps:
+        text = pattern.sub(sign, text)
+    return text
+
+
+def _prepared(text: str) -> str:
+    """With signs in place of two that the normal form would take away, character for character."""
+    return _SOFT_END.sub("-", _GROUPING_BLANK.sub("\u066c", text))
 
 
 def _inside(folded: str) -> Iterator[Step]:
@@ -179,6 +205,35 @@ def _inside(folded: str) -> Iterator[Step]:
         yield _LINE_END
     if _NUMERIC.search(folded):
         yield from _NUMBERS
+
+
+def same_text(text: str) -> str:
+    """Equal for texts that differ in case, blanks, marks around the whole, or how the same letters are stored only.
+
+    Accents, articles and punctuation inside count: `-1` is not `1`, nor `C#` `C`.
+    """
+    return _AROUND.sub("", flat(_BETWEEN.sub("", letters(text))))
+
+
+def verbatim(text: str) -> str:
+    """The text as it is quoted: letter for letter, but for blanks, shapes of quotes, dashes and ligatures, widths, and
+    what cannot be seen. Where a word is broken at the end of a line, `quoted_in` looks for it with a hyphen or without.
+    """
+    bare = _HIDDEN.sub("", _LINE_HYPHEN.sub(_BROKEN, text)).translate(_QUOTE_SHAPES)
+    return flat(_BETWEEN.sub("", unicodedata.normalize("NFKC", bare).translate(_QUOTE_SHAPES)))
+
+
+def quoted_in(quote: str, source: str) -> bool:
+    """Whether the quote stands word for word in the source, quotation marks around it aside; both as `verbatim` has
+    them."""
+    forms = [form for form in (quote, quote.strip("\"' ")) if form]
+    if any(form in source for form in forms):
+        return True
+    if _BROKEN not in source + quote:
+        return False
+    signs = {"-": f"[-{_BROKEN}]", _BROKEN: f"[-{_BROKEN}]?"}
+    spelled = (f"{_BROKEN}?".join(signs.get(sign) or regex.escape(sign) for sign in form) for form in forms)
+    return any(regex.search(pattern, source) for pattern in spelled)
 
 
 def words(text: str) -> str:
@@ -193,9 +248,7 @@ def parted(marked: str) -> str:
 
 def joined(marked: str) -> str:
     """SQuAD's reading: punctuation inside a word counts for nothing, nor do English articles."""
-    for pattern, sign in _JOINING:
-        marked = pattern.sub(sign, marked)
-    return marked
+    return _replaced(marked, _JOINING)
 
 
 def contains(text: str, answer: str) -> bool:
@@ -253,7 +306,7 @@ class _Traced(NamedTuple):
 def _traced(text: str) -> _Traced:
     """As `marked`."""
     pieces, origins = list[str](), list[tuple[int, int]]()
-    for character in regex.finditer(r"\X", _GROUPING_BLANK.sub("\u066c", text)):
+    for character in regex.finditer(r"\X", _prepared(text)):
         pieces.append(_fold(character[0]))
         origins += [character.span()] * len(pieces[-1])
     traced = _Traced("".join(pieces), origins)
@@ -323,7 +376,7 @@ def _ends(text: str, at: int, wanted: str) -> bool:
 
 
 def is_bare(answer: str) -> bool:
-    """Whether the answer is one Latin letter or English articles alone, which stand in any text but for their case."""
+    """Whether the answer is one ASCII letter or English articles alone, which stand in any text but for their case."""
     said = _WORD.findall(answer.translate(_WIDTHS))
     return bool(said) and (
         {word.lower() for word in said} <= ARTICLES or (len(said) == 1 and bool(_LATIN_LETTER.fullmatch(said[0])))

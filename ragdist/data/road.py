@@ -27,11 +27,14 @@ from ragdist.data import (
     hub,
     hybrid,
     lists,
+    matching,
+    naming,
     places,
     prompts,
     questions,
     retrieval,
 )
+from ragdist.data.files import Broken
 from ragdist.data.lessons import Lessons
 from ragdist.data.public import PublicRow
 from ragdist.draws import draws
@@ -88,6 +91,10 @@ class Road:
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
             yield from track.progress(corpus.read(found, config, self.mapper, counts), "documents")
+            if guesses := counts["guesses"]:
+                track.say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
+            if copies := counts["copies_named"]:
+                track.say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
             if near := counts.get("near_duplicates"):
                 done = "left out" if config.near_duplicates == "drop" else "kept, as corpus.near_duplicates is not drop"
                 track.say(f"{near} documents nearly repeat an earlier one and are {done}")
@@ -136,7 +143,7 @@ class Road:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         if self.settings.teacher.questions_per_chunk:
             inputs["taught"] = self.taught.fingerprint
-        stage = Stage("questions", inputs, settings)
+        stage = Stage("questions", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
             broken: list[str] = []
@@ -199,7 +206,7 @@ class Road:
             counts["rejected"] = sum(map(len, rejected.values()))
             return find(self.questions, counts=counts, rejected=rejected)
 
-        return self.store.make(Stage("candidates", inputs, settings), Candidates, produce)
+        return self.store.make(Stage("candidates", inputs, settings, version=matching.VERSION), Candidates, produce)
 
     @cached_property
     def contexts(self) -> Rows[Context]:
@@ -224,7 +231,7 @@ class Road:
         config, limit = self.settings.prompts, self.settings.model.max_tokens
         inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
-        stage = Stage("examples", inputs, settings)
+        stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
             kept = examples.siblings(self.contexts, stage, self.store)
@@ -309,7 +316,10 @@ class Road:
                 "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
             )
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
-        return Stage(name, {"questions": places.digest(map(places.at, config.questions))}, columns | fraction)
+        columns["truths"] = list(config.truths)
+        files = {"questions": places.digest(map(places.at, config.questions))}
+        version = benchmarks.VERSION + matching.VERSION  # either rule, when it changes, makes other rows
+        return Stage(name, files, columns | fraction, version=version)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:
@@ -335,11 +345,23 @@ class Road:
         elif self.settings.corpus.source in ("records", "benchmark"):
             yield from (question for question, _, _ in self._rows(broken))
         else:
-            found = [question for question, _, _ in self._rows(broken)] if self.settings.corpus.questions else []
+            found = list(self._of_folder(broken)) if self.settings.corpus.questions else []
             hits = self.retriever.search([question.text for question in found], questions.LINK_DEPTH)
             for question, best in zip(found, hits, strict=True):
                 yield questions.link(question, self.chunk_by_id, best)
             yield from self.taught if self.settings.teacher.questions_per_chunk else ()
+
+    def _of_folder(self, broken: list[str]) -> Iterator[Question]:
+        """The questions of the files, with the ids of the documents that they name."""
+        config = self.settings.corpus
+        found = [question for question, _, _ in self._rows(broken)]
+        if not any(question.oracle_ids or question.near_miss_ids for question in found):
+            return iter(found)
+        copied, folder = self.documents.card["counts"]["copied"], places.name(config.folder)
+        names = naming.of_documents(self.documents, copied, folder)
+        there = (naming.Named(place.inside, place.inside) for place in places.files(config.folder))
+        files = naming.Names(there, folder)
+        return naming.resolved(found, names, files, Broken(config.broken, broken), config.folder)
 
     @cached_property
     def _lessons(self) -> Lessons:
