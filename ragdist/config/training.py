@@ -223,8 +223,9 @@ class EvaluationConfig(Block):
     """Forged documents of the attacked condition."""
     before: bool = True
     """Evaluate the untuned model too."""
-    max_new_tokens: int = Field(32, ge=1)
-    """Longest answer, in tokens; reasoned answers need some hundreds."""
+    max_new_tokens: int = Field(0, ge=0)
+    """Longest answer, in tokens; 0 goes by `prompts.answer`: 32 for plain answers; for reasoned ones 256, or half of
+    `model.max_tokens` where that is less."""
     tokens_per_batch: int = Field(8192, ge=64)
     """Padded prompt tokens of one forward pass when writing or reading; a card of 80 GB has room for some 32768."""
     normalise: Literal["squad", "unicode"] = "squad"

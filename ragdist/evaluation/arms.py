@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragdist.config import Settings
-from ragdist.evaluation.intervals import Interval, difference, interval
+from ragdist.evaluation.intervals import ALPHA, ENOUGH, Interval, difference, holm, interval, p_value, shown
 from ragdist.evaluation.report import bounds, grid
 from ragdist.parquet import rows_at
 from ragdist.store import translate_errors
@@ -56,6 +56,9 @@ class Compared:
     """Paired change from the model that all arms began with."""
     from_first: Interval | None
     """Paired change from the first arm."""
+    p_before: float | None
+    """Of `from_before`, by paired sign flips, corrected for all changes of the report that are tested (Holm)."""
+    p_first: float | None
 
 
 def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, Point], seed: int) -> list[Row]:
@@ -114,7 +117,21 @@ def compare(rows: Sequence[Row], arms: Sequence[str], settings: Settings) -> lis
                 first = scored[arms[0]] if arm not in (BEFORE, arms[0]) else {}
                 if own:
                     found.append(_compared(arm, condition, measure, own, before, first, settings))
-    return found
+    return _corrected(found)
+
+
+TESTED = ("p_before", "p_first")
+
+
+def _corrected(found: Sequence[Compared]) -> list[Compared]:
+    """The same with the p values of all changes corrected together; none where questions are too few to call one."""
+    p_values = [p for row in found for name in TESTED if row.rows >= ENOUGH and (p := getattr(row, name)) is not None]
+    rest = iter(holm(p_values))
+
+    def of(row: Compared, name: str) -> float | None:
+        return next(rest) if row.rows >= ENOUGH and getattr(row, name) is not None else None
+
+    return [replace(row, p_before=of(row, "p_before"), p_first=of(row, "p_first")) for row in found]
 
 
 Scored = dict[tuple[str, int], float]
@@ -131,10 +148,12 @@ def _compared(
 ) -> Compared:
     means, resamples, seed = _means(own), settings.evaluation.resamples, settings.seed
 
-    def change(base: Scored) -> Interval | None:
+    def change(base: Scored) -> tuple[Interval, float] | tuple[None, None]:
         pairs = [key for key in own if key in base]
         old, new = (_means({key: side[key] for key in pairs}) for side in (base, own))
-        return difference(old, new, resamples, seed) if pairs else None
+        return (difference(old, new, resamples, seed), p_value(old, new, seed)) if pairs else (None, None)
+
+    (from_before, p_before), (from_first, p_first) = change(before), change(first)
 
     return Compared(
         arm=arm,
@@ -143,8 +162,10 @@ def _compared(
         rows=len(means),
         seeds=len({seed for _, seed in own}),
         score=interval(means, resamples, seed),
-        from_before=change(before),
-        from_first=change(first),
+        from_before=from_before,
+        from_first=from_first,
+        p_before=p_before,
+        p_first=p_first,
     )
 
 
@@ -177,10 +198,11 @@ def markdown(found: Sequence[Compared], arms: Mapping[str, Point]) -> str:
         body = [[arm, *(cells.get((arm, condition), "") for condition in conditions)] for arm in (BEFORE, *arms)]
         parts += [f"Share {title}:", grid(["", *conditions], body)]
     rows, seeds = (max((getattr(row, name) for row in found), default=0) for name in ("rows", "seeds"))
+    tested = sum(getattr(row, name) is not None for row in found for name in TESTED)
     parts.append(
         f"{rows} questions, {seeds} seed(s); in brackets 95% intervals over questions. Changes are paired, from the "
-        f"model that all arms began with and from {first}; {len(arms)} arms are compared under several lists, and no "
-        "interval is corrected for that."
+        f"model that all arms began with and from {first}, each with its own interval; * is a difference: the interval "
+        f"leaves out 0 and p, by paired sign flips and Holm's correction over all {tested} changes, is at most {ALPHA}."
     )
     said = {
         arm: ", ".join(f"`{key}={json.dumps(value)}`" for key, value in point.items()) for arm, point in arms.items()
@@ -189,6 +211,10 @@ def markdown(found: Sequence[Compared], arms: Mapping[str, Point]) -> str:
 
 
 def _cell(row: Compared, first: str) -> str:
-    changes = (("", row.from_before), (f"{first} ", row.from_first))
-    said = [f"{name}{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in changes if one]
+    changes = (("", row.from_before, row.p_before), (f"{first} ", row.from_first, row.p_first))
+    said = [
+        f"{name}{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" + "*" * (p is not None and shown(one, row.rows, p))
+        for name, one, p in changes
+        if one
+    ]
     return "; ".join([f"{row.score.mean:.2f} ({bounds(row.score)})", *said])

@@ -94,7 +94,7 @@ def _ask(
 
     Texts of D and of the forgeries are shown letter by letter; their order belongs to (seed, question).
     """
-    limit, form = settings.evaluation.max_new_tokens, settings.evaluation.normalise
+    limit, form = settings.answer_tokens, settings.evaluation.normalise
     asked = []
     for question in questions:
         shown: Sequence[prompts.Shown] = question.documents

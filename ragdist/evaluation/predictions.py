@@ -127,7 +127,7 @@ def made_of(
     label: str, sources: Sequence[str], cases: Sequence[Case], questions: Collection[Question], settings: Settings
 ) -> str:
     """16 hexadecimal digits of all that the predictions of `evaluate` depend on."""
-    reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
+    reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
     # What was asked before there was a choice of forms is not asked anew.
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}

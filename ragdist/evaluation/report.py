@@ -13,7 +13,7 @@ from rich.text import Text
 from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
-from ragdist.evaluation.intervals import Interval
+from ragdist.evaluation.intervals import Interval, note
 from ragdist.records import as_row
 from ragdist.store import make_folder, translate_errors
 
@@ -79,6 +79,10 @@ class Change:
     metric: Metric
     rows: int
     change: Interval
+    p: float
+    """Of this comparison alone, by paired sign flips."""
+    corrected: float
+    """The same for all that the table tests (Holm)."""
     verdict: str
 
 
@@ -287,6 +291,8 @@ def notes(report: Report) -> list[str]:
     for change in (change for change in report.changes if change.metric == "em"):
         name = title(report, change.condition)
         out.append(f"{change.after} against {change.before}, {name}: {change.verdict}.")
+    if said := note(report.changes):
+        out.append(said)
     for cell in (cell for cell in report.cells if cell.api_calls):
         out.append(f"{cell.model}, {title(report, cell.condition)}: right / made-up API {_detail(cell.api_calls)}.")
     return out

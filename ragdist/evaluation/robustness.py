@@ -24,7 +24,7 @@ from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import LABELS, Tally
 from ragdist.evaluation.apicalls import Judge
-from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
 from ragdist.evaluation.predictions import Case, Journal, Prediction, judge, kept_rows, made_of
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change, Floor, Metric, Report
 from ragdist.records import Candidates, Chunk, Example, Forgery, Hit, Question, as_row, from_row
@@ -116,7 +116,7 @@ def evaluate(
         StorageError: `folder` cannot be written, or its disk is full.
     """
     asked_of = {question.id: question for question in questions}
-    reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
+    reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
     form = settings.evaluation.normalise
     made_by = made_of(label, sources, cases, questions, settings)
     path = _path(folder, label)
@@ -208,7 +208,7 @@ def _case(
         settings.prompts,
         id=name,
         max_tokens=settings.model.max_tokens,
-        room=max(settings.evaluation.max_new_tokens, len(answer)),
+        room=max(settings.answer_tokens, len(answer)),
     )
     return Case(
         id=name,
@@ -280,12 +280,14 @@ def summarise(
             for metric in RIGHT_OR_WRONG
             if (model, "permuted") in groups and (model, "attacked") in groups
         ),
-        changes=tuple(
-            compare(groups[baseline, condition], groups[model, condition], metric, settings)
-            for model, condition in keys
-            if condition != "permuted"  # the control of an attack, and no result of its own
-            for metric in METRICS
-            if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+        changes=together(
+            [
+                compare(groups[baseline, condition], groups[model, condition], metric, settings)
+                for model, condition in keys
+                if condition != "permuted"  # the control of an attack, and no result of its own
+                for metric in METRICS
+                if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+            ]
         ),
         floor=_floor(guessed, floor, floor_name, settings) if guessed else None,
         unforged=max((_unforged(groups, model) for model in asked), default=0),
@@ -345,6 +347,7 @@ def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> 
     shared = [key for key in before if key in after]
     old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))
     change = difference(old, new, settings.evaluation.resamples, settings.seed)
+    p = p_value(old, new, settings.seed)
     return Change(
         before=before[shared[0]].model,
         after=after[shared[0]].model,
@@ -352,7 +355,9 @@ def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> 
         metric=metric,
         rows=len(shared),
         change=change,
-        verdict=verdict(change, len(shared)),
+        p=p,
+        corrected=p,
+        verdict=verdict(change, len(shared), p),
     )
 
 

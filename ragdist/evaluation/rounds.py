@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ragdist.config import Settings
 from ragdist.draws import draw
 from ragdist.evaluation.asking import Condition
-from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
 from ragdist.evaluation.report import METRICS
 from ragdist.evaluation.rounds_report import (
     COMPARED,
@@ -97,6 +97,8 @@ def report(
     hurt = {
         meeting: _by_question(grades[meeting]) for meeting in sorted(grades, key=lambda meeting: place(meeting.stage))
     }
+    changes, gains = list(_changes(groups, settings)), list(_gains(hurt, settings))
+    compared = together([*changes, *gains])  # they stand in one table
     return Rounds(
         scores=tuple(_score(condition, meeting, group, settings) for (condition, meeting), group in groups.items()),
         successes=tuple(
@@ -105,9 +107,9 @@ def report(
             if condition in ATTACKS and (control := groups.get(("permuted", Meeting(meeting.generator, -1))))
             for metric in RIGHT_OR_WRONG
         ),
-        changes=tuple(_changes(groups, settings)),
+        changes=compared[: len(changes)],
         inflicted=tuple(_inflicted(meeting, logs, grades[meeting], settings) for meeting, logs in hurt.items() if logs),
-        gains=tuple(_gains(hurt, settings)),
+        gains=compared[len(changes) :],
         forged=tuple(_forged(forgeries)),
         examples=tuple(_examples(questions, forgeries, settings.seed)),
     )
@@ -174,9 +176,17 @@ def _change(
     before: str, after: str, condition: Any, metric: str, old: list[float], new: list[float], settings: Settings
 ) -> Change:
     change = difference(old, new, settings.evaluation.resamples, settings.seed)
-    said = verdict(change, len(old))
+    p = p_value(old, new, settings.seed)
     return Change(
-        before=before, after=after, condition=condition, metric=metric, rows=len(old), change=change, verdict=said
+        before=before,
+        after=after,
+        condition=condition,
+        metric=metric,
+        rows=len(old),
+        change=change,
+        p=p,
+        corrected=p,
+        verdict=verdict(change, len(old), p),
     )
 
 

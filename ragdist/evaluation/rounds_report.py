@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ragdist.evaluation.asking import Condition
-from ragdist.evaluation.intervals import ENOUGH, Interval
+from ragdist.evaluation.intervals import ENOUGH, Interval, note, shown
 from ragdist.evaluation.report import COLOURS, NAMES, bounds, grid
 from ragdist.records import as_row
 from ragdist.store import make_folder, translate_errors
@@ -76,12 +76,16 @@ class Change:
     """em, f1, subspan; for a forgery alone perplexity and log_perplexity of the right answer."""
     rows: int
     change: Interval
+    p: float
+    """Of this comparison alone, by paired sign flips."""
+    corrected: float
+    """The same for all that the table tests (Holm)."""
     verdict: str
 
     @property
     def shown(self) -> bool:
         """Whether it may be called a difference."""
-        return self.rows >= ENOUGH and not self.change.low <= 0 <= self.change.high
+        return shown(self.change, self.rows, self.corrected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +209,7 @@ def notes(report: Rounds) -> list[str]:
     for gain in logs:
         what = "log perplexity of the right answer after one forgery"
         out.append(f"{gain.after} against {gain.before}, {what}: {gain.verdict}.")
+    out += filter(None, [note([*report.changes, *report.gains])])
     for condition in CONDITIONS:
         shares = [f"{s.model} {s.states_forgery.mean:.0%}" for s in report.scores if s.condition == condition]
         if shares:
@@ -220,11 +225,11 @@ def notes(report: Rounds) -> list[str]:
 def conclusion(report: Rounds) -> str:
     """Whether any change may be called a difference; where none may, that this is a null result."""
     found = [change for change in (*report.changes, *report.gains) if change.metric in ("em", "log_perplexity")]
-    shown = sum(change.shown for change in found)
+    differing = sum(change.shown for change in found)
     if not found:
         return "Nothing was compared."
-    if shown:
-        return f"{shown} of {len(found)} changes in exact match and log perplexity are shown to be differences."
+    if differing:
+        return f"{differing} of {len(found)} changes in exact match and log perplexity are shown to be differences."
     few = f", each over fewer than {ENOUGH} questions" if all(change.rows < ENOUGH for change in found) else ""
     return f"A null result: none of {len(found)} changes in exact match and log perplexity is a difference{few}."
 

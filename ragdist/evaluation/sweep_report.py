@@ -117,8 +117,9 @@ def notes(sweep: Sweep) -> list[str]:
         by = " and ".join(TITLES[name] for name in sweep.objective)
         several = len(sweep.objective) > 1
         out.append(
-            f"Best by {by}{', of which no other point is better in both' if several else ''}; chosen on the questions "
-            "that it is reported on, so look at it again on others."
+            f"Best by {by}{', of which no other point is better in both' if several else ''}; chosen of "
+            f"{len(sweep.points)} on the questions that it is reported on, with intervals that are each point's own: "
+            "points are not tested against each other, so look at it again on other questions."
         )
     out += [f"{trial.name} failed: {trial.error}" for trial in sweep.trials if trial.state == "failed"]
     return out

@@ -328,7 +328,7 @@ class Duet:
                     turned = second[0] if second else ()
                     worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
         report = raft.report(self.road, {**found, EITHER: bound}, self.settings)
-        return report, worth
+        return report, arbitration.compared(worth)
 
     def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:
         """What both said to those of the questions that could be asked like that."""
