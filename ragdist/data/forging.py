@@ -64,9 +64,9 @@ def assignment(question: OpenQuestion, round: int, codec: Codec, settings: Setti
     wrong, kind = wrong_answer(question, round), _kind(settings)
     documents, lead = question.documents, _lead(question, wrong, kind)
     at = (sample if released else round) % max(1, len(documents))
-    prompt = fit(
+    (prompt,) = fit(
         documents[at : at + 1],
-        lambda shown: codec.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead,
+        [lambda shown: codec.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead],
         codec,
         id=f"{question.id}-s{sample}" if released else question.id,
         max_tokens=settings.model.max_tokens,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from ragdist.config import Settings
 from ragdist.data import forgeries as template
 from ragdist.data.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
-from ragdist.data.prompts import Shortened, Shown, prompt
+from ragdist.data.prompts import Shortened, Shown, fit, golden_of, prompt, renderer
 from ragdist.draws import draw, order_for, rng_for
 from ragdist.errors import DataError
 from ragdist.records import Bundle, Chunk, Example, Forgery, Grade, OpenQuestion, Page, Prompt, Question, content_id
@@ -155,8 +155,11 @@ def attacked_lists(
     """(clean, attacked) of each question: the same answer after its list D and after D' = permutation of D + forgeries.
 
     D stands in its recorded order. Texts of D' are those of D and of the forgeries, letter by letter; every order is
-    equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. In
-    `variant: released_code` the rows are the same: the loss takes its answer term from the other sequence.
+    equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. Where
+    D' is too long for `model.max_tokens`, a document of D is cut to the same text in both, so that they differ in
+    forgeries and order alone; a row whose golden documents then no longer show the answer (`cut_answers`, on both sides
+    alike) is left out where `prompts.cut_answers` says so. In `variant: released_code` the rows are the same: the loss
+    takes its answer term from the other sequence.
 
     Raises:
         DataError: question and answer do not fit into `model.max_tokens`.
@@ -165,19 +168,24 @@ def attacked_lists(
     forged: dict[str, list[Forgery]] = {question.id: [] for question in questions}
     for forgery in sorted(forgeries, key=lambda forgery: forgery.number):
         forged[_question(forgery, known).id].append(forgery)
-    bundles, cut = [], 0
+    bundles, counts = [], Counter({"cut_prompts": 0, "cut_clean": 0, "cut_attacked": 0, "cut_answers": 0, "dropped": 0})
     for question in questions:
         answer = _answer(question, model.codec)
-        attacked = attacked_list(question, forged[question.id], f"{round}/{question.id}", settings.seed)
-        both = [_asked(question, shown, len(answer), model.codec, settings) for shown in (question.documents, attacked)]
-        cut += sum(one.cut_tokens > 0 for one in both)
-        about = ",".join(document.id for document in attacked)
+        name = f"{round}/{question.id}"
+        both = _both(question, forged[question.id], name, len(answer), model.codec, settings)
+        clean, attacked = (one.cut_tokens > 0 for one in both)
+        counts.update(cut_prompts=clean + attacked, cut_clean=clean, cut_attacked=attacked)
+        counts["cut_answers"] += both[0].cut_answer
+        if both[0].cut_answer and settings.prompts.cut_answers == "drop":
+            counts["dropped"] += 1
+            continue
+        about = ",".join(one.id for one in attacked_list(question, forged[question.id], name, settings.seed))
         bundles.append(_bundle(question.id, [(one, answer) for one in both], about))
     return bundles, {
         "rows": len(bundles),
         "forgeries": len(forgeries),
         "without_forgeries": sum(not rows for rows in forged.values()),
-        "cut_prompts": cut,
+        **counts,
         "tokens": sum(len(tokens) for bundle in bundles for tokens in bundle.tokens),
     }
 
@@ -185,31 +193,61 @@ def attacked_lists(
 def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:
     """The question's documents and the forgeries, each once, in an order that belongs to (seed, name)."""
     shown: list[Page | Forgery] = [*question.documents, *forgeries]
-    return [shown[place] for place in order_for(seed, "lists", name, len(shown))]
+    return [shown[place] for place in _order(len(shown), name, seed)]
+
+
+def _order(size: int, name: str, seed: int) -> Sequence[int]:
+    return order_for(seed, "lists", name, size)
+
+
+def _both(
+    question: OpenQuestion, forgeries: Sequence[Forgery], name: str, room: int, codec: Codec, settings: Settings
+) -> list[Prompt]:
+    """The prompts of D and of `attacked_list`, in which each document of D has the same text."""
+    documents: list[Shown] = [*question.documents, *forgeries]
+    order, render = _order(len(documents), name, settings.seed), renderer(question.text, codec, settings.prompts)
+    return fit(
+        documents,
+        [lambda shown: render(shown[: len(question.texts)]), lambda shown: render([shown[at] for at in order])],
+        codec,
+        id=question.id,
+        max_tokens=settings.model.max_tokens,
+        room=room,
+        golden=golden_of(question, question.oracle_positions),
+    )
 
 
 def first_tuning(model: Model, questions: Sequence[OpenQuestion], settings: Settings) -> tuple[list[Bundle], Notes]:
     """The answer of each question after its list, and in `atm.closed_book_share` of the rows after no document.
 
     The share is exact in a microbatch where it gives a whole number of rows; else the odd row is drawn, so that it is
-    right in the mean.
+    right in the mean. It is one of the rows that are left, where `prompts.cut_answers` drops some.
 
     Raises:
         DataError: question and answer do not fit into `model.max_tokens`.
     """
+    codec = model.codec
+    listed = {
+        one.id: _asked(one, one.documents, len(_answer(one, codec)), codec, settings, one.oracle_positions)
+        for one in questions
+    }
+    cut = {question_id for question_id, asked in listed.items() if asked.cut_answer}
+    dropped = cut if settings.prompts.cut_answers == "drop" else set()
+    questions = [question for question in questions if question.id not in dropped]
     ids = sorted(question.id for question in questions)
     odd = draw(settings.seed, "closed book", content_id(*ids))
     count = math.floor(settings.atm.closed_book_share * len(ids) + odd)
     closed = {ids[place] for place in order_for(settings.seed, "closed book", content_id(*ids), len(ids))[:count]}
     bundles = []
     for question in questions:
-        answer = _answer(question, model.codec)
-        shown = () if question.id in closed else question.documents
-        asked = _asked(question, shown, len(answer), model.codec, settings)
+        answer = _answer(question, codec)
+        asked = _asked(question, (), len(answer), codec, settings) if question.id in closed else listed[question.id]
         bundles.append(_bundle(question.id, [(asked, answer)], "" if question.id in closed else "documents"))
     return bundles, {
         "rows": len(bundles),
         "closed_book": len(closed),
+        "cut_answers": len(cut - closed),
+        "dropped": len(dropped),
         "tokens": sum(len(bundle.tokens[0]) for bundle in bundles),
     }
 
@@ -258,9 +296,18 @@ def _answer(question: OpenQuestion, codec: Codec) -> tuple[int, ...]:
     return (*codec.encode(question.target).ids, codec.end)
 
 
-def _asked(question: OpenQuestion, documents: Sequence[Shown], room: int, codec: Codec, settings: Settings) -> Prompt:
-    limit = settings.model.max_tokens
-    return prompt(question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room)
+def _asked(
+    question: OpenQuestion,
+    documents: Sequence[Shown],
+    room: int,
+    codec: Codec,
+    settings: Settings,
+    golden: Sequence[int] = (),
+) -> Prompt:
+    limit, shows = settings.model.max_tokens, golden_of(question, golden)
+    return prompt(
+        question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room, golden=shows
+    )
 
 
 def _perplexity(logprobs: Sequence[float]) -> float:

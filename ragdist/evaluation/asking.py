@@ -16,7 +16,7 @@ from typing import Literal
 from ragdist.config import Settings
 from ragdist.data import lists, prompts
 from ragdist.evaluation import answers
-from ragdist.records import Answered, Forgery, OpenQuestion, Question, from_row
+from ragdist.records import Answered, Forgery, OpenQuestion, Page, Question, from_row
 from ragdist.roles import Model
 
 Condition = Literal["clean", "template", "attacker"]
@@ -79,11 +79,13 @@ def _ask(
     limit, form = settings.evaluation.max_new_tokens, settings.evaluation.normalise
     asked = []
     for question in questions:
-        shown: Sequence[prompts.Shown] = question.documents
+        shown: Sequence[Page | Forgery] = question.documents
         if condition != "clean":
             forged = forgeries.get(question.id, [])
             shown = lists.attacked_list(question, forged, f"{condition}/{question.id}", settings.seed)
         room = max(limit, len(model.codec.encode(question.target).ids) + 1)
+        golden = {question.document_ids[at] for at in question.oracle_positions}
+        places = (at for at, document in enumerate(shown) if document.id in golden)
         asked.append(
             prompts.prompt(
                 question.text,
@@ -93,6 +95,7 @@ def _ask(
                 id=question.id,
                 max_tokens=settings.model.max_tokens,
                 room=room,
+                golden=prompts.golden_of(question, places),
             )
         )
     written = {
@@ -120,6 +123,7 @@ def _ask(
                 states_forgery=answers.repeats(answer, judged, sorted(wrong), form),
                 ended=text.ended,
                 cut_tokens=prompt.cut_tokens,
+                cut_answer=prompt.cut_answer,
             )
         )
     return found, {
@@ -128,6 +132,7 @@ def _ask(
         "repeats": sum(row.states_forgery for row in found),
         "unfinished": sum(not row.ended for row in found),
         "cut_prompts": sum(row.cut_tokens > 0 for row in found),
+        "cut_answers": sum(row.cut_answer for row in found),
     }
 
 
