@@ -343,9 +343,8 @@ def table(found: Audit) -> Table:
     bad = f"{found.quotes_not_verbatim} not word for word, {found.quotes_unbalanced} with unbalanced marks"
     out.add_row("quotes", f"{found.quoting} answers quote; {bad}")
     tokens = f"mean {lengths.mean:.0f}, median {lengths.p50:.0f}, 95% below {lengths.p95:.0f}, longest {lengths.max}"
-    out.add_row(
-        "left out", ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in found.dropped.items()) or "0"
-    )
+    left_out = [f"{count} {why.removesuffix('_dropped').replace('_', ' ')}" for why, count in found.dropped.items()]
+    out.add_row("left out", ", ".join(left_out) or "none")
     out.add_row("rows", f"{found.rows}; tokens: {tokens}")
     cut = f"{found.truncated_rows} rows, {found.cut_tokens} document tokens"
     lost = f"{found.cut_answers} rows, {found.cut_answers / max(1, found.rows):.1%}, lost their answer"

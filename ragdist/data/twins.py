@@ -3,13 +3,12 @@
 Two questions are twins if the same words ask for the same thing:
 
 * they are equal, word for word, once what merely introduces them is off (`Tell me: ...`, `..., please`), or
-* one has all words of the other in their order (one may have moved) and some more, none of which tells two things apart
-  (a number, a name, a negation), and they share an answer that proves something.
+* one has all words of the other in their order (one may have moved) and some more, none of which tells two things
+  apart (a number, a name, a negation), and they share an answer that proves something.
 
 So a word that stands in place of another always makes another question (63 and 64, France and Spain, when and where).
-Words are those of `matching.words`, in any script; phrases are known of the languages below, and elsewhere the shared
-answer decides. Exact: what is found is what comparing with each would find, for a word of the shorter one that few have is
-looked up.
+Words are those of `matching.words`, in any script; phrases are known in the languages below, and elsewhere the shared
+answer decides. Found is what comparing each with each would find: the rarest word of the shorter one is looked up.
 """
 
 from __future__ import annotations
@@ -32,28 +31,29 @@ FEWEST = 3
 EMPTY = frozenset({"the", "a", "an", "is", "s", "are"})
 """English words whose place and presence say nothing: `what's`, `what the ... is`."""
 _BEFORE = """
-quick question|question|do you know|i want to know|i would like to know|i d like to know|i wonder|let me know|let me ask
-may i ask|i have a question|hello|hi|sag mir|sagen sie mir|kannst du mir sagen|können sie mir sagen|ich möchte wissen
-weißt du|wissen sie|frage|dis moi|dites moi|peux tu me dire|pouvez vous me dire|je voudrais savoir|dime|dígame
-puedes decirme|podría decirme|me puedes decir|quiero saber|me gustaría saber|pregunta|dimmi|mi dica|puoi dirmi|può dirmi
-vorrei sapere|domanda|diga me|me diga|pode me dizer|gostaria de saber|pergunta|vertel me|zeg me|kun je me vertellen
-kunt u mij vertellen|powiedz mi|proszę powiedzieć|säg mig|kan du säga|si mig|fortæl mig|kerro minulle|mondd meg|kérem
-скажи мне|скажите мне|скажи|скажите|подскажите|я хочу знать|скажіть|söyle bana|bana söyle|قل لي|أخبرني|תגיד לי|אמור לי
-मुझे बताओ|मुझे बताइए|मुझे बताएं|बताइए|请问|請問|请告诉我|請告訴我|告诉我|我想知道|質問|ช่วยบอก|hãy cho tôi biết|cho tôi biết
-xin hỏi|beri tahu saya|tolong beri tahu saya|tolong|katakan
+quick question|question|do you know|i want to know|i would like to know|i d like to know|i wonder|let me know
+let me ask|may i ask|i have a question|hello|hi|sag mir|sagen sie mir|kannst du mir sagen|können sie mir sagen
+ich möchte wissen|weißt du|wissen sie|frage|dis moi|dites moi|peux tu me dire|pouvez vous me dire
+je voudrais savoir|dime|dígame|puedes decirme|podría decirme|me puedes decir|quiero saber|me gustaría saber
+pregunta|dimmi|mi dica|puoi dirmi|può dirmi|vorrei sapere|domanda|diga me|me diga|pode me dizer
+gostaria de saber|pergunta|vertel me|zeg me|kun je me vertellen|kunt u mij vertellen|powiedz mi
+proszę powiedzieć|säg mig|kan du säga|si mig|fortæl mig|kerro minulle|mondd meg|kérem|скажи мне|скажите мне
+скажи|скажите|подскажите|я хочу знать|скажіть|söyle bana|bana söyle|قل لي|أخبرني|תגיד לי|אמור לי|मुझे बताओ
+मुझे बताइए|मुझे बताएं|बताइए|请问|請問|请告诉我|請告訴我|告诉我|我想知道|質問|ช่วยบอก|hãy cho tôi biết
+cho tôi biết|xin hỏi|beri tahu saya|tolong beri tahu saya|tolong|katakan
 """
-"""What may come before a question, with `_EITHER`; one phrase between two marks or on a line."""
+"""What may come before a question, with `_EITHER`; a phrase between two marks or ends of a line."""
 _EITHER = """
-please|kindly|tell me|bitte|s il te plaît|s il vous plaît|por favor|per favore|per piacere|alstublieft|alsjeblieft|proszę
-snälla|пожалуйста|будь ласка|lütfen|من فضلك|בבקשה|कृपया|教えてください|教えて|말해 줘|말해줘|말해 주세요|알려 줘|알려줘|알려 주세요
-알려주세요|กรุณา|บอกฉันหน่อย|làm ơn
+please|kindly|tell me|bitte|s il te plaît|s il vous plaît|por favor|per favore|per piacere|alstublieft
+alsjeblieft|proszę|snälla|пожалуйста|будь ласка|lütfen|من فضلك|בבקשה|कृपया|教えてください|教えて|말해 줘|말해줘
+말해 주세요|알려 줘|알려줘|알려 주세요|알려주세요|กรุณา|บอกฉันหน่อย|làm ơn
 """
 _NOT = """
-no not never none nor neither without except cannot t isnt arent dont doesnt wont nicht kein keine keinen keiner nie ohne
-außer ne pas jamais sans aucun aucune nunca sin ningún ninguna não nunca sem nenhum non mai senza nessun nessuna niet geen
-nooit zonder inte ej aldrig utan ikke aldri uden ei eivät nie bez nem soha değil yok hiç не ні ни нет без никогда لا لم لن
-ليس ليست غير بدون לא אין בלי אף न नहीं मत बिना 不 没 沒 非 无 無 未 别 別 勿 ない ぬ ず 않 안 못 없 ไม่ không chẳng chưa
-tidak bukan tanpa jangan
+no not never none nor neither without except cannot t isnt arent dont doesnt wont nicht kein keine keinen keiner
+nie ohne außer ne pas jamais sans aucun aucune nunca sin ningún ninguna não sem nenhum non mai senza nessun
+nessuna niet geen nooit zonder inte ej aldrig utan ikke aldri uden ei eivät bez nem soha değil yok hiç не ні ни
+нет без никогда لا لم لن ليس ليست غير بدون לא אין בלי אף न नहीं मत बिना 不 没 沒 非 无 無 未 别 別 勿 ない ぬ ず
+않 안 못 없 ไม่ không chẳng chưa tidak bukan tanpa jangan
 """
 _QUOTED = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|«[^»]+»|„[^“]+“|「[^」]+」|『[^』]+』|《[^》]+》")
 
@@ -190,7 +190,7 @@ def _names(text: str) -> set[str]:
     sentence."""
     named = _QUOTED.findall(text)
     tokens = text.split()
-    for before, token in zip(["."] + tokens, tokens, strict=False):
+    for before, token in zip([".", *tokens], tokens, strict=False):
         bare = token.strip("\"'“”„«»()[]{},;:!?¿¡.")
         starts = before[-1] in ".:!?;…"
         if (bare[:1].isupper() and not starts) or re.search(r"\w[._/@#\\]\w|\d", bare):

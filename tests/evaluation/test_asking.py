@@ -73,7 +73,7 @@ def test_majority_reader_is_right_on_clean_lists_and_lost_under_attack(template)
     clean, notes = asking.ask_clean(model, QUESTIONS, template, SETTINGS)
     assert [row.question_id for row in clean] == [q.id for q in QUESTIONS]
     assert all((r.em, r.condition, r.generator, r.attacker, r.states_forgery) == (1, "clean", 3, -1, 0) for r in clean)
-    assert notes == {"asked": 6, "right": 6, "repeats": 0, "unfinished": 0, "cut_prompts": 0}
+    assert notes == {"asked": 6, "right": 6, "repeats": 0, "unfinished": 0, "cut_prompts": 0, "cut_answers": 0}
     attacked, notes = asking.ask_template(model, QUESTIONS, clean, template, SETTINGS)
     assert all((r.em, r.condition, r.attacker, r.states_forgery) == (0, "template", -1, True) for r in attacked)
     assert (notes["right_clean"], notes["lost"]) == (6, 6)
