@@ -15,9 +15,8 @@ import numpy as np
 
 from ragdist.config import ContextsConfig, Settings
 from ragdist.data import twins
-from ragdist.data.matching import flat
 from ragdist.data.prompts import quotes, quotes_hold
-from ragdist.data.questions import LABELS
+from ragdist.data.questions import LABELS, text_key
 from ragdist.data.retrieval import Pool, telling
 from ragdist.records import Chunk, Context, Example, Question
 
@@ -152,7 +151,7 @@ def _contexts(
             bool(oracles) and len(oracles) < len(question.oracle_ids)
         )
         counts["duplicate"] += len({pool.text_numbers[pool[i]] for i in context.chunk_ids}) < size
-        answers = telling(question.answers)
+        answers = telling(question)
         others = [pool[i] for at, i in enumerate(context.chunk_ids) if at not in oracles]
         shows = any(pool.gives_away(place, answers) for place in others)
         counts["answer"] += shows
@@ -181,8 +180,8 @@ def _questions(questions: Collection[Question]) -> dict[str, Any]:
         if question.split == "train":
             train.append(question)
         else:
-            test[flat(question.text).casefold()].append(question)
-    shared = [(question, twin) for question in train for twin in test.get(flat(question.text).casefold(), ())]
+            test[text_key(question)].append(question)
+    shared = [(question, twin) for question in train for twin in test.get(text_key(question), ())]
     leaked = {one.id for one, two in shared if set(one.oracle_ids) & set(two.oracle_ids) or not one.oracle_ids}
     same = {question.id for question, _ in shared}
     near = [(one.id, two.id) for one, two in twins.pairs(questions, LABELS) if one.id not in same]

@@ -8,7 +8,7 @@ from typing import Any
 from ragdist.config import ColumnsConfig, CorpusConfig
 from ragdist.data import places
 from ragdist.data.files import Broken, json_lines
-from ragdist.data.matching import flat, normalise
+from ragdist.data.matching import flat, key
 from ragdist.data.questions import split_of
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Chunk, Forgery, Question, Split, content_id
@@ -24,7 +24,7 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
     Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
     every row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden
     ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which
-    nothing but articles and punctuation is there are dropped, a question that has no other is left out.
+    nothing but punctuation is there are dropped, a question that has no other is left out.
 
     Args:
         config: the files, their columns, the datasets that are kept, and what to do with a broken row.
@@ -53,7 +53,7 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
                 policy.add(where, error)
                 continue
             if not found[0].answers:
-                policy.named.append(f"{where}: left out, its answers are nothing but articles and punctuation")
+                policy.named.append(f"{where}: left out, its answers are nothing but punctuation")
                 continue
             ids.add(found[0].id)
             yield found
@@ -70,8 +70,8 @@ def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, see
         raise DataError(f"column {columns.answers!r} holds no answer; the columns' names are set in corpus.columns")
     by_kind = _documents(row, columns, titles_only=config.source == "folder")
     name = str(row.get(columns.id) or content_id(text, *answers, *(i for ids in by_kind.values() for i in ids)))
-    right = {normalise(answer) for answer in answers}
-    wrong = tuple(answer for answer in _answers(row, "wrong_answers") if normalise(answer) not in right)
+    right = set(map(key, answers))
+    wrong = tuple(answer for answer in _answers(row, "wrong_answers") if key(answer) not in right)
     question = Question(
         id=name,
         text=text,
@@ -145,12 +145,12 @@ def _string(row: Mapping[str, Any], column: str, *, needed: bool = True) -> str:
 
 
 def _answers(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """The column's strings and numbers, each once, less those that are nothing but articles and punctuation."""
+    """The column's strings and numbers, each once, less those that are nothing but punctuation."""
     value = row.get(column)
     values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(answer, str | int | float) for answer in values):
         raise DataError(f"column {column!r} holds {value!r:.60}, wanted a string or a list of strings")
-    return tuple(dict.fromkeys(text for text in map(str, values) if normalise(text)))
+    return tuple(dict.fromkeys(text for text in map(str, values) if key(text)))
 
 
 def _split(row: Mapping[str, Any], column: str) -> Split | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ragdist import track
 from ragdist.config import Settings, TeacherConfig
-from ragdist.data import judging, teaching
+from ragdist.data import judging, matching, teaching
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Question
 from ragdist.roles import Retriever, Teacher
@@ -105,7 +105,7 @@ class Lessons:
         return self.settings.teacher
 
     def _stage(self, name: str, inputs: dict[str, str], settings: dict[str, Any]) -> Stage:
-        return Stage(name, inputs | {"teacher": self.teacher.fingerprint}, settings)
+        return Stage(name, inputs | {"teacher": self.teacher.fingerprint}, settings, version=matching.VERSION)
 
 
 def _oracles(chunks: Mapping[str, Chunk]) -> teaching.Sources:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ragdist.config import PromptsConfig
-from ragdist.data.matching import contains, flat, words
+from ragdist.data.matching import contains, quoted_in, verbatim, words
 from ragdist.data.questions import LABELS
 from ragdist.errors import DataError
 from ragdist.records import OpenQuestion, Prompt, Question
@@ -192,8 +192,9 @@ def answer_cut(golden: Golden, whole: Sequence[str], cut: Sequence[str]) -> bool
     before, after = ([texts[at] for at in golden.positions] for texts in (whole, cut))
     if before == after:
         return False
-    spans = [flat(span) for span in quotes(golden.reasoning).spans]
-    if any(_stands(span, before) and not _stands(span, after) for span in spans):
+    read, left = (list(map(verbatim, texts)) for texts in (before, after))
+    quoted = [span for span in map(verbatim, quotes(golden.reasoning).spans) if _stands(span, read)]
+    if not all(_stands(span, left) for span in quoted):
         return True
     answers = [answer for answer in golden.answers if words(answer).strip() not in LABELS]
     said = [answer for answer in answers if any(contains(text, answer) for text in before)]
@@ -202,7 +203,7 @@ def answer_cut(golden: Golden, whole: Sequence[str], cut: Sequence[str]) -> bool
 
 
 def _stands(span: str, texts: Iterable[str]) -> bool:
-    return any(span in flat(text) for text in texts)
+    return any(quoted_in(span, text) for text in texts)
 
 
 def user_text(question: str, documents: Sequence[Shown], config: PromptsConfig) -> str:
@@ -268,12 +269,16 @@ def quotes(text: str) -> Quotes:
 
 
 def quotes_hold(text: str, sources: Iterable[str]) -> bool:
-    """Whether all marks are balanced and each quote stands word for word in a source, whitespace aside.
+    """Whether all marks are balanced and each quote stands word for word in a source, but for what `matching.verbatim`
+    makes alike: blanks, shapes of quotes and ligatures, hyphens at the ends of lines.
 
     True for a text without quotes; an empty quote never holds.
     """
-    found, flats = quotes(text), [flat(source) for source in sources]
-    return found.balanced and all(span and any(flat(span) in source for source in flats) for span in found.spans)
+    found = quotes(text)
+    if not found.balanced or not found.spans:
+        return found.balanced
+    read = [verbatim(source) for source in sources]
+    return all(any(quoted_in(span, source) for source in read) for span in map(verbatim, found.spans))
 
 
 def _level(lengths: Sequence[int], excess: int) -> list[int]:

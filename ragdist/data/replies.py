@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from ragdist.data.matching import contains, flat, normalise, words
+from ragdist.data.matching import contains, flat, key, words
 from ragdist.data.prompts import ANSWER_TAG, extract, quotes, quotes_hold
 from ragdist.records import Reply, Request
 from ragdist.roles import Teacher
@@ -169,7 +169,7 @@ def _form_problem(reply: Reply, answer: str, told: bool) -> str:
         return f"the teacher refused: {reply.failed}"
     if not reply.ended:
         return "it was cut off before its end; be shorter"
-    if not told or not normalise(answer):
+    if not told or not key(answer):
         return "it does not end with <ANSWER>: and an answer"
     if len(words(answer).split()) > LONGEST_ANSWER:
         return f"its answer has more than {LONGEST_ANSWER} words"
@@ -195,4 +195,4 @@ def _known_problem(answer: str, known: Sequence[str], all_known: bool) -> str:
 def _same(answer: str, right: str) -> bool:
     # Normalised, -1 is 1.
     signs = {text.strip("`'\" ").startswith("-") for text in (answer, right)}
-    return normalise(answer) == normalise(right) and len(signs) == 1
+    return key(answer) == key(right) and len(signs) == 1

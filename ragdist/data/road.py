@@ -27,6 +27,7 @@ from ragdist.data import (
     hub,
     hybrid,
     lists,
+    matching,
     places,
     prompts,
     questions,
@@ -138,7 +139,7 @@ class Road:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         if self.settings.teacher.questions_per_chunk:
             inputs["taught"] = self.taught.fingerprint
-        stage = Stage("questions", inputs, settings, version=2)
+        stage = Stage("questions", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
             broken: list[str] = []
@@ -193,7 +194,7 @@ class Road:
             counts["rejected"] = sum(map(len, rejected.values()))
             return find(self.questions, counts=counts, rejected=rejected)
 
-        return self.store.make(Stage("candidates", inputs, settings), Candidates, produce)
+        return self.store.make(Stage("candidates", inputs, settings, version=matching.VERSION), Candidates, produce)
 
     @cached_property
     def contexts(self) -> Rows[Context]:
@@ -243,7 +244,7 @@ class Road:
                     counts["with_oracle"] += bool(context.oracle_positions)
                     yield context
 
-        return self.store.make(Stage("contexts", inputs, settings, version=3), Context, produce)
+        return self.store.make(Stage("contexts", inputs, settings, version=1 + matching.VERSION), Context, produce)
 
     def _examples(
         self, shown: Rows[Context], config: PromptsConfig, rendered: Sequence[examples.Sibling]
@@ -252,7 +253,7 @@ class Road:
         limit = self.settings.model.max_tokens
         inputs = {"contexts": shown.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
-        stage = Stage("examples", inputs, settings, version=2)
+        stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
             kept = [*rendered, *examples.siblings(shown, stage, self.store)]
@@ -350,7 +351,8 @@ class Road:
                 "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
             )
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
-        return Stage(name, {"questions": places.digest(map(places.at, config.questions))}, columns | fraction)
+        files = {"questions": places.digest(map(places.at, config.questions))}
+        return Stage(name, files, columns | fraction, version=matching.VERSION)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:

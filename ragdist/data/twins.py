@@ -22,7 +22,7 @@ from functools import cache
 from itertools import product
 from typing import Any, Literal
 
-from ragdist.data.matching import words
+from ragdist.data.matching import key, letters, words
 from ragdist.records import Question
 
 NAMED = 20
@@ -55,6 +55,8 @@ nessuna niet geen nooit zonder inte ej aldrig utan ikke aldri uden ei eivät bez
 нет без никогда لا لم لن ليس ليست غير بدون לא אין בלי אף न नहीं मत बिना 不 没 沒 非 无 無 未 别 別 勿 ない ぬ ず
 않 안 못 없 ไม่ không chẳng chưa tidak bukan tanpa jangan
 """
+_SIGNS = re.compile(r"[a-z0-9.]*[+#%$€£¥°@*=<>&^~/\\]+[a-z0-9.]*|(?<!\w)-\d+|(?<!\S)\.\w+")
+"""What tells two things apart and is in no word: C# and C++, -1, 50%, .net."""
 _QUOTED = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|«[^»]+»|„[^“]+“|「[^」]+」|『[^』]+』|《[^》]+》")
 
 
@@ -80,6 +82,7 @@ class _Asked:
     question: Question
     words: tuple[str, ...]
     bag: frozenset[str]
+    signs: frozenset[str]
 
 
 class Tests:
@@ -94,11 +97,11 @@ class Tests:
         self.labels = labels
         self._asked = [_read(question) for question in questions if question.split == "test"]
         self._often = Counter(word for one in self._asked for word in one.bag)
-        self._equal: dict[tuple[str, ...], _Asked] = {}
+        self._equal: dict[tuple[tuple[str, ...], frozenset[str]], _Asked] = {}
         self._with: defaultdict[str, list[_Asked]] = defaultdict(list)
         self._rarest: defaultdict[str, list[_Asked]] = defaultdict(list)
         for one in self._asked:
-            self._equal.setdefault(one.words, one)
+            self._equal.setdefault((one.words, one.signs), one)
             for word in one.bag:
                 self._with[word].append(one)
             if one.bag:
@@ -107,7 +110,7 @@ class Tests:
     def twin(self, question: Question) -> Question | None:
         """The test question that this one asks again, the first of several; None where there is none."""
         one = _read(question)
-        if found := self._equal.get(one.words):
+        if found := self._equal.get((one.words, one.signs)):
             return found.question
         if not one.bag:
             return None
@@ -120,7 +123,12 @@ class Tests:
 
     def _repeats(self, one: _Asked, other: _Asked) -> bool:
         short, long = sorted((one, other), key=lambda asked: len(asked.words))
-        if not short.bag <= long.bag or not len(short.words) >= FEWEST or len(long.words) > 2 * len(short.words):
+        if (
+            short.signs != long.signs
+            or not short.bag <= long.bag
+            or not len(short.words) >= FEWEST
+            or len(long.words) > 2 * len(short.words)
+        ):
             return False
         more = Counter(long.words) - Counter(short.words)
         if more.total() != len(long.words) - len(short.words) or not self._agree(one.question, other.question):
@@ -133,7 +141,7 @@ class Tests:
 
     def _agree(self, one: Question, other: Question) -> bool:
         """Whether they share an answer that proves something."""
-        first, second = ({words(answer).strip() for answer in asked.answers} for asked in (one, other))
+        first, second = ({key(answer) for answer in asked.answers} for asked in (one, other))
         return bool((first & second) - {"", *self.labels})
 
 
@@ -170,7 +178,7 @@ def _read(question: Question) -> _Asked:
     said = words(question.text).split()
     left = _bare(said)
     kept = tuple(word for word in left if word not in EMPTY) or tuple(left)
-    return _Asked(question, kept, frozenset(kept))
+    return _Asked(question, kept, frozenset(kept), frozenset(_SIGNS.findall(letters(question.text))))
 
 
 def _bare(said: list[str]) -> list[str]:

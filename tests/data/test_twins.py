@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (other scripts are what is tested)
 """Questions of training that ask a test question in other words: found in any language, numbers and names apart."""
 
 import random
@@ -69,6 +70,9 @@ def test_the_same_question_with_words_around_it_is_a_twin(one, two):
         ("What is the first book of the series?", "What is the second book of the series?"),
         ("What is the default of `mode` in `open`?", "What is the default of `mode` in `gzip.open`?"),
         ("Does Mali border Niger in the east?", "Does Niger border Mali in the east?"),
+        ("What is the newest version of C?", "Please, what is the newest version of C#?"),
+        ("What is the newest version of C++?", "What is the newest version of C#?"),
+        ("What does exit code -1 of the tool mean?", "Tell me: what does exit code 1 of the tool mean?"),
         ("Who won?", "Who won the race on the lake?"),
     ],
 )
