@@ -145,3 +145,18 @@ def test_cut_documents_are_counted():
     model = RuleModel(lambda asked, documents: "unknown")
     rows, notes = asking.ask_attacked(model, [long], FORGED[:2], [], 1, SETTINGS)
     assert rows[0].cut_tokens > 0 and notes["cut_prompts"] == 1
+
+
+@pytest.mark.parametrize("filler", ["before", "after"])
+def test_prompts_whose_golden_answer_is_cut_off_are_counted(template, filler):
+    """T6: in each condition by itself, and apart from documents that were only cut."""
+    question, words = QUESTIONS[0], "words " * 3000
+    at = question.oracle_positions[0]
+    text = f"{words}{question.texts[at]}" if filler == "before" else f"{question.texts[at]}{words}"
+    long = replace(question, texts=tuple(text if place == at else one for place, one in enumerate(question.texts)))
+    model = RuleModel(lambda asked, documents: "unknown")
+    for rows, notes in (
+        asking.ask_clean(model, [long], template, SETTINGS),
+        asking.ask_attacked(model, [long], FORGED[:2], [], 1, SETTINGS),
+    ):
+        assert notes["cut_prompts"] == 1 and rows[0].cut_answer == notes["cut_answers"] == (filler == "before")
