@@ -197,7 +197,7 @@ def many(documents, forgeries):
 
 @pytest.mark.parametrize(("documents", "forgeries"), [(10, 1), (9, 5), (20, 13)])
 def test_attacked_lists_of_more_than_ten_documents_are_whole_and_shuffled(documents, forgeries):
-    """The survivor of a mutation: no document of a long list goes, and every place is as likely (check 41, check 42)."""
+    """A mutation survived here: no document of a long list goes, every place is as likely (check 41, check 42)."""
     question, own = many(documents, forgeries)
     total = documents + forgeries
     (row,), _ = attacked_lists(Rules(), [question], own, 0, SETTINGS)
