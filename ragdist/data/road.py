@@ -33,6 +33,7 @@ from ragdist.data import (
     questions,
     retrieval,
 )
+from ragdist.data.examples import Sibling
 from ragdist.data.lessons import Lessons
 from ragdist.data.public import PublicRow
 from ragdist.errors import ConfigError
@@ -42,8 +43,10 @@ from ragdist.store import Rows, Stage, Store
 
 STAGES = ("chunks", "asked", "taught", "selected", "questions", "forgeries", "candidates", "contexts", "examples")
 
-LEFT_OUT = ("duplicates", "train_in_test", "too_many_oracles", "without_oracle_dropped", "train_over_cap")
-LEFT_OUT += ("invalid_quotes_dropped", "cut_answers_dropped")
+LEFT_OUT = (
+    *("duplicates", "train_in_test", "too_many_oracles", "without_oracle_dropped", "train_over_cap"),
+    *("invalid_quotes_dropped", "cut_answers_dropped"),
+)
 """Counts of the stages that say how many questions make no training row."""
 WRONG_ANSWERS = 3
 """Wrong answers that ATM's forgeries argue for, one a round in turn."""
@@ -210,7 +213,7 @@ class Road:
         return self._examples(self.contexts, self.settings.prompts, [self._whole] if self._whole else [])
 
     @cached_property
-    def _whole(self) -> examples.Sibling | None:
+    def _whole(self) -> Sibling | None:
         """Every training question with its oracles, and its row, where `prompts.cut_answers` drops some.
 
         They tell which are dropped, the same for every P.
@@ -221,7 +224,7 @@ class Road:
         shown = self._contexts(config.model_copy(update={"oracle_fraction": 1.0, "draw": "exact"}), None)
         return shown, self._examples(shown, prompts.model_copy(update={"cut_answers": "keep"}), [])
 
-    def _contexts(self, config: ContextsConfig, whole: examples.Sibling | None) -> Rows[Context]:
+    def _contexts(self, config: ContextsConfig, whole: Sibling | None) -> Rows[Context]:
         prompts, seed = self.settings.prompts, self.settings.seed
         inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
         settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
@@ -246,9 +249,7 @@ class Road:
 
         return self.store.make(Stage("contexts", inputs, settings, version=1 + matching.VERSION), Context, produce)
 
-    def _examples(
-        self, shown: Rows[Context], config: PromptsConfig, rendered: Sequence[examples.Sibling]
-    ) -> Rows[Example]:
+    def _examples(self, shown: Rows[Context], config: PromptsConfig, rendered: Sequence[Sibling]) -> Rows[Example]:
         """The rows of these contexts; those that are in `rendered` or in a stage of another P are taken from there."""
         limit = self.settings.model.max_tokens
         inputs = {"contexts": shown.fingerprint, "chunks": self.chunks.fingerprint}

@@ -142,6 +142,23 @@ def test_long_documents_are_cut_and_counted():
     assert all(len(case.prompt.tokens) + 16 <= 170 for case in world.cases(chosen))
 
 
+def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path):
+    """T6: all oracles of these have their answer behind long texts; prompts without an oracle lose none."""
+    long = {i: replace(chunk, text="words " * 2000 + chunk.text) for i, chunk in world.CHUNKS.items()}
+    chosen = world.settings(conditions=["closed_book", "oracle", "absent", "attacked"])
+    given = (world.FORGERIES, world.TitleRetriever(), tiny.codec(), chosen)
+    for chunks, expected in ((world.CHUNKS, False), (long, True)):
+        cases = list(robustness.cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
+        assert {case.condition for case in cases} == set(chosen.evaluation.conditions)
+        for case in cases:
+            assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "attacked"))
+    found = evaluate(RuleWriter(majority), tmp_path, chosen, cases=cases)
+    assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
+    shown = robustness.summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
+    shares = {cell.condition: cell.cut_answers for cell in shown.cells}
+    assert shares == {"closed_book": 0.0, "oracle": 1.0, "absent": 0.0, "attacked": 1.0}
+
+
 def test_scores_of_known_rules_are_those_by_construction(report):
     def em(model):
         return {c.condition: c.em.mean for c in report.cells if c.model == model}
