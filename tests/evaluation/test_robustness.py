@@ -146,13 +146,14 @@ def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path)
     """T6: all oracles of these have their answer behind long texts; prompts without an oracle lose none."""
     long = {i: replace(chunk, text="words " * 2000 + chunk.text) for i, chunk in world.CHUNKS.items()}
     chosen = world.settings(conditions=["closed_book", "oracle", "absent", "attacked"])
-    given = (world.FORGERIES, world.TitleRetriever(), tiny.codec(), chosen)
+    given = (robustness.by_question(world.FORGERIES), world.TitleRetriever(), tiny.codec(), chosen)
     for chunks, expected in ((world.CHUNKS, False), (long, True)):
         cases = list(robustness.cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
         assert {case.condition for case in cases} == set(chosen.evaluation.conditions)
         for case in cases:
             assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "attacked"))
-    found = evaluate(RuleWriter(majority), tmp_path, chosen, cases=cases)
+    writer = RuleWriter(majority)
+    found = robustness.evaluate("base", ["a"], writer, None, cases, world.QUESTIONS[:3], tmp_path, chosen)
     assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
     shown = robustness.summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
     shares = {cell.condition: cell.cut_answers for cell in shown.cells}
