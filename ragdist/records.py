@@ -225,6 +225,8 @@ class Answered:
     """False when the limit of new tokens cut the answer off."""
     cut_tokens: int
     """Document tokens that did not fit into the prompt."""
+    cut_answer: bool = False
+    """Whether the golden documents no longer show the answer, cut as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +258,8 @@ class Prompt:
     tokens: tuple[int, ...]
     cut_tokens: int = 0
     """Document tokens left out so that the question and the answer fit."""
+    cut_answer: bool = False
+    """Whether the golden documents no longer show the answer, cut as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +272,8 @@ class Example:
     prompt_tokens: int
     """Length of the prompt; the loss is on all tokens after it, the end token included."""
     cut_tokens: int = 0
+    cut_answer: bool = False
+    """Whether the golden documents no longer show the answer, cut as they are."""
 
     @property
     def labels(self) -> list[int]:

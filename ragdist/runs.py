@@ -313,7 +313,8 @@ def audit(settings: Settings, picture: Path | None = None) -> Audit:
 
     with players.road(settings) as road:
         road.make("examples")
-        found = auditing.audit(road.questions, road.contexts, road.chunk_by_id, road.examples, settings)
+        rows = (road.questions, road.contexts, road.chunk_by_id, road.examples)
+        found = auditing.audit(*rows, settings, road.dropped)
     if picture:
         auditing.picture(found, picture)
     return found

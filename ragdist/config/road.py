@@ -229,6 +229,9 @@ class QuestionsConfig(Block):
     """At most so many training questions, drawn by seed; 0 is all."""
     test_rows: int = Field(0, ge=0)
     """At most so many test questions, drawn by seed; 0 is all."""
+    near_duplicates: Literal["report", "drop", "keep"] = "report"
+    """Training questions that ask a test question again in other words: counted and named, left out, or not looked
+    for. Equal ones are left out always."""
     caps: Literal["drawn", "first"] = "drawn"
     """Which questions the two caps keep: drawn by seed, or the first ones of the data, as DuetRAG's paper does."""
 
@@ -290,3 +293,6 @@ class PromptsConfig(Block):
     """plain: the answer alone; reasoned: reasoning with quotes, then `<ANSWER>: ...`, for rows that have reasoning."""
     invalid_quotes: Literal["drop", "keep"] = "drop"
     """reasoned: a row whose quote is not in its oracle is dropped from training, or kept; counted either way."""
+    cut_answers: Literal["keep", "drop"] = "keep"
+    """What becomes of a training row whose golden documents, cut to fit `model.max_tokens`, no longer show the answer
+    or a quote of the reasoning: kept, or left out before the P% is drawn; counted either way."""

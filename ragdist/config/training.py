@@ -30,7 +30,7 @@ class TrainConfig(Block):
     epochs: float = Field(1.0, gt=0)
     """Passes over the training rows; each has its own seeded order."""
     examples_per_step: int = Field(16, ge=1)
-    """Rows of one optimizer step, over all workers."""
+    """Rows of one optimizer step, over all workers; the last step takes what is left over."""
     microbatch: int = Field(4, ge=1)
     """Rows of one forward pass on one worker."""
     learning_rate: float = Field(2e-5, gt=0)
@@ -57,6 +57,10 @@ class TrainConfig(Block):
     """Newest checkpoints that are kept."""
     log_every: int = Field(1, ge=1)
     """Steps between lines in metrics.jsonl."""
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps over `rows` rows; what does not fill a last step makes a smaller one."""
+        return -(-round(rows * self.epochs) // self.examples_per_step)
 
     def stage(self, workers: int, width: int) -> int:
         """The ZeRO stage that runs: `zero_stage`, or where one worker holds everything anyway, the lowest that computes

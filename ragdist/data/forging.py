@@ -95,9 +95,9 @@ def assignment(question: OpenQuestion, round: int, codec: Codec, settings: Setti
     wrong, kind, documents = told(question, round, settings), _kind(settings), question.documents
     at = (sample if released else round) % max(1, len(documents))
     lead = _lead(question, wrong, f"{round}/{at}/{question.id}", codec, settings)
-    prompt = fit(
+    (prompt,) = fit(
         documents[at : at + 1],
-        lambda shown: codec.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead.said,
+        [lambda shown: codec.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead.said],
         codec,
         id=f"{question.id}-s{sample}" if released else question.id,
         max_tokens=settings.model.max_tokens,

@@ -15,7 +15,7 @@ from ragdist.config import Settings
 from ragdist.data import forgeries as template
 from ragdist.data import mixing
 from ragdist.data.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
-from ragdist.data.prompts import Shown, prompt
+from ragdist.data.prompts import Shown, fit, golden_of, prompt, renderer
 from ragdist.draws import draw, draws, order_for, rng_for
 from ragdist.errors import DataError
 from ragdist.records import Bundle, Chunk, Example, Forgery, Grade, OpenQuestion, Page, Prompt, Question, content_id
@@ -159,8 +159,11 @@ def attacked_lists(
     """(clean, attacked) of each question: the same answer after its list D and after D' = permutation of D + forgeries.
 
     D stands in its recorded order. Texts of D' are those of D and of the forgeries, letter by letter; every order is
-    equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. In
-    `variant: released_code` the rows are the same: the loss takes its answer term from the other sequence.
+    equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. Where
+    D' is too long for `model.max_tokens`, a document of D is cut to the same text in both, so that they differ in
+    forgeries and order alone; a row whose golden documents then no longer show the answer (`cut_answers`, on both sides
+    alike) is left out where `prompts.cut_answers` says so. In `variant: released_code` the rows are the same: the loss
+    takes its answer term from the other sequence.
 
     `atm.mix` and `atm.replay` may put another list in the place of D', see `mixing`. With `atm.preference_weight` a
     third sequence is the forged answer after D'.
@@ -183,18 +186,26 @@ def attacked_lists(
         for question in questions
     }
     picked = _picked(model, questions, among, round, settings)
-    bundles, notes = [], Counter[str]({"rows": len(questions), "forgeries": len(forgeries), "cut_prompts": 0})
+    bundles, notes = [], Counter[str]({"forgeries": len(forgeries), "cut_prompts": 0, "cut_answers": 0, "dropped": 0})
     for question in questions:
         name, attack = _name(question, round), picked[question.id]
         attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
-        rows = _pair(question, attacked, attack, model.codec, settings)
-        notes["cut_prompts"] += sum(asked.cut_tokens > 0 for asked, _ in rows[:2])
+        answers = _answers(question, attack, model.codec, settings)
+        clean, hostile = _both(question, attacked, max(map(len, answers)), model.codec, settings)
+        cut = {"cut_clean": clean.cut_tokens > 0, "cut_attacked": hostile.cut_tokens > 0}
+        notes.update(cut | {"cut_prompts": sum(cut.values()), "cut_answers": clean.cut_answer})
         notes["replayed"] += attack is not among[question.id][0]
         notes["attacked"] += len(attacked) > len(question.documents)
-        bundles.append(_bundle(question.id, rows, about=",".join(document.id for document in attacked)))
+        if clean.cut_answer and settings.prompts.cut_answers == "drop":
+            notes["dropped"] += 1
+            continue
+        about = ",".join(document.id for document in attacked)
+        rows = zip((clean, hostile, hostile), answers, strict=False)
+        bundles.append(_bundle(question.id, list(rows), about))
+    notes["rows"] = len(bundles)
     notes["without_forgeries"] = sum(not rows for rows in newest.values())
     notes["tokens"] = sum(len(tokens) for bundle in bundles for tokens in bundle.tokens)
-    return bundles, dict(notes)
+    return bundles, {name: float(count) for name, count in notes.items()}
 
 
 def _by_question(questions: Sequence[OpenQuestion], forgeries: Iterable[Forgery]) -> dict[str, list[Forgery]]:
@@ -236,18 +247,13 @@ def _picked(
     return {question.id: hardest(question) for question in questions}
 
 
-def _pair(
-    question: OpenQuestion, attacked: Sequence[Shown], attack: mixing.Attack, codec: Codec, settings: Settings
-) -> list[tuple[Prompt, Sequence[int]]]:
-    """Clean list and answer, attacked list and answer, perhaps attacked list and forged answer."""
+def _answers(question: OpenQuestion, attack: mixing.Attack, codec: Codec, settings: Settings) -> list[tuple[int, ...]]:
+    """What stands after the clean list, after the attacked one, and perhaps the forged answer after that."""
     answer = _answer(question, codec)
-    answers = [answer, answer]
-    if settings.atm.preference_weight:
-        wrong = next((forgery.states for forgery in attack if forgery.states), question.wrong_answers[0])
-        answers.append((*codec.encode(wrong).ids, codec.end))
-    room = max(map(len, answers))
-    clean, hostile = (_asked(question, shown, room, codec, settings) for shown in (question.documents, attacked))
-    return list(zip([clean, hostile, hostile], answers, strict=False))
+    if not settings.atm.preference_weight:
+        return [answer, answer]
+    wrong = next((forgery.states for forgery in attack if forgery.states), question.wrong_answers[0])
+    return [answer, answer, (*codec.encode(wrong).ids, codec.end)]
 
 
 def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:
@@ -266,28 +272,57 @@ def permuted(documents: Iterable[One], forgeries: Iterable[Other], name: str, se
     return [shown[place] for place in sorted(range(len(shown)), key=drawn.__getitem__)]
 
 
+def _both(
+    question: OpenQuestion, attacked: Sequence[Page | Forgery], room: int, codec: Codec, settings: Settings
+) -> list[Prompt]:
+    """The prompts of D and of the attacked list, in which each document has the same text."""
+    known = {page.id for page in question.documents}
+    documents: list[Shown] = [*question.documents, *(one for one in attacked if one.id not in known)]
+    places = {one.id: place for place, one in enumerate([*question.documents, *documents[len(known) :]])}
+    order = [places[one.id] for one in attacked]
+    render = renderer(question.text, codec, settings.prompts)
+    return fit(
+        documents,
+        [lambda shown: render(shown[: len(question.texts)]), lambda shown: render([shown[at] for at in order])],
+        codec,
+        id=question.id,
+        max_tokens=settings.model.max_tokens,
+        room=room,
+        golden=golden_of(question, question.oracle_positions),
+    )
+
+
 def first_tuning(model: Model, questions: Sequence[OpenQuestion], settings: Settings) -> tuple[list[Bundle], Notes]:
     """The answer of each question after its list, and in `atm.closed_book_share` of the rows after no document.
 
     The share is exact in a microbatch where it gives a whole number of rows; else the odd row is drawn, so that it is
-    right in the mean.
+    right in the mean. It is one of the rows that are left, where `prompts.cut_answers` drops some.
 
     Raises:
         DataError: question and answer do not fit into `model.max_tokens`.
     """
+    codec = model.codec
+    listed = {
+        one.id: _asked(one, one.documents, len(_answer(one, codec)), codec, settings, one.oracle_positions)
+        for one in questions
+    }
+    cut = {question_id for question_id, asked in listed.items() if asked.cut_answer}
+    dropped = cut if settings.prompts.cut_answers == "drop" else set()
+    questions = [question for question in questions if question.id not in dropped]
     ids = sorted(question.id for question in questions)
     odd = draw(settings.seed, "closed book", content_id(*ids))
     count = math.floor(settings.atm.closed_book_share * len(ids) + odd)
     closed = {ids[place] for place in order_for(settings.seed, "closed book", content_id(*ids), len(ids))[:count]}
     bundles = []
     for question in questions:
-        answer = _answer(question, model.codec)
-        shown = () if question.id in closed else question.documents
-        asked = _asked(question, shown, len(answer), model.codec, settings)
+        answer = _answer(question, codec)
+        asked = _asked(question, (), len(answer), codec, settings) if question.id in closed else listed[question.id]
         bundles.append(_bundle(question.id, [(asked, answer)], "" if question.id in closed else "documents"))
     return bundles, {
         "rows": len(bundles),
         "closed_book": len(closed),
+        "cut_answers": len(cut - closed),
+        "dropped": len(dropped),
         "tokens": sum(len(bundle.tokens[0]) for bundle in bundles),
     }
 
@@ -333,9 +368,18 @@ def _answer(question: OpenQuestion, codec: Codec) -> tuple[int, ...]:
     return (*codec.encode(question.target).ids, codec.end)
 
 
-def _asked(question: OpenQuestion, documents: Sequence[Shown], room: int, codec: Codec, settings: Settings) -> Prompt:
-    limit = settings.model.max_tokens
-    return prompt(question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room)
+def _asked(
+    question: OpenQuestion,
+    documents: Sequence[Shown],
+    room: int,
+    codec: Codec,
+    settings: Settings,
+    golden: Sequence[int] = (),
+) -> Prompt:
+    limit, shows = settings.model.max_tokens, golden_of(question, golden)
+    return prompt(
+        question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room, golden=shows
+    )
 
 
 def _perplexity(logprobs: Sequence[float]) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ragdist.config import QuestionsConfig
+from ragdist.data import twins
 from ragdist.data.matching import contains, same_text, words
 from ragdist.draws import draw
 from ragdist.errors import DataError
@@ -50,13 +52,14 @@ def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[H
     return replace(question, oracle_ids=(best.id,) if best else (), near_miss_ids=tuple(near))
 
 
-def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, int]) -> list[Question]:
+def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, Any]) -> list[Question]:
     """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix; with
     `questions.caps=first` in that of the data.
 
-    A question is known by its text, see `text_key`. Within a split the first
-    one is kept, one with an oracle before one without; a training question that is also a test question goes. Where
-    the documents are part of the question (bAbI: the same words about another story), text and oracles name it.
+    A question is known by its text, see `text_key`. Within a split the first one is kept, one with an oracle before one
+    without; a training question that is also a test question goes, and one that asks it in other words is counted, and
+    goes where `questions.near_duplicates` says so. Where the documents are part of the question (bAbI: the same words
+    about another story), text and oracles name it.
 
     Args:
         questions: of both splits, in any order.
@@ -68,6 +71,8 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
         DataError: no training question with an oracle is left, or one has none and `missing_oracle` is error.
     """
     kept = _without_repeats(questions, counts)
+    if config.near_duplicates != "keep":
+        kept = twins.sift(kept, config.near_duplicates, LABELS, counts)
     found = [question for question in kept if _has_use(question, config)]
     counts["without_oracle_dropped"] = len(kept) - len(found)
     counts["without_oracle_kept"] = sum(not question.oracle_ids for question in found)

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from ragdist import track
-from ragdist.config import ColumnsConfig, CorpusConfig, Settings
+from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings
 from ragdist.data import (
     apidocs,
     benchmarks,
@@ -34,6 +34,7 @@ from ragdist.data import (
     questions,
     retrieval,
 )
+from ragdist.data.examples import Sibling
 from ragdist.data.files import Broken
 from ragdist.data.lessons import Lessons
 from ragdist.data.public import PublicRow
@@ -45,6 +46,11 @@ from ragdist.store import Rows, Stage, Store
 
 STAGES = ("chunks", "asked", "taught", "selected", "questions", "forgeries", "candidates", "contexts", "examples")
 
+LEFT_OUT = (
+    *("duplicates", "train_in_test", "too_many_oracles", "without_oracle_dropped", "train_over_cap"),
+    *("invalid_quotes_dropped", "cut_answers_dropped"),
+)
+"""Counts of the stages that say how many questions make no training row."""
 WRONG_ANSWERS = 3
 """Wrong answers that ATM's forgeries argue for, one a round in turn."""
 
@@ -210,35 +216,79 @@ class Road:
 
     @cached_property
     def contexts(self) -> Rows[Context]:
-        """What each training question is shown with; a view on the candidates by `oracle_fraction`."""
-        config, seed = self.settings.contexts, self.settings.seed
-        inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
-        settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
+        """What each question that is trained on is shown with; a view on the candidates by `oracle_fraction`.
 
-        def produce(counts: dict[str, Any]) -> Iterator[Context]:
-            keep = contexts.keep_oracle((q.id for q in self.questions if q.split == "train"), config, seed)
-            for question, distractors in zip(self.questions, self.candidates, strict=True):
-                if question.split == "train":
-                    context = contexts.assemble(question, distractors, keep(question.id), config, seed)
-                    counts["with_oracle"] = counts.get("with_oracle", 0) + bool(context.oracle_positions)
-                    yield context
-
-        return self.store.make(Stage("contexts", inputs, settings, version=2), Context, produce)
+        Questions that make no row are left out first, so that P% is a share of the rows that are trained.
+        """
+        return self._contexts(self.settings.contexts, self._whole)
 
     @cached_property
     def examples(self) -> Rows[Example]:
         """Training rows: prompt and target in the tuned model's tokens."""
-        config, limit = self.settings.prompts, self.settings.model.max_tokens
-        inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
+        return self._examples(self.contexts, self.settings.prompts, [self._whole] if self._whole else [])
+
+    @cached_property
+    def _whole(self) -> Sibling | None:
+        """Every training question with its oracles, and its row, where `prompts.cut_answers` drops some.
+
+        They tell which are dropped, the same for every P.
+        """
+        config, prompts = self.settings.contexts, self.settings.prompts
+        if prompts.cut_answers == "keep":
+            return None
+        shown = self._contexts(config.model_copy(update={"oracle_fraction": 1.0, "draw": "exact"}), None)
+        return shown, self._examples(shown, prompts.model_copy(update={"cut_answers": "keep"}), [])
+
+    def _contexts(self, config: ContextsConfig, whole: Sibling | None) -> Rows[Context]:
+        prompts, seed = self.settings.prompts, self.settings.seed
+        inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
+        settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
+        if drops_quotes := prompts.answer == "reasoned" and prompts.invalid_quotes == "drop":
+            settings |= prompts.model_dump(include={"answer", "invalid_quotes"})
+        if whole:
+            inputs["whole"] = whole[1].fingerprint
+
+        def produce(counts: dict[str, Any]) -> Iterator[Context]:
+            quoting = self._invalid_quotes if drops_quotes else frozenset()
+            cut = {row.id for row in whole[1] if row.cut_answer} if whole else set()
+            counts |= {"invalid_quotes_dropped": len(quoting), "cut_answers_dropped": len(cut), "with_oracle": 0}
+            dropped = quoting | cut
+            trained = [q.id for q in self.questions if q.split == "train" and q.id not in dropped]
+            contexts.check_left(trained, counts)
+            keep = contexts.keep_oracle(trained, config, seed)
+            for question, distractors in zip(self.questions, self.candidates, strict=True):
+                if question.split == "train" and question.id not in dropped:
+                    context = contexts.assemble(question, distractors, keep(question.id), config, seed)
+                    counts["with_oracle"] += bool(context.oracle_positions)
+                    yield context
+
+        return self.store.make(Stage("contexts", inputs, settings, version=1 + matching.VERSION), Context, produce)
+
+    def _examples(self, shown: Rows[Context], config: PromptsConfig, rendered: Sequence[Sibling]) -> Rows[Example]:
+        """The rows of these contexts; those that are in `rendered` or in a stage of another P are taken from there."""
+        limit = self.settings.model.max_tokens
+        inputs = {"contexts": shown.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
         stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
-            kept = examples.siblings(self.contexts, stage, self.store)
-            rows = examples.render(self._shown(counts), kept, self.mapper, (self.codec, config, limit), counts)
-            yield from track.progress(rows, "training rows", total=len(self.contexts))
+            kept = [*rendered, *examples.siblings(shown, stage, self.store)]
+            counts |= {"invalid_quotes": len(self._invalid_quotes), "cut_prompts": 0, "cut_answers": 0}
+            rows = examples.render(self._shown(shown), kept, self.mapper, (self.codec, config, limit), counts)
+            for row in track.progress(rows, "training rows", total=len(shown)):
+                counts["cut_prompts"] += row.cut_tokens > 0
+                counts["cut_answers"] += row.cut_answer
+                yield row
 
         return self.store.make(stage, Example, produce)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Questions that make no training row, or of which there is another, by why: as the stages counted them."""
+        counted = self.questions.card["counts"] | self.contexts.card["counts"]
+        near = ("near_duplicates",) if self.settings.questions.near_duplicates == "drop" else ()
+        whys = (*LEFT_OUT, *near)
+        return {why: counted.get(why, 0) for why in whys}
 
     def open_questions(self, split: Split) -> Rows[OpenQuestion]:
         """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
@@ -248,18 +298,18 @@ class Road:
         settings = {"split": split, **self.settings.prompts.model_dump(include={"answer"})}
 
         def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
-            by_id = {context.question_id: context for context in self.contexts}
+            trained = {context.question_id: context for context in self.contexts} if split == "train" else {}
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
             for question, found in zip(self.questions, self.candidates, strict=True):
-                if question.split != split or (split == "test" and not question.oracle_ids):
+                if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
                     continue
-                shown = by_id.get(question.id) or contexts.assemble(question, found, True, config, seed)
+                shown = trained.get(question.id) or contexts.assemble(question, found, True, config, seed)
                 wrong = forgeries.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
                 documents = [self.chunk_by_id[i] for i in shown.chunk_ids]
                 target = prompts.target(question, self.settings.prompts)
                 yield lists.open_question(question, documents, shown.oracle_positions, target, wrong)
 
-        return self.store.make(Stage(f"open-{split}", inputs, settings), OpenQuestion, produce)
+        return self.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
 
     @cached_property
     def chunk_by_id(self) -> dict[str, Chunk]:
@@ -272,18 +322,19 @@ class Road:
         config, made_by = self.settings.retrieval, self.chunks.fingerprint
         return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
 
-    def _shown(self, counts: dict[str, Any]) -> Iterator[tuple[Context, tuple[Question, tuple[Chunk, ...]]]]:
-        """Each context with its question and documents, less those whose quotes do not hold."""
+    @cached_property
+    def _invalid_quotes(self) -> frozenset[str]:
+        """The training questions whose target would quote what no oracle of theirs says."""
+        config, by_id = self.settings.prompts, self.chunk_by_id
+        train = (question for question in self.questions if question.split == "train")
+        return frozenset(q.id for q in train if not examples.quotes_valid(q, by_id, config))
+
+    def _shown(self, shown: Rows[Context]) -> Iterator[tuple[Context, tuple[Question, tuple[Chunk, ...]]]]:
+        """Each context with its question and documents."""
         by_id = self.chunk_by_id
         by_question = {question.id: question for question in self.questions if question.split == "train"}
-        counts["invalid_quotes"] = 0
-        for context in self.contexts:
-            question = by_question[context.question_id]
-            if not examples.quotes_valid(question, by_id, self.settings.prompts):
-                counts["invalid_quotes"] += 1
-                if self.settings.prompts.invalid_quotes == "drop":
-                    continue
-            yield context, (question, tuple(by_id[i] for i in context.chunk_ids))
+        for context in shown:
+            yield context, (by_question[context.question_id], tuple(by_id[i] for i in context.chunk_ids))
 
     # Sources: what differs between API documentation, question files and a folder of documents.
 

@@ -20,7 +20,7 @@ from ragdist.config import Settings
 from ragdist.data import lists, prompts
 from ragdist.data.matching import Form, contains
 from ragdist.evaluation import answers
-from ragdist.records import Answered, Forgery, OpenQuestion, Question, from_row
+from ragdist.records import Answered, Forgery, OpenQuestion, Page, Question, from_row
 from ragdist.roles import Model
 
 Condition = Literal["clean", "permuted", "absent", "template", "attacker"]
@@ -97,12 +97,14 @@ def _ask(
     limit, form = settings.answer_tokens, settings.evaluation.normalise
     asked = []
     for question in questions:
-        shown: Sequence[prompts.Shown] = question.documents
+        shown: Sequence[Page | Forgery] = question.documents
         if condition == "absent":
             shown = [page for at, page in enumerate(question.documents) if at not in question.oracle_positions]
         elif condition != "clean":
             shown = _shown(question, () if condition == "permuted" else forgeries.get(question.id, ()), settings.seed)
         room = max(limit, len(model.codec.encode(question.target).ids) + 1)
+        golden = {question.document_ids[at] for at in question.oracle_positions}
+        places = (at for at, document in enumerate(shown) if document.id in golden)
         asked.append(
             prompts.prompt(
                 question.text,
@@ -112,6 +114,7 @@ def _ask(
                 id=question.id,
                 max_tokens=settings.model.max_tokens,
                 room=room,
+                golden=prompts.golden_of(question, places),
             )
         )
     written = {
@@ -138,6 +141,7 @@ def _ask(
                 states_forgery=_repeats(answer, question, forgeries.get(question.id, ()), form),
                 ended=text.ended,
                 cut_tokens=prompt.cut_tokens,
+                cut_answer=prompt.cut_answer,
             )
         )
     return found, {
@@ -146,6 +150,7 @@ def _ask(
         "repeats": sum(row.states_forgery for row in found),
         "unfinished": sum(not row.ended for row in found),
         "cut_prompts": sum(row.cut_tokens > 0 for row in found),
+        "cut_answers": sum(row.cut_answer for row in found),
     }
 
 

@@ -76,6 +76,8 @@ class Prediction:
     """False when the limit of new tokens cut the answer off."""
     cut_tokens: int
     """Document tokens that did not fit into the prompt."""
+    cut_answer: bool = False
+    """Whether the oracles among them no longer show the answer, cut as they are."""
     perplexity: float | None = None
     """Of the right answer after this prompt, per token; None unless `evaluation.perplexity`."""
 
@@ -110,6 +112,7 @@ def judge(
         quotes_valid=valid,
         ended=written.ended,
         cut_tokens=case.prompt.cut_tokens,
+        cut_answer=case.prompt.cut_answer,
     )
 
 

@@ -47,6 +47,8 @@ class Cell:
     """Share of answers that the limit of new tokens cut off."""
     cut_prompts: float
     """Share of prompts whose documents were cut to fit."""
+    cut_answers: float = 0.0
+    """Share of prompts whose oracles, cut to fit, no longer show the answer."""
     perplexity: float | None
     """Mean over questions of the right answer's perplexity per token."""
     three_way: Labels | None
@@ -142,6 +144,7 @@ DETAILS = {
     "quotes_valid": "quotes hold",
     "unfinished": "unfinished",
     "cut_prompts": "documents cut",
+    "cut_answers": "answer cut off",
     "perplexity": "perplexity",
     "three_way": "yes/no/maybe accuracy, macro-F1",
     "two_way": "yes/no accuracy, macro-F1",

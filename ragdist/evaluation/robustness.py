@@ -209,6 +209,10 @@ def _case(
         id=name,
         max_tokens=settings.model.max_tokens,
         room=max(settings.answer_tokens, len(answer)),
+        golden=prompts.golden_of(
+            replace(question, reasoning=""),
+            (at for at, document in enumerate(shown) if document.id in question.oracle_ids),
+        ),
     )
     return Case(
         id=name,
@@ -328,6 +332,7 @@ def _cell(group: Group, labels: Mapping[str, str], settings: Settings, api_judge
         retrieved_oracle=_mean(row.retrieved_oracle for row in rows),
         unfinished=_mean(not row.ended for row in rows) or 0.0,
         cut_prompts=_mean(row.cut_tokens > 0 for row in rows) or 0.0,
+        cut_answers=_mean(row.cut_answer for row in rows) or 0.0,
         perplexity=_mean(row.perplexity for row in rows),
         three_way=answers.pubmed_accuracy(truth, said) if truth else None,
         two_way=answers.pubmed_accuracy(truth, said, ("yes", "no")) if binary else None,

@@ -132,6 +132,7 @@ def _score(condition: Condition, meeting: Meeting, group: Group, settings: Setti
         states_forgery=bounds("states_forgery"),
         unfinished=sum(not row.ended for row in rows) / len(rows),
         cut_prompts=sum(row.cut_tokens > 0 for row in rows) / len(rows),
+        cut_answers=sum(row.cut_answer for row in rows) / len(rows),
     )
 
 

@@ -49,6 +49,9 @@ class Score:
     """Share of answers that repeat the forged answer; on the clean list, the base rate of the template's."""
     unfinished: float
     cut_prompts: float
+    """Share of prompts whose documents were cut to fit."""
+    cut_answers: float = 0.0
+    """Share of prompts whose golden documents, cut to fit, no longer show the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

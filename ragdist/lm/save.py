@@ -67,7 +67,7 @@ library_name: transformers
 tags: [ragdist, {name.lower()}]
 ---
 
-The {name} model, tuned by ragdist from `{settings.model.source}` on {len(plan.table)} rows of `{rows.parent.name}`,
+The {name} model, tuned by ragdist from `{settings.model.source}` on {plan.rows} rows of `{rows.parent.name}`,
 {trainer.state.global_step} steps of {settings.train.examples_per_step} rows; loss {losses[0]:.4f} at first,
 {losses[-1]:.4f} at last.
 

@@ -211,12 +211,12 @@ def _in_flight(settings: Settings) -> int:
 
 def _steps(settings: Settings, job: Job, rows: Rows, questions: int | None) -> dict[str, int | None]:
     if job == "raft":
-        return {"train": workload.steps(rows.rows, settings.train) if rows.rows else None}
+        return {"train": settings.train.steps(rows.rows) if rows.rows else None}
     if job == "duet":
         return dict.fromkeys(DUET_ROLES)  # who learns from which questions is drawn when they are there
     questions = questions or settings.questions.train_rows or None
     sides = {"attacker": settings.attacker.train, "generator": settings.generator.train}
     return {
-        f"{name}, in each of {settings.atm.rounds} rounds": questions and workload.phase_steps(questions, train)
+        f"{name}, in each of {settings.atm.rounds} rounds": questions and max(1, train.steps(questions))
         for name, train in sides.items()
     }

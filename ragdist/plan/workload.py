@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ragdist.config import ModelConfig, Settings, TrainConfig
+from ragdist.config import ModelConfig, Settings
 from ragdist.store import CARD, ROWS
 from ragdist.track import read_json, versions
 
@@ -67,16 +67,6 @@ class Asked:
     usd: float
     """By the two prices; 0 without prices."""
     why: str
-
-
-def steps(rows: int, train: TrainConfig) -> int:
-    """Optimizer steps of a Ray Train job: what does not fill a last step is left out."""
-    return round(rows * train.epochs) // train.examples_per_step
-
-
-def phase_steps(rows: int, train: TrainConfig) -> int:
-    """Optimizer steps of one of ATM's phases: what is left over makes a smaller last step."""
-    return -(-max(1, round(rows * train.epochs)) // train.examples_per_step)
 
 
 def examples(settings: Settings, here: Here | None = None) -> Rows:
@@ -216,6 +206,7 @@ def _is_of(folder: Path, settings: Settings, codec: str, sources: Sources | None
     card = _card(folder)
     blocks = [settings.corpus, settings.chunks, settings.questions, settings.retrieval, settings.contexts]
     blocks.append(settings.teacher if card["name"] in TAUGHT else settings.prompts)
+    blocks = [settings.corpus] if card["name"] == "documents" else blocks  # another block has a `near_duplicates` too
     now = {key: value for block in blocks for key, value in block.model_dump(mode="json").items()}
     now |= {"seed": settings.seed, "max_tokens": settings.model.max_tokens, "codec": codec}
     del now["embedder"]  # a stage has its fingerprint

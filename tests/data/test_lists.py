@@ -184,6 +184,94 @@ def test_attacked_list_holds_every_document_once_check_41():
         assert {page.id for page in shown if getattr(page, "is_forged", False)} == {forgery.id for forgery in own}
 
 
+def many(documents, forgeries):
+    """A question with so many documents, the oracle among them, and so many forgeries."""
+    question = opened()[0]
+    pages = [(f"d{n}", f"title {n}", f"text {n} of a page") for n in range(documents - 1)]
+    ids, titles, texts = zip(*pages, strict=True)
+    one = replace(
+        question,
+        document_ids=(question.document_ids[1], *ids),
+        titles=(question.titles[1], *titles),
+        texts=(question.texts[1], *texts),
+        oracle_positions=(0,),
+    )
+    written = replace(forged()[0], question_id=question.id)
+    return one, [replace(written, id=f"f{n}", number=n, title=f"forged {n}") for n in range(forgeries)]
+
+
+@pytest.mark.parametrize(("documents", "forgeries"), [(10, 1), (9, 5), (20, 13)])
+def test_attacked_lists_of_more_than_ten_documents_are_whole_and_shuffled(documents, forgeries):
+    """A mutation survived here: no document of a long list goes, every place is as likely (check 41, check 42)."""
+    question, own = many(documents, forgeries)
+    total = documents + forgeries
+    (row,), _ = attacked_lists(Rules(), [question], own, 0, SETTINGS)
+    assert sorted(row.about.split(",")) == sorted([*question.document_ids, *(forgery.id for forgery in own)])
+    counts = [said(tokens).count("<DOCUMENT>") for tokens in row.tokens]
+    assert counts == [documents, total]
+    seen = Counter()
+    for number in range(4000):
+        order = [page.id for page in attacked_list(question, own, str(number), 0)]
+        assert len(set(order)) == total
+        seen[order.index("f0")] += 1
+    assert sorted(seen) == list(range(total)) and chisquare(list(seen.values())).pvalue > 0.001
+
+
+def shown_in(tokens):
+    """The documents of a prompt, each as it stands there."""
+    return [block.split("</DOCUMENT>")[0] for block in said(tokens).split("<DOCUMENT>")[1:]]
+
+
+def long_question(filler=120):
+    question, own = many(4, 3)
+    texts = [f"{text}{' and so on' * filler}" for text in question.texts]
+    texts[0] = f"{'It is long. ' * 20}The default is {question.answers[0]}.{' and so on' * filler}"
+    return replace(question, texts=tuple(texts)), [replace(one, text=f"{one.text}{' never' * 400}") for one in own]
+
+
+@pytest.mark.parametrize("limit", [500, 900, 1500, 3000])
+def test_both_lists_of_a_row_show_the_same_text_of_every_document(limit):
+    """T6: they differ in forgeries and order alone, however much has to be cut for the longer one."""
+    question, own = long_question()
+    settings = Settings.model_validate({"model": {"max_tokens": limit}})
+    (row,), notes = attacked_lists(Rules(), [question], own, 0, settings)
+    clean, attacked = map(shown_in, row.tokens)
+    assert len(clean) == 4 and len(attacked) == 7 and set(clean) < set(attacked)
+    assert [text.split("\n")[0] for text in clean] == list(question.titles)
+    assert all(text.startswith("forged") for text in set(attacked) - set(clean))
+    assert max(map(len, row.tokens)) <= limit and notes["cut_attacked"] == notes["cut_clean"] == 1
+    answer_stands = f"The default is {question.answers[0]}." in clean[0]
+    assert notes["cut_answers"] == (not answer_stands) and notes["dropped"] == 0
+
+
+def test_rows_that_lose_the_golden_answer_are_counted_and_left_out_on_request():
+    """T6: MITO's rows and those of the first tuning; the others stay as they are."""
+    question, own = long_question()
+    short = replace(opened()[1], id="short")
+    made = {"model": {"max_tokens": 500}, "atm": {"closed_book_share": 0}}
+    keep = Settings.model_validate(made)
+    drop = Settings.model_validate(made | {"prompts": {"cut_answers": "drop"}})
+    rows, notes = attacked_lists(Rules(), [question, short], own, 0, keep)
+    assert [row.id for row in rows] == [question.id, "short"] and (notes["cut_answers"], notes["dropped"]) == (1, 0)
+    left, notes = attacked_lists(Rules(), [question, short], own, 0, drop)
+    assert left == rows[1:] and (notes["rows"], notes["cut_answers"], notes["dropped"]) == (1, 1, 1)
+    rows, notes = first_tuning(Rules(), [question, short], keep)
+    assert len(rows) == 2 and (notes["cut_answers"], notes["dropped"]) == (1, 0)
+    left, notes = first_tuning(Rules(), [question, short], drop)
+    assert left == rows[1:] and (notes["rows"], notes["dropped"]) == (1, 1)
+
+
+def test_closed_book_share_is_one_of_the_rows_that_are_left():
+    """T2, T6: two of the four that are left, not two of five less what is dropped."""
+    question, _ = long_question()
+    made = {"model": {"max_tokens": 500}, "atm": {"closed_book_share": 0.5}, "prompts": {"cut_answers": "drop"}}
+    others = [replace(one, id=f"other {n}") for n, one in enumerate(opened())]
+    for seed in range(5):
+        settings = Settings.model_validate({**made, "seed": seed})
+        rows, notes = first_tuning(Rules(), [*others, question], settings)
+        assert (len(rows), notes["closed_book"]) == (4, 2)
+
+
 def test_attacked_list_every_place_is_as_likely_check_42():
     """check 42: chi-square p > 0.001 on 10,000 draws for a document and for a forgery; the last place occurs."""
     question = opened()[0]

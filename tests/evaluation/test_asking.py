@@ -74,7 +74,10 @@ def test_majority_reader_is_right_on_clean_lists_and_lost_under_attack(template)
     asked = [(condition, q.id) for condition in ("clean", "permuted") for q in QUESTIONS]
     assert [(row.condition, row.question_id) for row in clean] == asked
     assert all((r.em, r.generator, r.attacker, r.states_forgery) == (1, 3, -1, 0) for r in clean)
-    assert notes == {"asked": 6, "right": 6, "repeats": 0, "unfinished": 0, "cut_prompts": 0, "right_permuted": 6}
+    assert notes == {
+        **dict.fromkeys(("repeats", "unfinished", "cut_prompts", "cut_answers"), 0),
+        **dict.fromkeys(("asked", "right", "right_permuted"), 6),
+    }
     attacked, notes = asking.ask_template(model, QUESTIONS, clean, template, SETTINGS)
     assert all((r.em, r.condition, r.attacker, r.states_forgery) == (0, "template", -1, True) for r in attacked)
     assert (notes["right_clean"], notes["lost"]) == (6, 6)
@@ -215,3 +218,18 @@ def test_cut_documents_are_counted():
     model = RuleModel(lambda asked, documents: "unknown")
     rows, notes = asking.ask_attacked(model, [long], FORGED[:2], [], 1, SETTINGS)
     assert rows[0].cut_tokens > 0 and notes["cut_prompts"] == 1
+
+
+@pytest.mark.parametrize("filler", ["before", "after"])
+def test_prompts_whose_golden_answer_is_cut_off_are_counted(template, filler):
+    """T6: in each condition by itself, and apart from documents that were only cut."""
+    question, words = QUESTIONS[0], "words " * 3000
+    at = question.oracle_positions[0]
+    text = f"{words}{question.texts[at]}" if filler == "before" else f"{question.texts[at]}{words}"
+    long = replace(question, texts=tuple(text if place == at else one for place, one in enumerate(question.texts)))
+    model = RuleModel(lambda asked, documents: "unknown")
+    for rows, notes in (
+        asking.ask_clean(model, [long], template, SETTINGS),
+        asking.ask_attacked(model, [long], FORGED[:2], [], 1, SETTINGS),
+    ):
+        assert notes["cut_prompts"] == 1 and rows[0].cut_answer == notes["cut_answers"] == (filler == "before")

@@ -156,7 +156,7 @@ def test_questions_without_forgeries_are_not_attacked():
 
 
 def test_a_question_that_cannot_be_scored_stops_before_anything_is_asked():
-    unusable = replace(world.QUESTIONS[1], id="bad", answers=("the",), dataset="nq_open")
+    unusable = replace(world.QUESTIONS[1], id="bad", answers=("...",), dataset="nq_open")
     with pytest.raises(DataError, match="'bad'"):
         world.cases(world.settings(), [world.QUESTIONS[0], unusable])
 
@@ -166,6 +166,24 @@ def test_long_documents_are_cut_and_counted():
     cut = [case.prompt.cut_tokens for case in world.cases(chosen) if case.condition == "attacked"]
     assert all(cut)
     assert all(len(case.prompt.tokens) + 16 <= 170 for case in world.cases(chosen))
+
+
+def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path):
+    """T6: all oracles of these have their answer behind long texts; prompts without an oracle lose none."""
+    long = {i: replace(chunk, text="words " * 2000 + chunk.text) for i, chunk in world.CHUNKS.items()}
+    chosen = world.settings(conditions=["closed_book", "oracle", "absent", "attacked"])
+    given = (robustness.by_question(world.FORGERIES), world.TitleRetriever(), tiny.codec(), chosen)
+    for chunks, expected in ((world.CHUNKS, False), (long, True)):
+        cases = list(robustness.cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
+        assert {case.condition for case in cases} == set(chosen.evaluation.conditions)
+        for case in cases:
+            assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "attacked"))
+    writer = RuleWriter(majority)
+    found = robustness.evaluate("base", ["a"], writer, None, cases, world.QUESTIONS[:3], tmp_path, chosen)
+    assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
+    shown = robustness.summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
+    shares = {cell.condition: cell.cut_answers for cell in shown.cells}
+    assert shares == {"closed_book": 0.0, "oracle": 1.0, "absent": 0.0, "attacked": 1.0}
 
 
 def test_scores_of_known_rules_are_those_by_construction(report):

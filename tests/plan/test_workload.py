@@ -8,7 +8,6 @@ import pytest
 from ragdist.config import ModelConfig
 from ragdist.data import places
 from ragdist.data.road import Road
-from ragdist.lm.order import training_blocks, training_steps
 from ragdist.loader import dump, resolve
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
@@ -89,16 +88,6 @@ def test_other_questions_find_no_stage(made):
 def test_where_it_runs_changes_no_row(made):
     settings = changed(made[0], train={"zero_stage": 3}, cluster={"max_failures": 9}, evaluation={"before": False})
     assert workload.examples(settings, here(settings)).exact
-
-
-@pytest.mark.parametrize("rows", [3, 7, 16, 100])
-@pytest.mark.parametrize("epochs", [0.5, 1.0, 2.5])
-def test_steps_are_those_that_training_takes(rows, epochs):
-    train = resolve({"train": {"examples_per_step": 4, "epochs": epochs}}).train
-    if round(rows * epochs) >= 4:
-        assert workload.steps(rows, train) == training_steps(rows, epochs=epochs, examples_per_step=4)
-    blocks = training_blocks([1] * rows, epochs=epochs, examples_per_step=4, seed=0)
-    assert workload.phase_steps(rows, train) == len(blocks)
 
 
 def test_teacher_is_bounded_by_its_settings(tmp_path):
