@@ -122,8 +122,8 @@ class Forgery:
     title: str
     text: str
     states: str
-    """The wrong answer that it argues for."""
-    method: Literal["template", "dataset", "attacker"]
+    """The wrong answer that it argues for; empty where its attacker was told none."""
+    method: Literal["template", "dataset", "attacker", "injection"]
     round: int = -1
     """ATM's round that it was written in; -1 outside ATM."""
     attacker: int = -1
@@ -207,7 +207,7 @@ class Answered:
     """
 
     question_id: str
-    condition: Literal["clean", "template", "attacker"]
+    condition: Literal["clean", "permuted", "absent", "template", "attacker"]
     generator: int
     """Version of the generator that answered."""
     attacker: int

@@ -52,7 +52,7 @@ MAY_CHANGE = {
 """What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
 LIBRARIES = (
     *("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe"),
-    "scikit-learn",
+    *("regex", "scikit-learn"),
 )
 OPTIONAL = ("sentence-transformers", "faiss-cpu")
 """Noted where they are installed."""

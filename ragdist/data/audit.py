@@ -126,7 +126,7 @@ def _contexts(
             bool(oracles) and len(oracles) < len(question.oracle_ids)
         )
         counts["duplicate"] += len({pool.text_numbers[pool[i]] for i in context.chunk_ids}) < size
-        answers = telling(question.answers)
+        answers = telling(question)
         others = [pool[i] for at, i in enumerate(context.chunk_ids) if at not in oracles]
         counts["answer"] += any(pool.gives_away(place, answers) for place in others)
     size = max(sizes, key=lambda size: sizes[size], default=0)

@@ -8,7 +8,7 @@ from typing import Any
 from ragdist.config import ColumnsConfig, CorpusConfig
 from ragdist.data import places, values
 from ragdist.data.files import Broken, rows
-from ragdist.data.matching import flat, normalise
+from ragdist.data.matching import flat, key
 from ragdist.data.questions import split_of
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Chunk, Forgery, Question, Split, content_id
@@ -26,7 +26,7 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
     Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
     every row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden
     ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which
-    nothing but articles and punctuation is there are dropped, a question that has no other is left out.
+    nothing but punctuation is there are dropped, a question that has no other is left out.
 
     Args:
         config: the files, their columns, the datasets that are kept, and what to do with a broken row.
@@ -55,7 +55,7 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
                 policy.add(where, error)
                 continue
             if not found[0].answers:
-                policy.named.append(f"{where}: left out, its answers are nothing but articles and punctuation")
+                policy.named.append(f"{where}: left out, its answers are nothing but punctuation")
                 continue
             ids.add(found[0].id)
             yield found
@@ -74,10 +74,10 @@ def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, see
             f"column {columns.answers!r} holds {_told(row.get(columns.answers))} and no answer; the columns' names are "
             "set in corpus.columns"
         )
-    answers = tuple(answer for answer in answers if normalise(answer))
+    answers = tuple(answer for answer in answers if key(answer))
     by_kind = _documents(row, columns, titles_only=config.source == "folder")
     name = values.written(row.get(columns.id)) or content_id(text, *answers, *(i for k in by_kind.values() for i in k))
-    right = {normalise(answer) for answer in answers}
+    right = set(map(key, answers))
     wrong = _answers(row, "wrong_answers", config.truths)
     question = Question(
         id=name,
@@ -86,7 +86,7 @@ def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, see
         oracle_ids=tuple(by_kind["golden"]),
         split=_split(row, columns.split) or split_of(flat(text).casefold(), test_fraction, seed),
         near_miss_ids=tuple(i for i in by_kind["distractor"] if i not in by_kind["golden"]),
-        wrong_answers=tuple(answer for answer in wrong if normalise(answer) not in {"", *right}),
+        wrong_answers=tuple(answer for answer in wrong if key(answer) not in {"", *right}),
         reasoning=values.trimmed(_string(row, columns.reasoning, needed=False)),
         dataset=values.written(row.get("dataset")) or "",
         all_answers_required=every,

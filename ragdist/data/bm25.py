@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import regex
 
 from ragdist.config import RetrievalConfig
+from ragdist.data.matching import ALONE, verbatim
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Hit
 
@@ -32,18 +34,18 @@ with _without_jax():
     from bm25s import BM25
     from bm25s.tokenization import Tokenized
 
-CJK = "\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
+_WORD = regex.compile(rf"[{ALONE}]\p{{M}}*|(?:(?![{ALONE}])[\p{{L}}\p{{M}}\p{{N}}_])+")
+_ASCII_WORD = re.compile(r"\w+")
 _BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_+")
 
 
 def terms(text: str) -> list[str]:
-    """The words to search by, in small letters: names in code whole and in parts, CJK by character.
+    """The words to search by, in small letters: names in code whole and in parts, scripts without spaces by character.
 
     Example: `terms("pathlib.readText(max_size)")` is pathlib, readtext, read, text, max_size, max, size.
     """
     found = []
-    for word in _WORD.findall(text):
+    for word in _ASCII_WORD.findall(text) if text.isascii() else _WORD.findall(verbatim(text)):
         found.append(word.lower())
         parts = [part.lower() for part in _BORDER.split(word) if part]
         if len(parts) > 1:

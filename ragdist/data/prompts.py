@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ragdist.config import PromptsConfig
-from ragdist.data.matching import flat
+from ragdist.data.matching import quoted_in, verbatim
+from ragdist.data.thoughts import without_thoughts
 from ragdist.errors import DataError
 from ragdist.records import Prompt, Question
 from ragdist.roles import Codec
@@ -33,7 +34,7 @@ SUMMARY = (
 
 _BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
 _MARK = re.compile(r"##(begin|end)_quote##")
-ANSWER_TAG = re.compile(r"<answer>\s?:|##\s?answer\s?:", re.IGNORECASE)
+ANSWER_TAG = re.compile(r"<answer>\s?[:\uff1a]|##\s?answer\s?[:\uff1a]", re.IGNORECASE)
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
 
 
@@ -170,19 +171,28 @@ def parse(user_text: str) -> tuple[list[Shortened], str]:
     raise ValueError(f"not a prompt of ragdist: {user_text[:80]!r}")
 
 
+def right_answer(question: Question) -> str:
+    """The first right answer; all of them where all are required."""
+    return ", ".join(question.answers) if question.all_answers_required else question.answers[0]
+
+
 def target(question: Question, config: PromptsConfig) -> str:
     """What the model learns to answer: the same with the oracle shown and without.
 
     The tag stands before the answer in every reasoned target, also where the data has no reasoning.
     """
-    answer = ", ".join(question.answers) if question.all_answers_required else question.answers[0]
+    answer = right_answer(question)
     if config.answer == "plain":
         return answer
     return f"{question.reasoning.strip()}\n<ANSWER>: {answer}".lstrip()
 
 
 def extract(text: str) -> Extracted:
-    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty."""
+    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty.
+
+    Thoughts of a reasoning model are no part of it; where they have no end, there is no answer.
+    """
+    text = without_thoughts(text).text
     tags = list(ANSWER_TAG.finditer(text))
     said = _STOP.split(text[tags[-1].end() :] if tags else text)[0].strip()
     lines = said.splitlines() or [""]
@@ -202,12 +212,16 @@ def quotes(text: str) -> Quotes:
 
 
 def quotes_hold(text: str, sources: Iterable[str]) -> bool:
-    """Whether all marks are balanced and each quote stands word for word in a source, whitespace aside.
+    """Whether all marks are balanced and each quote stands word for word in a source, but for what `matching.verbatim`
+    makes alike: blanks, shapes of quotes and ligatures, hyphens at the ends of lines.
 
     True for a text without quotes; an empty quote never holds.
     """
-    found, flats = quotes(text), [flat(source) for source in sources]
-    return found.balanced and all(span and any(flat(span) in source for source in flats) for span in found.spans)
+    found = quotes(text)
+    if not found.balanced or not found.spans:
+        return found.balanced
+    read = [verbatim(source) for source in sources]
+    return all(any(quoted_in(span, source) for source in read) for span in map(verbatim, found.spans))
 
 
 def _level(lengths: Sequence[int], excess: int) -> list[int]:

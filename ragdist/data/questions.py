@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ragdist.config import QuestionsConfig
-from ragdist.data.matching import contains, flat, words
+from ragdist.data.matching import contains, same_text, words
 from ragdist.draws import draw
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Hit, Question, Split
@@ -26,10 +26,10 @@ def split_of(name: str, test_fraction: float, seed: int) -> Split:
 def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[Hit]) -> Question:
     """The question with its oracle among the chunks of a folder: one chunk, or none; near misses likewise by chunk.
 
-    It is the best hit that contains an answer between word borders (all of them where all are required), as DPR
-    does. Where the question names documents (`oracle_ids` holds their ids then), only their chunks count, also
-    those that were not retrieved, and the best one of them will do if none contains the answer, as in yes-no
-    questions. Yes, no and maybe prove nothing by occurring: without a named document they give no oracle.
+    It is the best hit that contains an answer (all of them where all are required), as DPR does, by the rule of
+    `matching.contains`. Where the question names documents (`oracle_ids` holds their ids then), only their chunks
+    count, also those that were not retrieved, and the best one of them will do if none contains the answer, as in
+    yes-no questions. Yes, no and maybe prove nothing by occurring: without a named document they give no oracle.
 
     Args:
         question: as `naming.resolved` gives it.
@@ -54,7 +54,7 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
     """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix; with
     `questions.caps=first` in that of the data.
 
-    A question is known by its text, without regard to case, blanks and final punctuation. Within a split the first
+    A question is known by its text, see `text_key`. Within a split the first
     one is kept, one with an oracle before one without; a training question that is also a test question goes. Where
     the documents are part of the question (bAbI: the same words about another story), text and oracles name it.
 
@@ -128,5 +128,5 @@ def _has_use(question: Question, config: QuestionsConfig) -> bool:
 
 
 def text_key(question: Question) -> str:
-    """Equal for questions that differ in case, blanks and final punctuation only."""
-    return flat(question.text).casefold().rstrip(" ?.!")
+    """Equal for questions that differ in case, blanks, the marks around them, or how the same letters are stored."""
+    return same_text(question.text)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ragdist.config import ContextsConfig
-from ragdist.data import matching
+from ragdist.data import forgeries, matching
 from ragdist.data.matching import flat
 from ragdist.data.questions import LABELS
 from ragdist.draws import draws
@@ -18,42 +19,78 @@ from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Hit, Question
 from ragdist.roles import Retriever
 
-NOT_TELLING = LABELS | {""}
-SAMPLE, COMMON = 500, 20
-"""An answer that stands in more than COMMON of SAMPLE chunks says nothing about the chunk it stands in."""
 BLOCK = 256
 """Questions whose distractors are looked for together."""
 HARD_DEPTH = 4
 """Chunks ranked for each hard distractor wanted; some are oracles or hold an answer."""
 SET_BYTES = 128
-"""Of a chunk's hashed set of words: 100 words set a tenth of the bits."""
+"""Of a chunk's hashed set of letter triples: 100 words set a quarter of the bits."""
+ASKED = 3
+"""Of an answer's triples so many are looked for in the sets; of chunks without the answer few have all of them."""
+PRIME, HIGH = 1021, "\u0e00"
+"""Of the hash, below the bits of a set; and the first letter that counts alone: scripts without spaces lie above."""
+WIDE = 4
+"""Letters and digits from which an answer also counts inside a longer word, as for Subspan EM."""
 
-Wanted: TypeAlias = tuple[str, int, int]
-"""An answer that is looked for in chunks: as `matching.words`, and the byte and the bit of its last word, by which most
-chunks without it are known, see `Pool`. Example: (" read text ", 17, 64)."""
+
+class Wanted(NamedTuple):
+    """An answer that is looked for in chunks. Example: Wanted("read text", ((17, 64), (3, 1)), "")."""
+
+    answer: str
+    bits: tuple[tuple[int, int], ...]
+    """Byte and bit of some of its triples, by which most chunks without it are known, see `Pool`."""
+    parameter: str
+    """API documentation: the parameter whose default the answer is."""
 
 
-def telling(answers: Iterable[str]) -> list[Wanted]:
-    """The answers by whose words a chunk can give itself away: not yes, no and the like, which stand anywhere."""
+def telling(question: Question) -> list[Wanted]:
+    """The answers by which a chunk can give itself away: not yes, no and the like, which stand anywhere."""
+    if question.topic:
+        return [Wanted(answer, _bits(question.topic), question.topic) for answer in question.answers]
     found = []
-    for answer in answers:
-        words = matching.words(answer)
-        if words[1:-1] not in NOT_TELLING:
-            found.append((words, *_bit(words.rsplit(None, 1)[-1])))
+    for answer in question.answers:
+        if (said := matching.words(answer).strip()) and said not in LABELS:
+            found.append(Wanted(answer, _bits(said), ""))
     return found
 
 
-def _bit(word: str) -> tuple[int, int]:
-    at = zlib.crc32(word.encode())
-    return at % SET_BYTES, 1 << (at >> 29)
+def _bits(words: str) -> tuple[tuple[int, int], ...]:
+    """Where the sets show triples of these words: those that stand in every spelling of them."""
+    found = []
+    for word in words.casefold().replace("_", " ").split():
+        if len(word) > 2 and word not in matching.ARTICLES and word[0] < HIGH:
+            # 1000 may be written 1 000, which has the last three digits alone.
+            found += [word[-3:]] if word.isdecimal() else [word[at : at + 3] for at in range(len(word) - 2)]
+    if not words.isascii():
+        found += [f"{letter}\0\0" for letter in words if letter >= HIGH]
+    return tuple(map(_bit, found[:: -(-len(found) // ASKED) or 1]))
+
+
+def _bit(triple: str) -> tuple[int, int]:
+    """Byte and bit of a triple, as `_set_of` has them."""
+    one, two, three = map(ord, triple)
+    at = (one * 961 + two * 31 + three) % PRIME
+    return at >> 3, 128 >> (at & 7)
+
+
+def _set_of(words: str) -> bytes:
+    """The set of the triples within words, and of the single letters of scripts without spaces, a bit each."""
+    letters = np.frombuffer(words.encode("utf-32-le", errors="surrogatepass"), np.uint32)
+    triples = letters[:-2] * 961 + letters[1:-1] * 31 + letters[2:]
+    blank = letters == ord(" ")
+    within = ~(blank[:-2] | blank[1:-1] | blank[2:])
+    found = np.concatenate([triples[within], letters[letters >= ord(HIGH)] * 961])
+    bits = np.zeros(8 * SET_BYTES, bool)
+    bits[found % PRIME] = True
+    return np.packbits(bits).tobytes()
 
 
 class Pool:
     """All chunks as distractors: drawn at random without reading them all, compared by text, searched for answers.
 
-    A chunk is known by its place among the sorted ids. Beside its words lies the set of them, hashed to one bit each:
-    it tells of most chunks without an answer that they have none. Numbers and sets lie close together, because a
-    random chunk is in no cache, and fetching it is most of what a random distractor costs.
+    A chunk is known by its place among the sorted ids. Beside its words lies the set of their letter triples, hashed to
+    one bit each: it tells of most chunks without an answer that they have none. Numbers and sets lie close together,
+    because a random chunk is in no cache, and fetching it is most of what a random distractor costs.
     """
 
     def __init__(self, chunks: Mapping[str, Chunk]) -> None:
@@ -61,17 +98,15 @@ class Pool:
         self.text_numbers = array("L")
         """Equal for chunks whose texts are equal, whitespace aside."""
         self.places = {chunk_id: place for place, chunk_id in enumerate(self.ids)}
+        self._chunks = [chunks[chunk_id] for chunk_id in self.ids]
         self._words: list[str] = []
-        self._sets = bytearray(SET_BYTES * len(self.ids))
-        self._common: dict[str, bool] = {}
+        self._sets = bytearray()
         numbers: dict[str, int] = {}
-        for place, chunk_id in enumerate(self.ids):
-            chunk = chunks[chunk_id]
-            words = matching.words(f"{chunk.title} {chunk.text}")
+        for chunk in self._chunks:
+            words = matching.marked(whole(chunk))
             self.text_numbers.append(numbers.setdefault(flat(chunk.text), len(numbers)))
             self._words.append(words)
-            for byte, bit in map(_bit, words.split()):
-                self._sets[place * SET_BYTES + byte] |= bit
+            self._sets += _set_of(words.replace("'", "").replace("_", ""))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,8 +120,9 @@ class Pool:
     def gives_away(self, place: int, answers: Iterable[Wanted]) -> bool:
         """Whether the chunk, shown as a distractor, would hold a right answer after all.
 
-        Answers that stand in a large part of the corpus do not count, such as the default `None` in API
-        documentation: where nearly every chunk has the string, having it is no sign of the answer.
+        It does where the answer stands in title or text, see `matching.contains`, or, from `WIDE` letters on, anywhere
+        in them as Subspan EM would find it. A parameter's default is given where `parameter=value` stands: another
+        parameter's `None` is another answer.
 
         Args:
             place: of the chunk.
@@ -112,10 +148,15 @@ class Pool:
             if number in seen:
                 continue
             seen.add(number)
-            for words, byte, bit in answers:
-                if sets[place * SET_BYTES + byte] & bit and words in self._words[place] and not self._is_common(words):
-                    with_answer.append(ids[place])
-                    break
+            start = place * SET_BYTES
+            for wanted in answers:
+                for byte, bit in wanted.bits:
+                    if not sets[start + byte] & bit:
+                        break
+                else:
+                    if self._holds(place, wanted):
+                        with_answer.append(ids[place])
+                        break
             else:
                 yield ids[place]
 
@@ -129,12 +170,20 @@ class Pool:
         for at in range(size):
             yield (number + at) % size
 
-    def _is_common(self, wanted: str) -> bool:
-        if wanted not in self._common:
-            # Ids are content hashes, so every n-th of them is a fair sample.
-            sample = self._words[:: max(1, len(self) // SAMPLE)][:SAMPLE]
-            self._common[wanted] = sum(wanted in words for words in sample) > COMMON
-        return self._common[wanted]
+    def _holds(self, place: int, wanted: Wanted) -> bool:
+        chunk, words = self._chunks[place], self._words[place]
+        if wanted.parameter:
+            return bool(forgeries.default(wanted.parameter, wanted.answer).search(chunk.text))
+        if matching.is_bare(wanted.answer):
+            return matching.contains(whole(chunk), wanted.answer)
+        needles = matching.needles(wanted.answer)
+        wide = [one for one in needles.joined if len(one.replace(" ", "")) >= WIDE]
+        return matching.stands(words, needles) or any(one in matching.joined(words) for one in wide)
+
+
+def whole(chunk: Chunk) -> str:
+    """All that a reader of the chunk sees."""
+    return f"{chunk.title}\n{chunk.text}"
 
 
 def candidates(
@@ -216,7 +265,7 @@ def find(
     """
     with_answer: list[str] = []
     seen = {pool.text_numbers[pool.places[i]] for i in chain(question.oracle_ids, rejected)}
-    answers = telling(question.answers) if config.filter_answers else []
+    answers = telling(question) if config.filter_answers else []
     wanted, others = config.documents, pool.walk(seed, question.id)
     hard = _hard(config)
     chosen: list[str] = []

@@ -27,6 +27,7 @@ from ragdist.data import (
     hub,
     hybrid,
     lists,
+    matching,
     naming,
     places,
     prompts,
@@ -36,6 +37,7 @@ from ragdist.data import (
 from ragdist.data.files import Broken
 from ragdist.data.lessons import Lessons
 from ragdist.data.public import PublicRow
+from ragdist.draws import draws
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
 from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
@@ -141,7 +143,7 @@ class Road:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         if self.settings.teacher.questions_per_chunk:
             inputs["taught"] = self.taught.fingerprint
-        stage = Stage("questions", inputs, settings)
+        stage = Stage("questions", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterable[Question]:
             broken: list[str] = []
@@ -162,15 +164,23 @@ class Road:
         count, seed = self.settings.evaluation.forgeries, self.settings.seed
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
 
-        def produce(_: dict[str, Any]) -> Iterator[Forgery]:
+        def produce(counts: dict[str, Any]) -> Iterator[Forgery]:
             given = self._given_forgeries
-            by_id = self.chunk_by_id
+            by_id, ids = self.chunk_by_id, [*self.chunk_by_id]
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
+            make = partial(forgeries.forge, pool=pool, count=count, seed=seed, counts=counts)
+            counts |= {"given": 0, "given_truthful": 0}
             for question in questions:
-                oracles = [by_id[i] for i in question.oracle_ids]
-                yield from given.get(question.id) or forgeries.forge(question, oracles, pool, count=count, seed=seed)
+                drawn = [ids[at % len(ids)] for at in draws(seed, "imitated", question.id, 1 + count)] if ids else []
+                others = [by_id[i] for i in (*question.near_miss_ids[:count], *drawn[1:])]
+                sources = [by_id[i] for i in question.oracle_ids or question.near_miss_ids[:1] or drawn[:1]]
+                own = forgeries.checked(question, given.get(question.id, ()))
+                counts["given"] += len(own)
+                counts["given_truthful"] += sum(forgery.truthful for forgery in own)
+                yield from own or make(question, sources, others=others)
 
-        return self.store.make(Stage(name, inputs, {"count": count, "seed": seed, **made_by}), Forgery, produce)
+        stage = Stage(name, inputs, {"count": count, "seed": seed, **made_by}, version=2)
+        return self.store.make(stage, Forgery, produce)
 
     @cached_property
     def candidates(self) -> Rows[Candidates]:
@@ -196,7 +206,7 @@ class Road:
             counts["rejected"] = sum(map(len, rejected.values()))
             return find(self.questions, counts=counts, rejected=rejected)
 
-        return self.store.make(Stage("candidates", inputs, settings), Candidates, produce)
+        return self.store.make(Stage("candidates", inputs, settings, version=matching.VERSION), Candidates, produce)
 
     @cached_property
     def contexts(self) -> Rows[Context]:
@@ -221,7 +231,7 @@ class Road:
         config, limit = self.settings.prompts, self.settings.model.max_tokens
         inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
-        stage = Stage("examples", inputs, settings)
+        stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
             kept = examples.siblings(self.contexts, stage, self.store)
@@ -308,7 +318,7 @@ class Road:
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
         columns["truths"] = list(config.truths)
         inputs = {"questions": places.digest(map(places.at, config.questions))}
-        return Stage(name, inputs, columns | fraction, version=benchmarks.VERSION)
+        return Stage(name, inputs, columns | fraction, version=benchmarks.VERSION + matching.VERSION)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:

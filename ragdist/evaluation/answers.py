@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ragdist.data.matching import Form, normalise
+from ragdist.data.matching import Form, contains, is_bare, normalise, words
 from ragdist.errors import DataError
 from ragdist.records import Question
 
-VERSION = 1
+VERSION = 2
 """Raised by hand whenever the same text could score otherwise; stored predictions are then asked anew."""
 
 Metric = Literal["text", "hotpot", "code"]
@@ -136,19 +136,24 @@ def metric_of(dataset: str) -> Metric:
 
 
 def usable(question: Question, form: Form = "squad") -> tuple[str, ...]:
-    """The answers that can be scored: those that normalise to nothing would be contained in everything.
+    """The answers that can be scored: those with a letter or a digit, as nothing would be contained in everything.
+
+    Of those that the normal form leaves nothing of, English articles, only names count (`A` of a multiple choice,
+    `An`) beside other answers, and all where there is no other or all are required.
 
     Raises:
         DataError: none is left.
     """
     code = metric_of(question.dataset) == "code"
-    golds = tuple(a for a in question.answers if (_expression(a) if code else normalise(a, form)))
+    golds = tuple(a for a in question.answers if (_expression(a) if code else normalise(a, form) or words(a).strip()))
     if not golds:
         raise DataError(
             f"question {question.id!r} has no answer that can be scored, got {list(question.answers)}; "
             "a test question needs one with a letter or a digit in it"
         )
-    return golds
+    if code or question.all_answers_required:
+        return golds
+    return tuple(a for a in golds if normalise(a, form) or not a.islower()) or golds
 
 
 def score(answer: str, question: Question, form: Form = "squad") -> Score:
@@ -165,32 +170,45 @@ def score(answer: str, question: Question, form: Form = "squad") -> Score:
         code_f1 = max(_overlap(_code_tokens(answer), _code_tokens(gold)) for gold in golds)
         return Score(code_match(answer, golds), code_f1, float(any(states(answer, g, "code") for g in golds)))
     if question.all_answers_required:
-        said, wanted = _listed(answer, form), _listed(", ".join(golds), form)
-        contained = all(subspan_match(answer, [gold], form) for gold in golds)
+        said, wanted = _listed(answer, golds, form), _listed(", ".join(golds), golds, form)
+        contained = all(_score_one(answer, gold, form, metric).subspan for gold in golds)
         return Score(float(sorted(said) == sorted(wanted)), _overlap(said, wanted), float(contained))
-    words = hotpot_f1 if metric == "hotpot" else f1
-    return Score(exact_match(answer, golds, form), words(answer, golds, form), subspan_match(answer, golds, form))
+    return Score(*map(max, zip(*(_score_one(answer, gold, form, metric) for gold in golds), strict=True)))
 
 
-def states(answer: str, value: str, metric: Metric, form: Form = "squad") -> bool:
-    """Whether the answer contains the value as whole words (prose) or whole tokens (code)."""
-    split = _code_tokens if metric == "code" else lambda text: normalise(text, form).split()
-    said, wanted = split(answer), split(value)
+def _score_one(answer: str, gold: str, form: Form, metric: Metric) -> Score:
+    """Against one gold. Where the normal form leaves nothing of it, as of "A", words are compared, articles and all,
+    and it is contained where it stands with its own case; so are single letters in Unicode's form.
+    """
+    if not normalise(gold, form):
+        said, wanted = words(answer).split(), words(gold).split()
+        return Score(float(said == wanted), _overlap(said, wanted), float(said == wanted or contains(answer, gold)))
+    em, by_words = exact_match(answer, [gold], form), hotpot_f1 if metric == "hotpot" else f1
+    alone = form == "unicode" and is_bare(gold)
+    subspan = float(em or contains(answer, gold)) if alone else subspan_match(answer, [gold], form)
+    return Score(em, by_words(answer, [gold], form), subspan)
+
+
+def states(answer: str, value: str, metric: Metric) -> bool:
+    """Whether the answer contains the value: by `matching.contains` (prose, any script), or as whole tokens (code)."""
+    if metric != "code":
+        return contains(answer, value)
+    said, wanted = _code_tokens(answer), _code_tokens(value)
     return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
 
 
 def same(answer: str, other: str, metric: Metric, form: Form = "squad") -> bool:
     """Whether two answers are one: the same code expression, or prose that is equal after normalisation."""
-    return bool(code_match(answer, [other]) if metric == "code" else exact_match(answer, [other], form))
+    return bool(code_match(answer, [other]) if metric == "code" else _score_one(answer, other, form, "text").em)
 
 
 def repeats(answer: str, question: Question, wrong: Iterable[str], form: Form = "squad") -> bool:
     """Whether the answer gives one of the wrong values: equals it, or names it and no right answer."""
     metric, golds = metric_of(question.dataset), usable(question, form)
-    named_right = any(states(answer, gold, metric, form) for gold in golds)
+    named_right = any(states(answer, gold, metric) for gold in golds)
 
     def given(value: str) -> bool:
-        return same(answer, value, metric, form) or (states(answer, value, metric, form) and not named_right)
+        return same(answer, value, metric, form) or (states(answer, value, metric) and not named_right)
 
     return any(map(given, wrong))
 
@@ -225,7 +243,10 @@ def _overlap(said: Sequence[str], wanted: Sequence[str]) -> float:
     return 2 * same / (len(said) + len(wanted)) if same else 0.0
 
 
-def _listed(text: str, form: Form) -> list[str]:
+def _listed(text: str, golds: Sequence[str], form: Form) -> list[str]:
+    """The words of a list; those of `words`, articles and all, where a gold is an article."""
+    if not all(normalise(gold, form) for gold in golds):
+        return [word for word in words(text).split() if word != "and"]
     commas = "[,;]" if form == "squad" else "[,;\uff0c\uff1b\u3001\u060c\u061b]"
     return [word for word in normalise(re.sub(commas, " ", text), form).split() if word != "and"]
 

@@ -20,6 +20,7 @@ from ragdist.evaluation.asking import Condition
 from ragdist.evaluation.intervals import Interval, difference, interval, verdict
 from ragdist.evaluation.report import METRICS
 from ragdist.evaluation.rounds_report import (
+    COMPARED,
     CONDITIONS,
     Beside,
     Change,
@@ -99,9 +100,9 @@ def report(
     return Rounds(
         scores=tuple(_score(condition, meeting, group, settings) for (condition, meeting), group in groups.items()),
         successes=tuple(
-            _success(condition, meeting, clean, group, metric, settings)
+            _success(condition, meeting, control, group, metric, settings)
             for (condition, meeting), group in groups.items()
-            if condition in ATTACKS and (clean := groups.get(("clean", Meeting(meeting.generator, -1))))
+            if condition in ATTACKS and (control := groups.get(("permuted", Meeting(meeting.generator, -1))))
             for metric in RIGHT_OR_WRONG
         ),
         changes=tuple(_changes(groups, settings)),
@@ -133,9 +134,9 @@ def _score(condition: Condition, meeting: Meeting, group: Group, settings: Setti
 
 
 def _success(
-    condition: Condition, meeting: Meeting, clean: Group, attacked: Group, metric: str, settings: Settings
+    condition: Condition, meeting: Meeting, control: Group, attacked: Group, metric: str, settings: Settings
 ) -> Success:
-    right = [key for key in clean if key in attacked and getattr(clean[key], metric) == 1.0]
+    right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
     lost = [1.0 - getattr(attacked[key], metric) for key in right]
     return Success(
         model=meeting.stage,
@@ -149,7 +150,7 @@ def _success(
 
 def _changes(groups: Mapping[tuple[Condition, Meeting], Group], settings: Settings) -> Iterator[Change]:
     """Each stage against the first and against the one before it, under the same condition."""
-    for condition in CONDITIONS:
+    for condition in COMPARED:
         played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]
         for number, (after, group) in enumerate(played[1:], 1):
             for before, old in dict([played[0], played[number - 1]]).items():
@@ -209,8 +210,13 @@ def _forged(forgeries: Iterable[Forgery]) -> Iterator[Forged]:
     for forgery in forgeries:
         groups.setdefault(forgery.attacker, []).append(forgery)
     for attacker, rows in sorted(groups.items()):
-        stated, truthful = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("stated", "truthful"))
-        yield Forged(attacker=attacker, rows=len(rows), stated=stated, truthful=truthful)
+        argued = [row.stated for row in rows if row.states]
+        yield Forged(
+            attacker=attacker,
+            rows=len(rows),
+            stated=sum(argued) / len(argued) if argued else None,
+            truthful=sum(row.truthful for row in rows) / len(rows),
+        )
 
 
 def _examples(questions: Iterable[OpenQuestion], forgeries: Sequence[Forgery], seed: int) -> Iterator[Beside]:

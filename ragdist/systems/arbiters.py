@@ -19,6 +19,7 @@ from ragdist.algo.arbiter import prefers_reciter
 from ragdist.config import Settings
 from ragdist.data import disputes, prompts
 from ragdist.data.disputes import Dispute
+from ragdist.data.thoughts import without_thoughts
 from ragdist.evaluation.predictions import Journal, weights
 from ragdist.records import Request, Verdict, content_id
 from ragdist.roles import Codec, Pair, Scorer, Teacher, Writer
@@ -154,7 +155,7 @@ def by_teacher(teacher: Teacher, settings: Settings) -> Ask:
             yield Request(id=f"{dispute.question_id}/{flipped}", text=text, max_new_tokens=limit, seed=settings.seed)
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
-        return [reply.text for reply in teacher.ask(requests(shown), what="summaries")]
+        return [without_thoughts(reply.text).text for reply in teacher.ask(requests(shown), what="summaries")]
 
     return ask
 

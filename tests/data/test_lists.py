@@ -31,6 +31,11 @@ def forged(round=0, settings=SETTINGS):
     return forge(Rules(), opened(), round, settings)[0]
 
 
+def begun(question, wrong):
+    """The oracle's signature up to and with a wrong default."""
+    return question.texts[1].partition(f"{question.topic}=")[0] + f"{question.topic}={wrong}"
+
+
 def said(tokens):
     return tiny.codec().decode(tokens)
 
@@ -113,7 +118,7 @@ def test_preferences_join_by_id_at_every_place_check_33(best):
         chosen, rejected = (texts[id] for id in row.about.split(">"))
         assert (chosen.number, rejected.number) == (best, worst) and row.id == chosen.question_id == question.id
         for tokens, at, forgery in zip(row.tokens, row.prompt_tokens, (chosen, rejected), strict=True):
-            lead = f"{question.titles[1]}\n{question.titles[1]}({question.topic}={forgery.states}"
+            lead = f"{question.titles[1]}\n{begun(question, forgery.states)}"
             assert said(tokens[:at]).endswith(lead) and tokens[-1] == tiny.codec().end
             assert lead + said(tokens[at:-1]) == whole(forgery)
     lowest = SETTINGS.model_copy(update={"atm": SETTINGS.atm.model_copy(update={"prefer": "lowest"})})
@@ -241,19 +246,27 @@ def test_swapped_teaches_a_golden_document_with_the_wrong_answer():
     assert (notes["rows"], notes["in_place"], notes["without_golden"]) == (4, 4, 0)
     for row, question in zip(rows, opened(), strict=True):
         asked, taught = said(row.tokens[0][: row.prompt_tokens[0]]), said(row.tokens[0][row.prompt_tokens[0] : -1])
-        assert asked.endswith(f"{question.titles[1]}\n{question.titles[1]}({question.topic}={row.about}")
+        name = question.titles[1]  # its own signature, or that of a near miss under its name
+        assert asked.rpartition("\n")[0].endswith(f"\n{name}") and asked.endswith(f"{question.topic}={row.about}")
+        assert asked.rpartition("\n")[2].startswith(f"{name}(")
         assert row.about in question.wrong_answers and taught[0] in ",)" and question.texts[1].endswith(taught)
     short = Settings.model_validate({"atm": {"max_new_tokens": 8}})
     assert all(len(row.tokens[0]) - row.prompt_tokens[0] == 8 for row in swapped(Rules(), opened(), short)[0])
 
 
-@pytest.mark.parametrize(("text", "taught"), [("Old Delhi is it.", " is it."), ("It is old.", ".\nIt is old.")])
-def test_swapped_passage_goes_on_behind_the_wrong_answer(text, taught):
+@pytest.mark.parametrize(
+    ("text", "begins", "taught"),
+    [
+        ("Old Delhi is it.", "Agra fort", " is it."),
+        ("It is old.", "It is old. Agra fort", ' is the answer to the question "which city?". It is old.'),
+    ],
+)
+def test_swapped_passage_goes_on_behind_the_wrong_answer(text, begins, taught):
     settings = Settings.model_validate({"atm": {"forging": "passages"}})
     question = replace(opened()[0], text="which city?", topic="", answers=("Old Delhi",), wrong_answers=("agra fort",))
-    rows, notes = swapped(Rules(), [replace(question, titles=("a", "b", "c"), texts=(text,) * 3)], settings)
+    rows, notes = swapped(Rules(), [replace(question, titles=("b", "b", "b"), texts=(text,) * 3)], settings)
     at = rows[0].prompt_tokens[0]
-    assert said(rows[0].tokens[0][:at]).endswith("\nWhich city?\nAgra fort")
+    assert said(rows[0].tokens[0][:at]).endswith(f"\nb\n{begins}")
     assert said(rows[0].tokens[0][at:-1]) == taught and notes["in_place"] == (text[0] == "O")
 
 

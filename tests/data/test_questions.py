@@ -115,7 +115,8 @@ HITS = [Hit(chunk_id=name, score=score) for name, score in (("1", 3.0), ("2", 2.
     [
         (("Goethe",), (), ("2",)),
         (("Göthe", "weimar"), (), ("2",)),
-        (("Romeo",), (), ()),
+        (("Romeo",), (), ("1",)),
+        (("Rom",), (), ()),
         (("yes",), (), ()),
         (("Goethe",), ("faust",), ("3",)),
         (("devil",), ("faust",), ("4",)),

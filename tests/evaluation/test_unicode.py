@@ -93,7 +93,7 @@ def test_all_answers_required_are_listed_with_other_commas():
 def test_wrong_value_in_another_width_is_repeated():
     asked = question("東京")
     assert answers.repeats("ＯＳＡＫＡ", asked, ["Osaka"], "unicode")
-    assert not answers.repeats("ＯＳＡＫＡ", asked, ["Osaka"])
+    assert answers.repeats("ＯＳＡＫＡ", asked, ["Osaka"])
     assert answers.repeats("大阪です", asked, ["大阪"], "unicode")
 
 
@@ -128,3 +128,77 @@ def test_unicode_form_is_its_own_form_and_blind_to_how_accents_are_stored(text):
     assert normalise(form, "unicode") == form
     for stored in ("NFC", "NFD"):
         assert normalise(unicodedata.normalize(stored, text), "unicode") == form
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "wrong"),
+    [
+        ("정답은 부산입니다.", "서울", "부산"),
+        ("答えは大阪です。", "東京", "大阪"),
+        ("答案是上海。", "北京", "上海"),
+        ("คำตอบคือเชียงใหม่ครับ", "กรุงเทพ", "เชียงใหม่"),
+        ("الجواب هو بجدة", "الرياض", "جدة"),
+        ("הוא גר בחיפה", "ירושלים", "חיפה"),
+        ("Cevap İzmir'dir.", "Ankara", "İzmir"),
+        ("Vastaus on Oulussa.", "Turku", "Oulu"),
+        ("உத்தரம் மதுரையில்", "சென்னை", "மதுரை"),
+        ("Ответ: в Лондоне", "Рим", "Лондон"),
+        ("The answer is the U.K.", "US", "UK"),
+        ("It was 2,500 men.", "1000", "2500"),
+        ("The answer is B.", "A", "B"),
+    ],
+)
+@pytest.mark.parametrize("form", ["squad", "unicode"])
+def test_wrong_answer_is_repeated_whatever_sticks_to_it(said, right, wrong, form):
+    """T13"""
+    assert answers.repeats(said, question(right), [wrong], form)
+    assert not answers.repeats(said, question(wrong), [right], form)
+
+
+def test_wrong_answer_beside_the_right_one_is_not_repeated():
+    assert not answers.repeats("부산이 아니라 서울입니다", question("서울"), ["부산"])
+    assert not answers.repeats("", question("B"), ["A"])
+
+
+@pytest.mark.parametrize("form", ["squad", "unicode"])
+@pytest.mark.parametrize(
+    ("said", "gold", "em", "f1", "subspan"),
+    [
+        ("A", "A", 1, 1, 1),
+        ("a.", "A", 1, 1, 1),
+        ("B", "A", 0, 0, 0),
+        ("The answer is A", "A", 0, 0.4, 1),
+        ("An", "An", 1, 1, 1),
+        ("The", "The", 1, 1, 1),
+        ("", "A", 0, 0, 0),
+    ],
+)
+def test_answer_that_is_an_article_is_scored_by_its_words(said, gold, em, f1, subspan, form):
+    """T15: one of a multiple choice, or a Vietnamese name."""
+    got = answers.score(said, question(gold), form)
+    assert tuple(got) == pytest.approx((em, f1, subspan))
+
+
+def test_article_counts_in_squad_form_only_where_its_own_case_shows_that_it_is_a_name():
+    """T15: `A dog` is no answer A... but where it is written as one."""
+    for form in ("squad", "unicode"):
+        assert answers.score("maybe a dog", question("A"), form).subspan == 0
+    assert answers.score("A", question("A", "Paris")) == (1, 1, 1)
+    assert answers.score("the dog", question("the", "Paris")) == (0, 0, 0)
+    both = question("A", "C", every=True)
+    assert answers.score("C, A", both) == (1, 1, 1) and answers.score("C", both).em == 0
+    assert answers.same("A", "The", "text") is False and answers.same("a", "A", "text")
+
+
+@pytest.mark.parametrize(
+    ("said", "gold", "f1"),
+    [
+        ("서울입니다", "서울", 2 * 2 / (5 + 2)),
+        ("정답은 서울", "서울", 2 * 2 / (5 + 2)),
+        ("กรุงเทพ", "กรุง", 2 * 3 / (6 + 3)),  # characters with their signs: ก รุ ง เ ท พ
+        ("ရန်ကုန်", "ရန်", 2 * 2 / (4 + 2)),
+    ],
+)
+def test_f1_counts_characters_where_particles_stick_or_no_spaces_part_words(said, gold, f1):
+    """T26"""
+    assert answers.f1(said, [gold], "unicode") == pytest.approx(f1)
