@@ -74,7 +74,7 @@ def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, see
             f"column {columns.answers!r} holds {_told(row.get(columns.answers))} and no answer; the columns' names are "
             "set in corpus.columns"
         )
-    answers = tuple(answer for answer in answers if key(answer))
+    answers = tuple(filter(key, answers))
     by_kind = _documents(row, columns, titles_only=config.source == "folder")
     name = values.written(row.get(columns.id)) or content_id(text, *answers, *(i for k in by_kind.values() for i in k))
     right = set(map(key, answers))

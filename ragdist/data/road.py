@@ -317,8 +317,9 @@ class Road:
             )
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
         columns["truths"] = list(config.truths)
-        inputs = {"questions": places.digest(map(places.at, config.questions))}
-        return Stage(name, inputs, columns | fraction, version=benchmarks.VERSION + matching.VERSION)
+        files = {"questions": places.digest(map(places.at, config.questions))}
+        version = benchmarks.VERSION + matching.VERSION  # either rule, when it changes, makes other rows
+        return Stage(name, files, columns | fraction, version=version)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:

@@ -14,7 +14,7 @@ from ragdist.config import Condition, Settings
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.calibration import Calibration
-from ragdist.evaluation.intervals import Interval, interval
+from ragdist.evaluation.intervals import ENOUGH, Interval, interval
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Change
 from ragdist.evaluation.robustness import Group, compare
