@@ -192,8 +192,8 @@ def attacked_lists(
         attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
         answers = _answers(question, attack, model.codec, settings)
         clean, hostile = _both(question, attacked, max(map(len, answers)), model.codec, settings)
-        cut = {"cut_clean": clean.cut_tokens > 0, "cut_attacked": hostile.cut_tokens > 0}
-        notes.update(cut | {"cut_prompts": sum(cut.values()), "cut_answers": clean.cut_answer})
+        short = [one.cut_tokens > 0 for one in (clean, hostile)]
+        notes.update(cut_prompts=sum(short), cut_clean=short[0], cut_attacked=short[1], cut_answers=clean.cut_answer)
         notes["replayed"] += attack is not among[question.id][0]
         notes["attacked"] += len(attacked) > len(question.documents)
         if clean.cut_answer and settings.prompts.cut_answers == "drop":

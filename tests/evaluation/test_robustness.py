@@ -177,7 +177,7 @@ def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path)
         cases = list(robustness.cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
         assert {case.condition for case in cases} == set(chosen.evaluation.conditions)
         for case in cases:
-            assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "attacked"))
+            assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "permuted", "attacked"))
     writer = RuleWriter(majority)
     found = robustness.evaluate("base", ["a"], writer, None, cases, world.QUESTIONS[:3], tmp_path, chosen)
     assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
