@@ -18,7 +18,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -161,7 +161,7 @@ def own_words(tokenizer: PreTrainedTokenizerBase, chat: Chat | None) -> list[str
     return sorted((word for word in found if len(word.strip()) > 1), key=lambda word: (-len(word), word))
 
 
-def breaker(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Callable[[str], str]:
+def breaker(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Breaker:
     """Breaks these words within a text, by the first of JOINERS that the tokenizer does not take out again."""
     normalizer: Any = tokenizer.backend_tokenizer.normalizer
     numbers = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}

@@ -1,7 +1,7 @@
 """Steps of learning: what is in them, and that neither ranks nor shared prompts change what is learned."""
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -96,8 +96,10 @@ def test_forward_gives_logits_that_predict_answer_tokens_whatever_is_before_chec
     assert torch.equal(slots[0].labels_BA, slots[1].labels_BA) and torch.equal(slots[0].mask_BA, slots[1].mask_BA)
 
 
-def by_hand(folder, name, rows):
+@cache
+def by_hand(folder, name):
     """Loss and gradient of all rows of one step: each sequence by itself, by plain torch."""
+    rows = learning.lists(7) if name == "mito" else learning.rows(7)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokens = sum(len(row.tokens[0]) - row.prompt_tokens[0] for row in rows)
     loss = torch.zeros(())
@@ -121,7 +123,7 @@ def by_hand(folder, name, rows):
 
 def assert_equal_steps(found, folder):
     for name, (loss, gradient) in found.items():
-        wanted, other = by_hand(folder, name, learning.lists(7) if name == "mito" else learning.rows(7))
+        wanted, other = by_hand(folder, name)
         assert loss == pytest.approx(wanted, abs=2e-5), name
         assert gradient.keys() == other.keys()
         largest = max(part.abs().max() for part in other.values())
