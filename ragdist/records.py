@@ -123,7 +123,7 @@ class Forgery:
     text: str
     states: str
     """The wrong answer that it argues for; empty where its attacker was told none."""
-    method: Literal["template", "dataset", "attacker"]
+    method: Literal["template", "dataset", "attacker", "injection"]
     round: int = -1
     """ATM's round that it was written in; -1 outside ATM."""
     attacker: int = -1
@@ -209,7 +209,7 @@ class Answered:
     """
 
     question_id: str
-    condition: Literal["clean", "permuted", "template", "attacker"]
+    condition: Literal["clean", "permuted", "absent", "template", "attacker"]
     generator: int
     """Version of the generator that answered."""
     attacker: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ragdist.config.block import Block
 
@@ -90,6 +90,45 @@ class SideConfig(Block):
     """How it learns in each round."""
 
 
+class MixConfig(Block):
+    """What the generator is shown beside the clean list in each row that it learns from. The paper shows D and all
+    forgeries, always, which teaches that every list is attacked (beyond the paper, arXiv 2310.01558)."""
+
+    forgeries: Literal["all", "drawn"] = "all"
+    """all: every list holds all forgeries of its question; drawn: k of n, k from 0 to n alike often."""
+    clean: float = Field(0.0, ge=0, le=1)
+    """Share of rows whose second list is D alone, permuted."""
+    absent: float = Field(0.0, ge=0, le=1)
+    """Share of rows whose second list is D without its oracles."""
+    oracle_alone: float = Field(0.0, ge=0, le=1)
+    """Share of rows whose second list is the oracles alone."""
+    curriculum: bool = False
+    """With `forgeries: drawn`: round r of R draws from at most the first r / R of the forgeries (arXiv 2503.12759)."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> MixConfig:
+        if (total := self.clean + self.absent + self.oracle_alone) > 1:
+            raise ValueError(f"atm.mix: clean + absent + oracle_alone = {total:g}, wanted 1 at most; lower one of them")
+        return self
+
+
+Replayed = Literal["earlier", "template", "swap", "injection"]
+
+
+class ReplayConfig(Block):
+    """Attacks that the generator learns from beside the newest attacker's forgeries (beyond the paper)."""
+
+    attacks: tuple[Replayed, ...] = ()
+    """earlier: what attackers wrote in this round and those before it, before they learned; template: the template
+    attack; swap: golden documents that each say another wrong answer; injection: a listed document with an instruction
+    to give the wrong answer. The report's template attack is no attack unseen where template is among them."""
+    share: float = Field(0.5, ge=0, le=1)
+    """Share of the attacked lists that hold a replayed attack in place of the newest forgeries."""
+    choice: Literal["drawn", "hardest"] = "drawn"
+    """drawn: one of `attacks`, all alike often; hardest: of the newest forgeries and all `attacks`, that under which
+    the right answer has the largest loss before the generator learns (arXiv 2405.20978); `share` is not read then."""
+
+
 class AtmConfig(Block):
     """Alternating rounds of attacker and generator (ATM, arXiv 2405.18111)."""
 
@@ -123,6 +162,14 @@ class AtmConfig(Block):
     """Take the clean side as a fixed target; by default gradients flow through both sides."""
     reduction: Literal["mean", "sum"] = "mean"
     """MITO's terms per answer token, or summed over each row's answer tokens."""
+    clean_weight: float = Field(0.0, ge=0)
+    """Weight of the answer loss on the clean list, beside that on the attacked one; 0 is the paper's MITO
+    (beyond the paper, arXiv 2606.11627)."""
+    preference_weight: float = Field(0.0, ge=0)
+    """Weight of DPO, with `dpo_beta`, between the right and the forged answer after the attacked list (beyond the
+    paper, arXiv 2501.13726)."""
+    mix: MixConfig = MixConfig()
+    replay: ReplayConfig = ReplayConfig()
     variant: Literal["paper", "released_code"] = "paper"
     """released_code: sample j is shown document j (counted round, so take more samples than documents) and compared
     within one prompt only, the answer loss is on the clean list, the KL runs from attacked to clean."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from ragdist.config import Settings
 from ragdist.data import forgeries as template
+from ragdist.data import mixing
 from ragdist.data.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
 from ragdist.data.prompts import Shown, prompt
 from ragdist.draws import draw, draws, order_for, rng_for
@@ -161,7 +162,7 @@ def preferences(
 
 
 def attacked_lists(
-    model: Model, questions: Sequence[OpenQuestion], forgeries: Sequence[Forgery], round: int, settings: Settings
+    model: Model, questions: Sequence[OpenQuestion], forgeries: Sequence[Forgery], *more: Any
 ) -> tuple[list[Bundle], Notes]:
     """(clean, attacked) of each question: the same answer after its list D and after D' = permutation of D + forgeries.
 
@@ -169,28 +170,92 @@ def attacked_lists(
     equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. In
     `variant: released_code` the rows are the same: the loss takes its answer term from the other sequence.
 
+    `atm.mix` and `atm.replay` may put another list in the place of D', see `mixing`. With `atm.preference_weight` a
+    third sequence is the forged answer after D'.
+
+    Args:
+        model: the generator; reads only where `atm.replay.choice` is hardest.
+        questions: of one microbatch.
+        forgeries: of the newest attacker.
+        more: forgeries of earlier attackers, a sequence for each; then the round and the settings.
+
     Raises:
         DataError: question and answer do not fit into `model.max_tokens`.
     """
+    *earlier, round, settings = more
+    newest, before = _by_question(questions, forgeries), [_by_question(questions, rows) for rows in earlier]
+    among = {
+        question.id: mixing.attacks(
+            question, newest[question.id], [rows[question.id] for rows in before], round, settings
+        )
+        for question in questions
+    }
+    picked = _picked(model, questions, among, round, settings)
+    bundles, notes = [], Counter[str]({"rows": len(questions), "forgeries": len(forgeries), "cut_prompts": 0})
+    for question in questions:
+        name, attack = _name(question, round), picked[question.id]
+        attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
+        rows = _pair(question, attacked, attack, model.codec, settings)
+        notes["cut_prompts"] += sum(asked.cut_tokens > 0 for asked, _ in rows[:2])
+        notes["replayed"] += attack is not among[question.id][0]
+        notes["attacked"] += len(attacked) > len(question.documents)
+        bundles.append(_bundle(question.id, rows, about=",".join(document.id for document in attacked)))
+    notes["without_forgeries"] = sum(not rows for rows in newest.values())
+    notes["tokens"] = sum(len(tokens) for bundle in bundles for tokens in bundle.tokens)
+    return bundles, dict(notes)
+
+
+def _by_question(questions: Sequence[OpenQuestion], forgeries: Iterable[Forgery]) -> dict[str, list[Forgery]]:
     known = {question.id: question for question in questions}
-    forged: dict[str, list[Forgery]] = {question.id: [] for question in questions}
+    found: dict[str, list[Forgery]] = {question.id: [] for question in questions}
     for forgery in sorted(forgeries, key=lambda forgery: forgery.number):
-        forged[_question(forgery, known).id].append(forgery)
-    bundles, cut = [], 0
+        found[_question(forgery, known).id].append(forgery)
+    return found
+
+
+def _name(question: OpenQuestion, round: int) -> str:
+    return f"{round}/{question.id}"
+
+
+def _picked(
+    model: Model,
+    questions: Sequence[OpenQuestion],
+    among: Mapping[str, Sequence[mixing.Attack]],
+    round: int,
+    settings: Settings,
+) -> dict[str, mixing.Attack]:
+    """The attack of each question's row: drawn, or that under which the model now finds the answer most perplexing."""
+    if settings.atm.replay.choice == "drawn":
+        return {q.id: mixing.drawn(among[q.id], _name(q, round), settings) for q in questions}
+    rows = []
     for question in questions:
         answer = _answer(question, model.codec)
-        attacked = attacked_list(question, forged[question.id], f"{round}/{question.id}", settings.seed)
-        both = [_asked(question, shown, len(answer), model.codec, settings) for shown in (question.documents, attacked)]
-        cut += sum(one.cut_tokens > 0 for one in both)
-        about = ",".join(document.id for document in attacked)
-        bundles.append(_bundle(question.id, [(one, answer) for one in both], about))
-    return bundles, {
-        "rows": len(bundles),
-        "forgeries": len(forgeries),
-        "without_forgeries": sum(not rows for rows in forged.values()),
-        "cut_prompts": cut,
-        "tokens": sum(len(tokens) for bundle in bundles for tokens in bundle.tokens),
-    }
+        for number, attack in enumerate(among[question.id]):
+            attacked = attacked_list(question, attack, _name(question, round), settings.seed)
+            asked = _asked(question, attacked, len(answer), model.codec, settings)
+            id = f"{question.id}/{number}"
+            rows.append(Example(id=id, tokens=(*asked.tokens, *answer), prompt_tokens=len(asked.tokens)))
+    read = {id: _perplexity(logs) for batch in model.read(rows) for id, logs in batch}
+
+    def hardest(question: OpenQuestion) -> mixing.Attack:
+        attacks = among[question.id]
+        return attacks[max(range(len(attacks)), key=lambda number: (read[f"{question.id}/{number}"], -number))]
+
+    return {question.id: hardest(question) for question in questions}
+
+
+def _pair(
+    question: OpenQuestion, attacked: Sequence[Shown], attack: mixing.Attack, codec: Codec, settings: Settings
+) -> list[tuple[Prompt, Sequence[int]]]:
+    """Clean list and answer, attacked list and answer, perhaps attacked list and forged answer."""
+    answer = _answer(question, codec)
+    answers = [answer, answer]
+    if settings.atm.preference_weight:
+        wrong = next((forgery.states for forgery in attack if forgery.states), question.wrong_answers[0])
+        answers.append((*codec.encode(wrong).ids, codec.end))
+    room = max(map(len, answers))
+    clean, hostile = (_asked(question, shown, room, codec, settings) for shown in (question.documents, attacked))
+    return list(zip([clean, hostile, hostile], answers, strict=False))
 
 
 def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:

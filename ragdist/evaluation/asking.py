@@ -2,6 +2,7 @@
 
 clean      the question under its list D
 permuted   under D in the order that the attacked lists have it in: what moving documents does, without an attack
+absent     under D without its oracles, where `evaluation.conditions` has it
 template   under D and the template attack's forgeries, permuted
 attacker   under D and the forgeries of one version of the attacker, permuted
 """
@@ -22,14 +23,15 @@ from ragdist.evaluation import answers
 from ragdist.records import Answered, Forgery, OpenQuestion, Question, from_row
 from ragdist.roles import Model
 
-Condition = Literal["clean", "permuted", "template", "attacker"]
+Condition = Literal["clean", "permuted", "absent", "template", "attacker"]
 Notes = dict[str, float]
 
 
 def ask_clean(
     model: Model, questions: Sequence[OpenQuestion], template: str, settings: Settings
 ) -> tuple[list[Answered], Notes]:
-    """Answers under the clean lists, then under the same lists permuted; where that moves nothing, asked once.
+    """Answers under the clean lists, then under the same lists permuted (where that moves nothing, asked once), then
+    under the lists without their oracles.
 
     Args:
         model: the generator.
@@ -43,7 +45,9 @@ def ask_clean(
     asked, _ = _ask(model, moved, forgeries, "permuted", -1, settings) if moved else ([], {})
     by_id = {row.question_id: row for row in asked}
     permuted = [by_id.get(row.question_id) or replace(row, condition="permuted") for row in clean]
-    return [*clean, *permuted], notes | {"right_permuted": sum(row.em for row in permuted)}
+    hidden = [q for q in questions if q.oracle_positions] if "absent" in settings.evaluation.conditions else []
+    absent, _ = _ask(model, hidden, forgeries, "absent", -1, settings) if hidden else ([], {})
+    return [*clean, *permuted, *absent], notes | {"right_permuted": sum(row.em for row in permuted)}
 
 
 def ask_template(
@@ -94,7 +98,9 @@ def _ask(
     asked = []
     for question in questions:
         shown: Sequence[prompts.Shown] = question.documents
-        if condition != "clean":
+        if condition == "absent":
+            shown = [page for at, page in enumerate(question.documents) if at not in question.oracle_positions]
+        elif condition != "clean":
             shown = _shown(question, () if condition == "permuted" else forgeries.get(question.id, ()), settings.seed)
         room = max(limit, len(model.codec.encode(question.target).ids) + 1)
         asked.append(

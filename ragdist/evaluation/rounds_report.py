@@ -20,9 +20,12 @@ from ragdist.store import make_folder, translate_errors
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 COMPARED: tuple[Condition, ...] = ("clean", "template", "attacker")
 """Those that stages are compared under; the permuted list is the control that attack success is measured against."""
+SHOWN: tuple[Condition, ...] = ("clean", "permuted", "template", "attacker")
+"""Those with a column; answers without oracles are in the summary and in tables of arms."""
 TITLES = {
     "clean": "clean list",
     "permuted": "clean list, permuted",
+    "absent": "oracle absent",
     "template": "template attack",
     "attacker": "own forgeries",
     "forgery alone": "one forgery alone",
@@ -279,7 +282,7 @@ def picture(report: Rounds, path: Path) -> Path:
         # Side by side, so that no interval hides another.
         _line(left, [(at + 0.08 * (number - 1), em) for at, em in found], COLOURS[number], TITLES[condition])
     hurt = [(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
-    _line(right, [(float(at), value) for at, value in hurt], COLOURS[2], TITLES["attacker"])
+    _line(right, [(float(at), value) for at, value in hurt], COLOURS[COMPARED.index("attacker")], TITLES["attacker"])
     left.set_ylim(-0.02, 1.05)
     left.set_title("exact match, 95% intervals", loc="left", fontsize=11)
     right.set_title("mean log perplexity of the right answer after one forgery", loc="left", fontsize=11)
@@ -298,7 +301,7 @@ def picture(report: Rounds, path: Path) -> Path:
 
 
 HEAD = (
-    *(TITLES[name] for name in CONDITIONS),
+    *(TITLES[name] for name in SHOWN),
     "template success",
     "own success",
     "log perplexity",
@@ -308,11 +311,11 @@ HEAD = (
 def _row(report: Rounds, stage: str) -> list[tuple[str, ...]]:
     """(value, interval, more) for each column of HEAD; empty where it was not asked."""
     out: list[tuple[str, ...]] = []
-    for condition in CONDITIONS:
+    for condition in SHOWN:
         score = report.score(stage, condition)
         more = f"{score.f1.mean:.2f} / {score.subspan.mean:.2f}" if score else ""
         out.append((*_value(score.em if score else None), more))
-    for condition in COMPARED[1:]:
+    for condition in ("template", "attacker"):
         found = [s for s in report.successes if (s.model, s.condition, s.metric) == (stage, condition, "em")]
         more = f"of {found[0].rows}" if found else ""
         out.append((*_value(found[0].success if found else None), more))

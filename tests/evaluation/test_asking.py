@@ -12,7 +12,7 @@ from tests import tiny
 from tests.evaluation import world
 from tests.evaluation.world import RuleWriter, majority, stubborn
 
-SETTINGS = world.settings(forgeries=2)
+SETTINGS = world.settings(forgeries=2, conditions=["oracle", "attacked"])
 COUNT = 6
 
 
@@ -81,6 +81,16 @@ def test_majority_reader_is_right_on_clean_lists_and_lost_under_attack(template)
     own, notes = asking.ask_attacked(model, QUESTIONS, FORGED, clean, 1, SETTINGS)
     assert all((r.em, r.condition, r.attacker, r.states_forgery) == (0, "attacker", 1, True) for r in own)
     assert notes["lost"] == 6
+
+
+def test_lists_without_their_oracles_are_asked_where_the_conditions_say_so(template):
+    model, settings = RuleModel(majority), world.settings(forgeries=2, conditions=["absent"])
+    rows, _ = asking.ask_clean(model, QUESTIONS, template, settings)
+    assert [row.question_id for row in rows if row.condition == "absent"] == [q.id for q in QUESTIONS]
+    lists = shown(model, lambda: asking.ask_clean(model, QUESTIONS, template, settings))
+    for question, documents in zip(QUESTIONS, lists, strict=True):  # the last that each was asked with
+        golden = {question.texts[at] for at in question.oracle_positions}
+        assert golden and {text for _, text in documents} == set(question.texts) - golden
 
 
 def test_stubborn_reader_loses_nothing_and_its_misses_are_no_success(template):
