@@ -137,6 +137,8 @@ class Forgery:
     """Whether the text really states the wrong answer."""
     ended: bool = True
     """False when the limit of new tokens cut it off."""
+    tokens: tuple[int, ...] = ()
+    """What the attacker sampled, the end token included, for it to learn from; empty for other methods."""
     is_forged: Literal[True] = True
     """For good, wherever the row is stored."""
 
@@ -343,6 +345,8 @@ class Written:
     """New tokens, the end token included."""
     ended: bool
     """False when the limit of new tokens cut it off."""
+    ids: tuple[int, ...] = ()
+    """The new tokens, where the writer knows them: other tokens can spell the same text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,6 +148,9 @@ class AtmConfig(Block):
     """Longest forgery, in tokens."""
     forging: Literal["auto", "passages", "apidocs"] = "auto"
     """Wording of the forging prompt: open-domain passages or API documentation; auto goes by `corpus.source`."""
+    lists: Literal["assembled", "retrieved"] = "assembled"
+    """assembled: a question's list D as `contexts` has it, `oracle_fraction` of the training lists with their oracles;
+    retrieved: as in the paper, the best `contexts.documents` by `retrieval.kind`, with the answer or without."""
     forging_answer: Literal["told", "free"] = "told"
     """told: the attacker is given a wrong answer to argue for; free: only the right one, as in the paper, for models
     that can invent."""

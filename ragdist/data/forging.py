@@ -159,6 +159,7 @@ def forge(
                     text=body,
                     states=wrong,
                     ended=text.ended,
+                    tokens=text.ids,
                     method="attacker",
                     round=round,
                     attacker=version,

@@ -21,6 +21,8 @@ from ragdist.errors import DataError
 from ragdist.records import Bundle, Chunk, Example, Forgery, Grade, OpenQuestion, Page, Prompt, Question, content_id
 from ragdist.roles import Codec, Model
 
+ROUNDING = 1e-3
+"""Perplexities that differ by a smaller share are one: in bfloat16, batches and padding move them by as much."""
 Notes = dict[str, float]
 One = TypeVar("One")
 Other = TypeVar("Other")
@@ -113,8 +115,9 @@ def preferences(
 ) -> tuple[list[Bundle], Notes]:
     """(chosen, rejected) of each question, or of each of its prompts: the most and the least misleading forgery.
 
-    They follow the very prompt that they were sampled from. There is no pair where a grade is no number (`broken`),
-    all are equal (`equal`), or only one forgery came of the prompt (`single`).
+    They follow the very prompt that they were sampled from, token for token as they were sampled. There is no pair
+    where a grade is no number (`broken`), where the two are one text or their grades differ by no more than rounding
+    does (`equal`), or where only one forgery came of the prompt (`single`).
 
     Raises:
         DataError: grades are of other forgeries, or the forgeries were written for another prompt than this one.
@@ -138,13 +141,18 @@ def preferences(
         asked = _sampled_from(question, prompt_hash, round, model.codec, settings)
         ranked = sorted(group, key=lambda graded: (graded.perplexity, graded.forgery_id))
         chosen, rejected = texts[ranked[-1].forgery_id], texts[ranked[0].forgery_id]
+        written = [_text(one, asked, model.codec) for one in (chosen, rejected)]
+        if written[0] == written[1] or whole(chosen) == whole(rejected):
+            counts["equal"] += 1
+            continue
         if settings.atm.prefer == "lowest":
             chosen, rejected = rejected, chosen
+            written.reverse()
         only = sum(other == question_id for other, _ in groups) == 1
         bundles.append(
             _bundle(
                 question_id if only else f"{question_id}-{prompt_hash}",
-                [(asked.prompt, _text(one, asked, model.codec)) for one in (chosen, rejected)],
+                [(asked.prompt, tokens) for tokens in written],
                 about=f"{chosen.id}>{rejected.id}",
             )
         )
@@ -396,7 +404,7 @@ def _no_pair(group: Sequence[Grade]) -> str:
         return "single"
     if not all(map(math.isfinite, values)):
         return "broken"
-    return "equal" if min(values) == max(values) else ""
+    return "equal" if math.isclose(min(values), max(values), rel_tol=ROUNDING) else ""
 
 
 def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: Codec, settings: Settings) -> Assignment:
@@ -410,9 +418,10 @@ def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: C
 
 
 def _text(forgery: Forgery, asked: Assignment, codec: Codec) -> tuple[int, ...]:
-    """What the attacker wrote of it: all but the lead that it was given, and the end if it came to one."""
+    """What the attacker wrote of it: the tokens that it sampled; where its writer did not say, the text put into tokens
+    anew, without the lead that it was given, and the end if it came to one."""
     end = (codec.end,) if forgery.ended else ()
-    return (*codec.encode(whole(forgery).removeprefix(asked.lead.said)).ids, *end)
+    return forgery.tokens or (*codec.encode(whole(forgery).removeprefix(asked.lead.said)).ids, *end)
 
 
 def _bundle(id: str, rows: Sequence[tuple[Prompt, Sequence[int]]], about: str = "") -> Bundle:

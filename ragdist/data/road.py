@@ -292,24 +292,43 @@ class Road:
 
     def open_questions(self, split: Split) -> Rows[OpenQuestion]:
         """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
-        oracles to be judged by."""
-        config, seed = self.settings.contexts, self.settings.seed
+        oracles to be judged by; or all as they are retrieved (`atm.lists`)."""
+        config, seed, retrieved = self.settings.contexts, self.settings.seed, self.settings.atm.lists == "retrieved"
         inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {"split": split, **self.settings.prompts.model_dump(include={"answer"})}
+        if retrieved:
+            settings |= {"lists": "retrieved", **hybrid.ranked_by(self.settings.retrieval, self.embedder)}
 
         def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
             trained = {context.question_id: context for context in self.contexts} if split == "train" else {}
+            listed = self._retrieved(split) if retrieved else trained
+            counts["with_oracle"] = 0
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
             for question, found in zip(self.questions, self.candidates, strict=True):
                 if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
                     continue
-                shown = trained.get(question.id) or contexts.assemble(question, found, True, config, seed)
+                shown = listed.get(question.id) or contexts.assemble(question, found, True, config, seed)
                 wrong = forgeries.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
                 documents = [self.chunk_by_id[i] for i in shown.chunk_ids]
                 target = prompts.target(question, self.settings.prompts)
+                counts["with_oracle"] += bool(shown.oracle_positions)
                 yield lists.open_question(question, documents, shown.oracle_positions, target, wrong)
 
         return self.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
+
+    def _retrieved(self, split: Split) -> dict[str, Context]:
+        """The best documents for each question, in their order, and which of them hold its answer."""
+        asked = [question for question in self.questions if question.split == split]
+        found = self.retriever.search([question.text for question in asked], self.settings.contexts.documents)
+        ids = [tuple(hit.chunk_id for hit in hits) for hits in found]
+        return {
+            question.id: Context(
+                question_id=question.id,
+                chunk_ids=shown,
+                oracle_positions=tuple(at for at, id in enumerate(shown) if id in question.oracle_ids),
+            )
+            for question, shown in zip(asked, ids, strict=True)
+        }
 
     @cached_property
     def chunk_by_id(self) -> dict[str, Chunk]:

@@ -126,11 +126,7 @@ def test_broken_row_stops_with_file_and_line_or_is_skipped_and_named(tmp_path, c
 
 def test_question_without_a_scorable_answer_is_left_out_and_named(tmp_path):
     left_out = []
-<<<<<<< HEAD
-    path = write(tmp_path / "q.jsonl", ROW, {"question": "Q?", "answers": ["...", ")"]})
-=======
     path = write(tmp_path / "q.jsonl", ROW, {"question": "Q?", "answers": ["(", ")"]})
->>>>>>> documents
     assert len(read(path, left_out=left_out)) == 1
     assert "line 2" in left_out[0]
 

@@ -135,6 +135,41 @@ def test_preferences_of_equal_or_broken_grades_are_none_check_35(values, why):
     assert not rows and notes["pairs"] == 0 and notes[why] == 4
 
 
+@pytest.mark.parametrize("values", [[4.0000001, 4.0, 4.0, 4.0, 4.0], [4.0, 4.001, 4.002, 4.0035, 4.003]])
+def test_preferences_of_grades_that_rounding_tells_apart_are_none(values):
+    """T24: within a thousandth of one another, as bfloat16 moves them; beyond it there is a pair."""
+    rows, notes = pairs(scores(values))
+    assert (len(rows), notes["equal"], notes["pairs"]) == (0, 4, 0)
+    assert pairs(scores([4.0, 4.005, 4.0, 4.0, 4.0]))[1]["pairs"] == 4
+
+
+def test_preferences_of_equal_texts_are_none():
+    """T24: whatever their grades say; the same text once ended and once cut off is one text too."""
+    forgeries = [replace(row, text="alike", ended=row.number > 0) for row in forged()]
+    rows, notes = pairs(scores([50.0, 2.0, 10.0, 11.0, 12.0]), forgeries=forgeries)
+    assert (len(rows), notes["equal"], notes["pairs"], notes["single"]) == (0, 4, 0, 0)
+
+
+def test_dpo_learns_the_tokens_that_were_sampled():
+    """The deviation of T: a text has many spellings in tokens, and only one of them was drawn."""
+    letter = [tiny.codec().encode(one).ids[0] for one in "word"]
+    assert tiny.codec().decode(letter) == "word" and len(tiny.codec().encode("word").ids) < 4
+
+    class Spelling(Rules):
+        def write(self, prompts, **how):
+            for batch in super().write(prompts, **how):
+                yield [replace(t, text="word", ids=(*letter, 7 + t.sample, tiny.codec().end)) for t in batch]
+
+    forgeries, _ = forge(Spelling(), opened(), 0, SETTINGS)
+    assert all(row.tokens == (*letter, 7 + row.number, tiny.codec().end) for row in forgeries)
+    forgeries = [replace(row, text=f"{row.text}{row.number}") for row in forgeries]
+    rows, _ = pairs(scores([1.0, 2.0, 3.0, 4.0, 5.0]), forgeries=forgeries)
+    assert len(rows) == 4
+    for row in rows:
+        learned = [tokens[at:] for tokens, at in zip(row.tokens, row.prompt_tokens, strict=True)]
+        assert learned == [(*letter, 7 + number, tiny.codec().end) for number in (4, 0)]
+
+
 def test_preferences_of_a_single_forgery_are_none_check_35():
     rows, notes = pairs(scores([1.0] * 5)[::5])
     assert not rows and notes["single"] == 4
@@ -270,6 +305,19 @@ def test_closed_book_share_is_one_of_the_rows_that_are_left():
         settings = Settings.model_validate({**made, "seed": seed})
         rows, notes = first_tuning(Rules(), [*others, question], settings)
         assert (len(rows), notes["closed_book"]) == (4, 2)
+
+
+def test_attacked_list_keeps_documents_in_one_order_whatever_the_forgeries():
+    """T5: without them it is the permuted list; two, five or others of them change no document's neighbour."""
+    for question in opened():
+        own = [forgery for forgery in forged() if forgery.question_id == question.id]
+        control = attacked_list(question, [], "x", 0)
+        assert sorted(page.id for page in control) == sorted(question.document_ids)
+        for shown in (own, own[:2], own[::-1], own * 3):
+            found = attacked_list(question, shown, "x", 0)
+            assert [page for page in found if page in control] == control and len(found) == 3 + len(shown)
+    orders = {tuple(p.id for p in attacked_list(opened()[0], [], str(n), 0)) for n in range(99)}
+    assert len(orders) == 6
 
 
 def test_attacked_list_every_place_is_as_likely_check_42():
