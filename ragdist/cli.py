@@ -137,6 +137,9 @@ def plan(
     nodes: Annotated[
         str, typer.Option(help="Machines, such as 2x8xA100-80GB:128cpu:1024GB,1x64cpu:256GB:pool=attack.")
     ] = "",
+    from_runs: Annotated[
+        bool, typer.Option("--from-runs", help="With --nodes too: count rows that runs of this machine made.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What a job would take: seats, memory, steps, money. Starts nothing; exits 2 if it surely cannot fit."""
@@ -144,7 +147,7 @@ def plan(
 
     asked = list(arguments or [])
     job: Any = asked.pop(0) if asked and asked[0] in ("raft", "atm", "duet") else "raft"
-    made = runs.plan(loader.load(asked), job, nodes)
+    made = runs.plan(loader.load(asked), job, nodes, from_runs)
     if as_json:
         print_json(tables.as_json(made))
     else:

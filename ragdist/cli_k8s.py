@@ -32,13 +32,16 @@ def render(
     standing: Annotated[
         bool, typer.Option("--cluster", help="A RayCluster that stays, for `ray job submit`, in place of a RayJob.")
     ] = False,
+    from_runs: Annotated[
+        bool, typer.Option("--from-runs", help="Size pods by the rows that runs of this machine made.")
+    ] = False,
 ) -> None:
     """Write the manifests of a job: pods, seats and memory as these settings ask for."""
     from ragdist import loader, runs, trials
 
     job, *settings = arguments
     load = trials.load if job.startswith("sweep") else loader.load
-    for path in runs.render(load(settings), job, to, standing):  # type: ignore[arg-type]
+    for path in runs.render(load(settings), job, to, standing, from_runs):  # type: ignore[arg-type]
         sys.stdout.write(f"{path}\n")
 
 

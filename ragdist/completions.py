@@ -25,6 +25,10 @@ TOO_LONG_OR_FILTERED = re.compile(r"context.{0,9}(length|size|window)|too (long|
 NOT_KNOWN = re.compile(r"unsupported|not supported|unknown|unrecognized|not permitted|not allowed|extra", re.I)
 
 
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Where endpoints put what a model thought, beside its answer."""
+
+
 class Again(RagdistError):
     """This try failed in a way that another may not."""
 
@@ -59,13 +63,17 @@ def parse(request: Request, said: Any) -> Reply:
     """
     try:
         choice, usage = said["choices"][0], said.get("usage") or {}
-        text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+        message = choice["message"]
+        text, refusal = _written(message.get("content")), message.get("refusal")
+        thought = any(message.get(name) for name in THOUGHTS)
         read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         reason = choice.get("finish_reason")
     except (LookupError, TypeError, ValueError, AttributeError):
         raise Again(f"a body that is no chat completion: {str(said)[:80]!r}") from None
     failed = "content filter" if reason == "content_filter" else "refused by the model" if refusal else ""
-    text = "" if failed or not isinstance(text, str) else text
+    if thought and not text.strip() and not failed:
+        failed = f"it thought and did not answer ({reason}); raise teacher.max_new_tokens"
+    text = "" if failed else text
     return Reply(id=request.id, text=text, ended=reason != "length", read=read, written=written, failed=failed)
 
 
@@ -93,6 +101,14 @@ def judge(
     if status in REFUSED:
         return _refused(where, said, asked)
     return TeacherError(f"{where}; check teacher.url")
+
+
+def _written(content: Any) -> str:
+    """The text of a message, which may come in parts; parts that are no text, such as thoughts, are none of it."""
+    if isinstance(content, list):
+        parts = (part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text"))
+        return "".join(str(part.get("text") or "") for part in parts)
+    return content if isinstance(content, str) else ""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

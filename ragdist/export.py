@@ -215,17 +215,18 @@ def _copy(folder: Path, to: Path) -> None:
 def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     from transformers import AutoConfig
 
-    from ragdist.lm.load import load_codec, load_model
+    from ragdist.lm.load import load_codec, load_model, stop_at
     from ragdist.lm.source import adapter_base, resolve
     from ragdist.lm.zero import prepare, quiet
 
     prepare()  # saving imports deepspeed
     whole = resolve(config.model_copy(update={"source": adapter_base(adapter)}))
     stored: Any = AutoConfig.from_pretrained(whole, local_files_only=True).dtype
-    merged = load_model(config.model_copy(update={"dtype": "float32"}))
+    merged, codec = load_model(config.model_copy(update={"dtype": "float32"})), load_codec(config)
+    stop_at(merged, codec.end)
     with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
         merged.to(stored or merged.dtype).save_pretrained(to)  # type: ignore[arg-type]
-        load_codec(config).tokenizer.save_pretrained(to)
+        codec.tokenizer.save_pretrained(to)
 
 
 def _rebase(adapter: Path, base: str) -> None:

@@ -6,7 +6,8 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -95,6 +96,10 @@ def markdown() -> str:
 
 
 def _kind(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        return _kind(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_kind, get_args(kind)))
     text: str = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
     return (
         text.replace("typing.", "")

@@ -122,8 +122,8 @@ class Forgery:
     title: str
     text: str
     states: str
-    """The wrong answer that it argues for."""
-    method: Literal["template", "dataset", "attacker"]
+    """The wrong answer that it argues for; empty where its attacker was told none."""
+    method: Literal["template", "dataset", "attacker", "injection"]
     round: int = -1
     """ATM's round that it was written in; -1 outside ATM."""
     attacker: int = -1
@@ -137,6 +137,8 @@ class Forgery:
     """Whether the text really states the wrong answer."""
     ended: bool = True
     """False when the limit of new tokens cut it off."""
+    tokens: tuple[int, ...] = ()
+    """What the attacker sampled, the end token included, for it to learn from; empty for other methods."""
     is_forged: Literal[True] = True
     """For good, wherever the row is stored."""
 
@@ -207,7 +209,7 @@ class Answered:
     """
 
     question_id: str
-    condition: Literal["clean", "template", "attacker"]
+    condition: Literal["clean", "permuted", "absent", "template", "attacker"]
     generator: int
     """Version of the generator that answered."""
     attacker: int
@@ -225,6 +227,8 @@ class Answered:
     """False when the limit of new tokens cut the answer off."""
     cut_tokens: int
     """Document tokens that did not fit into the prompt."""
+    cut_answer: bool = False
+    """Whether the golden documents no longer show the answer, cut as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +260,8 @@ class Prompt:
     tokens: tuple[int, ...]
     cut_tokens: int = 0
     """Document tokens left out so that the question and the answer fit."""
+    cut_answer: bool = False
+    """Whether the golden documents no longer show the answer, cut as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +274,8 @@ class Example:
     prompt_tokens: int
     """Length of the prompt; the loss is on all tokens after it, the end token included."""
     cut_tokens: int = 0
+    cut_answer: bool = False
+    """Whether the golden documents no longer show the answer, cut as they are."""
 
     @property
     def labels(self) -> list[int]:
@@ -337,6 +345,8 @@ class Written:
     """New tokens, the end token included."""
     ended: bool
     """False when the limit of new tokens cut it off."""
+    ids: tuple[int, ...] = ()
+    """The new tokens, where the writer knows them: other tokens can spell the same text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ragdist.export import Exported
     from ragdist.kube.pods import Job as KubeJob
     from ragdist.plan.layout import Job, Plan
+    from ragdist.plan.workload import Here
     from ragdist.sweeping import Swept
     from ragdist.systems import atm as atm_system
     from ragdist.systems.trio import Answer
@@ -108,7 +109,7 @@ def answer(question: str, folder: Path) -> Answer:
         return trio.answer(road, cast, folder, settings, question)
 
 
-def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
+def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:
     """What a job would take: seats, memory, rows, steps, money. Loads and starts nothing.
 
     Args:
@@ -116,17 +117,18 @@ def plan(settings: Settings, job: Job = "raft", nodes: str = "") -> Plan:
         job: which system.
         nodes: machines, as `plan.seats.parse` reads them; empty is this one, or those of a cluster that is joined,
             of which nothing is known.
+        from_runs: counts in the stages that runs of this machine finished, for other machines too; for this one and
+            for a cluster that is joined that is always so.
 
     Raises:
         ConfigError: `nodes` cannot be read.
         ModelError: `model.source` names a package that is not there.
     """
-    from ragdist.data import origins
     from ragdist.plan import layout, seats
 
     joins = settings.cluster.address or os.environ.get("RAY_ADDRESS")
     machines = seats.parse(nodes) if nodes else None if joins else [seats.this_machine()]
-    return layout.make(settings, job, machines, origins.made_from(settings))
+    return layout.make(settings, job, machines, _here(settings) if from_runs or not nodes else None)
 
 
 def check_plan(settings: Settings, job: Job) -> None:
@@ -140,19 +142,28 @@ def check_plan(settings: Settings, job: Job) -> None:
         ModelError: `model.source` names a package that is not there.
     """
     from ragdist.cluster import session
-    from ragdist.data import origins
     from ragdist.plan import layout
 
     if session.is_job():
         session.refuse_relative(settings.run.folder)
     if (track.run_folder(settings, job) / "model").exists():
         return
-    made = layout.make(settings, job, None, origins.made_from(settings)) if session.is_open() else plan(settings, job)
+    made = layout.make(settings, job, None, _here(settings)) if session.is_open() else plan(settings, job)
     for warning in layout.check(made):
         track.say(f"a close call: {warning}")
 
 
-def render(settings: Settings, job: KubeJob, folder: Path, standing: bool = False) -> list[Path]:
+def _here(settings: Settings) -> Here:
+    """What this machine's runs left of these settings."""
+    from ragdist.data import origins
+    from ragdist.plan.workload import Here
+
+    return Here(origins.made_from(settings))
+
+
+def render(
+    settings: Settings, job: KubeJob, folder: Path, standing: bool = False, from_runs: bool = False
+) -> list[Path]:
     """Writes the Kubernetes manifests of a job with these settings; returns the files.
 
     Args:
@@ -160,16 +171,17 @@ def render(settings: Settings, job: KubeJob, folder: Path, standing: bool = Fals
         job: raft, duet, atm, sweep-raft or sweep-atm.
         folder: where to.
         standing: a RayCluster that stays, in place of a RayJob.
+        from_runs: sizes pods by the rows that runs of this machine made; else what is written depends on settings and
+            the model's files alone.
 
     Raises:
         ConfigError: settings that cannot work in pods, or a model of unknown memory.
     """
     _refuse_unknown(job)
-    from ragdist.data import origins
     from ragdist.kube import pods, render
     from ragdist.plan import layout
 
-    made = layout.make(settings, pods.system(job), None, origins.made_from(settings))
+    made = layout.make(settings, pods.system(job), None, _here(settings) if from_runs else None)
     layout.check(made)
     return render.write(render.render(settings, job, made, standing), folder)
 
@@ -301,7 +313,8 @@ def audit(settings: Settings, picture: Path | None = None) -> Audit:
 
     with players.road(settings) as road:
         road.make("examples")
-        found = auditing.audit(road.questions, road.contexts, road.chunk_by_id, road.examples, settings)
+        rows = (road.questions, road.contexts, road.chunk_by_id, road.examples)
+        found = auditing.audit(*rows, settings, road.dropped)
     if picture:
         auditing.picture(found, picture)
     return found

@@ -8,7 +8,7 @@ runs/<sweep>/best.yaml        report.md report.html report.png trials.parquet su
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import Any
 from ragdist import players, track, trials
 from ragdist.config import Settings
 from ragdist.errors import RagdistError, TrainError
+from ragdist.evaluation import arms, sweep_report
 from ragdist.evaluation import sweep as summing
-from ragdist.evaluation import sweep_report
 from ragdist.journal import Journal
+from ragdist.records import as_row
 from ragdist.systems import atm, raft
 from ragdist.trials import Point, Scores
 
@@ -60,12 +61,27 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
         with track.span("trials"):
             play_one = partial(play, job, run_job, run.folder)
             ended = run_trials(Plan(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
-        found = summing.summarise(job, ended, settings.sweep)
+        named = trials.arms(settings)
+        found = summing.summarise(job, ended, settings.sweep, named)
         summary = sweep_report.write(found, settings, run.folder)
+        if named:
+            summary["arms"] = _compare_arms(job, ended, named, settings, run.folder)
         run.write_json("summary.json", summary)
         if not found.best:
             raise TrainError(f"no trial came to its end; what each died of is in {run.folder / 'report.md'}")
         return Swept(run.folder, found, summary)
+
+
+def _compare_arms(
+    job: str, ended: Sequence[trials.Trial], named: Mapping[str, Point], settings: Settings, folder: Path
+) -> list[dict[str, Any]]:
+    """Leaves every answer in answers.parquet, and the arms against the first one, as a part of the report."""
+    rows = arms.rows_of(job, folder, ended, named, settings.seed)
+    arms.write(rows, folder)
+    compared = arms.compare(rows, list(named), settings)
+    with (folder / "report.md").open("a") as report:
+        report.write(f"\nArms, question by question:\n\n{arms.markdown(compared, named)}\n")
+    return [as_row(row) for row in compared]
 
 
 def play(

@@ -7,13 +7,14 @@ A trial's name follows from its values, so the same sweep finds its trials again
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -124,8 +125,10 @@ def dimensions(config: SweepConfig) -> dict[str, tuple[Any, ...] | Range]:
             found[key] = _range(key, Range(low, high, bool(given.get("log"))), config)
         else:
             raise ConfigError(f"sweep.over has {key}: {given!r}; wanted a list of values, or {{low: .., high: ..}}")
-    if not found:
+    if not found and not config.arms:
         raise ConfigError("nothing is swept; give a setting several values, as contexts.oracle_fraction=0,0.5,1")
+    if config.arms and config.search != "grid":
+        raise ConfigError(f"sweep.arms are tried one by one, sweep.search={config.search} draws; set sweep.search=grid")
     if config.seeds > 1 and ("seed" in found or config.search == "optuna"):
         which = "sweep.search=optuna runs each combination once" if config.search == "optuna" else "seed is swept"
         raise ConfigError(f"{which}, so sweep.seeds={config.seeds} has no meaning; set sweep.seeds=1")
@@ -162,11 +165,28 @@ def points(settings: Settings) -> list[Point]:
     found: Iterator[Point] = (dict(zip(over, values, strict=True)) for values in itertools.product(*lists))
     if config.search == "random":
         found = _drawn(over, settings.seed, config.samples)
+    if config.arms:
+        found = ({**arm, **point} for point in list(found) for arm in arms(settings).values())
     if config.seeds > 1:
         seeds = range(settings.seed, settings.seed + config.seeds)
         found = ({**point, "seed": seed} for point in found for seed in seeds)
     resolved = [canonical(settings, point) for point in found]
     return list({name_of(point): point for point in resolved}.values())
+
+
+def arms(settings: Settings) -> dict[str, Point]:
+    """The arms of a sweep by name, each with a value for every setting that any of them has, else the sweep's own.
+
+    Raises:
+        ConfigError: a setting is unknown, a value out of range; two arms are one.
+    """
+    keys = list(dict.fromkeys(key for arm in settings.sweep.arms.values() for key in arm))
+    usual = canonical(settings, {}, keys)
+    found = {name: usual | canonical(settings, arm) for name, arm in settings.sweep.arms.items()}
+    for one, other in itertools.combinations(found, 2):
+        if found[one] == found[other]:
+            raise ConfigError(f"sweep.arms {one} and {other} have the same settings; change or remove one of them")
+    return found
 
 
 def check(job: str, settings: Settings) -> None:
@@ -220,10 +240,17 @@ def at(settings: Settings, point: Mapping[str, Any]) -> Settings:
     return loader.resolve(values)
 
 
-def canonical(settings: Settings, point: Mapping[str, Any]) -> Point:
-    """The point's values as the settings have them: 0 and 0.0 of a float are one value."""
+def canonical(settings: Settings, point: Mapping[str, Any], keys: Iterable[str] = ()) -> Point:
+    """The point's values, and those of `keys`, as the settings have them: 0 and 0.0 of a float are one value.
+
+    Raises:
+        ConfigError: see `at`; or `keys` has an unknown one.
+    """
     resolved = loader.flatten(at(settings, point))
-    return {key: _plain(resolved[key]) for key in point}
+    if unknown := [key for key in keys if key not in resolved]:
+        near = difflib.get_close_matches(unknown[0], resolved, n=1, cutoff=0)
+        raise ConfigError(f"no such setting: {unknown[0]!r} in sweep.arms; the nearest is {near[0]!r}")
+    return {key: _plain(resolved[key]) for key in (*point, *keys)}
 
 
 def _plain(value: Any) -> Any:

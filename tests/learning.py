@@ -137,6 +137,48 @@ def two_ranks(name: str, *arguments: object, wanted: int = 0) -> None:
     assert wanted in codes if wanted else codes == [0, 0], codes
 
 
+def first_steps(held: Resident, folder: Path, count: int = 7) -> dict[str, tuple[float, dict[str, Any]]]:
+    """Loss and gradient of one step of each loss, at the weights that it has; DPO's reference is the row's number."""
+    found: dict[str, tuple[float, dict[str, Any]]] = {}
+    seen: dict[str, Any] = {}
+
+    def look(*_: Any) -> None:
+        seen.update((name, part.grad.clone()) for name, part in held.module.named_parameters())
+
+    hook = held.engine.basic_optimizer.register_step_pre_hook(look)
+    for name, (function, prepare) in LOSSES.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        held.begin(function, lists(count) if name == "mito" else rows(count), prepare, folder / name)
+        if prepare:
+            held._begun().prepared["reference"] = references(count)
+        found[name] = (held.steps(1)[0]["loss"], dict(seen))
+    hook.remove()
+    return found
+
+
+def references(count: int) -> Any:
+    """A number for each row, no two alike."""
+    import torch
+
+    return torch.arange(count) / 2 - 1
+
+
+def still(model: Path, **more: Any) -> Settings:
+    """Steps that are too small to change a weight, with gradients as they are."""
+    return settings(model, learning_rate=1e-30, gradient_clip=0, **more)
+
+
+def uneven_ranks(model: str, folder: str) -> None:
+    """The first steps of two ranks, one of which has a microbatch less."""
+    import torch
+
+    made = still(Path(model), workers=2, zero_stage=0, microbatch=1)
+    held = resident(Path(model), made)
+    found = first_steps(held, Path(folder))
+    if held.engine.global_rank == 0:
+        torch.save(found, Path(folder) / "found.pt")
+
+
 def stages(model: str, folder: str, dtype: str, wanted: str) -> None:
     """At each ZeRO stage: a step of MITO and of DPO with uneven shares, in one resident; then texts, two phases on."""
     for stage in map(int, wanted):

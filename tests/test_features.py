@@ -166,3 +166,28 @@ def test_hashing_is_scikit_learns():
         own = {name: value for name, value in named(Pair("", text)) if name.startswith("answer: ")}
         assert set(theirs[row].indices) <= set(columns([Pair("", text)]).indices)
         assert sum(value**2 for value in own.values()) == pytest.approx(1)
+
+
+def test_answers_to_one_question_are_in_one_fold():
+    """Labels that only a question's own name tells: answers of one question in two folds would be learned by heart.
+
+    Held apart by question nothing can be told, so that the strongest penalty wins and no fold is better than a coin.
+    """
+    draws = random.Random(3)
+    rows = [
+        Judgement(
+            id=f"{number}-{at}",
+            question_id=str(number),
+            question=f"zq{number}x",
+            answer="same",
+            right=right,
+            weight=1.0,
+            source="other",
+        )
+        for number in range(40)
+        for right in [draws.random() < 0.5]
+        for at in range(4)
+    ]
+    made_by = FeatureScorer.fit(rows, seed=0).made_by
+    assert made_by["strength"] == 0.01
+    assert made_by["cross_entropy"] > 0.9 * np.log(2)

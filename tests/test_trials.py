@@ -109,3 +109,34 @@ def test_settings_of_a_trial_are_those_of_the_sweep_but_for_its_values():
     changed = {key for key in base if base[key] != found[key]}
     assert changed == {"atm.kl_weight", "seed", "sweep.over", "run.mapper"}
     assert json.loads(json.dumps(found["attacker.train.learning_rate"])) == 1e-5
+
+
+def test_arms_are_points_with_every_setting_that_any_arm_has():
+    arms = {
+        "paper": {},
+        "clean": {"atm.clean_weight": 1},
+        "mix": {"atm.mix.clean": 0.3, "atm.replay.attacks": ["template"]},
+    }
+    settings = loader.resolve({"sweep": {"arms": arms, "seeds": 2, "over": {"atm.kl_weight": [0.1]}}})
+    points = trials.points(settings)
+    assert len(points) == 6 and {point["seed"] for point in points} == {0, 1}
+    usual = {"atm.clean_weight": 0.0, "atm.mix.clean": 0.0, "atm.replay.attacks": [], "atm.kl_weight": 0.1}
+    assert [point for point in points if point["seed"] == 0] == [
+        usual | {"seed": 0},
+        usual | {"atm.clean_weight": 1.0, "seed": 0},
+        usual | {"atm.mix.clean": 0.3, "atm.replay.attacks": ["template"], "seed": 0},
+    ]
+    assert trials.at(settings, points[-1]).atm.mix.clean == 0.3
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ({"a": {}, "b": {"atm.clean_wieght": 1}}, "nearest is 'atm.clean_weight'"),
+        ({"a": {}, "b": {"atm.clean_weight": 0}}, "a and b have the same settings"),
+        ({"a": {}, "b": {"atm.clean_weight": -1}}, "atm.clean_weight"),
+    ],
+)
+def test_arms_that_cannot_be_are_refused(arms, said):
+    with pytest.raises(ConfigError, match=said):
+        trials.points(loader.resolve({"sweep": {"arms": arms}}))

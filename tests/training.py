@@ -100,7 +100,7 @@ def weights_hash(model: Path) -> str:
 
 
 class Spy(TrainerCallback):
-    """Writes down the rows of every microbatch that this rank is given."""
+    """Writes down the rows of every microbatch that this rank is given; None is the blank row of a last step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -112,7 +112,7 @@ class Spy(TrainerCallback):
 
         def collate_and_note(batch: list[dict[str, list[int]]]) -> Any:
             with self.path.open("a") as file:
-                file.write(json.dumps([numbers[tuple(row["input_ids"])] for row in batch]) + "\n")
+                file.write(json.dumps([numbers.get(tuple(row["input_ids"])) for row in batch]) + "\n")
             return collate(batch)
 
         loader.collate_fn = collate_and_note

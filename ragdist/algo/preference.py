@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ragdist.algo.losses import Batch, Forward, Loss, Totals, row_logprobs
+from ragdist.algo.losses import Answers, Batch, Forward, Loss, Totals, row_logprobs
 
 REFERENCE = "reference"
 """Name in `batch.extra` of log A_ref(win|x) - log A_ref(lose|x)."""
@@ -27,7 +27,13 @@ def dpo(forward: Forward, batch: Batch, *, total: Totals, beta: float) -> Loss:
         total: of the step.
         beta: how hard the model is held to the reference.
     """
-    margin_B = beta * (_lead(forward, batch) - batch.extra[REFERENCE])
+    chosen, rejected = forward(batch)
+    return loss(chosen, rejected, batch, total=total, beta=beta)
+
+
+def loss(chosen: Answers, rejected: Answers, batch: Batch, *, total: Totals, beta: float) -> Loss:
+    """`dpo` of answers that are computed already."""
+    margin_B = beta * (lead(chosen, rejected) - batch.extra[REFERENCE])
     shown_B = margin_B.detach()
     return Loss(
         -logsigmoid(margin_B).sum() / total.rows,
@@ -38,10 +44,10 @@ def dpo(forward: Forward, batch: Batch, *, total: Totals, beta: float) -> Loss:
 @torch.no_grad()
 def reference(forward: Forward, batch: Batch) -> dict[str, Tensor]:
     """What `dpo` wants to know of the model at the start of the phase: {"reference": [B]}."""
-    return {REFERENCE: _lead(forward, batch)}
-
-
-def _lead(forward: Forward, batch: Batch) -> Tensor:
-    """[B] log-probability of the chosen text less that of the rejected one."""
     chosen, rejected = forward(batch)
+    return {REFERENCE: lead(chosen, rejected)}
+
+
+def lead(chosen: Answers, rejected: Answers) -> Tensor:
+    """[B] log-probability of the chosen text less that of the rejected one."""
     return row_logprobs(chosen) - row_logprobs(rejected)

@@ -42,7 +42,7 @@ class RayTuner:
                 call left in a folder is gone on with.
 
         Raises:
-            ConfigError: too few rows for a step, no cluster with enough room, or another number of workers than before.
+            ConfigError: no row to train on, no cluster with enough room, or another number of workers than before.
             DataError: the rows are not those that the run began with.
             ModelError, DataError, StorageError: as a worker met it.
             Stopped: SIGINT or SIGTERM; the state is saved and the same call goes on.
@@ -108,8 +108,7 @@ def _steps(lesson: Lesson) -> int:
     with lesson.rows.open() as lines:
         rows = sum(1 for _ in lines)
     try:
-        how = lesson.train
-        return training_steps(rows, epochs=how.epochs, examples_per_step=how.examples_per_step, block=lesson.block)
+        return training_steps(rows, lesson.train, lesson.block)
     except errors.ConfigError as error:
         raise errors.ConfigError(f"{lesson.name}: {error}") from None
 

@@ -29,6 +29,8 @@ from ragdist.config.training import (
     Condition,
     EvaluationConfig,
     LoraConfig,
+    MixConfig,
+    ReplayConfig,
     SideConfig,
     TrainConfig,
 )
@@ -47,9 +49,11 @@ __all__ = [
     "EvaluationConfig",
     "KubeConfig",
     "LoraConfig",
+    "MixConfig",
     "ModelConfig",
     "PromptsConfig",
     "QuestionsConfig",
+    "ReplayConfig",
     "RetrievalConfig",
     "RunConfig",
     "Settings",
@@ -60,6 +64,8 @@ __all__ = [
     "uneven",
 ]
 
+PLAIN_TOKENS, REASONED_TOKENS = 32, 256
+"""Longest answer where `evaluation.max_new_tokens` says nothing."""
 DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 """Those of `duet` that are tuned."""
 
@@ -104,6 +110,12 @@ class Settings(Block):
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
     sweep: SweepConfig = SweepConfig()
     kube: KubeConfig = KubeConfig()
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that a model may answer with: `evaluation.max_new_tokens`, or what `prompts.answer` needs."""
+        reasoned = max(PLAIN_TOKENS, min(REASONED_TOKENS, self.model.max_tokens // 2))
+        return self.evaluation.max_new_tokens or (reasoned if self.prompts.answer == "reasoned" else PLAIN_TOKENS)
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:

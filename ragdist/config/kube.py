@@ -47,8 +47,8 @@ class KubeConfig(Block):
     side_by_side: bool = False
     """duet: pods for reciter and discoverer at the same time, twice as many."""
     memory_gib: float = Field(0, ge=0)
-    """Host memory of one rank, in GiB; 0 takes what `ragdist plan` counts, which it cannot for a model that is not on
-    this machine."""
+    """Host memory of one rank, and of a driver that asks a model, in GiB; 0 takes what `ragdist plan` counts, which it
+    cannot for a model that is not on this machine."""
     head_cpus: int = Field(2, ge=1)
     """CPU cores of the head's pod, where the driver runs; ranks get none of them."""
     head_memory_gib: float = Field(0, ge=0)

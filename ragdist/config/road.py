@@ -79,8 +79,8 @@ class CorpusConfig(Block):
     """folder: read recursively, a path or an address (s3://, gs://, file://); pdf, docx, html, md, txt, json, jsonl and
     parquet files, the last three with a `text` field. With run.mapper=ray every machine needs to see it."""
     questions: tuple[str, ...] = ()
-    """records, folder: question files by path or address, JSONL (also .gz) with the columns named in
-    `corpus.columns`."""
+    """records, folder: question files by path or address, JSONL (also .gz), JSON, CSV or parquet with the columns named
+    in `corpus.columns`."""
     datasets: tuple[str, ...] = ()
     """records: keep only rows whose `dataset` is one of these; empty keeps all."""
     benchmark: Literal["", "hotpotqa", "pubmedqa", "nq", "triviaqa", "webquestions", "popqa", "apibench"] = ""
@@ -90,6 +90,9 @@ class CorpusConfig(Block):
     """benchmark: commit, tag or branch on the hub; empty is the newest when it is first asked for, and the resolved
     commit is recorded."""
     columns: ColumnsConfig = ColumnsConfig()
+    truths: tuple[str, str] = ("False", "True")
+    """records, folder: how answers that are false or true in a question file are written; [no, yes] for yes-no
+    questions."""
     near_duplicates: Literal["report", "drop", "keep"] = "report"
     """folder: documents that are nearly those before them (MinHash): counted and named, left out, or not looked for."""
     similarity: float = Field(0.8, gt=0, le=1)
@@ -226,6 +229,9 @@ class QuestionsConfig(Block):
     """At most so many training questions, drawn by seed; 0 is all."""
     test_rows: int = Field(0, ge=0)
     """At most so many test questions, drawn by seed; 0 is all."""
+    near_duplicates: Literal["report", "drop", "keep"] = "report"
+    """Training questions that ask a test question again in other words: counted and named, left out, or not looked
+    for. Equal ones are left out always."""
     caps: Literal["drawn", "first"] = "drawn"
     """Which questions the two caps keep: drawn by seed, or the first ones of the data, as DuetRAG's paper does."""
 
@@ -287,3 +293,6 @@ class PromptsConfig(Block):
     """plain: the answer alone; reasoned: reasoning with quotes, then `<ANSWER>: ...`, for rows that have reasoning."""
     invalid_quotes: Literal["drop", "keep"] = "drop"
     """reasoned: a row whose quote is not in its oracle is dropped from training, or kept; counted either way."""
+    cut_answers: Literal["keep", "drop"] = "keep"
+    """What becomes of a training row whose golden documents, cut to fit `model.max_tokens`, no longer show the answer
+    or a quote of the reasoning: kept, or left out before the P% is drawn; counted either way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ragdist.config.block import Block
 
@@ -30,7 +30,7 @@ class TrainConfig(Block):
     epochs: float = Field(1.0, gt=0)
     """Passes over the training rows; each has its own seeded order."""
     examples_per_step: int = Field(16, ge=1)
-    """Rows of one optimizer step, over all workers."""
+    """Rows of one optimizer step, over all workers; the last step takes what is left over."""
     microbatch: int = Field(4, ge=1)
     """Rows of one forward pass on one worker."""
     learning_rate: float = Field(2e-5, gt=0)
@@ -57,6 +57,10 @@ class TrainConfig(Block):
     """Newest checkpoints that are kept."""
     log_every: int = Field(1, ge=1)
     """Steps between lines in metrics.jsonl."""
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps over `rows` rows; what does not fill a last step makes a smaller one."""
+        return -(-round(rows * self.epochs) // self.examples_per_step)
 
     def stage(self, workers: int, width: int) -> int:
         """The ZeRO stage that runs: `zero_stage`, or where one worker holds everything anyway, the lowest that computes
@@ -90,6 +94,45 @@ class SideConfig(Block):
     """How it learns in each round."""
 
 
+class MixConfig(Block):
+    """What the generator is shown beside the clean list in each row that it learns from. The paper shows D and all
+    forgeries, always, which teaches that every list is attacked (beyond the paper, arXiv 2310.01558)."""
+
+    forgeries: Literal["all", "drawn"] = "all"
+    """all: every list holds all forgeries of its question; drawn: k of n, k from 0 to n alike often."""
+    clean: float = Field(0.0, ge=0, le=1)
+    """Share of rows whose second list is D alone, permuted."""
+    absent: float = Field(0.0, ge=0, le=1)
+    """Share of rows whose second list is D without its oracles."""
+    oracle_alone: float = Field(0.0, ge=0, le=1)
+    """Share of rows whose second list is the oracles alone."""
+    curriculum: bool = False
+    """With `forgeries: drawn`: round r of R draws from at most the first r / R of the forgeries (arXiv 2503.12759)."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> MixConfig:
+        if (total := self.clean + self.absent + self.oracle_alone) > 1:
+            raise ValueError(f"atm.mix: clean + absent + oracle_alone = {total:g}, wanted 1 at most; lower one of them")
+        return self
+
+
+Replayed = Literal["earlier", "template", "swap", "injection"]
+
+
+class ReplayConfig(Block):
+    """Attacks that the generator learns from beside the newest attacker's forgeries (beyond the paper)."""
+
+    attacks: tuple[Replayed, ...] = ()
+    """earlier: what attackers wrote in this round and those before it, before they learned; template: the template
+    attack; swap: golden documents that each say another wrong answer; injection: a listed document with an instruction
+    to give the wrong answer. The report's template attack is no attack unseen where template is among them."""
+    share: float = Field(0.5, ge=0, le=1)
+    """Share of the attacked lists that hold a replayed attack in place of the newest forgeries."""
+    choice: Literal["drawn", "hardest"] = "drawn"
+    """drawn: one of `attacks`, all alike often; hardest: of the newest forgeries and all `attacks`, that under which
+    the right answer has the largest loss before the generator learns (arXiv 2405.20978); `share` is not read then."""
+
+
 class AtmConfig(Block):
     """Alternating rounds of attacker and generator (ATM, arXiv 2405.18111)."""
 
@@ -105,6 +148,15 @@ class AtmConfig(Block):
     """Longest forgery, in tokens."""
     forging: Literal["auto", "passages", "apidocs"] = "auto"
     """Wording of the forging prompt: open-domain passages or API documentation; auto goes by `corpus.source`."""
+    lists: Literal["assembled", "retrieved"] = "assembled"
+    """assembled: a question's list D as `contexts` has it, `oracle_fraction` of the training lists with their oracles;
+    retrieved: as in the paper, the best `contexts.documents` by `retrieval.kind`, with the answer or without."""
+    forging_answer: Literal["told", "free"] = "told"
+    """told: the attacker is given a wrong answer to argue for; free: only the right one, as in the paper, for models
+    that can invent."""
+    forging_opening: Literal["listed", "own"] = "listed"
+    """listed: a forgery begins as a document of the question's list, drawn by seed, so that nothing but its claim tells
+    it from a retrieved one; own: the attacker writes all of it, title too, as in the paper."""
     prefer: Literal["highest", "lowest"] = "highest"
     """Which forgery DPO prefers, by the generator's perplexity of the right answer; `lowest` is for experiments."""
     dpo_beta: float = Field(0.2, gt=0)
@@ -117,6 +169,14 @@ class AtmConfig(Block):
     """Take the clean side as a fixed target; by default gradients flow through both sides."""
     reduction: Literal["mean", "sum"] = "mean"
     """MITO's terms per answer token, or summed over each row's answer tokens."""
+    clean_weight: float = Field(0.0, ge=0)
+    """Weight of the answer loss on the clean list, beside that on the attacked one; 0 is the paper's MITO
+    (beyond the paper, arXiv 2606.11627)."""
+    preference_weight: float = Field(0.0, ge=0)
+    """Weight of DPO, with `dpo_beta`, between the right and the forged answer after the attacked list (beyond the
+    paper, arXiv 2501.13726)."""
+    mix: MixConfig = MixConfig()
+    replay: ReplayConfig = ReplayConfig()
     variant: Literal["paper", "released_code"] = "paper"
     """released_code: sample j is shown document j (counted round, so take more samples than documents) and compared
     within one prompt only, the answer loss is on the clean list, the KL runs from attacked to clean."""
@@ -156,21 +216,23 @@ class ClusterConfig(Block):
     """Network interface of gloo and NCCL, for hosts whose own name resolves to 127.0.0.1."""
 
 
-Condition = Literal["closed_book", "oracle", "absent", "retrieved", "attacked"]
+Condition = Literal["closed_book", "oracle", "permuted", "absent", "retrieved", "attacked"]
 
 
 class EvaluationConfig(Block):
     """What is asked of a model before and after."""
 
-    conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "attacked")
-    """No documents; oracle and distractors; distractors only; the best by `retrieval.kind`; oracle list plus
-    forgeries that agree on one wrong answer."""
+    conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "permuted", "attacked")
+    """No documents; oracle and distractors; distractors only; the best by `retrieval.kind`; the oracle list permuted;
+    that list plus forgeries that agree on one wrong answer. `attacked` brings `permuted`, which attack success is
+    measured against."""
     forgeries: int = Field(3, ge=1)
     """Forged documents of the attacked condition."""
     before: bool = True
     """Evaluate the untuned model too."""
-    max_new_tokens: int = Field(32, ge=1)
-    """Longest answer, in tokens; reasoned answers need some hundreds."""
+    max_new_tokens: int = Field(0, ge=0)
+    """Longest answer, in tokens; 0 goes by `prompts.answer`: 32 for plain answers; for reasoned ones 256, or half of
+    `model.max_tokens` where that is less."""
     tokens_per_batch: int = Field(8192, ge=64)
     """Padded prompt tokens of one forward pass when writing or reading; a card of 80 GB has room for some 32768."""
     normalise: Literal["squad", "unicode"] = "squad"
@@ -180,3 +242,11 @@ class EvaluationConfig(Block):
     """Also read the right answer's perplexity in every condition."""
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _attack_has_its_control(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        if "attacked" not in conditions or "permuted" in conditions:
+            return conditions
+        at = conditions.index("attacked")
+        return (*conditions[:at], "permuted", *conditions[at:])

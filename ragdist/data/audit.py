@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragdist.config import ContextsConfig, Settings
-from ragdist.data.matching import flat
+from ragdist.data import twins
 from ragdist.data.prompts import quotes, quotes_hold
+from ragdist.data.questions import LABELS, text_key
 from ragdist.data.retrieval import Pool, telling
 from ragdist.records import Chunk, Context, Example, Question
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's blue and orange: told apart by every eye, and in grey.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
+NAMED = 20
+"""Questions of a kind that are named."""
 UNLIKELY = 0.001
 """Below this p the oracle's positions are not called uniform."""
 
@@ -52,6 +56,8 @@ class Audit:
     """As asked for: `contexts.oracle_fraction`."""
     oracle_contexts: int
     """Contexts that hold their oracles."""
+    oracle_rows: int
+    """Training rows whose context holds its oracles: the realised P% is their share of all rows."""
     partial_contexts: int
     """Contexts that hold some of their oracles but not all, or record a wrong position; always a fault."""
     positions: tuple[int, ...]
@@ -61,30 +67,44 @@ class Audit:
     duplicate_contexts: int
     """Contexts that hold a chunk or a text twice."""
     answer_contexts: int
-    """Contexts with a distractor that holds an answer; answers that stand nearly everywhere are not counted."""
+    """Contexts with a distractor that holds an answer, see `retrieval.Pool.gives_away`."""
+    absent_answers: int
+    """Those of them without their oracle: they show a right answer all the same."""
+    absent_answers_named: tuple[str, ...]
+    """The first 20 of these, by question id."""
     train_questions: int
     test_questions: int
     shared_texts: int
     """Training questions whose words also ask a test question."""
     leaked_questions: int
     """Those of them that also share an oracle, or of which no oracle is known."""
+    near_duplicates: int
+    """Training questions that ask a test question again in other words, see `data.twins`."""
+    near_duplicates_named: tuple[str, ...]
+    """The first 20 of these, as `that, like this`."""
     quoting: int
     """Training questions whose reasoning has quote marks."""
     quotes_unbalanced: int
     quotes_not_verbatim: int
     """Balanced, but not word for word in an oracle."""
+    dropped: dict[str, int]
+    """Questions and rows that the stages left out, by why; empty where their counts were not given."""
     rows: int
     """Training rows, at most one for each context."""
     lengths: Lengths
     truncated_rows: int
     cut_tokens: int
+    cut_answers: int
+    """Rows whose oracles, cut to fit, no longer show the answer."""
+    cut_answers_named: tuple[str, ...]
+    """The first 20 of these, by question id."""
     problems: tuple[str, ...]
     """What should not be so, in plain words; empty when all is well."""
 
     @property
     def oracle_share(self) -> float:
-        """Share of contexts that hold their oracles."""
-        return self.oracle_contexts / max(1, self.contexts)
+        """The realised P: the share of training rows whose context holds its oracles."""
+        return self.oracle_rows / max(1, self.rows)
 
 
 def audit(
@@ -93,6 +113,7 @@ def audit(
     chunks: Mapping[str, Chunk],
     examples: Iterable[Example],
     settings: Settings,
+    dropped: Mapping[str, int] | None = None,
 ) -> Audit:
     """The findings on these rows, each read once; questions and chunks are held in memory, contexts and rows are not.
 
@@ -102,18 +123,21 @@ def audit(
         chunks: by id.
         examples: made of the contexts.
         settings: what was asked for.
+        dropped: what the stages left out, `Road.dropped`.
     """
-    by_id = {question.id: question for question in questions}
-    found = _contexts(contexts, by_id, chunks) | _questions(by_id.values()) | _quotes(by_id.values(), chunks)
-    found |= _rows(examples)
+    by_id, with_oracle = {question.id: question for question in questions}, set[str]()
+    found = _contexts(contexts, by_id, chunks, with_oracle) | _questions(by_id.values())
+    found |= _quotes(by_id.values(), chunks) | _rows(examples, with_oracle)
+    found["dropped"] = {why: count for why, count in (dropped or {}).items() if count}
     found["oracle_fraction"] = settings.contexts.oracle_fraction
     return Audit(**found, problems=tuple(_problems(Audit(**found, problems=()), settings)))
 
 
 def _contexts(
-    contexts: Iterable[Context], questions: Mapping[str, Question], chunks: Mapping[str, Chunk]
+    contexts: Iterable[Context], questions: Mapping[str, Question], chunks: Mapping[str, Chunk], with_oracle: set[str]
 ) -> dict[str, Any]:
-    pool = Pool(chunks)
+    """The findings on the contexts; `with_oracle` gets the questions whose context holds oracles."""
+    pool, absent = Pool(chunks), list[str]()
     sizes, counts = Counter[int](), Counter[str]()
     positions: defaultdict[int, Counter[int]] = defaultdict(Counter)
     for context in contexts:
@@ -121,43 +145,53 @@ def _contexts(
         sizes[size] += 1
         positions[size].update(context.oracle_positions)
         oracles = {at for at, chunk_id in enumerate(context.chunk_ids) if chunk_id in question.oracle_ids}
-        counts["oracle"] += bool(oracles)
+        if oracles:
+            with_oracle.add(question.id)
         counts["partial"] += oracles != set(context.oracle_positions) or (
             bool(oracles) and len(oracles) < len(question.oracle_ids)
         )
         counts["duplicate"] += len({pool.text_numbers[pool[i]] for i in context.chunk_ids}) < size
         answers = telling(question)
         others = [pool[i] for at, i in enumerate(context.chunk_ids) if at not in oracles]
-        counts["answer"] += any(pool.gives_away(place, answers) for place in others)
+        shows = any(pool.gives_away(place, answers) for place in others)
+        counts["answer"] += shows
+        if shows and not oracles:
+            absent.append(question.id)
     size = max(sizes, key=lambda size: sizes[size], default=0)
     histogram = tuple(positions[size][at] for at in range(size))
     return {
         "contexts": sizes.total(),
         "documents": dict(sorted(sizes.items())),
-        "oracle_contexts": counts["oracle"],
+        "oracle_contexts": len(with_oracle),
         "partial_contexts": counts["partial"],
         "positions": histogram,
         "positions_p": uniform_p(histogram),
         "duplicate_contexts": counts["duplicate"],
         "answer_contexts": counts["answer"],
+        "absent_answers": len(absent),
+        "absent_answers_named": tuple(absent[:NAMED]),
     }
 
 
-def _questions(questions: Iterable[Question]) -> dict[str, int]:
+def _questions(questions: Collection[Question]) -> dict[str, Any]:
     train: list[Question] = []
     test: defaultdict[str, list[Question]] = defaultdict(list)
     for question in questions:
         if question.split == "train":
             train.append(question)
         else:
-            test[flat(question.text).casefold()].append(question)
-    shared = [(question, twin) for question in train for twin in test.get(flat(question.text).casefold(), ())]
+            test[text_key(question)].append(question)
+    shared = [(question, twin) for question in train for twin in test.get(text_key(question), ())]
     leaked = {one.id for one, two in shared if set(one.oracle_ids) & set(two.oracle_ids) or not one.oracle_ids}
+    same = {question.id for question, _ in shared}
+    near = [(one.id, two.id) for one, two in twins.pairs(questions, LABELS) if one.id not in same]
     return {
         "train_questions": len(train),
         "test_questions": sum(map(len, test.values())),
-        "shared_texts": len({question.id for question, _ in shared}),
+        "shared_texts": len(same),
         "leaked_questions": len(leaked),
+        "near_duplicates": len(near),
+        "near_duplicates_named": tuple(f"{one}, like {two}" for one, two in near[:NAMED]),
     }
 
 
@@ -173,16 +207,21 @@ def _quotes(questions: Iterable[Question], chunks: Mapping[str, Chunk]) -> dict[
     return {"quoting": quoting, "quotes_unbalanced": unbalanced, "quotes_not_verbatim": invented}
 
 
-def _rows(examples: Iterable[Example]) -> dict[str, Any]:
-    lengths, truncated, cut = array("l"), 0, 0
+def _rows(examples: Iterable[Example], with_oracle: AbstractSet[str]) -> dict[str, Any]:
+    lengths, truncated, cut, oracles = array("l"), 0, 0, 0
+    lost: list[str] = []
     for row in examples:
         lengths.append(len(row.tokens))
+        oracles += row.id in with_oracle
         truncated += row.cut_tokens > 0
         cut += row.cut_tokens
+        if row.cut_answer:
+            lost.append(row.id)
     tokens = np.array(lengths if lengths else [0])
     histogram, edges = np.histogram(tokens, bins=min(40, int(np.ptp(tokens)) + 1))
     return {
         "rows": len(lengths),
+        "oracle_rows": oracles,
         "lengths": Lengths(
             mean=float(tokens.mean()),
             p50=float(np.percentile(tokens, 50)),
@@ -193,6 +232,8 @@ def _rows(examples: Iterable[Example]) -> dict[str, Any]:
         ),
         "truncated_rows": truncated,
         "cut_tokens": cut,
+        "cut_answers": len(lost),
+        "cut_answers_named": tuple(lost[:NAMED]),
     }
 
 
@@ -213,9 +254,12 @@ def uniform_p(counts: Sequence[int]) -> float:
 
 def _problems(found: Audit, settings: Settings) -> Iterable[str]:
     config, rows = settings.contexts, found.contexts
-    asked, shown = config.oracle_fraction, found.oracle_contexts
-    if abs(shown - asked * rows) > _tolerance(config, rows):
-        yield f"{shown} contexts hold their oracle, contexts.oracle_fraction={asked} asks for {asked * rows:.0f}"
+    asked, shown = config.oracle_fraction, found.oracle_rows
+    if abs(shown - asked * found.rows) > _tolerance(config, found.rows):
+        yield (
+            f"{shown} of {found.rows} rows hold their oracle, contexts.oracle_fraction={asked} asks for "
+            f"{asked * found.rows:.0f}"
+        )
     if found.partial_contexts:
         yield f"{found.partial_contexts} contexts hold only some of their oracles or name a wrong position"
     if found.positions_p < UNLIKELY:
@@ -227,8 +271,24 @@ def _problems(found: Audit, settings: Settings) -> Iterable[str]:
         yield f"{other} contexts have another number of documents than contexts.documents={config.documents}"
     if found.answer_contexts:
         yield f"{found.answer_contexts} contexts have a distractor that holds an answer (false negatives)"
+    if found.absent_answers:
+        yield (
+            f"{found.absent_answers} contexts without their oracle show a right answer all the same: "
+            f"{_named(found.absent_answers_named, found.absent_answers)}"
+        )
+    yield from _row_problems(found, settings)
+
+
+def _row_problems(found: Audit, settings: Settings) -> Iterable[str]:
+    """What should not be so beside the contexts: leaks between the splits, quotes, cut rows."""
     if found.leaked_questions:
         yield f"{found.leaked_questions} training questions are also test questions"
+    if found.near_duplicates:
+        yield (
+            f"{found.near_duplicates} training questions ask a test question again in other words "
+            "(questions.near_duplicates=drop leaves them out): "
+            f"{_named(found.near_duplicates_named, found.near_duplicates, '; ')}"
+        )
     if settings.prompts.answer == "reasoned" and (bad := found.quotes_unbalanced + found.quotes_not_verbatim):
         yield f"{bad} of {found.quoting} quoting answers have a quote that is not in the oracle, or unbalanced marks"
     if found.truncated_rows:
@@ -236,17 +296,28 @@ def _problems(found: Audit, settings: Settings) -> Iterable[str]:
             f"{found.truncated_rows} rows lost {found.cut_tokens} document tokens to "
             f"model.max_tokens={settings.model.max_tokens}"
         )
+    if found.cut_answers:
+        yield (
+            f"{found.cut_answers} rows ({found.cut_answers / found.rows:.1%}) lost the answer with it (raise "
+            "model.max_tokens, or prompts.cut_answers=drop leaves them out): "
+            f"{_named(found.cut_answers_named, found.cut_answers)}"
+        )
+
+
+def _named(names: Sequence[str], count: int, between: str = ", ") -> str:
+    """The names, and how many more there are."""
+    return between.join(names) + (f"{between}and {count - len(names)} more" if count > len(names) else "")
 
 
 def _tolerance(config: ContextsConfig, rows: int) -> float:
-    """Contexts that the realised P may be off: half a row, or four standard deviations of coin flips."""
+    """Rows that the realised P may be off: half a row, or four standard deviations of coin flips."""
     if config.draw == "exact":
         return 0.5
     return 4 * math.sqrt(rows * config.oracle_fraction * (1 - config.oracle_fraction))
 
 
 def as_json(found: Audit) -> dict[str, Any]:
-    """The findings as plain values, with the realised share of contexts that hold their oracle."""
+    """The findings as plain values, with the realised share of rows that hold their oracle."""
     return asdict(found) | {"oracle_share": found.oracle_share}
 
 
@@ -260,17 +331,23 @@ def table(found: Audit) -> Table:
     out.add_column()
     out.add_row("questions", f"{found.train_questions} training, {found.test_questions} test")
     out.add_row("shared by both", f"{found.leaked_questions} questions, {found.shared_texts} wordings")
+    out.add_row("nearly shared", f"{found.near_duplicates} training questions ask a test question in other words")
     out.add_row("contexts", f"{found.contexts}, {_listed(found.documents)}")
     share = f"{found.oracle_share:.1%}; asked for {found.oracle_fraction:.1%}"
-    out.add_row("hold their oracle", f"{found.oracle_contexts}, {share}")
+    out.add_row("hold their oracle", f"{found.oracle_rows}, {share}, of the {found.rows} rows that are trained")
     out.add_row("oracle at position", f"{' '.join(map(str, found.positions))}  (uniform: p={found.positions_p:.2g})")
     out.add_row("a text twice", f"{found.duplicate_contexts} contexts")
-    out.add_row("answer in a distractor", f"{found.answer_contexts} contexts, {found.answer_contexts / rows:.1%}")
+    answers = f"{found.answer_contexts} contexts, {found.answer_contexts / rows:.1%}"
+    out.add_row("answer in a distractor", f"{answers}; {found.absent_answers} of them without their oracle")
     bad = f"{found.quotes_not_verbatim} not word for word, {found.quotes_unbalanced} with unbalanced marks"
     out.add_row("quotes", f"{found.quoting} answers quote; {bad}")
     tokens = f"mean {lengths.mean:.0f}, median {lengths.p50:.0f}, 95% below {lengths.p95:.0f}, longest {lengths.max}"
+    left_out = [f"{count} {why.removesuffix('_dropped').replace('_', ' ')}" for why, count in found.dropped.items()]
+    out.add_row("left out", ", ".join(left_out) or "none")
     out.add_row("rows", f"{found.rows}; tokens: {tokens}")
-    out.add_row("truncated", f"{found.truncated_rows} rows, {found.cut_tokens} document tokens")
+    cut = f"{found.truncated_rows} rows, {found.cut_tokens} document tokens"
+    lost = f"{found.cut_answers} rows, {found.cut_answers / max(1, found.rows):.1%}, lost their answer"
+    out.add_row("truncated", f"{cut}; {lost}")
     for problem in found.problems or ("none",):
         out.add_row("problem" if found.problems else "problems", problem)
     return out
@@ -303,13 +380,13 @@ def picture(found: Audit, path: Path) -> Path:
 def _draw_share(axes: Axes, found: Audit) -> None:
     bars = axes.bar(
         ["oracle shown", "oracle left out"],
-        [found.oracle_contexts, found.contexts - found.oracle_contexts],
+        [found.oracle_rows, found.rows - found.oracle_rows],
         color=[BLUE, ORANGE],
         width=0.6,
     )
     axes.bar_label(bars, padding=2)
-    axes.axhline(found.oracle_fraction * found.contexts, color=GREY, linestyle="--", linewidth=1)
-    axes.set_ylabel("contexts")
+    axes.axhline(found.oracle_fraction * found.rows, color=GREY, linestyle="--", linewidth=1)
+    axes.set_ylabel("rows")
     axes.margins(y=0.12)
     _say(axes, f"oracle in {found.oracle_share:.1%}\n{found.oracle_fraction:.1%} asked for (dashed)")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ragdist.config import ContextsConfig
 from ragdist.draws import draw, order_for
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Context, Question
 
 
@@ -52,6 +52,25 @@ def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict
             raise _too_many(question, config)
         else:
             counts["too_many_oracles"] += 1
+
+
+def check_left(trained: Sequence[str], counts: Mapping[str, int]) -> None:
+    """Sees to it that a question is left to train on.
+
+    Args:
+        trained: ids of the questions that make a row.
+        counts: how many do not, as the stage counts them.
+
+    Raises:
+        DataError: there is none.
+    """
+    quotes, cut = counts["invalid_quotes_dropped"], counts["cut_answers_dropped"]
+    if not trained:
+        raise DataError(
+            f"no training row is left of {quotes + cut}: {quotes} with a quote that no oracle holds "
+            f"(prompts.invalid_quotes=keep keeps them), {cut} whose answer is cut off "
+            "(raise model.max_tokens, or prompts.cut_answers=keep)"
+        )
 
 
 def assemble(question: Question, candidates: Candidates, keep: bool, config: ContextsConfig, seed: int) -> Context:

@@ -50,7 +50,7 @@ def judgements(
         seed: decides which other question's answer is the wrong one, where the data offers none.
     """
     asked = list(questions)
-    golds = sorted({question.answers[0] for question in asked})
+    golds = sorted({prompts.right_answer(question) for question in asked})
     for question in asked:
         first = reciter[question.id]
         shown = {name: said[question.id] for name, said in discoverer.items() if question.id in said}
@@ -65,9 +65,12 @@ def judgements(
             weight = config.disagreement_weight if first.right != side.right else 1.0
             yield _judgement(question, "discoverer", f"discoverer/{name}", side, weight)
         if config.gold_pairs:
-            yield _judgement(question, "gold", "gold", Side(question.answers[0], True), 1.0)
+            right = prompts.right_answer(question)
+            yield _judgement(question, "gold", "gold", Side(right, True), 1.0)
             wrong = [*question.wrong_answers, *rng_for(seed, "duet/other", question.id).sample(golds, len(golds))]
-            other = next((a for a in wrong if not any(same(a, gold, question) for gold in question.answers)), None)
+            other = next(
+                (a for a in wrong if not any(same(a, gold, question) for gold in (right, *question.answers))), None
+            )
             if other is not None:
                 yield _judgement(question, "other", "other", Side(other, False), 1.0)
 

@@ -117,23 +117,22 @@ def sift(documents: Iterable[Document], config: CorpusConfig, counts: dict[str, 
     if config.near_duplicates == "keep":
         yield from documents
         return
-    index, names, named = Index(config.similarity), list[tuple[str, str]](), list[str]()
+    index, names, named = Index(config.similarity), list[str](), list[str]()
     empty = MinHash(num_perm=PERMUTATIONS, seed=SEED)
     counts |= {"near_duplicates": 0, "near_duplicates_named": named}
     for document in documents:
         found = index.add(signature_of(document.text, empty))
         if found is None:
-            names.append((document.source, document.title))
+            names.append(name_of(document))
         else:
             counts["near_duplicates"] += 1
             if len(named) < NAMED:
-                named.append(
-                    f"{_name(document.source, document.title)}, like {_name(*names[found[0]])} ({found[1]:.2f})"
-                )
+                named.append(f"{name_of(document)}, like {names[found[0]]} ({found[1]:.2f})")
         if found is None or config.near_duplicates == "report":
             yield document
 
 
-def _name(source: str, title: str) -> str:
+def name_of(document: Document) -> str:
     """The document's file, and its title where the file holds several."""
+    source, title = document.source, document.title
     return f"{source} ({title})" if title and not source.startswith(f"{title}.") else source

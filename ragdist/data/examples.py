@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from ragdist.config import PromptsConfig
-from ragdist.data.prompts import Shown, prompt, quotes_hold, target
+from ragdist.data.prompts import golden_of, prompt, quotes_hold, target
 from ragdist.records import Chunk, Context, Example, Question
 from ragdist.roles import Codec, Mapper
 from ragdist.store import CARD, Rows, Stage, Store
@@ -19,7 +19,7 @@ Sibling = tuple[Rows[Context], Rows[Example]]
 
 
 def example(
-    question: Question, documents: Sequence[Shown], codec: Codec, prompts: PromptsConfig, *, max_tokens: int
+    question: Question, documents: Sequence[Chunk], codec: Codec, prompts: PromptsConfig, *, max_tokens: int
 ) -> Example:
     """The training row of a question with these documents; what is too long loses document text only.
 
@@ -27,16 +27,27 @@ def example(
         DataError: question and target alone are longer than `max_tokens`.
     """
     answer = [*codec.encode(target(question, prompts)).ids, codec.end]
-    asked = prompt(question.text, documents, codec, prompts, id=question.id, max_tokens=max_tokens, room=len(answer))
+    oracles = (at for at, chunk in enumerate(documents) if chunk.id in question.oracle_ids)
+    asked = prompt(
+        question.text,
+        documents,
+        codec,
+        prompts,
+        id=question.id,
+        max_tokens=max_tokens,
+        room=len(answer),
+        golden=golden_of(question, oracles),
+    )
     return Example(
         id=question.id,
         tokens=(*asked.tokens, *answer),
         prompt_tokens=len(asked.tokens),
         cut_tokens=asked.cut_tokens,
+        cut_answer=asked.cut_answer,
     )
 
 
-def from_row(row: tuple[Question, Sequence[Shown]], codec: Codec, prompts: PromptsConfig, max_tokens: int) -> Example:
+def from_row(row: tuple[Question, Sequence[Chunk]], codec: Codec, prompts: PromptsConfig, max_tokens: int) -> Example:
     """`example` of a question and its documents as one item, for a Mapper."""
     return example(*row, codec, prompts, max_tokens=max_tokens)
 

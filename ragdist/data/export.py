@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from ragdist.config import PromptsConfig, Settings
-from ragdist.data import contexts, examples, prompts
+from ragdist.data import contexts, prompts
 from ragdist.data.road import Road
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Context, Question, Split, as_row
@@ -91,10 +91,7 @@ def export(
 
 
 def rows(road: Road, split: Split) -> Iterator[Row]:
-    """Training questions as `contexts` shows them, test questions with their oracles among distractors.
-
-    Training rows whose quotes do not hold are left out where `prompts.invalid_quotes` says so.
-    """
+    """Training questions as `contexts` shows them, test questions with their oracles among distractors."""
     settings, by_id = road.settings, road.chunk_by_id
     if split == "train":
         asked = {question.id: question for question in road.questions if question.split == "train"}
@@ -105,10 +102,8 @@ def rows(road: Road, split: Split) -> Iterator[Row]:
             for question, found in zip(road.questions, road.candidates, strict=True)
             if question.split == "test"
         )
-    drop = split == "train" and settings.prompts.invalid_quotes == "drop"
     for question, context in pairs:
-        if not drop or examples.quotes_valid(question, by_id, settings.prompts):
-            yield Row(question, context, tuple(by_id[i] for i in context.chunk_ids))
+        yield Row(question, context, tuple(by_id[i] for i in context.chunk_ids))
 
 
 def card(road: Road, form: Form, counts: Counts, files: dict[str, dict[str, str]], licence: str = "") -> str:

@@ -1,13 +1,21 @@
-"""The template attack: copies of the true document that agree on one wrong answer."""
+"""The template attack: copies of the true document that agree on one wrong answer.
+
+Nothing but what it claims tells a copy from a retrieved document: title and opening are the document's own, with the
+right answer replaced wherever it stands. Copies of one document differ as passages of one article do: each leaves out
+other sentences. Where no right answer stands in the text (yes and no, for one), a sentence within it states the wrong
+one.
+"""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count as numbers
+from dataclasses import replace
+from itertools import combinations, permutations
+from typing import Any, NamedTuple
 
-from ragdist.data.matching import flat, words
+from ragdist.data.matching import contains, flat, spans, words
 from ragdist.data.prompts import Shown
 from ragdist.draws import rng_for
 from ragdist.errors import DataError
@@ -18,40 +26,85 @@ TOP = 3
 """The wrong answer is drawn from so many of the question's own, which are listed best first."""
 LOOKED_AT = 64
 """Answers of other questions that are compared in form."""
-LEADS = ("", "From the reference.", "Revised edition.", "An extract.", "As published.")
 STATEMENTS = (
-    'The answer to "{question}" is {answer}.',
-    '"{question}" The sources agree: {answer}.',
-    'Asked "{question}", experts say {answer}.',
+    "{Question} {Answer}.",
+    "{Question} - {answer}.",
+    "({Question} {Answer}.)",
+    "{Answer}. {Question} {Answer}.",
 )
+"""Wordings in no language but the question's own."""
+OPENING_WORDS, OPENING_CHARACTERS = 8, 40
+"""A sentence is put behind so much of a text at least, so that the text still begins as it did."""
+LONGEST_OPENING = 240
+"""Characters of a text that another sentence is put behind at most."""
+_FULL = r"\u3002\uff01\uff1f\uff61\u0964\u061f\u06d4"
+"""Stops of scripts that put no blank behind them, or have their own: Chinese, Japanese, Hindi, Arabic, Urdu."""
+_CLOSES = r"[\"')\]\u201d\u2019\u00bb\u300d\u300f\uff09]*"
+_ENDS = re.compile(rf"[.!?{_FULL}]{_CLOSES}$")
+_PIECES = re.compile(rf"(?<=\w\w[.!?]){_CLOSES}\s+(?=[^\sa-z])|(?<=[{_FULL}]){_CLOSES}\s*(?=\S)|\n\s*\n")
+"""Ends of sentences and paragraphs, with the blanks behind them; `Dr. Li` and `i.e. so` are no ends."""
+_BEGINS = re.compile(rf"(?:^|[.!?{_FULL}]{_CLOSES}\s+|\n)\W*$")
+"""What stands before the first word of a sentence."""
+_NAMED_VALUE = re.compile(r"(?<![\w.])(\w+)\s*(?::[^=,()\n]*)?=")
+"""Parameters that a signature gives a default."""
 
 
-def forge(question: Question, oracles: Sequence[Chunk], pool: Sequence[str], *, count: int, seed: int) -> list[Forgery]:
-    """`count` documents that all state the same wrong answer, each in the form of an oracle, no two alike.
+class Falsified(NamedTuple):
+    """A document with the right answer replaced. Example: Falsified(title="Inn", text="It opened in 1969.", at=13)."""
 
-    The right answer is replaced: in a signature only as the default of the parameter asked about, in prose
-    wherever it stands. Where it does not stand (yes and no, for one), a sentence in front states the wrong one.
+    title: str
+    text: str
+    at: int
+    """Where the first wrong answer begins in the text; -1 where no right one stood there."""
+
+
+def forge(
+    question: Question,
+    sources: Sequence[Chunk],
+    pool: Sequence[str],
+    *,
+    count: int,
+    seed: int,
+    others: Sequence[Chunk] = (),
+    counts: dict[str, Any] | None = None,
+) -> list[Forgery]:
+    """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike.
+
+    A source that states a right answer even with every one of them replaced (as `matching.contains` sees it) is not
+    used; where none is left, there is no forgery.
 
     Args:
         question: its `wrong_answers` are used before anything else.
-        oracles: the documents to forge; any chunk to imitate will do; none gives plain statements.
+        sources: the documents to forge: the oracles, or others to imitate; none gives plain statements.
         pool: answers of other questions, to take a wrong one of similar form from.
         count: how many.
         seed: of the run.
+        others: documents that a copy takes a sentence from, where it has none to leave out.
+        counts: gets how many questions had no source that could be made false (`still_true`), and none that the answer
+            stood in (`not_falsified_in_text`: it still argues for the right one).
 
     Raises:
         DataError: there is no wrong answer to argue for.
     """
+    counts = {} if counts is None else counts
+    for name in ("still_true", "not_falsified_in_text"):
+        counts.setdefault(name, 0)
     wrong = _wrong_answer(question, pool, rng_for(seed, "forgeries", question.id))
-    sources = [swapped(question, oracle, wrong) for oracle in oracles] or [("", "", False)]
-    # Of several oracles, those that hold the answer are the ones worth forging.
-    sources = [source for source in sources if source[2]] or sources
-    texts = [versions(question, text, wrong, swapped=stood) for _, text, stood in sources]
-    taken = {flat(oracle.text) for oracle in oracles}
+    found = [falsified(question, source, wrong) for source in sources] or [Falsified("", "", -1)]
+    found = [one for one in found if not says_right(question, one.title, one.text)]
+    # Of several documents, those that hold the answer are the ones worth forging.
+    found = [one for one in found if one.at >= 0] or found
+    counts["still_true"] += not found
+    counts["not_falsified_in_text"] += bool(found) and found[0].at < 0
+    more = [tail for other in others if (tail := _tail(other.text)) and not says_right(question, "", tail)]
+    texts = [versions(question, one, wrong, more) for one in found]
+    taken = {flat(source.text) for source in sources}
     forged: list[Forgery] = []
-    for number in range(count):
-        title = sources[number % len(sources)][0]
-        text = next(text for text in texts[number % len(sources)] if flat(text) not in taken)
+    for number in range(count if found else 0):
+        title = found[number % len(found)].title
+        text = next((text for text in texts[number % len(found)] if flat(text) not in taken), None)
+        if text is None:
+            continue
         taken.add(flat(text))
         forged.append(
             Forgery(
@@ -65,6 +118,18 @@ def forge(question: Question, oracles: Sequence[Chunk], pool: Sequence[str], *, 
             )
         )
     return forged
+
+
+def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:
+    """Forgeries that came with the data, each with a word on whether it gives a right answer and the wrong one."""
+    return [
+        replace(
+            forgery,
+            truthful=says_right(question, forgery.title, forgery.text),
+            stated=says(f"{forgery.title}\n{forgery.text}", [forgery.states], question.topic),
+        )
+        for forgery in forgeries
+    ]
 
 
 def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
@@ -107,8 +172,7 @@ def _candidates(question: Question | OpenQuestion, pool: Sequence[str], rng: ran
 
 def _overlaps(answer: str, right: Iterable[str]) -> bool:
     """Whether one contains the other: a wrong answer with the right one in it would still count as right."""
-    found = words(answer)
-    return not found.strip() or any(words(one) in found or found in words(one) for one in right)
+    return not words(answer).strip() or any(contains(answer, one) or contains(one, answer) for one in right)
 
 
 def _shape(answer: str) -> tuple[str, int, int]:
@@ -121,37 +185,168 @@ def _distance(one: tuple[str, int, int], other: tuple[str, int, int]) -> tuple[b
     return one[0] != other[0], abs(one[1] - other[1]), abs(one[2] - other[2])
 
 
-def swapped(question: Question | OpenQuestion, document: Shown, wrong: str) -> tuple[str, str, bool]:
-    """Title and text with the right answer replaced by the wrong one, and whether it stood in the text."""
+def falsified(question: Question | OpenQuestion, document: Shown, wrong: str) -> Falsified:
+    """The document with the wrong answer wherever a right one stands, in the title too.
+
+    Where a parameter's default is asked for and the text gives it as one, only there: `1` stands in many a text.
+    """
     title, text = document.title, document.text
-    for answer in question.answers:
-        if question.topic and (found := default(question.topic, answer).search(text)):
-            return title, text[: found.start("value")] + wrong + text[found.end("value") :], True
-    aliases = sorted((a for a in question.answers if a.strip() and a.casefold() not in LABELS), key=len, reverse=True)
-    if not aliases:
-        return title, text, False
-    stands = re.compile(rf"(?<!\w)(?:{'|'.join(map(_spelled, aliases))})(?!\w)")
-    changed, times = stands.subn(lambda _: wrong, text)
-    return stands.sub(lambda _: wrong, title), changed, bool(times)
+    if question.topic and (given := _defaults(question.answers, question.topic, text)):
+        return Falsified(title, _replaced(text, given, wrong), given[0][0])
+    at = _stands(question, text)
+    swapped = _replaced(text, at, wrong)
+    return Falsified(_replaced(title, _stands(question, title), wrong), swapped, at[0][0] if at else -1)
 
 
-def _spelled(alias: str) -> str:
-    """A pattern for the alias in any case and spacing; one in capitals ("US") only as it is."""
-    pattern = r"\s+".join(map(re.escape, alias.split()))
-    return pattern if alias.isupper() else f"(?i:{pattern})"
+def says_right(question: Question | OpenQuestion, title: str, text: str) -> bool:
+    """Whether a document gives a right answer by its words; a word like `no` says nothing of what a text argues."""
+    return says(f"{title}\n{text}", [a for a in question.answers if not _is_label(a)], question.topic)
+
+
+def says(text: str, answers: Iterable[str], parameter: str) -> bool:
+    """Whether the text gives any of the answers.
+
+    A value like 1 stands in many a text: where a parameter's default is asked for, it is given in a signature
+    (`parameter=1`) or in a sentence with the word "default".
+    """
+    if parameter:
+        return bool(_defaults(answers, parameter, text))
+    return any(contains(text, answer) for answer in answers)
 
 
 def default(parameter: str, value: str) -> re.Pattern[str]:
     """`parameter=value` or `parameter: type = value`, where the type may hold brackets with commas."""
+    return re.compile(rf"{_before(parameter)}(?P<value>{re.escape(value)})(?![\w.])")
+
+
+def before_default(parameter: str, text: str) -> int:
+    """Where the parameter's default begins in a text; -1 where the text gives it none."""
+    found = re.search(_before(parameter), text)
+    return found.end() if found else -1
+
+
+def _before(parameter: str) -> str:
     kind = r"(?:\s*:\s*(?:[^=,()\[\]]|[\[(][^=]*?[\])])*)?"
-    return re.compile(rf"(?<![\w.]){re.escape(parameter)}{kind}\s*=\s*(?P<value>{re.escape(value)})(?![\w.])")
+    return rf"(?<![\w.]){re.escape(parameter)}{kind}\s*=\s*"
 
 
-def versions(question: Question | OpenQuestion, text: str, wrong: str, *, swapped: bool) -> Iterator[str]:
-    """The document with one opening after the other, without end; each version states the wrong answer."""
-    if swapped:
-        yield from (f"{lead}\n{text}".strip() for lead in LEADS)
-    for number in numbers():
-        for statement in STATEMENTS:
-            said = statement.format(question=question.text, answer=wrong)
-            yield f"{said}{f' ({number})' if number else ''}\n{text}".strip()
+def _defaults(answers: Iterable[str], parameter: str, text: str) -> list[tuple[int, int]]:
+    """Where the text gives one of the answers as the parameter's default."""
+    others = {name for name in _NAMED_VALUE.findall(text) if name != parameter}
+    found: list[tuple[int, int]] = []
+    for answer in answers:
+        found += [match.span("value") for match in default(parameter, answer).finditer(text)]
+        value = rf"(?<![\w.'\"-])(?P<value>{re.escape(answer)})(?![\w'\"])"
+        for match in re.finditer(rf"(?i:default)[^\n]{{0,60}}?{value}", text):
+            line = text[text.rfind("\n", 0, match.start()) + 1 : match.end()]
+            named = set(re.findall(r"\w+", line))
+            if parameter in named or not named & others:  # a line on another parameter is left alone
+                found.append(match.span("value"))
+    return _merged(found)
+
+
+def _stands(question: Question | OpenQuestion, text: str) -> list[tuple[int, int]]:
+    """Where a right answer stands in the text, from the front; where two overlap, the place of both."""
+    return _merged([place for answer in question.answers if not _is_label(answer) for place in spans(text, answer)])
+
+
+def _merged(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    out: list[tuple[int, int]] = []
+    for start, end in sorted(places):
+        if out and start < out[-1][1]:
+            out[-1] = out[-1][0], max(end, out[-1][1])
+        else:
+            out.append((start, end))
+    return out
+
+
+def _replaced(text: str, places: Sequence[tuple[int, int]], wrong: str) -> str:
+    parts, at = [], 0
+    for start, end in places:
+        before = text[at:start]
+        parts += [before, sentence(wrong) if _BEGINS.search(text[:start]) else flat(wrong)]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _is_label(answer: str) -> bool:
+    return flat(answer).casefold() in LABELS
+
+
+def sentence(text: str) -> str:
+    """The text as it begins a sentence."""
+    text = flat(text)
+    return text[:1].upper() + text[1:]
+
+
+def versions(
+    question: Question | OpenQuestion, document: Falsified, wrong: str, more: Sequence[str] = ()
+) -> Iterator[str]:
+    """The document's text again and again, each time another one that states the wrong answer; the best first.
+
+    Where it stands in the text, other sentences are left out, but never the first; then one of `more` is added; then
+    sentences that state it are. Else one such sentence stands within the text, each time elsewhere.
+    """
+    cuts = _cuts(document.text)
+    statements = _statements(question, wrong)
+    if document.at < 0:
+        ends = [cut for cut in cuts if _opens(document.text[:cut])] or [len(document.text.rstrip())]
+        for number, said in enumerate(said for said in statements for _ in ends):
+            end = ends[number % len(ends)]
+            yield _joined(document.text[:end], said, document.text[end:])
+        return
+    pieces = [document.text[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
+    claimed = [sum(cut <= at for cut in cuts) for at in (document.at, document.at + len(flat(wrong)) - 1)]
+    kept = {0, *range(claimed[0], claimed[1] + 1)}
+    spare = [at for at in reversed(range(len(pieces))) if at not in kept]
+    for size in range(min(len(spare), 3) + 1):
+        for left_out in combinations(spare, size):
+            shown = "".join(piece for at, piece in enumerate(pieces) if at not in left_out)
+            yield shown.rstrip() + document.text[len(document.text.rstrip()) :]
+    for said in (*more, *statements):
+        yield _joined(document.text, said, "")
+
+
+def _tail(text: str) -> str:
+    """The last sentence of a text that has more than one, or more than one line."""
+    cuts = _cuts(text)
+    return (text[cuts[-1] :] if cuts else text.partition("\n")[2]).strip()
+
+
+def _cuts(text: str) -> list[int]:
+    """Where a sentence or paragraph ends within the text, the blanks behind it included."""
+    return [found.end() for found in _PIECES.finditer(text) if 0 < found.end() < len(text)]
+
+
+def opening(text: str) -> str:
+    """How the text begins: whole sentences, few but enough, with the blank behind them; a long one is broken off."""
+    body = text.rstrip()
+    for cut in _cuts(text):
+        if _opens(text[:cut]) and cut <= LONGEST_OPENING:
+            return text[:cut]
+    if len(body) <= LONGEST_OPENING:
+        return body and body + (" " if _ENDS.search(body) else ". ")
+    short = body[:LONGEST_OPENING].rpartition(" ")[0] or body[:LONGEST_OPENING]
+    return f"{short.rstrip(' ,;:-')}. "
+
+
+def _opens(text: str) -> bool:
+    return len(text.split()) >= OPENING_WORDS or len(text) >= OPENING_CHARACTERS
+
+
+def _statements(question: Question | OpenQuestion, wrong: str) -> Iterator[str]:
+    """Sentences that state the wrong answer: every wording, then two of them, and so on."""
+    asked = sentence(question.text)
+    asked += "" if _ENDS.search(asked) else "?"
+    for size in range(1, len(STATEMENTS) + 1):
+        for wordings in permutations(STATEMENTS, size):
+            yield " ".join(wordings).format(Question=asked, answer=flat(wrong), Answer=sentence(wrong))
+
+
+def _joined(before: str, said: str, after: str) -> str:
+    """A sentence between two parts of a text, with the blanks that stood between them on both sides."""
+    if not after.strip():  # the text ends as it did
+        body = before.rstrip()
+        return f"{body}{' ' if body else ''}{said}{before[len(body) :]}{after}"
+    blank = before[len(before.rstrip()) :] or (" " if before else "")
+    return f"{before.rstrip()}{blank}{said}{blank}{after}"

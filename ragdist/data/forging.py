@@ -1,7 +1,8 @@
 """One forgery of the attacker: what it is asked, how its text is read, what is noted about it.
 
-A forgery is `title`, a newline, `text`, exactly as it was written. Nothing is taken out of it: the text that a pair is
-trained on is the text that was sampled, and it bears no marks of a parser that would tell it from a true document.
+A forgery begins as a document of the question's own list does, so that nothing but its claim tells it from a retrieved
+one: that document's title, then its text up to where a wrong answer takes the place of the right one. From there on it
+is what the attacker wrote, letter by letter.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ragdist.config import Settings
-from ragdist.data.forgeries import default
-from ragdist.data.matching import contains, flat, words
-from ragdist.data.prompts import Shown, block, fit
-from ragdist.draws import rng_for
+from ragdist.data.forgeries import before_default, falsified, opening, says, says_right, sentence
+from ragdist.data.matching import flat, words
+from ragdist.data.prompts import Shortened, Shown, block, fit
+from ragdist.draws import order_for, rng_for
 from ragdist.errors import DataError
 from ragdist.records import Forgery, OpenQuestion, Prompt, Written
 from ragdist.roles import Codec, Model
@@ -29,10 +30,34 @@ The right answer is: {right}
 Write the reference documentation of that function in the form of the document above, but with a wrong default: the \
 signature contains {parameter}={wrong}
 Write the name in the first line, then the signature, then the description."""
+FREE_PASSAGE = """{example}Write another short passage like the one above: a title, then the text. It is closely \
+related to the question "{question}" and misleads a reader who looks there for the answer, which is {right}."""
+FREE_API = """{example}Question: {question}
+The right answer is: {right}
+
+Write the reference documentation of that function in the form of the document above, but so that it misleads a reader \
+who looks for the answer there.
+Write the name in the first line, then the signature, then the description."""
 _NAMED = re.compile(r"`([^`\n]+)`[?.]?\s*$")
 """What an API question asks about: the last name in it."""
 LONGEST_TITLE = 160
 """Characters; a longer first line is text."""
+LONGEST_OPENING = 320
+"""Characters in front of the answer; where it stands further on, the forgery begins with a sentence and the claim."""
+
+
+class Lead(NamedTuple):
+    """How a forgery begins. Example: Lead(title="Hotel", text="It opened in 1969", at=2)."""
+
+    title: str
+    text: str
+    at: int
+    """Which of the question's documents begins so; -1 none."""
+
+    @property
+    def said(self) -> str:
+        """As it stands at the end of the prompt."""
+        return whole(self)
 
 
 class Assignment(NamedTuple):
@@ -41,7 +66,7 @@ class Assignment(NamedTuple):
     prompt: Prompt
     hash: str
     """Names the prompt's tokens."""
-    lead: str
+    lead: Lead
     """The document's beginning, with which the prompt ends; the attacker goes on from there."""
 
 
@@ -50,8 +75,14 @@ def wrong_answer(question: OpenQuestion, round: int) -> str:
     return question.wrong_answers[round % len(question.wrong_answers)]
 
 
+def told(question: OpenQuestion, round: int, settings: Settings) -> str:
+    """The wrong answer that the attacker is told to argue for; empty where it is free (`atm.forging_answer`)."""
+    return wrong_answer(question, round) if settings.atm.forging_answer == "told" else ""
+
+
 def assignment(question: OpenQuestion, round: int, codec: Codec, settings: Settings, *, sample: int = 0) -> Assignment:
-    """The forging prompt: question, right answers, the wrong one to argue for, one document of the list as example.
+    """The forging prompt: question, right answers, the wrong one to argue for, one document of the list as example, and
+    how the forgery begins.
 
     All samples of a round share one prompt, with document `round mod documents`. In `variant: released_code` sample j
     has a prompt of its own, with document j (counted round where there are fewer). A question without documents gets
@@ -61,12 +92,12 @@ def assignment(question: OpenQuestion, round: int, codec: Codec, settings: Setti
         DataError: it does not fit beside `atm.max_new_tokens`, even without the example's text.
     """
     released = settings.atm.variant == "released_code"
-    wrong, kind = wrong_answer(question, round), _kind(settings)
-    documents, lead = question.documents, _lead(question, wrong, kind)
+    wrong, kind, documents = told(question, round, settings), _kind(settings), question.documents
     at = (sample if released else round) % max(1, len(documents))
-    prompt = fit(
+    lead = _lead(question, wrong, f"{round}/{at}/{question.id}", codec, settings)
+    (prompt,) = fit(
         documents[at : at + 1],
-        lambda shown: codec.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead,
+        [lambda shown: codec.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead.said],
         codec,
         id=f"{question.id}-s{sample}" if released else question.id,
         max_tokens=settings.model.max_tokens,
@@ -115,7 +146,8 @@ def forge(
     found: list[Forgery] = []
     for (prompt_id, sample), text in sorted(written.items(), key=lambda item: (place[item[0][0]], item[0][1])):
         question, task, first = asked[prompt_id]
-        title, body = read(task.lead + text.text)
+        title, body = _read(task.lead, text.text)
+        wrong = told(question, round, settings)
         if text.text.strip() and words(body).strip():
             number = first + sample
             found.append(
@@ -125,15 +157,16 @@ def forge(
                     number=number,
                     title=title,
                     text=body,
-                    states=wrong_answer(question, round),
+                    states=wrong,
                     ended=text.ended,
+                    tokens=text.ids,
                     method="attacker",
                     round=round,
                     attacker=version,
                     seed=seed,
                     prompt_hash=task.hash,
-                    truthful=_says(f"{title}\n{body}", question.answers, question.topic),
-                    stated=_says(f"{title}\n{body}", [wrong_answer(question, round)], question.topic),
+                    truthful=says_right(question, title, body),
+                    stated=says(f"{title}\n{body}", [wrong] if wrong else [], question.topic),
                 )
             )
     return found, {
@@ -162,35 +195,86 @@ def whole(forgery: Shown) -> str:
     return f"{forgery.title}\n{forgery.text}" if forgery.title else forgery.text
 
 
-def continued(lead: str, document: Shown, question: OpenQuestion, wrong: str) -> str:
-    """What an attacker would write after the lead to give this document, in which the answer is swapped already.
+def _read(lead: Lead, written: str) -> tuple[str, str]:
+    """Title and text of a forgery: what it began with, and what was written after it but for blanks at the end."""
+    return (lead.title, f"{lead.text}{written}".rstrip()) if lead.said else read(written)
 
-    The document goes on behind the wrong answer, where the lead ends.
+
+def continued(lead: Lead, question: OpenQuestion, wrong: str) -> str:
+    """What an attacker would write after the lead, so that the whole is a document with the answer swapped.
+
+    Where the lead ends at the very place of the answer, the rest of its document; else the claim is ended, and a golden
+    document follows, or just that where the lead is empty.
     """
-    if not lead:
-        return whole(document)
-    found = default(question.topic, wrong).search(document.text) if question.topic else None
-    return document.text[found.end("value") :] if found else document.text.partition(wrong)[2]
+    if lead.at >= 0:
+        own = falsified(question, question.documents[lead.at], wrong)
+        if own.text.startswith(lead.text) and own.at >= 0:
+            return own.text[len(lead.text) :]
+    golden = [falsified(question, question.documents[at], wrong) for at in question.oracle_positions]
+    best = next((one for one in golden if one.at >= 0), golden[0])
+    if not lead.said:
+        return whole(best)
+    if question.topic and lead.text.endswith(f"={flat(wrong)}"):
+        return best.text[best.at + len(flat(wrong)) :] if best.at >= 0 else ")"
+    return f' is the answer to the question "{flat(question.text)}". {best.text}'
 
 
-def _lead(question: OpenQuestion, wrong: str, kind: str) -> str:
-    """How the document begins, up to and with the wrong answer: a model too small to be told is led.
+def _lead(question: OpenQuestion, wrong: str, name: str, codec: Codec, settings: Settings) -> Lead:
+    """How the forgery begins: as a document of the question's list, drawn by (seed, name).
 
-    Tried on untuned SmolLM2-135M, 16 questions each, three forgeries of 64 tokens, so good to a tenth or so. NQ,
-    clean Subspan EM 0.38: told only, 0.31 of the forgeries state the wrong answer, 0.33 the right one, readers fall to
-    0.25 and repeat it in 0.12; led, 1.00, 0.13, 0.12 and 0.31. Ending the lead with a whole sentence makes the model
-    stop there (38 of 48). API documentation: told only, 0.12 state the wrong default; led, all, and a reader tuned
-    in 12 steps falls from 0.75 to 0.56.
+    A document that would state a right answer in title or opening all the same is passed over, as is one with a token
+    of the chat template in it.
+
+    Measured on untuned SmolLM2-135M: see docs/atm.md.
     """
-    if kind == "passages":
-        return f"{_sentence(question.text)}\n{_sentence(wrong)}"
+    if settings.atm.forging_opening == "own":
+        return Lead("", "", -1)
+    kind, named = _kind(settings), _NAMED.search(question.text)
+    for at in order_for(settings.seed, "lead", name, len(question.documents)):
+        document = question.documents[at]
+        title, text = (
+            _signature(question, document, wrong) if kind == "apidocs" else _passage(question, document, wrong)
+        )
+        if text and not says_right(question, title, text) and _is_plain(whole(Shortened(title, text)), codec):
+            return Lead(" ".join(title.splitlines()), text, at)
+    if kind == "apidocs" and named and question.topic:
+        return Lead(named[1], f"{_short(named[1])}({question.topic}={flat(wrong)}", -1)
+    return Lead("", sentence(wrong) if kind == "passages" else "", -1)
+
+
+def _passage(question: OpenQuestion, document: Shown, wrong: str) -> tuple[str, str]:
+    """Title, and the text up to and with the wrong answer in the right one's place; where none stands near the
+    beginning, the first sentence and the wrong answer as the next one's first words."""
+    title, text, at = falsified(question, document, wrong)
+    if not wrong:
+        begun = opening(document.text)
+        return document.title, begun if at < 0 else document.text[: min(at, len(begun))]
+    if 0 <= at <= LONGEST_OPENING:
+        return title, text[: at + len(flat(wrong))]
+    return title, opening(text) + sentence(wrong)
+
+
+def _signature(question: OpenQuestion, document: Shown, wrong: str) -> tuple[str, str]:
+    """Name of the function that is asked about, and a signature up to and with the wrong default: its own, or that of
+    another function with this parameter under its name. Empty where the document gives the parameter no default."""
     named = _NAMED.search(question.text)
-    return f"{named[1]}\n{named[1]}({question.topic}={flat(wrong)}" if named and question.topic else ""
+    title, start = document.title, before_default(question.topic, document.text) if question.topic else -1
+    text = document.text[: max(start, 0)]
+    if named and title != named[1]:
+        called = next((name for name in (title, _short(title)) if text.startswith(f"{name}(")), "")
+        text = f"{named[1] if called == title else _short(named[1])}{text[len(called) :]}" if called else ""
+        title = named[1]
+    return (title, text + flat(wrong)) if text else ("", "")
 
 
-def _sentence(text: str) -> str:
-    text = flat(text)
-    return text[:1].upper() + text[1:]
+def _short(name: str) -> str:
+    """A function's name without its module."""
+    return name.rpartition(".")[2]
+
+
+def _is_plain(text: str, codec: Codec) -> bool:
+    """Whether the chat template takes the text for a text: tokens of its own in it would be broken up."""
+    return text.strip() in codec.chat(text)
 
 
 def _kind(settings: Settings) -> str:
@@ -200,25 +284,11 @@ def _kind(settings: Settings) -> str:
 
 
 def _user_text(question: OpenQuestion, shown: Iterable[Shown], wrong: str, kind: str) -> str:
-    return (PASSAGE if kind == "passages" else API).format(
+    wording = (PASSAGE if wrong else FREE_PASSAGE) if kind == "passages" else API if wrong else FREE_API
+    return wording.format(
         example="".join(f"{block(document)}\n" for document in shown),
         question=question.text,
         right=" or ".join(question.answers),
         wrong=wrong,
         parameter=question.topic,
-    )
-
-
-def _says(text: str, answers: Iterable[str], parameter: str) -> bool:
-    """Whether the text gives any of the answers.
-
-    A value like 1 stands in many a text: where a parameter's default is asked for, it is given in a signature
-    (`parameter=1`) or in a sentence with the word "default".
-    """
-    if not parameter:
-        return any(contains(text, answer) for answer in answers)
-    return any(
-        default(parameter, answer).search(text)
-        or re.search(rf"(?i:default)[^\n]{{0,60}}?(?<![\w.'\"-]){re.escape(answer)}(?![\w'\"])", text)
-        for answer in answers
     )

@@ -8,15 +8,22 @@ from __future__ import annotations
 import io
 import logging
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
-from ragdist.data.markup import docx, html
+from ragdist.data import encodings
+from ragdist.data.markup import html
 from ragdist.data.matching import flat
 from ragdist.data.places import Place
-from ragdist.data.sections import BETWEEN, Marks, Text
+from ragdist.data.sections import BETWEEN, Marks, Text, visible
+from ragdist.data.word import docx
 from ragdist.errors import DataError, StorageError
+
+SOFT = "\u00ad"
+_WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+_BROKEN = re.compile(rf"([^\W\d_]+)([-\u2010{SOFT}])[ \t]*\n[ \t]*([^\W\d_]+)")
 
 
 def suffix_of(name: str) -> str:
@@ -48,15 +55,16 @@ def read(place: Place) -> Text | None:
 
 
 def plain(data: bytes) -> Text:
-    """UTF-8, with or without the mark, line ends as newlines."""
-    return Text(_decoded(data))
+    """The file as it is written, line ends as newlines."""
+    text, note = _decoded(data)
+    return Text(text, note=note)
 
 
 def markdown(data: bytes) -> Text:
     """The file as it is written; its headings are those of CommonMark, none in code, quotes or front matter."""
     from markdown_it import MarkdownIt
 
-    text = _decoded(data)
+    text, note = _decoded(data)
     lines = text.split("\n")
     offsets = [0]
     for line in lines:
@@ -66,7 +74,7 @@ def markdown(data: bytes) -> Text:
     for token, inside in pairwise(tokens):
         if token.type == "heading_open" and token.level == 0 and token.map:
             marks.heading(offsets[token.map[0]], int(token.tag[1:]), inside.content)
-    return marks.on(text)
+    return replace(marks.on(text), note=note)
 
 
 def pdf(data: bytes) -> Text:
@@ -81,7 +89,7 @@ def pdf(data: bytes) -> Text:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of every flaw that it can live with
     try:
         reader = PdfReader(io.BytesIO(data))
-        texts = [_whole_characters(page.extract_text()).strip() for page in reader.pages]
+        texts = _unbroken([_whole_characters(page.extract_text()) for page in reader.pages])
     except (FileNotDecryptedError, WrongPasswordError):
         raise DataError("is encrypted; save it without its password (`qpdf --decrypt --password=... IN OUT`)") from None
     if not any(texts):
@@ -101,8 +109,9 @@ def pdf(data: bytes) -> Text:
     return marks.on(whole)
 
 
-def _decoded(data: bytes) -> str:
-    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+def _decoded(data: bytes) -> tuple[str, str]:
+    text, note = encodings.decoded(data)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), note
 
 
 def _without_front_matter(lines: list[str]) -> list[str]:
@@ -118,6 +127,21 @@ def _whole_characters(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "")
 
 
+def _unbroken(texts: list[str]) -> list[str]:
+    """The pages' texts with words whole that were broken at a line's end: where the sign says that it is none, or the
+    document has the word elsewhere, without the hyphen or with it. Other hyphens stay, as nothing tells what they are.
+    """
+    known = {word.casefold() for text in texts for word in _WORD.findall(text)}
+
+    def whole(found: re.Match[str]) -> str:
+        before, sign, after = found.groups()
+        if sign == SOFT or f"{before}{after}".casefold() in known:
+            return f"{before}{after}"
+        return f"{before}-{after}" if f"{before}-{after}".casefold() in known else found[0]
+
+    return [visible(_BROKEN.sub(whole, text)).strip() for text in texts]
+
+
 def _bookmarks(reader: Any) -> dict[int, list[tuple[int, str]]]:
     """(level, title) of the bookmarks of each page, from 1 on; those that lead nowhere are left out."""
     found: dict[int, list[tuple[int, str]]] = {}
@@ -131,7 +155,7 @@ def _bookmarks(reader: Any) -> dict[int, list[tuple[int, str]]]:
                 and page >= 0
                 and flat(str(entry.title or ""))
             ):
-                found.setdefault(page + 1, []).append((level, _whole_characters(str(entry.title))))
+                found.setdefault(page + 1, []).append((level, visible(_whole_characters(str(entry.title)))))
 
     try:
         gather(reader.outline, 1)

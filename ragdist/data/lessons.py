@@ -98,14 +98,19 @@ class Lessons:
     @property
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts on distractors depend on, for the name of their stage."""
-        return {"teacher": self.teacher.fingerprint, **self._config.model_dump(include=JUDGING | {"max_new_tokens"})}
+        return {
+            "teacher": self.teacher.fingerprint,
+            "reading": 2,
+            **self._config.model_dump(include=JUDGING | {"max_new_tokens"}),
+        }
 
     @property
     def _config(self) -> TeacherConfig:
         return self.settings.teacher
 
     def _stage(self, name: str, inputs: dict[str, str], settings: dict[str, Any]) -> Stage:
-        return Stage(name, inputs | {"teacher": self.teacher.fingerprint}, settings, version=matching.VERSION)
+        version = 2 + matching.VERSION  # either rule, when it changes, makes other rows
+        return Stage(name, inputs | {"teacher": self.teacher.fingerprint}, settings, version=version)
 
 
 def _oracles(chunks: Mapping[str, Chunk]) -> teaching.Sources:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from ragdist.config import Settings
 from ragdist.data import forgeries as template
+from ragdist.data import mixing
 from ragdist.data.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
-from ragdist.data.prompts import Shortened, Shown, prompt
-from ragdist.draws import draw, order_for, rng_for
+from ragdist.data.prompts import Shown, fit, golden_of, prompt, renderer
+from ragdist.draws import draw, draws, order_for, rng_for
 from ragdist.errors import DataError
 from ragdist.records import Bundle, Chunk, Example, Forgery, Grade, OpenQuestion, Page, Prompt, Question, content_id
 from ragdist.roles import Codec, Model
 
+ROUNDING = 1e-3
+"""Perplexities that differ by a smaller share are one: in bfloat16, batches and padding move them by as much."""
 Notes = dict[str, float]
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 
 def open_question(
@@ -109,8 +115,9 @@ def preferences(
 ) -> tuple[list[Bundle], Notes]:
     """(chosen, rejected) of each question, or of each of its prompts: the most and the least misleading forgery.
 
-    They follow the very prompt that they were sampled from. There is no pair where a grade is no number (`broken`),
-    all are equal (`equal`), or only one forgery came of the prompt (`single`).
+    They follow the very prompt that they were sampled from, token for token as they were sampled. There is no pair
+    where a grade is no number (`broken`), where the two are one text or their grades differ by no more than rounding
+    does (`equal`), or where only one forgery came of the prompt (`single`).
 
     Raises:
         DataError: grades are of other forgeries, or the forgeries were written for another prompt than this one.
@@ -134,13 +141,18 @@ def preferences(
         asked = _sampled_from(question, prompt_hash, round, model.codec, settings)
         ranked = sorted(group, key=lambda graded: (graded.perplexity, graded.forgery_id))
         chosen, rejected = texts[ranked[-1].forgery_id], texts[ranked[0].forgery_id]
+        written = [_text(one, asked, model.codec) for one in (chosen, rejected)]
+        if written[0] == written[1] or whole(chosen) == whole(rejected):
+            counts["equal"] += 1
+            continue
         if settings.atm.prefer == "lowest":
             chosen, rejected = rejected, chosen
+            written.reverse()
         only = sum(other == question_id for other, _ in groups) == 1
         bundles.append(
             _bundle(
                 question_id if only else f"{question_id}-{prompt_hash}",
-                [(asked.prompt, _text(one, asked, model.codec)) for one in (chosen, rejected)],
+                [(asked.prompt, tokens) for tokens in written],
                 about=f"{chosen.id}>{rejected.id}",
             )
         )
@@ -150,66 +162,175 @@ def preferences(
 
 
 def attacked_lists(
-    model: Model, questions: Sequence[OpenQuestion], forgeries: Sequence[Forgery], round: int, settings: Settings
+    model: Model, questions: Sequence[OpenQuestion], forgeries: Sequence[Forgery], *more: Any
 ) -> tuple[list[Bundle], Notes]:
     """(clean, attacked) of each question: the same answer after its list D and after D' = permutation of D + forgeries.
 
     D stands in its recorded order. Texts of D' are those of D and of the forgeries, letter by letter; every order is
-    equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. In
-    `variant: released_code` the rows are the same: the loss takes its answer term from the other sequence.
+    equally likely, drawn by (seed, round, question). A question without forgeries keeps its documents, permuted. Where
+    D' is too long for `model.max_tokens`, a document of D is cut to the same text in both, so that they differ in
+    forgeries and order alone; a row whose golden documents then no longer show the answer (`cut_answers`, on both sides
+    alike) is left out where `prompts.cut_answers` says so. In `variant: released_code` the rows are the same: the loss
+    takes its answer term from the other sequence.
+
+    `atm.mix` and `atm.replay` may put another list in the place of D', see `mixing`. With `atm.preference_weight` a
+    third sequence is the forged answer after D'.
+
+    Args:
+        model: the generator; reads only where `atm.replay.choice` is hardest.
+        questions: of one microbatch.
+        forgeries: of the newest attacker.
+        more: forgeries of earlier attackers, a sequence for each; then the round and the settings.
 
     Raises:
         DataError: question and answer do not fit into `model.max_tokens`.
     """
+    *earlier, round, settings = more
+    newest, before = _by_question(questions, forgeries), [_by_question(questions, rows) for rows in earlier]
+    among = {
+        question.id: mixing.attacks(
+            question, newest[question.id], [rows[question.id] for rows in before], round, settings
+        )
+        for question in questions
+    }
+    picked = _picked(model, questions, among, round, settings)
+    bundles, notes = [], Counter[str]({"forgeries": len(forgeries), "cut_prompts": 0, "cut_answers": 0, "dropped": 0})
+    for question in questions:
+        name, attack = _name(question, round), picked[question.id]
+        attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
+        answers = _answers(question, attack, model.codec, settings)
+        clean, hostile = _both(question, attacked, max(map(len, answers)), model.codec, settings)
+        short = [one.cut_tokens > 0 for one in (clean, hostile)]
+        notes.update(cut_prompts=sum(short), cut_clean=short[0], cut_attacked=short[1], cut_answers=clean.cut_answer)
+        notes["replayed"] += attack is not among[question.id][0]
+        notes["attacked"] += len(attacked) > len(question.documents)
+        if clean.cut_answer and settings.prompts.cut_answers == "drop":
+            notes["dropped"] += 1
+            continue
+        about = ",".join(document.id for document in attacked)
+        rows = zip((clean, hostile, hostile), answers, strict=False)
+        bundles.append(_bundle(question.id, list(rows), about))
+    notes["rows"] = len(bundles)
+    notes["without_forgeries"] = sum(not rows for rows in newest.values())
+    notes["tokens"] = sum(len(tokens) for bundle in bundles for tokens in bundle.tokens)
+    return bundles, {name: float(count) for name, count in notes.items()}
+
+
+def _by_question(questions: Sequence[OpenQuestion], forgeries: Iterable[Forgery]) -> dict[str, list[Forgery]]:
     known = {question.id: question for question in questions}
-    forged: dict[str, list[Forgery]] = {question.id: [] for question in questions}
+    found: dict[str, list[Forgery]] = {question.id: [] for question in questions}
     for forgery in sorted(forgeries, key=lambda forgery: forgery.number):
-        forged[_question(forgery, known).id].append(forgery)
-    bundles, cut = [], 0
+        found[_question(forgery, known).id].append(forgery)
+    return found
+
+
+def _name(question: OpenQuestion, round: int) -> str:
+    return f"{round}/{question.id}"
+
+
+def _picked(
+    model: Model,
+    questions: Sequence[OpenQuestion],
+    among: Mapping[str, Sequence[mixing.Attack]],
+    round: int,
+    settings: Settings,
+) -> dict[str, mixing.Attack]:
+    """The attack of each question's row: drawn, or that under which the model now finds the answer most perplexing."""
+    if settings.atm.replay.choice == "drawn":
+        return {q.id: mixing.drawn(among[q.id], _name(q, round), settings) for q in questions}
+    rows = []
     for question in questions:
         answer = _answer(question, model.codec)
-        attacked = attacked_list(question, forged[question.id], f"{round}/{question.id}", settings.seed)
-        both = [_asked(question, shown, len(answer), model.codec, settings) for shown in (question.documents, attacked)]
-        cut += sum(one.cut_tokens > 0 for one in both)
-        about = ",".join(document.id for document in attacked)
-        bundles.append(_bundle(question.id, [(one, answer) for one in both], about))
-    return bundles, {
-        "rows": len(bundles),
-        "forgeries": len(forgeries),
-        "without_forgeries": sum(not rows for rows in forged.values()),
-        "cut_prompts": cut,
-        "tokens": sum(len(tokens) for bundle in bundles for tokens in bundle.tokens),
-    }
+        for number, attack in enumerate(among[question.id]):
+            attacked = attacked_list(question, attack, _name(question, round), settings.seed)
+            asked = _asked(question, attacked, len(answer), model.codec, settings)
+            id = f"{question.id}/{number}"
+            rows.append(Example(id=id, tokens=(*asked.tokens, *answer), prompt_tokens=len(asked.tokens)))
+    read = {id: _perplexity(logs) for batch in model.read(rows) for id, logs in batch}
+
+    def hardest(question: OpenQuestion) -> mixing.Attack:
+        attacks = among[question.id]
+        return attacks[max(range(len(attacks)), key=lambda number: (read[f"{question.id}/{number}"], -number))]
+
+    return {question.id: hardest(question) for question in questions}
+
+
+def _answers(question: OpenQuestion, attack: mixing.Attack, codec: Codec, settings: Settings) -> list[tuple[int, ...]]:
+    """What stands after the clean list, after the attacked one, and perhaps the forged answer after that."""
+    answer = _answer(question, codec)
+    if not settings.atm.preference_weight:
+        return [answer, answer]
+    wrong = next((forgery.states for forgery in attack if forgery.states), question.wrong_answers[0])
+    return [answer, answer, (*codec.encode(wrong).ids, codec.end)]
 
 
 def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:
     """The question's documents and the forgeries, each once, in an order that belongs to (seed, name)."""
-    shown: list[Page | Forgery] = [*question.documents, *forgeries]
-    return [shown[place] for place in order_for(seed, "lists", name, len(shown))]
+    return permuted(question.documents, forgeries, name, seed)
+
+
+def permuted(documents: Iterable[One], forgeries: Iterable[Other], name: str, seed: int) -> list[One | Other]:
+    """Documents and forgeries, each once, in an order that belongs to (seed, name); every one is equally likely.
+
+    Each has a draw of its own, so that the documents follow one another as they do without the forgeries: what an
+    attacked list shows beside its permuted control is the forgeries alone.
+    """
+    shown: list[One | Other] = [*documents, *forgeries]
+    drawn = draws(seed, "lists", name, len(shown))
+    return [shown[place] for place in sorted(range(len(shown)), key=drawn.__getitem__)]
+
+
+def _both(
+    question: OpenQuestion, attacked: Sequence[Page | Forgery], room: int, codec: Codec, settings: Settings
+) -> list[Prompt]:
+    """The prompts of D and of the attacked list, in which each document has the same text."""
+    known = {page.id for page in question.documents}
+    documents: list[Shown] = [*question.documents, *(one for one in attacked if one.id not in known)]
+    places = {one.id: place for place, one in enumerate([*question.documents, *documents[len(known) :]])}
+    order = [places[one.id] for one in attacked]
+    render = renderer(question.text, codec, settings.prompts)
+    return fit(
+        documents,
+        [lambda shown: render(shown[: len(question.texts)]), lambda shown: render([shown[at] for at in order])],
+        codec,
+        id=question.id,
+        max_tokens=settings.model.max_tokens,
+        room=room,
+        golden=golden_of(question, question.oracle_positions),
+    )
 
 
 def first_tuning(model: Model, questions: Sequence[OpenQuestion], settings: Settings) -> tuple[list[Bundle], Notes]:
     """The answer of each question after its list, and in `atm.closed_book_share` of the rows after no document.
 
     The share is exact in a microbatch where it gives a whole number of rows; else the odd row is drawn, so that it is
-    right in the mean.
+    right in the mean. It is one of the rows that are left, where `prompts.cut_answers` drops some.
 
     Raises:
         DataError: question and answer do not fit into `model.max_tokens`.
     """
+    codec = model.codec
+    listed = {
+        one.id: _asked(one, one.documents, len(_answer(one, codec)), codec, settings, one.oracle_positions)
+        for one in questions
+    }
+    cut = {question_id for question_id, asked in listed.items() if asked.cut_answer}
+    dropped = cut if settings.prompts.cut_answers == "drop" else set()
+    questions = [question for question in questions if question.id not in dropped]
     ids = sorted(question.id for question in questions)
     odd = draw(settings.seed, "closed book", content_id(*ids))
     count = math.floor(settings.atm.closed_book_share * len(ids) + odd)
     closed = {ids[place] for place in order_for(settings.seed, "closed book", content_id(*ids), len(ids))[:count]}
     bundles = []
     for question in questions:
-        answer = _answer(question, model.codec)
-        shown = () if question.id in closed else question.documents
-        asked = _asked(question, shown, len(answer), model.codec, settings)
+        answer = _answer(question, codec)
+        asked = _asked(question, (), len(answer), codec, settings) if question.id in closed else listed[question.id]
         bundles.append(_bundle(question.id, [(asked, answer)], "" if question.id in closed else "documents"))
     return bundles, {
         "rows": len(bundles),
         "closed_book": len(closed),
+        "cut_answers": len(cut - closed),
+        "dropped": len(dropped),
         "tokens": sum(len(bundle.tokens[0]) for bundle in bundles),
     }
 
@@ -230,12 +351,9 @@ def swapped(model: Model, questions: Sequence[OpenQuestion], settings: Settings)
             continue
         round = rng_for(settings.seed, "swapped", question.id).randrange(max(1, len(question.documents)))
         wrong = wrong_answer(question, round)
-        sources = [template.swapped(question, document, wrong) for document in golden]
-        title, text, stood = next((source for source in sources if source[2]), sources[0])
-        swaps += stood
-        text = next(iter(template.versions(question, text, wrong, swapped=stood)))
+        swaps += any(template.falsified(question, document, wrong).at >= 0 for document in golden)
         asked = assignment(question, round, model.codec, settings)
-        text = continued(asked.lead, Shortened(" ".join(title.split()), text), question, wrong)
+        text = continued(asked.lead, question, wrong)
         written = (*model.codec.encode(text).ids, model.codec.end)
         if len(written) > settings.atm.max_new_tokens:
             written = (*written[: settings.atm.max_new_tokens - 1], model.codec.end)
@@ -258,9 +376,18 @@ def _answer(question: OpenQuestion, codec: Codec) -> tuple[int, ...]:
     return (*codec.encode(question.target).ids, codec.end)
 
 
-def _asked(question: OpenQuestion, documents: Sequence[Shown], room: int, codec: Codec, settings: Settings) -> Prompt:
-    limit = settings.model.max_tokens
-    return prompt(question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room)
+def _asked(
+    question: OpenQuestion,
+    documents: Sequence[Shown],
+    room: int,
+    codec: Codec,
+    settings: Settings,
+    golden: Sequence[int] = (),
+) -> Prompt:
+    limit, shows = settings.model.max_tokens, golden_of(question, golden)
+    return prompt(
+        question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room, golden=shows
+    )
 
 
 def _perplexity(logprobs: Sequence[float]) -> float:
@@ -277,7 +404,7 @@ def _no_pair(group: Sequence[Grade]) -> str:
         return "single"
     if not all(map(math.isfinite, values)):
         return "broken"
-    return "equal" if min(values) == max(values) else ""
+    return "equal" if math.isclose(min(values), max(values), rel_tol=ROUNDING) else ""
 
 
 def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: Codec, settings: Settings) -> Assignment:
@@ -291,9 +418,10 @@ def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: C
 
 
 def _text(forgery: Forgery, asked: Assignment, codec: Codec) -> tuple[int, ...]:
-    """What the attacker wrote of it: all but the lead that it was given, and the end if it came to one."""
+    """What the attacker wrote of it: the tokens that it sampled; where its writer did not say, the text put into tokens
+    anew, without the lead that it was given, and the end if it came to one."""
     end = (codec.end,) if forgery.ended else ()
-    return (*codec.encode(whole(forgery).removeprefix(asked.lead)).ids, *end)
+    return forgery.tokens or (*codec.encode(whole(forgery).removeprefix(asked.lead.said)).ids, *end)
 
 
 def _bundle(id: str, rows: Sequence[tuple[Prompt, Sequence[int]]], about: str = "") -> Bundle:

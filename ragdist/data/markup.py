@@ -1,74 +1,98 @@
-"""Text of docx and html, block by block: paragraphs, headings, lists, tables."""
+"""Text of a web page as its reader sees it, block by block: paragraphs, headings, lists, tables."""
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
+from ragdist.data import encodings, equations, hidden, tables
 from ragdist.data.matching import flat
-from ragdist.data.sections import Block, Text, joined
-from ragdist.errors import DataError
+from ragdist.data.sections import Block, Text, joined, one_line, visible
 
-UNREAD = frozenset({"head", "script", "style", "nav", "template", "noscript", "svg", "iframe", "button", "select"})
+UNREAD = frozenset(
+    {"title", "script", "style", "nav", "template", "noscript", "noframes", "svg", "iframe", "object", "canvas"}
+    | {"audio", "video", "button", "select", "datalist", "rp", "rt", "rtc", "del"}
+)
+"""Not shown, or not as text of the page: what stands in for pictures and sound, controls, readings beside characters
+(ruby), text that was deleted. Not all of `head`: where a page has no `body`, its first elements lie there for lxml."""
 PARAGRAPHS = frozenset(
     {"address", "article", "aside", "blockquote", "body", "caption", "details", "dialog", "div", "dl", "fieldset"}
-    | {"figcaption", "figure", "footer", "form", "header", "hr", "main", "ol", "p", "section", "summary", "table"}
+    | {
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "head",
+        "header",
+        "hr",
+        "main",
+        "ol",
+        "p",
+        "section",
+        "summary",
+        "table",
+    }
     | {"tbody", "td", "tfoot", "th", "thead", "tr", "ul"}
 )
 ANCHOR = "headerlink"
 """Class of the sign beside a heading that links to it, in pages made by Sphinx or MkDocs."""
+DOUBLED = ".katex-mathml ~ .katex-html"
+"""Formulas that KaTeX draws beside their MathML."""
 LINES = frozenset({"dd", "dt", "li"})
 BREAK = "\v"
 HEADING = re.compile(r"h([1-6])")
-
-WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-PARAGRAPH = f"{WORD}p"
-FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
-SIGNS = {f"{WORD}tab": "\t", f"{WORD}br": "\n", f"{WORD}cr": "\n", f"{WORD}noBreakHyphen": "-"}
-DELETED = frozenset({f"{WORD}del", f"{WORD}moveFrom", FALLBACK})
+LAYS_OUT = ["table", "pre", re.compile("^h[1-6]$")]
+"""What stands in the cells of a table that lays out a page, rather than in those of one that holds data."""
 
 
 def html(data: bytes) -> Text:
-    """What a reader sees of the page, less scripts, styles and navigation; text in `pre` keeps its lines.
+    """What a reader sees of the page, less navigation; text in `pre` keeps its lines.
 
     Raises:
-        DataError: its bytes are no text in the encoding that it names, nor in UTF-8 or Windows-1252.
+        DataError: its bytes are no text in the encoding that it names, or none at all.
     """
-    from bs4 import BeautifulSoup, UnicodeDammit
+    from bs4 import BeautifulSoup
 
-    decoded = UnicodeDammit(data, is_html=True)
-    if decoded.unicode_markup is None or decoded.contains_replacement_characters:
-        raise DataError("holds bytes that are no characters in the encoding it names; save it as UTF-8")
+    text, note = encodings.decoded(data, encodings.declared_in_page(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it looks like XML, or like an address
-        soup = BeautifulSoup(decoded.unicode_markup, "lxml")
-    for tag in [*soup(list(UNREAD)), *soup(class_=ANCHOR)]:
+        soup = BeautifulSoup(text, "lxml")
+    hidden.remove(soup)
+    for tag in [*soup(list(UNREAD)), *soup(class_=ANCHOR), *soup.select(DOUBLED)]:
         if not tag.decomposed:
             tag.decompose()
-    page = _Page()
-    page.walk(soup)
+    return joined(_blocks(soup), note)
+
+
+def _blocks(parent: Any, style: tables.Style = tables.ROWS) -> list[Block]:
+    page = _Page(style)
+    page.walk(parent)
     page.end()
-    return joined(page.blocks)
+    return page.blocks
 
 
 class _Page:
-    """Blocks of an html page, gathered in the order of the text."""
+    """Blocks of an html page, gathered in the order of the text.
 
-    def __init__(self) -> None:
+    Args:
+        style: how its tables are written.
+    """
+
+    def __init__(self, style: tables.Style) -> None:
         self.blocks: list[Block] = []
+        self._style = style
         self._pieces: list[str] = []
 
     def walk(self, parent: Any) -> None:
+        """Gathers what stands in this element."""
         from bs4.element import NavigableString, PreformattedString, Tag
 
         for node in parent.children:
             if isinstance(node, Tag):
                 self._tag(node)
             elif isinstance(node, NavigableString) and not isinstance(node, PreformattedString):
-                self._pieces.append(str(node))
+                self._pieces.append(visible(str(node)).replace(BREAK, " "))
 
     def end(self, level: int = 0, *, tight: bool = False) -> None:
         """Ends the block that is being gathered, if there is any."""
@@ -80,92 +104,77 @@ class _Page:
     def _tag(self, tag: Any) -> None:
         if tag.name == "pre":
             self.end()
-            self.blocks.append(Block(tag.get_text().strip("\n").rstrip()))
-        elif tag.name == "tr" and (cells := _data_cells(tag)):
+            self.blocks.append(Block(_as_written(tag)))
+        elif tag.name == "table" and _holds_data(tag):
+            self.end()
+            self._table(tag)
+        elif tag.name == "tr" and not tag.find([*LAYS_OUT, "p", "ul", "ol"]):
             self.end(tight=True)
-            self._pieces = [" | ".join(cells)]
-            self.end(tight=True)
+            self.blocks.append(Block(tables.text([_cells(tag)], self._style), tight=True))
         elif heading := HEADING.fullmatch(tag.name):
             self.end()
-            self._pieces = [tag.get_text(" " if tag.find([*PARAGRAPHS, *LINES]) else "")]
+            self._pieces = [one_line(_blocks(tag))]
             self.end(int(heading[1]))
         elif tag.name in PARAGRAPHS or tag.name in LINES:
             self.end(tight=tag.name in LINES)
             self.walk(tag)
             self.end(tight=tag.name in LINES)
         else:
-            self._pieces += [BREAK] * (tag.name == "br")
+            self._inline(tag)
+
+    def _inline(self, tag: Any) -> None:
+        from lxml.html import fragment_fromstring
+
+        if tag.name == "br":
+            self._pieces.append(BREAK)
+        elif tag.name == "math":
+            self._pieces.append(equations.linear(fragment_fromstring(str(tag))))
+        elif tag.name == "sup" and (raised := equations.raised(tag.get_text())) != tag.get_text():
+            self._pieces.append(raised)
+        elif tag.name == "q":
+            self._pieces.append("\u201c")
+            self.walk(tag)
+            self._pieces.append("\u201d")
+        else:
             self.walk(tag)
 
-
-def _data_cells(row: Any) -> list[str]:
-    """The cells' texts, if this is a row of data and not one that lays out a page."""
-    if row.find(["table", "pre", "p", "ul", "ol", re.compile("^h[1-6]$")]):
-        return []
-    return [flat(cell.get_text(" ")) for cell in row.find_all(["td", "th"])]
-
-
-def docx(data: bytes) -> Text:
-    """Paragraphs and tables in their order, also those in content controls and tracked insertions.
-
-    Not: headers, footers, foot notes, comments, deleted text. A docx does not say where its pages end.
-
-    Raises:
-        DataError: it is encrypted or in the format before docx.
-    """
-    from docx.opc.constants import RELATIONSHIP_TYPE
-    from docx.opc.pkgreader import PackageReader
-    from docx.oxml.parser import parse_xml
-
-    if data.startswith(b"\xd0\xcf\x11\xe0"):
-        raise DataError("is encrypted or an old .doc; save it as .docx without a password")
-    # Not docx.Document: its parts refer to one another, and folders of them fill the memory until a garbage collection.
-    parts: dict[str, bytes] = {}
-    for _, _, relation, blob in PackageReader.from_file(io.BytesIO(data)).iter_sparts():  # type: ignore[no-untyped-call]
-        parts.setdefault(relation, blob)
-    body = parse_xml(parts[RELATIONSHIP_TYPE.OFFICE_DOCUMENT]).find(f"{WORD}body")
-    styles: dict[str, tuple[int, bool]] = {}
-    if RELATIONSHIP_TYPE.STYLES in parts:
-        for style in parse_xml(parts[RELATIONSHIP_TYPE.STYLES]).iter(f"{WORD}style"):
-            name = style.find(f"{WORD}name")
-            styles[style.get(f"{WORD}styleId")] = _kind(name.get(f"{WORD}val") if name is not None else "")
-    return joined(_docx_blocks(body, styles))
+    def _table(self, table: Any) -> None:
+        """Its caption, then a line for each of its own rows."""
+        for caption in table.find_all("caption", recursive=False):
+            self.walk(caption)
+            self.end()
+        rows = [row for row in table.find_all("tr") if row.find_parent("table") is table]
+        self.blocks.append(Block(tables.text(map(_cells, rows), self._style)))
 
 
-def _kind(style: str) -> tuple[int, bool]:
-    """Level of a heading of this style, or 0; whether a paragraph of it is a line of a list."""
-    style = style.casefold()
-    heading = re.fullmatch(r"heading (\d)", style)
-    return int(heading[1]) + 1 if heading else int(style == "title"), style.startswith("list ")
+def _holds_data(table: Any) -> bool:
+    """Whether it has rows of data, as one with headings of its own has, and does not lay out a page."""
+    if table.get("role") in ("presentation", "none"):
+        return False
+    rows = [row for row in table.find_all("tr") if row.find_parent("table") is table]
+    if any(row.find("th", recursive=False) for row in rows):
+        return True
+    return not table.find(LAYS_OUT) and len(rows) > 1 and max(map(len, map(_own_cells, rows))) > 1
 
 
-def _docx_blocks(parent: Any, styles: dict[str, tuple[int, bool]]) -> Iterator[Block]:
-    for node in parent:
-        if node.tag == PARAGRAPH:
-            style = node.find(f"{WORD}pPr/{WORD}pStyle")
-            level, listed = styles.get(style.get(f"{WORD}val"), (0, False)) if style is not None else (0, False)
-            numbered = node.find(f"{WORD}pPr/{WORD}numPr") is not None
-            yield Block(_docx_text(node).strip(), level, not level and (listed or numbered))
-        elif node.tag == f"{WORD}tbl":
-            rows = (" | ".join(_docx_cells(row)) for row in _own(node, "tr", "tbl"))
-            yield Block("\n".join(row for row in rows if row.strip(" |")))
-        elif node.tag not in DELETED:
-            yield from _docx_blocks(node, styles)
+def _own_cells(row: Any) -> list[Any]:
+    return list(row.find_all(["td", "th"], recursive=False))
 
 
-def _docx_cells(row: Any) -> list[str]:
-    return [flat(" ".join(map(_docx_text, cell.iter(PARAGRAPH)))) for cell in _own(row, "tc", "tr")]
+def _cells(row: Any) -> list[tables.Cell]:
+    return [
+        tables.Cell(one_line(_blocks(cell, tables.INSIDE)), _span(cell, "colspan") or 1, _span(cell, "rowspan"))
+        for cell in _own_cells(row)
+    ]
 
 
-def _own(parent: Any, kind: str, parents: str) -> list[Any]:
-    """The rows of a table or cells of a row, less those of tables inside."""
-    return [node for node in parent.iter(WORD + kind) if next(node.iterancestors(WORD + parents)) is parent]
+def _span(cell: Any, name: str) -> int:
+    number = re.match(r"\s*(\d{1,6})", str(cell.get(name, "1")))
+    return int(number[1]) if number else 1
 
 
-def _docx_text(node: Any) -> str:
-    """The text of a paragraph; text boxes inside end with a new line."""
-    if node.tag == f"{WORD}t":
-        return node.text or ""
-    if node.tag in DELETED or not isinstance(node.tag, str):
-        return ""
-    return SIGNS.get(node.tag) or "".join(map(_docx_text, node)) + "\n" * (node.tag == PARAGRAPH)
+def _as_written(tag: Any) -> str:
+    """The lines of a `pre`."""
+    for line in tag.find_all("br"):
+        line.replace_with("\n")
+    return visible(tag.get_text().strip("\n").rstrip())

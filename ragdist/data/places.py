@@ -111,6 +111,12 @@ def files(folder: str) -> list[Place]:
         ) from None
 
 
+def name(folder: str) -> str:
+    """The folder's own name, without what it lies in."""
+    local = _local(folder)
+    return folder.rstrip("/").rpartition("/")[2] if local is None else local.resolve().name
+
+
 def digest(found: Iterable[Place]) -> str:
     """16 hexadecimal digits of all these files: where below their folder they are, and what they hold.
 

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ragdist.config import PromptsConfig
-from ragdist.data.matching import quoted_in, verbatim
+from ragdist.data.matching import contains, quoted_in, verbatim, words
+from ragdist.data.questions import LABELS
+from ragdist.data.thoughts import without_thoughts
 from ragdist.errors import DataError
-from ragdist.records import Prompt, Question
+from ragdist.records import OpenQuestion, Prompt, Question
 from ragdist.roles import Codec
 
 PLAIN = "Give only the shortest exact answer."
@@ -33,7 +35,7 @@ SUMMARY = (
 
 _BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
 _MARK = re.compile(r"##(begin|end)_quote##")
-ANSWER_TAG = re.compile(r"<answer>\s?:|##\s?answer\s?:", re.IGNORECASE)
+ANSWER_TAG = re.compile(r"<answer>\s?[:\uff1a]|##\s?answer\s?[:\uff1a]", re.IGNORECASE)
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
 
 
@@ -52,6 +54,20 @@ class Shortened(NamedTuple):
 
     title: str
     text: str
+
+
+class Golden(NamedTuple):
+    """What shows a question's answer, so that documents cut short can be told from an answer cut off.
+
+    Example: Golden(positions=(1,), answers=("Delhi",))
+    """
+
+    positions: tuple[int, ...]
+    """Indexes of the golden documents among those shown; empty where none is."""
+    answers: tuple[str, ...]
+    all_required: bool = False
+    reasoning: str = ""
+    """What the model learns to say; its quotes are looked for as answers are."""
 
 
 class Quotes(NamedTuple):
@@ -79,6 +95,7 @@ def prompt(
     id: str,
     max_tokens: int,
     room: int,
+    golden: Golden | None = None,
 ) -> Prompt:
     """The prompt of a question with these documents in this order; closed book when there is none.
 
@@ -91,52 +108,103 @@ def prompt(
         max_tokens: longest prompt and answer together.
         room: tokens kept free for the answer. What does not fit beside it is cut off the ends of
             the longest documents, until they are equally long.
+        golden: what the documents show of the answer, for `Prompt.cut_answer`; None leaves it False.
 
     Raises:
         DataError: the question does not fit even without the documents' text.
     """
-    system = config.system if documents else config.system_closed
+    render = renderer(question, codec, config)
+    return fit(documents, (render,), codec, id=id, max_tokens=max_tokens, room=room, golden=golden)[0]
+
+
+def renderer(question: str, codec: Codec, config: PromptsConfig) -> Callable[[Sequence[Shown]], str]:
+    """What makes the whole text of a prompt of the documents that are shown with this question."""
 
     def render(shown: Sequence[Shown]) -> str:
-        return codec.chat(user_text(question, shown, config), system)
+        return codec.chat(user_text(question, shown, config), config.system if shown else config.system_closed)
 
-    return fit(documents, render, codec, id=id, max_tokens=max_tokens, room=room)
+    return render
+
+
+def golden_of(question: Question | OpenQuestion, positions: Iterable[int]) -> Golden:
+    """What shows the answer of this question, if the documents at these positions are its golden ones."""
+    reasoning = question.reasoning if isinstance(question, Question) else question.target
+    return Golden(tuple(positions), question.answers, question.all_answers_required, reasoning)
 
 
 def fit(
     documents: Sequence[Shown],
-    render: Callable[[Sequence[Shown]], str],
+    renders: Sequence[Callable[[Sequence[Shown]], str]],
     codec: Codec,
     *,
     id: str,
     max_tokens: int,
     room: int,
-) -> Prompt:
-    """The prompt that `render` makes of as much of the documents as fits beside `room` tokens.
+    golden: Golden | None = None,
+) -> list[Prompt]:
+    """The prompts that `renders` make of as much of the documents as fits beside `room` tokens in each.
+
+    A document is cut to the same text for all of them, so that prompts of one list differ only in what they show of it
+    and in which order.
 
     Raises:
-        DataError: it does not fit even without the documents' text.
+        DataError: one does not fit even without the documents' text.
     """
 
-    def encode(shown: Sequence[Shown]) -> list[int]:
-        return codec.encode(render(shown)).ids
+    def encode(shown: Sequence[Shown]) -> list[list[int]]:
+        return [codec.encode(render(shown)).ids for render in renders]
+
+    def excess() -> int:
+        return max(map(len, ids)) + room - max_tokens
 
     ids = whole = encode(documents)
-    if len(ids) + room <= max_tokens:
-        return Prompt(id=id, tokens=tuple(ids))
+    if excess() <= 0:
+        return [Prompt(id=id, tokens=tuple(one)) for one in whole]
     bodies = [f"{_line(document.title)}\n{document.text}" for document in documents]
     starts = [[start for start, _ in codec.encode(body).offsets] for body in bodies]
     kept = [len(tokens) for tokens in starts]
-    while (excess := len(ids) + room - max_tokens) > 0:
+    while (over := excess()) > 0:
         if not any(kept):
             raise DataError(
-                f"question {id!r} needs {len(ids)} tokens without its documents' text, and {room} for the answer; "
-                f"model.max_tokens={max_tokens} is too few, raise it"
+                f"question {id!r} needs {max(map(len, ids))} tokens without its documents' text, and {room} for the "
+                f"answer; model.max_tokens={max_tokens} is too few, raise it"
             )
         # Cutting moves token borders, so the new prompt can be some tokens longer than reckoned: cut again.
-        kept = _level(kept, excess)
-        ids = encode([_cut(*document) for document in zip(bodies, starts, kept, strict=True)])
-    return Prompt(id=id, tokens=tuple(ids), cut_tokens=len(whole) - len(ids))
+        kept = _level(kept, over)
+        cut = [_cut(*body) for body in zip(bodies, starts, kept, strict=True)]
+        ids = encode([Shortened(title, text) for title, _, text in (body.partition("\n") for body in cut)])
+    lost = golden is not None and answer_cut(golden, bodies, cut)
+    pairs = zip(whole, ids, strict=True)
+    return [Prompt(id=id, tokens=tuple(now), cut_tokens=len(was) - len(now), cut_answer=lost) for was, now in pairs]
+
+
+def answer_cut(golden: Golden, whole: Sequence[str], cut: Sequence[str]) -> bool:
+    """Whether documents, cut short, no longer show the answer that they showed when whole.
+
+    An answer is gone when no golden document states it any more: one of several where all are required, else all that
+    stood there. A quote of the reasoning is gone when it stands in none. Where no answer stands there word for word
+    (yes, no and maybe prove nothing by standing there), nobody can tell which words show it: any that are cut count.
+
+    Args:
+        golden: positions, answers, quotes.
+        whole: titles and texts of all documents.
+        cut: the same as they are shown.
+    """
+    before, after = ([texts[at] for at in golden.positions] for texts in (whole, cut))
+    if before == after:
+        return False
+    read, left = (list(map(verbatim, texts)) for texts in (before, after))
+    quoted = [span for span in map(verbatim, quotes(golden.reasoning).spans) if _stands(span, read)]
+    if not all(_stands(span, left) for span in quoted):
+        return True
+    answers = [answer for answer in golden.answers if words(answer).strip() not in LABELS]
+    said = [answer for answer in answers if any(contains(text, answer) for text in before)]
+    lost = [not any(contains(text, answer) for text in after) for answer in said]
+    return any(lost) or not said if golden.all_required else all(lost)
+
+
+def _stands(span: str, texts: Iterable[str]) -> bool:
+    return any(quoted_in(span, text) for text in texts)
 
 
 def user_text(question: str, documents: Sequence[Shown], config: PromptsConfig) -> str:
@@ -170,19 +238,28 @@ def parse(user_text: str) -> tuple[list[Shortened], str]:
     raise ValueError(f"not a prompt of ragdist: {user_text[:80]!r}")
 
 
+def right_answer(question: Question) -> str:
+    """The first right answer; all of them where all are required."""
+    return ", ".join(question.answers) if question.all_answers_required else question.answers[0]
+
+
 def target(question: Question, config: PromptsConfig) -> str:
     """What the model learns to answer: the same with the oracle shown and without.
 
     The tag stands before the answer in every reasoned target, also where the data has no reasoning.
     """
-    answer = ", ".join(question.answers) if question.all_answers_required else question.answers[0]
+    answer = right_answer(question)
     if config.answer == "plain":
         return answer
     return f"{question.reasoning.strip()}\n<ANSWER>: {answer}".lstrip()
 
 
 def extract(text: str) -> Extracted:
-    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty."""
+    """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty.
+
+    Thoughts of a reasoning model are no part of it; where they have no end, there is no answer.
+    """
+    text = without_thoughts(text).text
     tags = list(ANSWER_TAG.finditer(text))
     said = _STOP.split(text[tags[-1].end() :] if tags else text)[0].strip()
     lines = said.splitlines() or [""]
@@ -226,10 +303,9 @@ def _level(lengths: Sequence[int], excess: int) -> list[int]:
     return [min(length, low) for length in lengths]
 
 
-def _cut(body: str, starts: Sequence[int], keep: int) -> Shortened:
+def _cut(body: str, starts: Sequence[int], keep: int) -> str:
     # The start of the first token that goes: a character that two tokens share goes with it.
-    title, _, text = (body if keep == len(starts) else body[: starts[keep]]).partition("\n")
-    return Shortened(title, text)
+    return body if keep == len(starts) else body[: starts[keep]]
 
 
 def _line(title: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
+from typing import Any
 
 from ragdist.config import QuestionsConfig
-from ragdist.data import formats
+from ragdist.data import twins
 from ragdist.data.matching import contains, same_text, words
 from ragdist.draws import draw
 from ragdist.errors import DataError
@@ -26,37 +26,40 @@ def split_of(name: str, test_fraction: float, seed: int) -> Split:
 
 
 def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[Hit]) -> Question:
-    """The question with its oracle among the chunks of a folder: one chunk, or none.
+    """The question with its oracle among the chunks of a folder: one chunk, or none; near misses likewise by chunk.
 
     It is the best hit that contains an answer (all of them where all are required), as DPR does, by the rule of
-    `matching.contains`. Where the question names documents (`oracle_ids` holds titles or paths then), only their chunks
+    `matching.contains`. Where the question names documents (`oracle_ids` holds their ids then), only their chunks
     count, also those that were not retrieved, and the best one of them will do if none contains the answer, as in
     yes-no questions. Yes, no and maybe prove nothing by occurring: without a named document they give no oracle.
 
     Args:
-        question: as `benchmarks.read` gives it for `corpus.source=folder`.
+        question: as `naming.resolved` gives it.
         chunks_by_id: all chunks.
         hits: what the question's text retrieves, best first.
     """
     ranked = [chunks_by_id[hit.chunk_id] for hit in hits]
     if question.oracle_ids:
-        names = {_title(name) for name in question.oracle_ids}
-        named = [chunk for chunk in ranked if chunk.title in names]
-        ranked = named + [chunk for chunk in chunks_by_id.values() if chunk.title in names and chunk not in named]
+        names = set(question.oracle_ids)
+        named = [chunk for chunk in ranked if chunk.document_id in names]
+        ranked = named + [chunk for chunk in chunks_by_id.values() if chunk.document_id in names and chunk not in named]
     answers = [answer for answer in question.answers if words(answer).strip() not in LABELS]
     enough = all if question.all_answers_required else any
     proven = (chunk for chunk in ranked if answers and enough(contains(chunk.text, answer) for answer in answers))
     best = next(proven, ranked[0] if ranked and question.oracle_ids else None)
-    return replace(question, oracle_ids=(best.id,) if best else ())
+    others = set(question.near_miss_ids)
+    near = (chunk.id for chunk in chunks_by_id.values() if others and chunk.document_id in others)
+    return replace(question, oracle_ids=(best.id,) if best else (), near_miss_ids=tuple(near))
 
 
-def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, int]) -> list[Question]:
+def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, Any]) -> list[Question]:
     """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix; with
     `questions.caps=first` in that of the data.
 
-    A question is known by its text, see `text_key`. Within a split the first
-    one is kept, one with an oracle before one without; a training question that is also a test question goes. Where
-    the documents are part of the question (bAbI: the same words about another story), text and oracles name it.
+    A question is known by its text, see `text_key`. Within a split the first one is kept, one with an oracle before one
+    without; a training question that is also a test question goes, and one that asks it in other words is counted, and
+    goes where `questions.near_duplicates` says so. Where the documents are part of the question (bAbI: the same words
+    about another story), text and oracles name it.
 
     Args:
         questions: of both splits, in any order.
@@ -68,6 +71,8 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
         DataError: no training question with an oracle is left, or one has none and `missing_oracle` is error.
     """
     kept = _without_repeats(questions, counts)
+    if config.near_duplicates != "keep":
+        kept = twins.sift(kept, config.near_duplicates, LABELS, counts)
     found = [question for question in kept if _has_use(question, config)]
     counts["without_oracle_dropped"] = len(kept) - len(found)
     counts["without_oracle_kept"] = sum(not question.oracle_ids for question in found)
@@ -130,9 +135,3 @@ def _has_use(question: Question, config: QuestionsConfig) -> bool:
 def text_key(question: Question) -> str:
     """Equal for questions that differ in case, blanks, the marks around them, or how the same letters are stored."""
     return same_text(question.text)
-
-
-def _title(name: str) -> str:
-    """The title that `corpus` gives the document of this name: its path without the suffix, or the name itself."""
-    path = PurePath(name)
-    return str(path.with_suffix("")) if formats.suffix_of(name) in formats.PARSERS else name

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import replace
+from string import punctuation
+from typing import Any, NamedTuple, TypeVar
 
-from ragdist.data.matching import contains, flat, key, words
+from ragdist.data import listing
+from ragdist.data.matching import contains, flat, key, normalise, words
 from ragdist.data.prompts import ANSWER_TAG, extract, quotes, quotes_hold
+from ragdist.data.thoughts import without_thoughts
+from ragdist.data.tongues import ANSWER, DECLINED, YES
 from ragdist.records import Reply, Request
 from ragdist.roles import Teacher
 
@@ -16,27 +21,31 @@ Item = TypeVar("Item")
 LONGEST_ANSWER = 30
 """Words; a longer one is no short answer, and most likely the whole text copied."""
 SHORTEST_QUESTION = 3
-"""Words."""
+"""Words, where letters are Latin."""
+FEWEST_LETTERS = 6
+"""Of a question in another script: one word of it can say what takes three in English."""
 
 _PLACE = re.compile(r"\{(\w+)\}")
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_BOLD = re.compile(r"\*\*(.+?)\*\*")
-_REASON = re.compile(r"^\s*(?:##\s?)?(?:reason|reasoning)\s?:\s*", re.IGNORECASE)
+_REASON = re.compile(r"^\s*(?:##\s?)?(?:reason|reasoning)\s?[:\uff1a]\s*", re.IGNORECASE)
 _MARKUP = re.compile(r"##(?:begin|end)_quote##|</answer>|^\*\*|\*\*$", re.IGNORECASE)
-_NUMBERING = re.compile(
-    r"""^(?:
-        [-*+\u2022\u2013\u2014\u00b7]\s+                                    # - What
-      | \(?\d{1,3}[.)\]:\u3001\uff0e\uff1a](?!\d)\s*                         # 1. What, (1) What
-      | \(?[A-Za-z]\)\s*                                                     # a) What
-      | (?:q|question)\s*\d{0,3}\s*[.:)]\s*                                  # Q1: What, Question 2: What
-      | \#+\s+                                                               # ## What
-    )+""",
-    re.IGNORECASE | re.VERBOSE,
+_TAG = re.compile(
+    rf"^[ \t]*[*_#]*[ \t]*(?:<answer>|(?:{'|'.join(ANSWER)})[ \t]*[*_]*[ \t]*[:\uff1a])[*_]*[:\uff1a]?",
+    re.IGNORECASE | re.MULTILINE,
 )
-ASKS = "?\uff1f\u061f\u037e\u055e\u1367"
-"""Question marks: Latin, full width, Arabic, Greek, Armenian, Ethiopic."""
-_AFTER_QUESTION = re.compile(rf"(?<=[{ASKS}])\s+")
-_CLOSING = " \t\"'*)]\u201d\u2019\u00bb\u300d\u300f"
+"""A line that begins as an answer does, with the tag's colon forgotten or with words of the reply's own language."""
+_STOPS = ".\u3002\uff0e\uff61\u0964\u06d4\u0589\u1362\u104b\u17d4"
+_QUOTED = {
+    "\u300c": "\u300d",
+    "\u300e": "\u300f",
+    "\u201c": "\u201d",
+    "\u201e": "\u201c",
+    "\u00ab": "\u00bb",
+    "\u300a": "\u300b",
+}
+_AROUND = punctuation + "\u3002\uff0e\uff0c\u3001\uff01\u061f\u060c\u0964\u300c\u300d\u201c\u201d\u00ab\u00bb\u2026"
+_BETWEEN = re.compile(r"[\s,.\u3002\uff0c\u3001\u060c\uff0e\uff01\u0964]+")
+"""Equal in one of them is equal: an answer of another script keeps its full stop in the first."""
+_MINUS = re.compile("[\u2212\uff0d\ufe63]")
 _TEXT = "(?:document|text|passage|article|excerpt|snippet|chunk|author)s?"
 _PLACE_IN_TEXT = (
     "(?:section|page|paragraph|context|chapter|table|figure|list|example|story|study|paper|report|book|manual|guide"
@@ -90,21 +99,38 @@ def fill(template: str, **values: str) -> str:
     return _PLACE.sub(lambda place: values.get(place[1], place[0]), template)
 
 
-def questions_in(reply: Reply, count: int, text: str) -> list[str]:
+def spoken(reply: Reply) -> Reply:
+    """The reply without its thoughts; one that was cut off while it thought is a refusal."""
+    said = without_thoughts(reply.text)
+    if not said.cut:
+        return replace(reply, text=said.text)
+    why = "" if said.text.strip() else "its thoughts were cut off before an answer; raise teacher.max_new_tokens"
+    return replace(reply, text=said.text, ended=False, failed=reply.failed or why)
+
+
+def questions_in(reply: Reply, count: int, text: str, counts: MutableMapping[str, Any] | None = None) -> list[str]:
     """At most `count` questions of a reply, each once, without numbering, empty lines and talk around them.
 
-    Where some lines end with a question mark the others are talk; where none does, as in instructions, the items of a
-    list count. The last line of a reply that was cut off counts only if it is finished. What stands in the text that is
-    asked about is no question about it.
+    Where some lines are questions, by their mark or by words of a language that writes none, the others are talk; where
+    none is, as in instructions, the items of a list count. The last line of a reply that was cut off counts only if it
+    is finished. What stands in the text that is asked about is no question about it.
+
+    Args:
+        reply: the teacher's.
+        count: how many were asked for.
+        text: that they are about.
+        counts: `no_question` grows by the lines that are none.
     """
-    said = _THOUGHT.sub("", reply.text)
-    lines = [piece for line in said.splitlines() for piece in _AFTER_QUESTION.split(line.strip())]
-    if lines and not reply.ended and not said.endswith("\n") and not _asks(lines[-1]):
-        del lines[-1]
-    asking = [line for line in lines if _asks(line)] or [line for line in lines if _NUMBERING.match(line)]
-    found = dict.fromkeys(_bare_line(line) for line in asking)
-    long_enough = [line for line in found if len(words(line).split()) >= SHORTEST_QUESTION]
-    return [line for line in long_enough if not contains(text, line)][:count]
+    said = spoken(reply)
+    lines, listed = listing.pieces(said.text, whole=said.ended)
+    asking = [line for line in lines if listing.asks(line)]
+    asking = asking or [line for line in lines if listed or listing.is_item(line)]
+    found = dict.fromkeys(map(listing.bare, asking))
+    kept = [line for line in found if _is_long_enough(line) and not contains(text, line)]
+    if counts is not None:
+        told = sum(bool(line.strip()) for line in lines) - len(asking) + len(found) - len(kept)
+        counts["no_question"] = counts.get("no_question", 0) + told
+    return kept[:count]
 
 
 def names_document(question: str) -> bool:
@@ -127,14 +153,17 @@ def read_answer(
         known: right answers, where they are known: then the answer must be one of them.
         all_known: all of them must be in the answer.
     """
-    text = _THOUGHT.sub("", reply.text).strip()
+    reply = spoken(reply)
+    text = reply.text.strip()
+    if not ANSWER_TAG.search(text):
+        text = _TAG.sub("<ANSWER>: ", text)
     found = extract(text)
     before = text[: list(ANSWER_TAG.finditer(text))[-1].start()] if found.tagged else ""
     reasoning = _REASON.sub("", before).removesuffix("**").strip()
     answer = _bare_answer(found.answer)
     stands = any(contains(source, answer) for source in sources)
     alone = not found.tagged and stands and len(text.splitlines()) == 1
-    declined = bool(_DECLINES.match(answer)) and not stands and not known
+    declined = bool(_DECLINES.match(answer) or DECLINED.match(answer)) and not stands and not known
     problem = _form_problem(reply, answer, found.tagged or alone) or _quote_problem(reasoning, sources)
     if not problem and known:
         problem = _known_problem(answer, known, all_known)
@@ -144,24 +173,25 @@ def read_answer(
 
 
 def says_yes(reply: Reply) -> bool:
-    """Whether the first or the last word of a verdict is yes."""
-    said = words(_THOUGHT.sub("", reply.text)).split()
-    return bool(said) and "yes" in (said[0], said[-1])
+    """Whether the first or the last word of a verdict is yes, in one of `YES`."""
+    bare = (word.strip(_AROUND).casefold() for word in _BETWEEN.split(spoken(reply).text))
+    said = [word for word in bare if word]
+    return bool(said) and not YES.isdisjoint((said[0], said[-1]))
 
 
-def _asks(line: str) -> bool:
-    return line.rstrip(_CLOSING).endswith(tuple(ASKS))
-
-
-def _bare_line(line: str) -> str:
-    bare = _NUMBERING.sub("", _BOLD.sub(r"\1", line.strip())).strip()
-    quoted = len(bare) > 1 and (bare[0], bare[-1]) in {('"', '"'), ("\u201c", "\u201d"), ("\u00ab", "\u00bb")}
-    return bare[1:-1].strip() if quoted else bare
+def _is_long_enough(line: str) -> bool:
+    """In words, and in letters where those are not Latin: other scripts say more in a word, or write no spaces."""
+    other = sum(letter.isalpha() and letter > "\u024f" and not "\u1e00" <= letter <= "\u1eff" for letter in line)
+    return other >= FEWEST_LETTERS or len(words(line).split()) >= SHORTEST_QUESTION
 
 
 def _bare_answer(answer: str) -> str:
-    bare = flat(_MARKUP.sub("", _BOLD.sub(r"\1", answer)))
-    return bare[:-1] if bare.endswith(".") and bare.count(".") == 1 else bare
+    """Without marks, a full stop at its end, and quotes around all of it."""
+    bare = flat(_MARKUP.sub("", listing.emphasised(answer)))
+    if bare.endswith(tuple(_STOPS)) and bare.count(bare[-1]) == 1:
+        bare = bare[:-1]
+    close = _QUOTED.get(bare[:1])
+    return bare[1:-1].strip() if close and bare.find(close, 1) == len(bare) - 1 else bare
 
 
 def _form_problem(reply: Reply, answer: str, told: bool) -> str:
@@ -193,6 +223,7 @@ def _known_problem(answer: str, known: Sequence[str], all_known: bool) -> str:
 
 
 def _same(answer: str, right: str) -> bool:
-    # Normalised, -1 is 1.
-    signs = {text.strip("`'\" ").startswith("-") for text in (answer, right)}
-    return key(answer) == key(right) and len(signs) == 1
+    answer, right = (_MINUS.sub("-", text) for text in (answer, right))
+    signs = {text.strip("`'\" ").startswith("-") for text in (answer, right)}  # normalised, -1 is 1
+    alike = key(answer) == key(right) or normalise(answer, "unicode") == normalise(right, "unicode")
+    return alike and len(signs) == 1

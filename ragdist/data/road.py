@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from ragdist import track
-from ragdist.config import ColumnsConfig, CorpusConfig, Settings
+from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings
 from ragdist.data import (
     apidocs,
     benchmarks,
@@ -28,13 +28,17 @@ from ragdist.data import (
     hybrid,
     lists,
     matching,
+    naming,
     places,
     prompts,
     questions,
     retrieval,
 )
+from ragdist.data.examples import Sibling
+from ragdist.data.files import Broken
 from ragdist.data.lessons import Lessons
 from ragdist.data.public import PublicRow
+from ragdist.draws import draws
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
 from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
@@ -42,6 +46,11 @@ from ragdist.store import Rows, Stage, Store
 
 STAGES = ("chunks", "asked", "taught", "selected", "questions", "forgeries", "candidates", "contexts", "examples")
 
+LEFT_OUT = (
+    *("duplicates", "train_in_test", "too_many_oracles", "without_oracle_dropped", "train_over_cap"),
+    *("invalid_quotes_dropped", "cut_answers_dropped"),
+)
+"""Counts of the stages that say how many questions make no training row."""
 WRONG_ANSWERS = 3
 """Wrong answers that ATM's forgeries argue for, one a round in turn."""
 
@@ -88,6 +97,10 @@ class Road:
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
             yield from track.progress(corpus.read(found, config, self.mapper, counts), "documents")
+            if guesses := counts["guesses"]:
+                track.say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
+            if copies := counts["copies_named"]:
+                track.say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
             if near := counts.get("near_duplicates"):
                 done = "left out" if config.near_duplicates == "drop" else "kept, as corpus.near_duplicates is not drop"
                 track.say(f"{near} documents nearly repeat an earlier one and are {done}")
@@ -157,15 +170,23 @@ class Road:
         count, seed = self.settings.evaluation.forgeries, self.settings.seed
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
 
-        def produce(_: dict[str, Any]) -> Iterator[Forgery]:
+        def produce(counts: dict[str, Any]) -> Iterator[Forgery]:
             given = self._given_forgeries
-            by_id = self.chunk_by_id
+            by_id, ids = self.chunk_by_id, [*self.chunk_by_id]
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
+            make = partial(forgeries.forge, pool=pool, count=count, seed=seed, counts=counts)
+            counts |= {"given": 0, "given_truthful": 0}
             for question in questions:
-                oracles = [by_id[i] for i in question.oracle_ids]
-                yield from given.get(question.id) or forgeries.forge(question, oracles, pool, count=count, seed=seed)
+                drawn = [ids[at % len(ids)] for at in draws(seed, "imitated", question.id, 1 + count)] if ids else []
+                others = [by_id[i] for i in (*question.near_miss_ids[:count], *drawn[1:])]
+                sources = [by_id[i] for i in question.oracle_ids or question.near_miss_ids[:1] or drawn[:1]]
+                own = forgeries.checked(question, given.get(question.id, ()))
+                counts["given"] += len(own)
+                counts["given_truthful"] += sum(forgery.truthful for forgery in own)
+                yield from own or make(question, sources, others=others)
 
-        return self.store.make(Stage(name, inputs, {"count": count, "seed": seed, **made_by}), Forgery, produce)
+        stage = Stage(name, inputs, {"count": count, "seed": seed, **made_by}, version=2)
+        return self.store.make(stage, Forgery, produce)
 
     @cached_property
     def candidates(self) -> Rows[Candidates]:
@@ -195,56 +216,119 @@ class Road:
 
     @cached_property
     def contexts(self) -> Rows[Context]:
-        """What each training question is shown with; a view on the candidates by `oracle_fraction`."""
-        config, seed = self.settings.contexts, self.settings.seed
-        inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
-        settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
+        """What each question that is trained on is shown with; a view on the candidates by `oracle_fraction`.
 
-        def produce(counts: dict[str, Any]) -> Iterator[Context]:
-            keep = contexts.keep_oracle((q.id for q in self.questions if q.split == "train"), config, seed)
-            for question, distractors in zip(self.questions, self.candidates, strict=True):
-                if question.split == "train":
-                    context = contexts.assemble(question, distractors, keep(question.id), config, seed)
-                    counts["with_oracle"] = counts.get("with_oracle", 0) + bool(context.oracle_positions)
-                    yield context
-
-        return self.store.make(Stage("contexts", inputs, settings, version=2), Context, produce)
+        Questions that make no row are left out first, so that P% is a share of the rows that are trained.
+        """
+        return self._contexts(self.settings.contexts, self._whole)
 
     @cached_property
     def examples(self) -> Rows[Example]:
         """Training rows: prompt and target in the tuned model's tokens."""
-        config, limit = self.settings.prompts, self.settings.model.max_tokens
-        inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
+        return self._examples(self.contexts, self.settings.prompts, [self._whole] if self._whole else [])
+
+    @cached_property
+    def _whole(self) -> Sibling | None:
+        """Every training question with its oracles, and its row, where `prompts.cut_answers` drops some.
+
+        They tell which are dropped, the same for every P.
+        """
+        config, prompts = self.settings.contexts, self.settings.prompts
+        if prompts.cut_answers == "keep":
+            return None
+        shown = self._contexts(config.model_copy(update={"oracle_fraction": 1.0, "draw": "exact"}), None)
+        return shown, self._examples(shown, prompts.model_copy(update={"cut_answers": "keep"}), [])
+
+    def _contexts(self, config: ContextsConfig, whole: Sibling | None) -> Rows[Context]:
+        prompts, seed = self.settings.prompts, self.settings.seed
+        inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
+        settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
+        if drops_quotes := prompts.answer == "reasoned" and prompts.invalid_quotes == "drop":
+            settings |= prompts.model_dump(include={"answer", "invalid_quotes"})
+        if whole:
+            inputs["whole"] = whole[1].fingerprint
+
+        def produce(counts: dict[str, Any]) -> Iterator[Context]:
+            quoting = self._invalid_quotes if drops_quotes else frozenset()
+            cut = {row.id for row in whole[1] if row.cut_answer} if whole else set()
+            counts |= {"invalid_quotes_dropped": len(quoting), "cut_answers_dropped": len(cut), "with_oracle": 0}
+            dropped = quoting | cut
+            trained = [q.id for q in self.questions if q.split == "train" and q.id not in dropped]
+            contexts.check_left(trained, counts)
+            keep = contexts.keep_oracle(trained, config, seed)
+            for question, distractors in zip(self.questions, self.candidates, strict=True):
+                if question.split == "train" and question.id not in dropped:
+                    context = contexts.assemble(question, distractors, keep(question.id), config, seed)
+                    counts["with_oracle"] += bool(context.oracle_positions)
+                    yield context
+
+        return self.store.make(Stage("contexts", inputs, settings, version=1 + matching.VERSION), Context, produce)
+
+    def _examples(self, shown: Rows[Context], config: PromptsConfig, rendered: Sequence[Sibling]) -> Rows[Example]:
+        """The rows of these contexts; those that are in `rendered` or in a stage of another P are taken from there."""
+        limit = self.settings.model.max_tokens
+        inputs = {"contexts": shown.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
         stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
-            kept = examples.siblings(self.contexts, stage, self.store)
-            rows = examples.render(self._shown(counts), kept, self.mapper, (self.codec, config, limit), counts)
-            yield from track.progress(rows, "training rows", total=len(self.contexts))
+            kept = [*rendered, *examples.siblings(shown, stage, self.store)]
+            counts |= {"invalid_quotes": len(self._invalid_quotes), "cut_prompts": 0, "cut_answers": 0}
+            rows = examples.render(self._shown(shown), kept, self.mapper, (self.codec, config, limit), counts)
+            for row in track.progress(rows, "training rows", total=len(shown)):
+                counts["cut_prompts"] += row.cut_tokens > 0
+                counts["cut_answers"] += row.cut_answer
+                yield row
 
         return self.store.make(stage, Example, produce)
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Questions that make no training row, or of which there is another, by why: as the stages counted them."""
+        counted = self.questions.card["counts"] | self.contexts.card["counts"]
+        near = ("near_duplicates",) if self.settings.questions.near_duplicates == "drop" else ()
+        whys = (*LEFT_OUT, *near)
+        return {why: counted.get(why, 0) for why in whys}
+
     def open_questions(self, split: Split) -> Rows[OpenQuestion]:
         """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
-        oracles to be judged by."""
-        config, seed = self.settings.contexts, self.settings.seed
+        oracles to be judged by; or all as they are retrieved (`atm.lists`)."""
+        config, seed, retrieved = self.settings.contexts, self.settings.seed, self.settings.atm.lists == "retrieved"
         inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
         settings = {"split": split, **self.settings.prompts.model_dump(include={"answer"})}
+        if retrieved:
+            settings |= {"lists": "retrieved", **hybrid.ranked_by(self.settings.retrieval, self.embedder)}
 
         def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
-            by_id = {context.question_id: context for context in self.contexts}
+            trained = {context.question_id: context for context in self.contexts} if split == "train" else {}
+            listed = self._retrieved(split) if retrieved else trained
+            counts["with_oracle"] = 0
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
             for question, found in zip(self.questions, self.candidates, strict=True):
-                if question.split != split or (split == "test" and not question.oracle_ids):
+                if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
                     continue
-                shown = by_id.get(question.id) or contexts.assemble(question, found, True, config, seed)
+                shown = listed.get(question.id) or contexts.assemble(question, found, True, config, seed)
                 wrong = forgeries.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
                 documents = [self.chunk_by_id[i] for i in shown.chunk_ids]
                 target = prompts.target(question, self.settings.prompts)
+                counts["with_oracle"] += bool(shown.oracle_positions)
                 yield lists.open_question(question, documents, shown.oracle_positions, target, wrong)
 
-        return self.store.make(Stage(f"open-{split}", inputs, settings), OpenQuestion, produce)
+        return self.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
+
+    def _retrieved(self, split: Split) -> dict[str, Context]:
+        """The best documents for each question, in their order, and which of them hold its answer."""
+        asked = [question for question in self.questions if question.split == split]
+        found = self.retriever.search([question.text for question in asked], self.settings.contexts.documents)
+        ids = [tuple(hit.chunk_id for hit in hits) for hits in found]
+        return {
+            question.id: Context(
+                question_id=question.id,
+                chunk_ids=shown,
+                oracle_positions=tuple(at for at, id in enumerate(shown) if id in question.oracle_ids),
+            )
+            for question, shown in zip(asked, ids, strict=True)
+        }
 
     @cached_property
     def chunk_by_id(self) -> dict[str, Chunk]:
@@ -257,18 +341,19 @@ class Road:
         config, made_by = self.settings.retrieval, self.chunks.fingerprint
         return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
 
-    def _shown(self, counts: dict[str, Any]) -> Iterator[tuple[Context, tuple[Question, tuple[Chunk, ...]]]]:
-        """Each context with its question and documents, less those whose quotes do not hold."""
+    @cached_property
+    def _invalid_quotes(self) -> frozenset[str]:
+        """The training questions whose target would quote what no oracle of theirs says."""
+        config, by_id = self.settings.prompts, self.chunk_by_id
+        train = (question for question in self.questions if question.split == "train")
+        return frozenset(q.id for q in train if not examples.quotes_valid(q, by_id, config))
+
+    def _shown(self, shown: Rows[Context]) -> Iterator[tuple[Context, tuple[Question, tuple[Chunk, ...]]]]:
+        """Each context with its question and documents."""
         by_id = self.chunk_by_id
         by_question = {question.id: question for question in self.questions if question.split == "train"}
-        counts["invalid_quotes"] = 0
-        for context in self.contexts:
-            question = by_question[context.question_id]
-            if not examples.quotes_valid(question, by_id, self.settings.prompts):
-                counts["invalid_quotes"] += 1
-                if self.settings.prompts.invalid_quotes == "drop":
-                    continue
-            yield context, (question, tuple(by_id[i] for i in context.chunk_ids))
+        for context in shown:
+            yield context, (by_question[context.question_id], tuple(by_id[i] for i in context.chunk_ids))
 
     # Sources: what differs between API documentation, question files and a folder of documents.
 
@@ -301,8 +386,10 @@ class Road:
                 "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
             )
         columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
+        columns["truths"] = list(config.truths)
         files = {"questions": places.digest(map(places.at, config.questions))}
-        return Stage(name, files, columns | fraction, version=matching.VERSION)
+        version = benchmarks.VERSION + matching.VERSION  # either rule, when it changes, makes other rows
+        return Stage(name, files, columns | fraction, version=version)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:
@@ -328,11 +415,23 @@ class Road:
         elif self.settings.corpus.source in ("records", "benchmark"):
             yield from (question for question, _, _ in self._rows(broken))
         else:
-            found = [question for question, _, _ in self._rows(broken)] if self.settings.corpus.questions else []
+            found = list(self._of_folder(broken)) if self.settings.corpus.questions else []
             hits = self.retriever.search([question.text for question in found], questions.LINK_DEPTH)
             for question, best in zip(found, hits, strict=True):
                 yield questions.link(question, self.chunk_by_id, best)
             yield from self.taught if self.settings.teacher.questions_per_chunk else ()
+
+    def _of_folder(self, broken: list[str]) -> Iterator[Question]:
+        """The questions of the files, with the ids of the documents that they name."""
+        config = self.settings.corpus
+        found = [question for question, _, _ in self._rows(broken)]
+        if not any(question.oracle_ids or question.near_miss_ids for question in found):
+            return iter(found)
+        copied, folder = self.documents.card["counts"]["copied"], places.name(config.folder)
+        names = naming.of_documents(self.documents, copied, folder)
+        there = (naming.Named(place.inside, place.inside) for place in places.files(config.folder))
+        files = naming.Names(there, folder)
+        return naming.resolved(found, names, files, Broken(config.broken, broken), config.folder)
 
     @cached_property
     def _lessons(self) -> Lessons:

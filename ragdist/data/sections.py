@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ragdist.data.matching import flat
 
+_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
+_JOINED = re.compile("[\ufb00-\ufb06\ufb13-\ufb17\ufb50-\ufdfb\ufe70-\ufefc]")
 BETWEEN = "\n\n"
 """Between two pages, paragraphs or tables; the lines of a list or table follow one another."""
 
@@ -21,6 +25,8 @@ class Text:
     """Characters at which a page or a section begins, rising strictly."""
     pages: list[int] = field(default_factory=list)
     headings: list[str] = field(default_factory=list)
+    note: str = ""
+    """What was guessed in reading it, as `problem` is written; else empty."""
     problem: str = ""
     """Why there is no text, as the end of a sentence that begins with the file's name; else empty."""
 
@@ -64,8 +70,23 @@ class Marks:
         return Text(text, list(self._found), pages, headings)
 
 
-def joined(blocks: Iterable[Block]) -> Text:
-    """The text of all blocks that have any."""
+def visible(text: str) -> str:
+    """The text without signs that only say where a word may be broken, ligatures and joined forms as their letters."""
+    return _JOINED.sub(lambda found: unicodedata.normalize("NFKC", found[0]), _UNSEEN.sub("", text))
+
+
+def one_line(blocks: Iterable[Block]) -> str:
+    """The blocks of a heading or of a table's cell on one line; a semicolon between the lines of a list."""
+    line, last_is_tight = "", False
+    for block in blocks:
+        if block.text:
+            line += (("; " if last_is_tight and block.tight else " ") if line else "") + flat(block.text)
+            last_is_tight = block.tight
+    return line
+
+
+def joined(blocks: Iterable[Block], note: str = "") -> Text:
+    """The text of all blocks that have any, with the note."""
     marks, pieces, length, last_is_tight = Marks(), list[str](), 0, False
     for block in blocks:
         if not block.text:
@@ -77,4 +98,4 @@ def joined(blocks: Iterable[Block]) -> Text:
             marks.heading(length, block.level, block.text)
         pieces.append(block.text)
         length, last_is_tight = length + len(block.text), block.tight
-    return marks.on("".join(pieces))
+    return replace(marks.on("".join(pieces)), note=note)

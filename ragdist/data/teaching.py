@@ -17,7 +17,7 @@ from typing import Any
 from ragdist.config import TeacherConfig
 from ragdist.data.prompts import block
 from ragdist.data.questions import text_key
-from ragdist.data.replies import Answered, ask_each, fill, names_document, questions_in, read_answer
+from ragdist.data.replies import Answered, ask_each, fill, names_document, questions_in, read_answer, spoken
 from ragdist.data.wordings import Wordings
 from ragdist.draws import draw
 from ragdist.records import Chunk, Question, Reply, Request, Split, content_id
@@ -62,9 +62,10 @@ def ask(
         config: how many, and the wording.
         seed: of the teacher's sampling.
         counts: gets `chunks`, `refused` (chunks that the teacher refused), `without_question` (whose reply held none),
-            and `names_document`, questions that were left out because they point at a text.
+            `no_question` (lines of replies that are none) and `names_document`, questions that were left out because
+            they point at a text.
     """
-    counts |= dict.fromkeys(("chunks", "refused", "without_question", "names_document"), 0)
+    counts |= dict.fromkeys(("chunks", "refused", "without_question", "no_question", "names_document"), 0)
 
     def request(chunk: Chunk) -> Request:
         return Request(
@@ -77,10 +78,11 @@ def ask(
 
     wanted = (chunk for chunk in chunks if chunk.id in splits)
     for chunk, reply in ask_each(wanted, request, teacher, "questions"):
-        found = questions_in(reply, config.questions_per_chunk, chunk.text)
+        found = questions_in(reply, config.questions_per_chunk, chunk.text, counts)
+        failed = spoken(reply).failed
         counts["chunks"] += 1
-        counts["refused"] += bool(reply.failed)
-        counts["without_question"] += not found and not reply.failed
+        counts["refused"] += bool(failed)
+        counts["without_question"] += not found and not failed
         for text in found:
             if names_document(text):
                 counts["names_document"] += 1
@@ -141,7 +143,7 @@ def answer(
 
     def again(failed: tuple[Question, Reply, Answered]) -> Request:
         question, reply, found = failed
-        return _request(config.repair, question, sources, config, problem=found.problem, reply=reply.text)
+        return _request(config.repair, question, sources, config, problem=found.problem, reply=spoken(reply).text)
 
     for question, reply in ask_each(questions, first, teacher, "answers"):
         found = _read(question, reply, sources)

@@ -129,7 +129,7 @@ class Trio:
             "seed": settings.seed,
             "fractions": [duet.answerers_fraction, duet.validation_fraction],
         }
-        stage = Stage(name, {"questions": road.questions.fingerprint, **more}, made_by)
+        stage = Stage(name, {"questions": road.questions.fingerprint, **more}, made_by, version=2)
 
         def produce(_: dict[str, Any]) -> Iterator[Example]:
             pairs = ((question, shown(question)) for question in questions)

@@ -12,9 +12,9 @@ from typing import Literal
 
 from ragdist.config import Condition, Settings
 from ragdist.errors import DataError
-from ragdist.evaluation import answers
+from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.calibration import Calibration
-from ragdist.evaluation.intervals import ENOUGH, Interval, interval
+from ragdist.evaluation.intervals import Interval, interval, together
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Change
 from ragdist.evaluation.robustness import Group, compare
@@ -113,10 +113,10 @@ class Worth:
     @property
     def effect(self) -> Literal["helps", "harms", "not shown"]:
         """Whether the difference to the better of the two may be called one, and which way it goes."""
-        change, rows = self.against_better.change, self.outcomes.rows
-        if rows < ENOUGH or change.low <= 0 <= change.high:
+        better = self.against_better
+        if not intervals.shown(better.change, better.rows, better.corrected):
             return "not shown"
-        return "helps" if change.mean > 0 else "harms"
+        return "helps" if better.change.mean > 0 else "harms"
 
 
 def predictions(
@@ -237,6 +237,19 @@ def worth(
         calibration=_calibration(verdicts, outcomes),
         order_effect=_order_effect(verdicts, swapped, differing, settings),
     )
+
+
+def compared(worths: Sequence[Worth]) -> list[Worth]:
+    """These arbiters as one table for each condition, whose comparisons with both sides are corrected together."""
+    found = list(worths)
+    for condition in dict.fromkeys(one.condition for one in found):
+        at = [number for number, one in enumerate(found) if one.condition == condition]
+        changes = together(
+            [c for number in at for c in (found[number].against_reciter, found[number].against_discoverer)]
+        )
+        for number, reciter, discoverer in zip(at, changes[::2], changes[1::2], strict=True):
+            found[number] = replace(found[number], against_reciter=reciter, against_discoverer=discoverer)
+    return found
 
 
 def _right(prediction: Prediction, metric: Literal["em", "subspan"]) -> bool:

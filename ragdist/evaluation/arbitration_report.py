@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ragdist.evaluation.arbitration import EITHER, Outcomes, Worth
 from ragdist.evaluation.calibration import Calibration
-from ragdist.evaluation.intervals import Interval
+from ragdist.evaluation.intervals import Interval, note
 from ragdist.evaluation.report import COLOURS, NAMES, TITLES, Change, bounds, grid
 from ragdist.records import as_row
 from ragdist.store import make_folder, translate_errors
@@ -146,7 +146,8 @@ def notes(group: Sequence[Worth]) -> list[str]:
         wrong = _counted(one.outcomes.helped, "wrong answer", "wrong answers")
         right = _counted(one.outcomes.harmed, "right one", "right ones")
         out.append(f"{one.arbiter} turned {wrong} right and {right} wrong: {effect}{one.against_better.verdict}.")
-    return out
+    said = note([change for one in group for change in (one.against_reciter, one.against_discoverer)])
+    return [*out, said] if said else out
 
 
 def details(group: Sequence[Worth]) -> list[str]:

@@ -1,6 +1,8 @@
 """Held-out questions put to a generator with forgeries and without, beside the generator, a microbatch at a time.
 
 clean      the question under its list D
+permuted   under D in the order that the attacked lists have it in: what moving documents does, without an attack
+absent     under D without its oracles, where `evaluation.conditions` has it
 template   under D and the template attack's forgeries, permuted
 attacker   under D and the forgeries of one version of the attacker, permuted
 """
@@ -9,24 +11,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from ragdist.config import Settings
 from ragdist.data import lists, prompts
+from ragdist.data.matching import Form, contains
 from ragdist.evaluation import answers
-from ragdist.records import Answered, Forgery, OpenQuestion, Question, from_row
+from ragdist.records import Answered, Forgery, OpenQuestion, Page, Question, from_row
 from ragdist.roles import Model
 
-Condition = Literal["clean", "template", "attacker"]
+Condition = Literal["clean", "permuted", "absent", "template", "attacker"]
 Notes = dict[str, float]
 
 
 def ask_clean(
     model: Model, questions: Sequence[OpenQuestion], template: str, settings: Settings
 ) -> tuple[list[Answered], Notes]:
-    """Answers under the clean lists.
+    """Answers under the clean lists, then under the same lists permuted (where that moves nothing, asked once), then
+    under the lists without their oracles.
 
     Args:
         model: the generator.
@@ -34,13 +39,21 @@ def ask_clean(
         template: JSONL of the template attack's Forgery rows; not shown, repeating them is the base rate.
         settings: `evaluation`, `model`, `prompts` and the seed are read.
     """
-    return _ask(model, questions, _of_template(template, settings), "clean", -1, settings)
+    forgeries = _of_template(template, settings)
+    clean, notes = _ask(model, questions, forgeries, "clean", -1, settings)
+    moved = [question for question in questions if _shown(question, (), settings.seed) != [*question.documents]]
+    asked, _ = _ask(model, moved, forgeries, "permuted", -1, settings) if moved else ([], {})
+    by_id = {row.question_id: row for row in asked}
+    permuted = [by_id.get(row.question_id) or replace(row, condition="permuted") for row in clean]
+    hidden = [q for q in questions if q.oracle_positions] if "absent" in settings.evaluation.conditions else []
+    absent, _ = _ask(model, hidden, forgeries, "absent", -1, settings) if hidden else ([], {})
+    return [*clean, *permuted, *absent], notes | {"right_permuted": sum(row.em for row in permuted)}
 
 
 def ask_template(
     model: Model, questions: Sequence[OpenQuestion], clean: Sequence[Answered], template: str, settings: Settings
 ) -> tuple[list[Answered], Notes]:
-    """Answers under the template attack; `clean` is what the same generator answered without it."""
+    """Answers under the template attack; `clean` is what `ask_clean` had from the same generator."""
     found, notes = _ask(model, questions, _of_template(template, settings), "template", -1, settings)
     return found, notes | _lost(clean, found)
 
@@ -64,6 +77,11 @@ def ask_attacked(
     return found, notes | _lost(clean, found)
 
 
+def _shown(question: OpenQuestion, forgeries: Sequence[Forgery], seed: int) -> list[prompts.Shown]:
+    """The permuted list with these forgeries; its documents are in one order whatever the forgeries."""
+    return list(lists.attacked_list(question, forgeries, f"asked/{question.id}", seed))
+
+
 def _ask(
     model: Model,
     questions: Sequence[OpenQuestion],
@@ -74,16 +92,19 @@ def _ask(
 ) -> tuple[list[Answered], Notes]:
     """Asks greedily, one answer a question, in the order of questions. Runs beside the generator.
 
-    Texts of D and of the forgeries are shown letter by letter; their order belongs to (seed, condition, question).
+    Texts of D and of the forgeries are shown letter by letter; their order belongs to (seed, question).
     """
-    limit, form = settings.evaluation.max_new_tokens, settings.evaluation.normalise
+    limit, form = settings.answer_tokens, settings.evaluation.normalise
     asked = []
     for question in questions:
-        shown: Sequence[prompts.Shown] = question.documents
-        if condition != "clean":
-            forged = forgeries.get(question.id, [])
-            shown = lists.attacked_list(question, forged, f"{condition}/{question.id}", settings.seed)
+        shown: Sequence[Page | Forgery] = question.documents
+        if condition == "absent":
+            shown = [page for at, page in enumerate(question.documents) if at not in question.oracle_positions]
+        elif condition != "clean":
+            shown = _shown(question, () if condition == "permuted" else forgeries.get(question.id, ()), settings.seed)
         room = max(limit, len(model.codec.encode(question.target).ids) + 1)
+        golden = {question.document_ids[at] for at in question.oracle_positions}
+        places = (at for at, document in enumerate(shown) if document.id in golden)
         asked.append(
             prompts.prompt(
                 question.text,
@@ -93,6 +114,7 @@ def _ask(
                 id=question.id,
                 max_tokens=settings.model.max_tokens,
                 room=room,
+                golden=prompts.golden_of(question, places),
             )
         )
     written = {
@@ -105,7 +127,6 @@ def _ask(
         text, judged = written[question.id], _plain(question)
         answer = prompts.extract(text.text).answer
         score = answers.score(answer, judged, form)
-        wrong = {forgery.states for forgery in forgeries.get(question.id, ())}
         found.append(
             Answered(
                 question_id=question.id,
@@ -117,9 +138,10 @@ def _ask(
                 em=score.em,
                 f1=score.f1,
                 subspan=score.subspan,
-                states_forgery=answers.repeats(answer, judged, sorted(wrong), form),
+                states_forgery=_repeats(answer, question, forgeries.get(question.id, ()), form),
                 ended=text.ended,
                 cut_tokens=prompt.cut_tokens,
+                cut_answer=prompt.cut_answer,
             )
         )
     return found, {
@@ -128,6 +150,7 @@ def _ask(
         "repeats": sum(row.states_forgery for row in found),
         "unfinished": sum(not row.ended for row in found),
         "cut_prompts": sum(row.cut_tokens > 0 for row in found),
+        "cut_answers": sum(row.cut_answer for row in found),
     }
 
 
@@ -144,9 +167,26 @@ def _plain(question: OpenQuestion) -> Question:
     )
 
 
+def _repeats(answer: str, question: OpenQuestion, forgeries: Sequence[Forgery], form: Form) -> bool:
+    """Whether the answer repeats what the forgeries argue for.
+
+    An attacker that was told no wrong answer (`states` is empty) is repeated by an answer that is wrong, stands in one
+    of its forgeries, and in none of the question's documents.
+    """
+    judged = _plain(question)
+    if wrong := sorted({forgery.states for forgery in forgeries} - {""}):
+        return answers.repeats(answer, judged, wrong, form)
+    forged = any(contains(f"{forgery.title}\n{forgery.text}", answer) for forgery in forgeries)
+    return (
+        forged
+        and answers.score(answer, judged, form).subspan == 0.0
+        and not any(contains(f"{page.title}\n{page.text}", answer) for page in question.documents)
+    )
+
+
 def _lost(clean: Sequence[Answered], attacked: Sequence[Answered]) -> Notes:
-    """Attack success as two sums, for the live view."""
-    right = {row.question_id for row in clean if row.em == 1.0}
+    """Attack success as two sums, for the live view: of those right on the permuted list, those that are lost."""
+    right = {row.question_id for row in clean if row.condition == "permuted" and row.em == 1.0}
     lost = sum(row.question_id in right and row.em < 1.0 for row in attacked)
     return {"right_clean": len(right), "lost": lost}
 

@@ -1,9 +1,16 @@
-"""95% intervals by bootstrap over questions, and paired differences."""
+"""95% intervals by bootstrap over questions, paired differences, and when one may be called a difference.
+
+A table that compares many things finds differences by chance. So each of its comparisons has a p value, by paired sign
+flips, and all of a table's p values are corrected together, by Holm's step-down, which holds however they depend on
+each other. Intervals are each one's own.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,6 +18,10 @@ from ragdist.draws import rng_for
 
 ENOUGH = 100
 """Questions below which a difference is not called one."""
+ALPHA = 0.05
+"""Chance that a table calls any difference where there is none, at most."""
+FLIPS = 10_000
+"""Draws of signs where there are too many ways to count them all; the least p is then 1 in 10,001."""
 WILSON = 1.959964**2
 """Square of the normal distribution's 97.5 percentile."""
 _CELLS = 1 << 22
@@ -70,11 +81,102 @@ def difference(before: Sequence[float], after: Sequence[float], resamples: int, 
     return _bootstrap(np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64), resamples, seed)
 
 
-def verdict(change: Interval, rows: int) -> str:
-    """A paired difference in plain words: `+0.42 [0.33, 0.51]`, or that none was shown."""
+def p_value(before: Sequence[float], after: Sequence[float], seed: int) -> float:
+    """Two-sided p of the paired sign-flip test: how often the mean difference would be as far from 0 if the two scores
+    of each question might as well have changed places.
+
+    Exact where what differs takes few values: for right or wrong it is McNemar's exact test. Else by draws. It does not
+    depend on the order of the questions.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"paired values must be of the same questions, got {len(before)} and {len(after)}")
+    found = np.round(np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64), 12)
+    far = np.sort(np.abs(found[found != 0]))
+    least = abs(found.sum()) - 1e-9 * far.sum()  # sums of floats: as far is within a hair
+    sizes, counts = np.unique(far, return_counts=True)
+    if math.prod(int(count) + 1 for count in counts) <= _CELLS:
+        sums, chances = _all_flips(sizes, counts)
+        return min(1.0, float(chances[np.abs(sums) >= least].sum()))
+    rng = np.random.default_rng(rng_for(seed, "sign flips", "").getrandbits(64))
+    step = max(1, _CELLS // len(far))
+    steps = [min(step, FLIPS - start) for start in range(0, FLIPS, step)]
+    flips = (2 * rng.integers(0, 2, (size, len(far)), dtype=np.int8) - 1 for size in steps)
+    return float(1 + sum((np.abs(flip @ far) >= least).sum() for flip in flips)) / (1 + FLIPS)
+
+
+def _all_flips(sizes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every sum that signs before `counts` numbers of each size can make, and its chance."""
+    sums, chances = np.zeros(1), np.ones(1)
+    for size, count in zip(sizes, map(int, counts), strict=True):
+        chance = np.array([math.comb(count, plus) / 2**count for plus in range(count + 1)])
+        sums = (sums[:, None] + size * (2 * np.arange(count + 1) - count)).ravel()
+        chances = (chances[:, None] * chance).ravel()
+    return sums, chances
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values of one family corrected for their number, in their order (Holm 1979).
+
+    Example: `holm([0.01, 0.04, 0.03, 0.005])` is [0.03, 0.06, 0.06, 0.02].
+    """
+    order = np.argsort(p_values, kind="stable")
+    rising = np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1))
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1.0, rising)
+    return [float(p) for p in corrected]
+
+
+Comparison = TypeVar("Comparison", bound=Any)
+"""A frozen dataclass with `rows`, `change` (an `Interval`), `p`, `corrected` and `verdict`, as reports have them."""
+
+
+def together(changes: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The comparisons of one table, with p values and verdicts corrected for those that have questions enough."""
+    tested = [change for change in changes if change.rows >= ENOUGH]
+    corrected = iter(holm([change.p for change in tested]))
+    found = []
+    for change in changes:
+        if change.rows >= ENOUGH:
+            p = next(corrected)
+            said = verdict(change.change, change.rows, p, len(tested))
+            change = replace(change, corrected=p, verdict=said)
+        found.append(change)
+    return tuple(found)
+
+
+def shown(change: Interval, rows: int, p: float) -> bool:
+    """Whether a paired difference may be called one: enough questions, an interval without 0, and p."""
+    return rows >= ENOUGH and not change.low <= 0 <= change.high and p <= ALPHA
+
+
+def verdict(change: Interval, rows: int, p: float, family: int = 1) -> str:
+    """A paired difference in plain words: `+0.42 [0.33, 0.51]`, or that none was shown.
+
+    Args:
+        change: with its own interval.
+        rows: questions.
+        p: corrected for the family.
+        family: comparisons that were tested together.
+    """
     numbers = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
     if rows < ENOUGH:
         return f"{numbers}, fewer than {ENOUGH} questions: not called a difference"
+    if shown(change, rows, p):
+        return numbers
     if change.low <= 0 <= change.high:
         return f"no difference shown, {numbers}"
-    return numbers
+    return f"no difference shown (p {p:.2g}, corrected for {family} comparisons), {numbers}"
+
+
+def note(changes: Sequence[Any]) -> str:
+    """How differences of this table are called; empty where none was tested."""
+    family = sum(change.rows >= ENOUGH for change in changes)
+    if not family:
+        return ""
+    return (
+        f"{family} comparisons were tested; a difference is called one where its own 95% interval leaves out 0 and its "
+        f"p (paired sign flips), corrected for all {family} by Holm's method, is at most {ALPHA}."
+    )

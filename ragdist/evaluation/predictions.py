@@ -76,6 +76,8 @@ class Prediction:
     """False when the limit of new tokens cut the answer off."""
     cut_tokens: int
     """Document tokens that did not fit into the prompt."""
+    cut_answer: bool = False
+    """Whether the oracles among them no longer show the answer, cut as they are."""
     perplexity: float | None = None
     """Of the right answer after this prompt, per token; None unless `evaluation.perplexity`."""
 
@@ -110,6 +112,7 @@ def judge(
         quotes_valid=valid,
         ended=written.ended,
         cut_tokens=case.prompt.cut_tokens,
+        cut_answer=case.prompt.cut_answer,
     )
 
 
@@ -127,7 +130,7 @@ def made_of(
     label: str, sources: Sequence[str], cases: Sequence[Case], questions: Collection[Question], settings: Settings
 ) -> str:
     """16 hexadecimal digits of all that the predictions of `evaluate` depend on."""
-    reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
+    reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
     # What was asked before there was a choice of forms is not asked anew.
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}

@@ -13,7 +13,7 @@ from rich.text import Text
 from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
-from ragdist.evaluation.intervals import Interval
+from ragdist.evaluation.intervals import Interval, note
 from ragdist.records import as_row
 from ragdist.store import make_folder, translate_errors
 
@@ -47,6 +47,8 @@ class Cell:
     """Share of answers that the limit of new tokens cut off."""
     cut_prompts: float
     """Share of prompts whose documents were cut to fit."""
+    cut_answers: float = 0.0
+    """Share of prompts whose oracles, cut to fit, no longer show the answer."""
     perplexity: float | None
     """Mean over questions of the right answer's perplexity per token."""
     three_way: Labels | None
@@ -64,9 +66,9 @@ class Attack:
     model: str
     metric: Metric
     rows: int
-    """Questions answered right on the clean list, among those asked both ways."""
+    """Questions answered right on the permuted clean list, among those asked both ways."""
     success: Interval | None
-    """Share of them answered wrong on the attacked list; None when there are no rows."""
+    """Share of them answered wrong with the forgeries among the same documents; None when there are no rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,10 @@ class Change:
     metric: Metric
     rows: int
     change: Interval
+    p: float
+    """Of this comparison alone, by paired sign flips."""
+    corrected: float
+    """The same for all that the table tests (Holm)."""
     verdict: str
 
 
@@ -102,6 +108,8 @@ class Report:
     attacks: tuple[Attack, ...]
     changes: tuple[Change, ...]
     floor: Floor | None
+    unforged: int = 0
+    """Questions with a known oracle that have no forgery, as no document could be made false."""
 
     @property
     def models(self) -> list[str]:
@@ -121,6 +129,7 @@ class Report:
 TITLES: dict[Condition, str] = {
     "closed_book": "no documents",
     "oracle": "oracle present",
+    "permuted": "the same, permuted",
     "absent": "oracle absent",
     "retrieved": "retrieved",
     "attacked": "attacked",
@@ -135,6 +144,7 @@ DETAILS = {
     "quotes_valid": "quotes hold",
     "unfinished": "unfinished",
     "cut_prompts": "documents cut",
+    "cut_answers": "answer cut off",
     "perplexity": "perplexity",
     "three_way": "yes/no/maybe accuracy, macro-F1",
     "two_way": "yes/no accuracy, macro-F1",
@@ -192,6 +202,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "scores": [_plain(cell) for cell in report.cells],
         "attack_success": [_plain(attack) for attack in report.attacks],
         "changes": [_plain(change) for change in report.changes],
+        "unforged": report.unforged,
         "floor": _plain(report.floor) if report.floor else None,
     }
 
@@ -269,15 +280,22 @@ def rows(report: Report) -> list[tuple[str, list[Cell | None]]]:
 def notes(report: Report) -> list[str]:
     """What the numbers mean, a sentence each: attack success, repeated forgeries, changes, rows."""
     out = [f"{_counted(report)} under each condition."]
+    if report.unforged:
+        more = "are not asked, as no document could be made false"
+        out.append(f"{title(report, 'attacked')}: {report.unforged} questions {more}.")
     for attack in (attack for attack in report.attacks if attack.metric == "em"):
         cell = report.cell(attack.model, "attacked")
         repeated = cell.states_forgery if cell else None
         success = f"{attack.success.mean:.2f} ({bounds(attack.success)})" if attack.success else "undefined"
         more = f"; repeats the forged answer in {repeated:.0%}" if repeated is not None else ""
-        out.append(f"{attack.model}: attack success {success} over the {attack.rows} right without it{more}.")
+        out.append(
+            f"{attack.model}: attack success {success} over the {attack.rows} right on the same list without it{more}."
+        )
     for change in (change for change in report.changes if change.metric == "em"):
         name = title(report, change.condition)
         out.append(f"{change.after} against {change.before}, {name}: {change.verdict}.")
+    if said := note(report.changes):
+        out.append(said)
     for cell in (cell for cell in report.cells if cell.api_calls):
         out.append(f"{cell.model}, {title(report, cell.condition)}: right / made-up API {_detail(cell.api_calls)}.")
     return out

@@ -4,7 +4,8 @@ closed_book  no documents
 oracle       the oracles and distractors, `contexts.documents` in all
 absent       distractors only, as many
 retrieved    the best `retrieval.count` by `retrieval.kind`, in their order
-attacked     the list of `oracle` with forgeries strewn in; nothing of it is removed or altered
+permuted     the list of `oracle` in another order: the control of the next, as moving documents changes answers too
+attacked     the list of `permuted` with forgeries strewn in; nothing of it is removed, altered or moved
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ from pathlib import Path
 
 from ragdist import track
 from ragdist.config import Condition, Settings
-from ragdist.data import contexts, prompts
+from ragdist.data import contexts, lists, prompts
 from ragdist.data.matching import normalise
-from ragdist.draws import rng_for
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import LABELS, Tally
 from ragdist.evaluation.apicalls import Judge
-from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
 from ragdist.evaluation.predictions import Case, Journal, Prediction, judge, kept_rows, made_of
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change, Floor, Metric, Report
 from ragdist.records import Candidates, Chunk, Example, Forgery, Hit, Question, as_row, from_row
@@ -55,8 +55,8 @@ def cases(
 ) -> Iterator[Case]:
     """Every question under every condition of `evaluation.conditions` that it allows, condition by condition.
 
-    `oracle` and `attacked` take questions whose oracle is known, `attacked` only those with forgeries. What a question
-    is shown depends on the seed, the question and the condition, and on no other question.
+    `oracle`, `permuted` and `attacked` take questions whose oracle is known, the last two only those with forgeries.
+    What a question is shown depends on the seed, the question and the condition, and on no other question.
 
     Raises:
         DataError: a question has no answer that can be scored, or does not fit into `model.max_tokens`; no question
@@ -75,9 +75,9 @@ def cases(
             allowed = True
             ids = _shown_ids(question, condition, hits, candidates, settings)
             shown: list[Chunk | Forgery] = [chunks[chunk_id] for chunk_id in ids]
-            if condition == "attacked":
-                shown += forged
-                rng_for(settings.seed, "attacked", question.id).shuffle(shown)
+            if condition in ("permuted", "attacked"):
+                strewn = forged if condition == "attacked" else ()
+                shown = lists.permuted(shown, strewn, f"attacked/{question.id}", settings.seed)
             yield _case(question, condition, tuple(shown), forged, codec, settings)
     if conditions and not allowed:
         raise DataError(
@@ -98,6 +98,8 @@ def evaluate(
 ) -> list[Prediction]:
     """One prediction for each case, in their order, greedy; kept in `folder/<label>.jsonl` microbatch by microbatch.
 
+    Cases of one prompt are asked once (a list whose permutation moves nothing).
+
     The same call after a kill asks only what is missing; other prompts, answers or weights start anew.
 
     Args:
@@ -113,9 +115,8 @@ def evaluate(
     Raises:
         StorageError: `folder` cannot be written, or its disk is full.
     """
-    by_id = {case.id: case for case in cases}
     asked_of = {question.id: question for question in questions}
-    reasoned, limit = settings.prompts.answer == "reasoned", settings.evaluation.max_new_tokens
+    reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
     form = settings.evaluation.normalise
     made_by = made_of(label, sources, cases, questions, settings)
     path = _path(folder, label)
@@ -123,9 +124,10 @@ def evaluate(
         done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
         tally = Tally.of(row.score for row in done.values())
         bar.advance(len(done))
-        missing = [case.prompt for case in cases if case.id not in done]
-        for written in writer.write(missing, max_new_tokens=limit, seed=settings.seed) if missing else ():
-            pairs = [(by_id[text.prompt_id], text) for text in written]
+        missing = _by_prompt(case for case in cases if case.id not in done)
+        prompts_of = [group[0].prompt for group in missing.values()]
+        for written in writer.write(prompts_of, max_new_tokens=limit, seed=settings.seed) if missing else ():
+            pairs = [(case, text) for text in written for case in missing[text.prompt_id]]
             new = {c.id: judge(label, c, asked_of[c.question_id], text, reasoned, form) for c, text in pairs}
             journal.add([as_row(prediction) for prediction in new.values()])
             done |= new
@@ -135,6 +137,14 @@ def evaluate(
         return [done[case.id] for case in cases]
     read = _perplexities(label, reader, cases, path.with_suffix(PERPLEXITY), made_by)
     return [replace(done[case.id], perplexity=read[case.id]) for case in cases]
+
+
+def _by_prompt(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    """The cases by the first of those with the same prompt; what is asked without documents has a model of its own."""
+    groups: dict[tuple[bool, tuple[int, ...]], list[Case]] = {}
+    for case in cases:
+        groups.setdefault((case.condition == "closed_book", case.prompt.tokens), []).append(case)
+    return {group[0].id: group for group in groups.values()}
 
 
 def kept(
@@ -161,7 +171,7 @@ def _path(folder: Path, label: str) -> Path:
 
 
 def _allowed(condition: Condition, question: Question, forged: Sequence[Forgery]) -> bool:
-    if condition == "attacked":
+    if condition in ("permuted", "attacked"):
         return bool(question.oracle_ids and forged)
     return condition != "oracle" or bool(question.oracle_ids)
 
@@ -198,7 +208,11 @@ def _case(
         settings.prompts,
         id=name,
         max_tokens=settings.model.max_tokens,
-        room=max(settings.evaluation.max_new_tokens, len(answer)),
+        room=max(settings.answer_tokens, len(answer)),
+        golden=prompts.golden_of(
+            replace(question, reasoning=""),
+            (at for at, document in enumerate(shown) if document.id in question.oracle_ids),
+        ),
     )
     return Case(
         id=name,
@@ -265,19 +279,30 @@ def summarise(
         attack_name="attacked" if settings.corpus.source == "records" else "template attack",
         cells=tuple(_cell(groups[key], labels, settings, api_judge) for key in keys),
         attacks=tuple(
-            _attack(groups[model, "oracle"], groups[model, "attacked"], metric, settings)
+            _attack(groups[model, "permuted"], groups[model, "attacked"], metric, settings)
             for model in asked
             for metric in RIGHT_OR_WRONG
-            if (model, "oracle") in groups and (model, "attacked") in groups
+            if (model, "permuted") in groups and (model, "attacked") in groups
         ),
-        changes=tuple(
-            compare(groups[baseline, condition], groups[model, condition], metric, settings)
-            for model, condition in keys
-            for metric in METRICS
-            if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+        changes=together(
+            [
+                compare(groups[baseline, condition], groups[model, condition], metric, settings)
+                for model, condition in keys
+                if condition != "permuted"  # the control of an attack, and no result of its own
+                for metric in METRICS
+                if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+            ]
         ),
         floor=_floor(guessed, floor, floor_name, settings) if guessed else None,
+        unforged=max((_unforged(groups, model) for model in asked), default=0),
     )
+
+
+def _unforged(groups: Mapping[tuple[str, Condition], Group], model: str) -> int:
+    """Questions with a known oracle that this model was not attacked on."""
+    if (model, "attacked") not in groups:
+        return 0
+    return len(groups.get((model, "oracle"), {}).keys() - groups[model, "attacked"].keys())
 
 
 def _labels(questions: Iterable[Question]) -> dict[str, str]:
@@ -307,6 +332,7 @@ def _cell(group: Group, labels: Mapping[str, str], settings: Settings, api_judge
         retrieved_oracle=_mean(row.retrieved_oracle for row in rows),
         unfinished=_mean(not row.ended for row in rows) or 0.0,
         cut_prompts=_mean(row.cut_tokens > 0 for row in rows) or 0.0,
+        cut_answers=_mean(row.cut_answer for row in rows) or 0.0,
         perplexity=_mean(row.perplexity for row in rows),
         three_way=answers.pubmed_accuracy(truth, said) if truth else None,
         two_way=answers.pubmed_accuracy(truth, said, ("yes", "no")) if binary else None,
@@ -314,11 +340,11 @@ def _cell(group: Group, labels: Mapping[str, str], settings: Settings, api_judge
     )
 
 
-def _attack(clean: Group, attacked: Group, metric: Metric, settings: Settings) -> Attack:
-    right = [key for key in clean if key in attacked and getattr(clean[key], metric) == 1.0]
+def _attack(control: Group, attacked: Group, metric: Metric, settings: Settings) -> Attack:
+    right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
     lost = [1.0 - getattr(attacked[key], metric) for key in right]
     success = _bounds(settings)(lost) if lost else None
-    return Attack(model=next(iter(clean.values())).model, metric=metric, rows=len(right), success=success)
+    return Attack(model=next(iter(control.values())).model, metric=metric, rows=len(right), success=success)
 
 
 def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> Change:
@@ -326,6 +352,7 @@ def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> 
     shared = [key for key in before if key in after]
     old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))
     change = difference(old, new, settings.evaluation.resamples, settings.seed)
+    p = p_value(old, new, settings.seed)
     return Change(
         before=before[shared[0]].model,
         after=after[shared[0]].model,
@@ -333,7 +360,9 @@ def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> 
         metric=metric,
         rows=len(shared),
         change=change,
-        verdict=verdict(change, len(shared)),
+        p=p,
+        corrected=p,
+        verdict=verdict(change, len(shared), p),
     )
 
 

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from ragdist.config import Settings
 from ragdist.draws import draw
 from ragdist.evaluation.asking import Condition
-from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
 from ragdist.evaluation.report import METRICS
 from ragdist.evaluation.rounds_report import (
+    COMPARED,
     CONDITIONS,
     Beside,
     Change,
@@ -96,17 +97,19 @@ def report(
     hurt = {
         meeting: _by_question(grades[meeting]) for meeting in sorted(grades, key=lambda meeting: place(meeting.stage))
     }
+    changes, gains = list(_changes(groups, settings)), list(_gains(hurt, settings))
+    compared = together([*changes, *gains])  # they stand in one table
     return Rounds(
         scores=tuple(_score(condition, meeting, group, settings) for (condition, meeting), group in groups.items()),
         successes=tuple(
-            _success(condition, meeting, clean, group, metric, settings)
+            _success(condition, meeting, control, group, metric, settings)
             for (condition, meeting), group in groups.items()
-            if condition in ATTACKS and (clean := groups.get(("clean", Meeting(meeting.generator, -1))))
+            if condition in ATTACKS and (control := groups.get(("permuted", Meeting(meeting.generator, -1))))
             for metric in RIGHT_OR_WRONG
         ),
-        changes=tuple(_changes(groups, settings)),
+        changes=compared[: len(changes)],
         inflicted=tuple(_inflicted(meeting, logs, grades[meeting], settings) for meeting, logs in hurt.items() if logs),
-        gains=tuple(_gains(hurt, settings)),
+        gains=compared[len(changes) :],
         forged=tuple(_forged(forgeries)),
         examples=tuple(_examples(questions, forgeries, settings.seed)),
     )
@@ -129,13 +132,14 @@ def _score(condition: Condition, meeting: Meeting, group: Group, settings: Setti
         states_forgery=bounds("states_forgery"),
         unfinished=sum(not row.ended for row in rows) / len(rows),
         cut_prompts=sum(row.cut_tokens > 0 for row in rows) / len(rows),
+        cut_answers=sum(row.cut_answer for row in rows) / len(rows),
     )
 
 
 def _success(
-    condition: Condition, meeting: Meeting, clean: Group, attacked: Group, metric: str, settings: Settings
+    condition: Condition, meeting: Meeting, control: Group, attacked: Group, metric: str, settings: Settings
 ) -> Success:
-    right = [key for key in clean if key in attacked and getattr(clean[key], metric) == 1.0]
+    right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
     lost = [1.0 - getattr(attacked[key], metric) for key in right]
     return Success(
         model=meeting.stage,
@@ -149,7 +153,7 @@ def _success(
 
 def _changes(groups: Mapping[tuple[Condition, Meeting], Group], settings: Settings) -> Iterator[Change]:
     """Each stage against the first and against the one before it, under the same condition."""
-    for condition in CONDITIONS:
+    for condition in COMPARED:
         played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]
         for number, (after, group) in enumerate(played[1:], 1):
             for before, old in dict([played[0], played[number - 1]]).items():
@@ -173,9 +177,17 @@ def _change(
     before: str, after: str, condition: Any, metric: str, old: list[float], new: list[float], settings: Settings
 ) -> Change:
     change = difference(old, new, settings.evaluation.resamples, settings.seed)
-    said = verdict(change, len(old))
+    p = p_value(old, new, settings.seed)
     return Change(
-        before=before, after=after, condition=condition, metric=metric, rows=len(old), change=change, verdict=said
+        before=before,
+        after=after,
+        condition=condition,
+        metric=metric,
+        rows=len(old),
+        change=change,
+        p=p,
+        corrected=p,
+        verdict=verdict(change, len(old), p),
     )
 
 
@@ -209,8 +221,13 @@ def _forged(forgeries: Iterable[Forgery]) -> Iterator[Forged]:
     for forgery in forgeries:
         groups.setdefault(forgery.attacker, []).append(forgery)
     for attacker, rows in sorted(groups.items()):
-        stated, truthful = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("stated", "truthful"))
-        yield Forged(attacker=attacker, rows=len(rows), stated=stated, truthful=truthful)
+        argued = [row.stated for row in rows if row.states]
+        yield Forged(
+            attacker=attacker,
+            rows=len(rows),
+            stated=sum(argued) / len(argued) if argued else None,
+            truthful=sum(row.truthful for row in rows) / len(rows),
+        )
 
 
 def _examples(questions: Iterable[OpenQuestion], forgeries: Sequence[Forgery], seed: int) -> Iterator[Beside]:

@@ -12,14 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from ragdist.evaluation.asking import Condition
-from ragdist.evaluation.intervals import ENOUGH, Interval
+from ragdist.evaluation.intervals import ENOUGH, Interval, note, shown
 from ragdist.evaluation.report import COLOURS, NAMES, bounds, grid
 from ragdist.records import as_row
 from ragdist.store import make_folder, translate_errors
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+COMPARED: tuple[Condition, ...] = ("clean", "template", "attacker")
+"""Those that stages are compared under; the permuted list is the control that attack success is measured against."""
+SHOWN: tuple[Condition, ...] = ("clean", "permuted", "template", "attacker")
+"""Those with a column; answers without oracles are in the summary and in tables of arms."""
 TITLES = {
     "clean": "clean list",
+    "permuted": "clean list, permuted",
+    "absent": "oracle absent",
     "template": "template attack",
     "attacker": "own forgeries",
     "forgery alone": "one forgery alone",
@@ -43,6 +49,9 @@ class Score:
     """Share of answers that repeat the forged answer; on the clean list, the base rate of the template's."""
     unfinished: float
     cut_prompts: float
+    """Share of prompts whose documents were cut to fit."""
+    cut_answers: float = 0.0
+    """Share of prompts whose golden documents, cut to fit, no longer show the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +63,7 @@ class Success:
     attacker: int
     metric: str
     rows: int
-    """Questions answered right on the clean list by the same generator."""
+    """Questions answered right on the permuted clean list by the same generator."""
     success: Interval | None
     """Share of them answered wrong under attack; None when there are no rows."""
 
@@ -70,12 +79,16 @@ class Change:
     """em, f1, subspan; for a forgery alone perplexity and log_perplexity of the right answer."""
     rows: int
     change: Interval
+    p: float
+    """Of this comparison alone, by paired sign flips."""
+    corrected: float
+    """The same for all that the table tests (Holm)."""
     verdict: str
 
     @property
     def shown(self) -> bool:
         """Whether it may be called a difference."""
-        return self.rows >= ENOUGH and not self.change.low <= 0 <= self.change.high
+        return shown(self.change, self.rows, self.corrected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +114,8 @@ class Forged:
 
     attacker: int
     rows: int
-    stated: float
-    """Share that states the wrong answer that it was asked to argue for."""
+    stated: float | None
+    """Share that states the wrong answer that it was asked to argue for; None where it was told none."""
     truthful: float
     """Share that holds a right answer."""
 
@@ -114,7 +127,7 @@ class Beside:
     question: str
     right: str
     wrong: str
-    """What the forgery was asked to argue for."""
+    """What the forgery was asked to argue for; empty where it was told nothing."""
     truth: str
     """A document that holds the answer, or the first shown where none does."""
     forgery: str
@@ -187,6 +200,8 @@ def notes(report: Rounds) -> list[str]:
     counts = sorted({score.rows for score in report.scores}) or [0]
     out = [f"{counts[0]} questions." if len(counts) == 1 else f"{counts[0]} to {counts[-1]} questions."]
     out.append(conclusion(report))
+    if report.successes:
+        out.append("Attack success: right on the permuted clean list, wrong with forgeries strewn into that very list.")
     last = report.stages[-1] if report.stages else ""
     for change in em:
         if change.after == last and change.before == report.stages[0]:
@@ -197,24 +212,27 @@ def notes(report: Rounds) -> list[str]:
     for gain in logs:
         what = "log perplexity of the right answer after one forgery"
         out.append(f"{gain.after} against {gain.before}, {what}: {gain.verdict}.")
+    out += filter(None, [note([*report.changes, *report.gains])])
     for condition in CONDITIONS:
         shares = [f"{s.model} {s.states_forgery.mean:.0%}" for s in report.scores if s.condition == condition]
         if shares:
             out.append(f"Answers that repeat the forged one, {TITLES[condition]}: {'; '.join(shares)}.")
     for forged in report.forged:
-        more = f"hold a right answer in {forged.truthful:.0%}"
-        out.append(f"Forgeries of attacker {forged.attacker} state the wrong answer in {forged.stated:.0%}, {more}.")
+        told = (
+            "were told no wrong answer" if forged.stated is None else f"state the wrong answer in {forged.stated:.0%}"
+        )
+        out.append(f"Forgeries of attacker {forged.attacker} {told}, hold a right answer in {forged.truthful:.0%}.")
     return out
 
 
 def conclusion(report: Rounds) -> str:
     """Whether any change may be called a difference; where none may, that this is a null result."""
     found = [change for change in (*report.changes, *report.gains) if change.metric in ("em", "log_perplexity")]
-    shown = sum(change.shown for change in found)
+    differing = sum(change.shown for change in found)
     if not found:
         return "Nothing was compared."
-    if shown:
-        return f"{shown} of {len(found)} changes in exact match and log perplexity are shown to be differences."
+    if differing:
+        return f"{differing} of {len(found)} changes in exact match and log perplexity are shown to be differences."
     few = f", each over fewer than {ENOUGH} questions" if all(change.rows < ENOUGH for change in found) else ""
     return f"A null result: none of {len(found)} changes in exact match and log perplexity is a difference{few}."
 
@@ -267,12 +285,12 @@ def picture(report: Rounds, path: Path) -> Path:
     stages = report.stages
     figure = Figure(figsize=(max(9.0, 1.6 * len(stages) + 5), 4.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for number, condition in enumerate(CONDITIONS):
+    for number, condition in enumerate(COMPARED):
         found = [(at, score.em) for at, stage in enumerate(stages) if (score := report.score(stage, condition))]
         # Side by side, so that no interval hides another.
         _line(left, [(at + 0.08 * (number - 1), em) for at, em in found], COLOURS[number], TITLES[condition])
     hurt = [(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
-    _line(right, [(float(at), value) for at, value in hurt], COLOURS[2], TITLES["attacker"])
+    _line(right, [(float(at), value) for at, value in hurt], COLOURS[COMPARED.index("attacker")], TITLES["attacker"])
     left.set_ylim(-0.02, 1.05)
     left.set_title("exact match, 95% intervals", loc="left", fontsize=11)
     right.set_title("mean log perplexity of the right answer after one forgery", loc="left", fontsize=11)
@@ -291,7 +309,7 @@ def picture(report: Rounds, path: Path) -> Path:
 
 
 HEAD = (
-    *(TITLES[name] for name in CONDITIONS),
+    *(TITLES[name] for name in SHOWN),
     "template success",
     "own success",
     "log perplexity",
@@ -301,11 +319,11 @@ HEAD = (
 def _row(report: Rounds, stage: str) -> list[tuple[str, ...]]:
     """(value, interval, more) for each column of HEAD; empty where it was not asked."""
     out: list[tuple[str, ...]] = []
-    for condition in CONDITIONS:
+    for condition in SHOWN:
         score = report.score(stage, condition)
         more = f"{score.f1.mean:.2f} / {score.subspan.mean:.2f}" if score else ""
         out.append((*_value(score.em if score else None), more))
-    for condition in CONDITIONS[1:]:
+    for condition in ("template", "attacker"):
         found = [s for s in report.successes if (s.model, s.condition, s.metric) == (stage, condition, "em")]
         more = f"of {found[0].rows}" if found else ""
         out.append((*_value(found[0].success if found else None), more))

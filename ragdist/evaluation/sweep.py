@@ -22,6 +22,7 @@ from ragdist.trials import OBJECTIVES, Point, Scores, Trial
 RAFT_NAMES = {"oracle": "clean"}
 ATM_NAMES = {"template": "attacked"}
 """The template attack is the same documents for all trials; each trial's own attacker stands beside it."""
+ARM = "arm"
 T975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -31,10 +32,15 @@ T975 = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A point. Example: Tried(values={"atm.kl_weight": 0.2}, seeds=3, scores={"clean": Interval(...)}, seconds=310)."""
+    """A point.
+
+    Example: Tried(values={"arm": "paper"}, point={"atm.clean_weight": 0.0}, seeds=3, scores={...}, seconds=310)
+    """
 
     values: Point
-    """Without the seed."""
+    """What people are shown: the arm's name, if there are arms, and what is swept beside them; without the seed."""
+    point: Point
+    """Every setting that trials differ in, without the seed."""
     seeds: int
     """Trials that came to their end."""
     scores: dict[str, Interval]
@@ -93,12 +99,13 @@ def scores_of(report: Report | Rounds) -> Scores:
     return found
 
 
-def summarise(job: str, trials: Sequence[Trial], config: SweepConfig) -> Sweep:
-    """The sweep's report from its trials."""
+def summarise(job: str, trials: Sequence[Trial], config: SweepConfig, arms: Mapping[str, Point] | None = None) -> Sweep:
+    """The sweep's report from its trials; `arms` as `trials.arms` gives them."""
+    arms = arms or {}
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(repr(_unseeded(trial.values)), []).append(trial)
-    points = [tried for group in groups.values() if (tried := _tried(group, config.metric))]
+    points = [tried for group in groups.values() if (tried := _tried(group, config.metric, arms))]
     objective = OBJECTIVES[config.objective]
     judged = [tried for tried in points if all(name in tried.scores for name in objective)]
     return Sweep(
@@ -106,7 +113,7 @@ def summarise(job: str, trials: Sequence[Trial], config: SweepConfig) -> Sweep:
         objective=objective,
         metric=config.metric,
         drawn=config.search != "grid",
-        keys=tuple(dict.fromkeys(key for trial in trials for key in _unseeded(trial.values))),
+        keys=tuple(dict.fromkeys(key for trial in trials for key in shown(_unseeded(trial.values), arms))),
         trials=tuple(trials),
         points=tuple(points),
         front=tuple(front(judged, objective)),
@@ -134,14 +141,23 @@ def over_seeds(means: Sequence[float]) -> Interval:
     return Interval(mean, max(0.0, mean - far), min(1.0, mean + far))
 
 
-def _tried(group: Sequence[Trial], metric: str) -> Tried | None:
+def shown(point: Point, arms: Mapping[str, Point]) -> Point:
+    """The point for people: an arm's settings are its name."""
+    for name, arm in arms.items():
+        if arm.items() <= point.items():
+            return {ARM: name} | {key: value for key, value in point.items() if key not in arm}
+    return point
+
+
+def _tried(group: Sequence[Trial], metric: str, arms: Mapping[str, Point]) -> Tried | None:
     done = [trial for trial in group if trial.state == "finished"]
     if not done:
         return None
     names = [name for name in done[0].scores if all(name in trial.scores for trial in done)]
     found = {name: [trial.scores[name][metric] for trial in done] for name in names}
     return Tried(
-        values=_unseeded(done[0].values),
+        values=shown(_unseeded(done[0].values), arms),
+        point=_unseeded(done[0].values),
         seeds=len(done),
         scores={
             # Seeds that all score the same say nothing of how far others would be: then it is over questions too.

@@ -26,6 +26,7 @@ from ragdist.store import make_folder, translate_errors
 
 TITLES = {
     "clean": "clean list",
+    "permuted": "clean list, permuted",
     "attacked": "template attack",
     "attacker": "own forgeries",
     "closed_book": "no documents",
@@ -60,7 +61,7 @@ def write(sweep: Sweep, settings: Settings, folder: Path) -> dict[str, Any]:
 def settings_of(tried: Tried, settings: Settings) -> Settings:
     """The point's settings as a job takes them, without the sweep and its name."""
     mapper, run = settings.run.mapper, settings.run
-    found = trials.at(settings, tried.values)
+    found = trials.at(settings, tried.point)
     return found.model_copy(update={"run": run.model_copy(update={"name": "", "mapper": mapper})})
 
 
@@ -116,8 +117,9 @@ def notes(sweep: Sweep) -> list[str]:
         by = " and ".join(TITLES[name] for name in sweep.objective)
         several = len(sweep.objective) > 1
         out.append(
-            f"Best by {by}{', of which no other point is better in both' if several else ''}; chosen on the questions "
-            "that it is reported on, so look at it again on others."
+            f"Best by {by}{', of which no other point is better in both' if several else ''}; chosen of "
+            f"{len(sweep.points)} on the questions that it is reported on, with intervals that are each point's own: "
+            "points are not tested against each other, so look at it again on other questions."
         )
     out += [f"{trial.name} failed: {trial.error}" for trial in sweep.trials if trial.state == "failed"]
     return out

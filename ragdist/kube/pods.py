@@ -11,7 +11,7 @@ from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.plan import memory
 from ragdist.plan.fits import CLOSE, Group
-from ragdist.plan.layout import RAY, Plan
+from ragdist.plan.layout import DRIVER, RAY, Plan
 from ragdist.plan.seats import GIB
 
 Job = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
@@ -151,7 +151,7 @@ def _pods(seats: Asked, memory_each: float, settings: Settings, store: int) -> P
 def _memory(seats: Asked, settings: Settings, plan: Plan) -> float:
     """Bytes of host memory of one rank: told, or of the largest group that may have the seat."""
     if seats.name == "trials":
-        return plan.driver + memory.process(True, "host")
+        return _asking(settings, plan) + memory.process(True, "host")
     if settings.kube.memory_gib:
         return settings.kube.memory_gib * GIB
     return max(_counted(group) for group in plan.groups if seats.name in ("workers", group.role.name))
@@ -174,9 +174,9 @@ def _counted(group: Group) -> int:
 def head(settings: Settings, job: Job, plan: Plan) -> Pods:
     """The pod with the driver and, in a sweep whose trials ask on CPU, the trials' own processes beside it."""
     kube, gpus = settings.kube, int(asks_on_gpu(settings, job, plan.groups))
+    driver = plan.driver if job.endswith("atm") else _asking(settings, plan)
     processes = 1 + (settings.sweep.concurrent if job.startswith("sweep") and not settings.sweep.gpus_per_trial else 0)
-    unknown = GIB * kube.memory_gib if plan.model is None and job != "atm" else 0
-    counted = _rounded(processes * (plan.driver + gpus * memory.process(True, "host") + unknown))
+    counted = _rounded(processes * (driver + gpus * memory.process(True, "host")))
     store = store_gib(plan)
     return Pods(
         name="head",
@@ -187,6 +187,12 @@ def head(settings: Settings, job: Job, plan: Plan) -> Pods:
         memory=math.ceil(kube.head_memory_gib) or max(LEAST_HEAD_GIB, counted) + store + 1,
         store=store,
     )
+
+
+def _asking(settings: Settings, plan: Plan) -> float:
+    """Bytes of a process that asks a model: of as many as a rank where those are told, whether or not the model is on
+    the machine that renders."""
+    return DRIVER + GIB * settings.kube.memory_gib if settings.kube.memory_gib else plan.driver
 
 
 def asks_on_gpu(settings: Settings, job: Job, groups: Sequence[Group]) -> bool:

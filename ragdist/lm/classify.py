@@ -30,7 +30,7 @@ def lay_out(judgements: Path, settings: Settings) -> Plan:
     """The plan of a run over the rows of `judgements`.
 
     Raises:
-        ConfigError: fewer rows than `train.examples_per_step`.
+        ConfigError: there is no row to train on.
         DataError: a row is empty or weighs nothing, or all answers are right, or all wrong.
     """
     rows = rows_of(Rated, judgements)
@@ -51,11 +51,12 @@ def lay_out(judgements: Path, settings: Settings) -> Plan:
         "right": pa.array([row.right for row in rows], pa.bool_()),
         "weight": pa.array([row.weight for row in rows], pa.float64()),
     }
-    return plan_of(pa.table(columns), settings)
+    blank = {"tokens": rows[0].tokens[:1], "right": False, "weight": 0.0} if rows else {}
+    return plan_of(pa.table(columns), blank, settings)
 
 
 class Judged(Dataset[dict[str, Any]]):
-    """The rows of a plan in the order of training, each with the weight of all rows of its step."""
+    """The lines of a plan in the order of training, each with the weight of all rows of its step."""
 
     def __init__(self, plan: Plan, rows_per_step: int) -> None:
         self.plan = plan

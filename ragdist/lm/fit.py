@@ -84,7 +84,7 @@ def fit(
     if (folder / MODEL).exists():
         return folder / MODEL
     plan = subject.lay_out(rows, settings)
-    log.info("%d rows are laid out in %d steps", len(plan.order), len(plan.useful))
+    log.info("%d rows are laid out in %d steps", plan.rows, len(plan.useful))
     zero.prepare()
     with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
         trainer, resume = _trainer(subject, plan, folder, settings)

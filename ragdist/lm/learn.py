@@ -55,8 +55,7 @@ def lay_out(rows: Sequence[Bundle], train: TrainConfig, seed: int) -> list[list[
                 f"{list(row.prompt_tokens)} of them prompt; wanted {len(rows[0].tokens)}, each a prompt and a target"
             )
     lengths = [sum(map(len, row.tokens)) for row in rows]
-    blocks = training_blocks(lengths, epochs=train.epochs, examples_per_step=train.examples_per_step, seed=seed)
-    size = train.microbatch
+    blocks, size = training_blocks(lengths, train, seed), train.microbatch
     return [[block[start : start + size] for start in range(0, len(block), size)] for block in blocks]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ragdist.config import LoraConfig, ModelConfig
 from ragdist.draws import rng_for
 from ragdist.errors import ConfigError, ModelError
+from ragdist.lm.chat import USER, Breaker, Chat, breaker, open_chat, own_words, render
 from ragdist.lm.memory import enough, keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.zero import quiet
@@ -30,6 +31,8 @@ ADAPTER_ALONE = (
     "model.source={!r} is an adapter alone and cannot be trained on; "
     "write it merged (train.lora.merge=true) and train the merged model"
 )
+THOUGHT = re.compile(r"think|thought|reason|<\|(?:channel|message)\|>", re.IGNORECASE)
+"""Special tokens that a decoded text keeps: without them thoughts were part of what is said."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class ModelCodec:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     end: int
+    spoken: Chat | None
+    """None for a tokenizer without a chat template."""
+    harmless: Breaker
+    thoughts: frozenset[int]
+    """Special tokens around what a model thinks."""
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, no special tokens added."""
@@ -46,35 +54,24 @@ class ModelCodec:
         return Tokens(found["input_ids"], found["offset_mapping"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these tokens, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """The text of these tokens, special tokens left out but for those that tell thoughts from what is said."""
+        ids = list(ids)
+        if marked := not self.thoughts.isdisjoint(ids):
+            ids = [number for number in ids if number in self.thoughts or number not in _special(self.tokenizer)]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=not marked, clean_up_tokenization_spaces=False))
 
     def chat(self, user: str, system: str = "") -> str:
-        """The conversation in the model's chat template, up to where the answer begins.
+        """The conversation in the model's chat template, up to where the answer begins; see `lm.chat`.
 
-        Special tokens spelled out in the texts are broken by a word joiner: no document can end its turn.
+        What in the texts looks like the template's own words is broken: no document can end its turn.
         A model without a template gets the system text, a blank line, the user text and a newline.
         """
-        system, user = self._harmless(system), self._harmless(user)
-        if not self.tokenizer.chat_template:
+        system, user = self.harmless(system), self.harmless(user)
+        if self.spoken is None:
             first = self.tokenizer("")["input_ids"][:1]
             begin = self.tokenizer.bos_token if first == [self.tokenizer.bos_token_id] else ""
             return begin + "\n\n".join(text for text in (system, user) if text) + "\n"
-        turns = [{"role": "system", "content": system}] if system else []
-        try:
-            return self._render([*turns, {"role": "user", "content": user}])
-        except TemplateError:
-            if not system:
-                raise
-            return self._render([{"role": "user", "content": f"{system}\n\n{user}"}])  # no place for a system message
-
-    def _render(self, turns: list[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-
-    def _harmless(self, text: str) -> str:
-        special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        found = re.compile("|".join(re.escape(token) for token in special) or "(?!)")
-        return found.sub(lambda token: f"{token[0][:1]}\u2060{token[0][1:]}", text)
+        return render(self.tokenizer, self.spoken, self.spoken.messages(user, system))
 
 
 def load_codec(config: ModelConfig) -> ModelCodec:
@@ -97,11 +94,17 @@ def load_codec(config: ModelConfig) -> ModelCodec:
             f"model.source={config.source!r} has a tokenizer without character offsets ({type(tokenizer).__name__}); "
             "set model.source to a model with a tokenizer.json"
         )
-    end = _end_of_answer(tokenizer)
+    spoken = open_chat(tokenizer, config.source)
+    end = _end_of_answer(tokenizer, spoken)
     if end is None:
         raise ModelError(f"model.source={config.source!r}: its tokenizer names no token that ends a text (eos_token)")
-    made_of = f"{tokenizer.backend_tokenizer.to_str()}\x1f{tokenizer.chat_template}\x1f{end}"
-    return ModelCodec(tokenizer, hashlib.sha256(made_of.encode()).hexdigest()[:12], end)
+    harmless = breaker(tokenizer, own_words(tokenizer, spoken))
+    made_of = [tokenizer.backend_tokenizer.to_str(), end, harmless.words, harmless.joiner]
+    if spoken:
+        made_of += [spoken.template, spoken.whole, render(tokenizer, spoken, spoken.messages(USER))]
+    fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+    thoughts = frozenset(number for number, token in _special(tokenizer).items() if THOUGHT.search(token))
+    return ModelCodec(tokenizer, fingerprint, end, spoken, harmless, thoughts)
 
 
 def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedModel:
@@ -204,10 +207,27 @@ def read(auto: Any, config: ModelConfig, folder: Path, *, training: bool, **shap
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter in `folder` merged in."""
+    """The model with the adapter in `folder` merged in.
+
+    Where the adapter changes one of two tied weights (input embedding, output head), they are two from here on, as they
+    were when it was trained.
+    """
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, str(folder))
+    _untie(adapted.get_base_model())
+    return adapted.merge_and_unload()
+
+
+def stop_at(model: Any, end: int) -> None:
+    """Lets whoever generates with the saved model stop where its answers end."""
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    ends = config.eos_token_id
+    ends = [*ends] if isinstance(ends, list) else [] if ends is None else [ends]
+    if end not in ends:
+        config.eos_token_id = [end, *ends]
 
 
 @contextmanager
@@ -222,6 +242,19 @@ def named(config: ModelConfig, wanted: str) -> Iterator[None]:
         if "mismatched" not in str(error):
             raise
         raise ModelError(_why_not(config, ValueError("its weights have another shape"), wanted)) from None
+
+
+def _untie(model: Any) -> None:
+    """Gives the output head a weight of its own where it shares one and just one of the two has an adapter."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if None in ends:
+        return
+    first, last = (getattr(end, "base_layer", getattr(end, "original_module", end)) for end in ends)
+    if first.weight is not last.weight or all(end is plain for end, plain in zip(ends, (first, last), strict=True)):
+        return
+    last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=False)
+    for shape in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
+        shape.tie_word_embeddings = False
 
 
 def _trusted(config: ModelConfig) -> bool:
@@ -270,15 +303,16 @@ def _base(config: ModelConfig, base: str) -> Path:
         ) from None
 
 
-def _end_of_answer(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template puts after an answer, else the end of a text."""
-    if tokenizer.chat_template:
-        said = "ragdist-answer"
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
-        after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(said)[2]
-        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        for number in tokenizer(after, add_special_tokens=False)["input_ids"]:
-            if number in special:
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    return {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _end_of_answer(tokenizer: PreTrainedTokenizerBase, spoken: Chat | None) -> int | None:
+    """The added token, special or not, that the chat template puts after an answer, else the end of a text."""
+    if spoken:
+        added = tokenizer.added_tokens_decoder
+        for number in tokenizer(spoken.after_answer, add_special_tokens=False)["input_ids"]:
+            if number in added and str(added[number]).strip():
                 return int(number)
     end: int | None = tokenizer.eos_token_id
     return end

@@ -27,7 +27,7 @@ from ragdist.errors import ConfigError
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
 from ragdist.lm.learn import Learning, LossOf, Prepare, Task
-from ragdist.lm.load import dtype_of, load_codec, load_model
+from ragdist.lm.load import dtype_of, load_codec, load_model, stop_at
 from ragdist.lm.memory import enough, give_back_freed_memory
 from ragdist.lm.read import ModelReader
 from ragdist.lm.source import resolve
@@ -211,6 +211,7 @@ class Resident:
         if dist.get_rank() == 0:
             half = folder / f"{MODEL}.tmp"
             shutil.rmtree(half, ignore_errors=True)
+            stop_at(self.module, self._codec.end)
             with zero.quiet():
                 self.module.save_pretrained(half, state_dict=whole or self.module.state_dict())
                 self._codec.tokenizer.save_pretrained(half)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from ragdist.config import Settings
 from ragdist.errors import DataError
-from ragdist.lm.order import training_order
+from ragdist.lm.order import training_blocks, training_steps
 from ragdist.records import Example, Record, from_row
 
 
@@ -21,9 +22,12 @@ class Plan:
     """The run laid out in rows: what is trained on, when, and how much of it is padding."""
 
     table: pa.Table
-    """A line a row: its tokens, and what else is to be known of it."""
+    """A line a row: its tokens, and what else is to be known of it. After the last row stands the blank one, if any."""
+    rows: int
+    """Rows to train on, the blank one not among them."""
     order: list[int]
-    """Row indexes, `examples_per_step` after another for each step."""
+    """Lines of the table, `examples_per_step` after another for each step; a last step that has fewer rows is filled
+    up with the blank one, of which nothing is learned."""
     useful: list[int]
     """Tokens of each step, padding left out."""
     padded: list[int]
@@ -34,7 +38,7 @@ def lay_out(examples: Path, settings: Settings) -> Plan:
     """The plan of a run over the rows of `examples`.
 
     Raises:
-        ConfigError: fewer rows than `train.examples_per_step`.
+        ConfigError: there is no row to train on.
         DataError: a row has no token to learn.
     """
     rows = rows_of(Example, examples)
@@ -48,7 +52,8 @@ def lay_out(examples: Path, settings: Settings) -> Plan:
         "tokens": pa.array([row.tokens for row in rows], pa.list_(pa.int32())),
         "prompt_tokens": pa.array([row.prompt_tokens for row in rows], pa.int32()),
     }
-    return plan_of(pa.table(columns), settings, packed=packs(settings))
+    blank = {"tokens": rows[0].tokens[:2], "prompt_tokens": 2} if rows else {}
+    return plan_of(pa.table(columns), blank, settings, packed=packs(settings))
 
 
 def rows_of(kind: type[Record], path: Path) -> list[Record]:
@@ -57,29 +62,35 @@ def rows_of(kind: type[Record], path: Path) -> list[Record]:
         return [from_row(kind, json.loads(line)) for line in lines]
 
 
-def plan_of(table: pa.Table, settings: Settings, *, packed: bool = False) -> Plan:
+def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, packed: bool = False) -> Plan:
     """The plan of a run over a table with a column `tokens`.
+
+    A last step that is not full is filled up with a blank row, so that every worker has as many microbatches as in any
+    other step: it takes part in the forward and the backward pass, and neither in the loss nor in what that is divided
+    by, so that the step is that of its real rows.
 
     Args:
         table: one line a row.
+        blank: a line more, of few tokens, that adds nothing to the loss.
         settings: seed, and how rows make steps and microbatches.
         packed: rows of a microbatch are laid end to end, without padding.
 
     Raises:
-        ConfigError: fewer rows than `train.examples_per_step`.
+        ConfigError: there is no row to train on.
     """
-    lengths, train = pc.list_value_length(table["tokens"]).to_pylist(), settings.train
-    order = training_order(lengths, epochs=train.epochs, examples_per_step=train.examples_per_step, seed=settings.seed)
-    useful, padded = [], []
-    for start in range(0, len(order), train.examples_per_step):
-        step = [lengths[row] for row in order[start : start + train.examples_per_step]]
-        useful.append(sum(step))
-        padded.append(
-            sum(
-                max(step[at : at + train.microbatch]) * train.microbatch for at in range(0, len(step), train.microbatch)
-            )
-        )
-    return Plan(table, order, useful, useful if packed else padded)
+    train, rows = settings.train, len(table)
+    training_steps(rows, train)
+    lengths = pc.list_value_length(table["tokens"]).to_pylist()
+    steps = training_blocks(lengths, train, settings.seed)
+    useful = [sum(lengths[row] for row in step) for step in steps]
+    if missing := train.examples_per_step - len(steps[-1]):
+        table = pa.concat_tables([table, pa.Table.from_pylist([dict(blank)], table.schema)])
+        lengths.append(len(blank["tokens"]))
+        steps[-1] += [rows] * missing
+    padded = [
+        sum(lengths[step[at]] * train.microbatch for at in range(0, len(step), train.microbatch)) for step in steps
+    ]
+    return Plan(table, rows, [row for step in steps for row in step], useful, useful if packed else padded)
 
 
 def features(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:

@@ -13,6 +13,7 @@ import yaml
 from ragdist import track
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import MODEL, publish
+from ragdist.lm.load import load_codec, stop_at, with_adapter
 from ragdist.lm.rows import Plan
 
 
@@ -31,6 +32,10 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Setting
         half = folder / f"{MODEL}.tmp"
         shutil.rmtree(half, ignore_errors=True)
         model = trainer.accelerator.unwrap_model(trainer.deepspeed)
+        for tied, source in getattr(model, "all_tied_weights_keys", {}).items():
+            if source in state:  # DeepSpeed's copy holds it twice
+                state.pop(tied, None)
+        stop_at(model, load_codec(settings.model).end)
         model.save_pretrained(half, state_dict=state)
         if settings.train.lora.rank and settings.train.lora.merge:
             _merge(half, base, settings)
@@ -42,12 +47,12 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Setting
 
 def _merge(adapter: Path, base: Callable[[Settings], Any], settings: Settings) -> None:
     """Replaces the adapter in this folder by its base model with the adapter merged in."""
-    from peft import PeftModel
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # the base is loaded whole, by this rank alone
-    merged = PeftModel.from_pretrained(base(settings), adapter).merge_and_unload()
+    merged = with_adapter(base(settings), adapter)
     shutil.rmtree(adapter)
+    stop_at(merged, load_codec(settings.model).end)
     merged.save_pretrained(adapter)
 
 
@@ -62,7 +67,7 @@ library_name: transformers
 tags: [ragdist, {name.lower()}]
 ---
 
-The {name} model, tuned by ragdist from `{settings.model.source}` on {len(plan.table)} rows of `{rows.parent.name}`,
+The {name} model, tuned by ragdist from `{settings.model.source}` on {plan.rows} rows of `{rows.parent.name}`,
 {trainer.state.global_step} steps of {settings.train.examples_per_step} rows; loss {losses[0]:.4f} at first,
 {losses[-1]:.4f} at last.
 

@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from ragdist.algo.tokens import answer_logprobs, predicting
 from ragdist.config import Settings
+from ragdist.errors import ConfigError
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.classify import SCORER
 from ragdist.lm.fit import Lean, Subject, fit
@@ -77,7 +78,14 @@ def _arguments(shared: dict[str, Any], settings: Settings) -> TrainingArguments:
 def _trainer(model: Any, arguments: TrainingArguments, plan: Plan, settings: Settings) -> Any:
     """TRL's trainer over the plan."""
     from datasets import Dataset
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from trl.trainer.sft_trainer import SFTTrainer
+
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise ConfigError(
+            f"train.lora.targets={list(settings.train.lora.targets)} names the output head, and TRL's trainer reads "
+            "its weight past an adapter; take it out, or tune all weights (train.lora.rank=0)"
+        )
 
     class Trainer(Lean, SFTTrainer):
         def compute_loss(

@@ -29,13 +29,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.noted, self.time = state.global_step, time.monotonic()
         if self.first:
-            track.append_metrics(
-                self.folder,
-                "train_start",
-                step=state.global_step,
-                steps=state.max_steps,
-                rows_left_out=round(len(self.plan.table) * self.train.epochs) - len(self.plan.order),
-            )
+            track.append_metrics(self.folder, "train_start", step=state.global_step, steps=state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         asked = torch.tensor(int(self.first and (self.folder / STOP).exists()), device=args.device)

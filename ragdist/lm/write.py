@@ -122,7 +122,8 @@ class ModelWriter:
     def _written(self, prompt_id: str, sample: int, tokens: list[int]) -> Written:
         ended = tokens[-1] in self.ends
         text = self.codec.decode(tokens[:-1] if ended else tokens)
-        return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=len(tokens), ended=ended)
+        ids = tuple(tokens)
+        return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=len(ids), ended=ended, ids=ids)
 
 
 def _close_up(going: Sequence[bool]) -> list[int]:

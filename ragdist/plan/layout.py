@@ -2,7 +2,7 @@
 
     settings + machines -> groups -> seats              `seats.py`
              + the model's shape -> bytes of a rank     `shape.py`, `memory.py`
-             + the road's stages -> rows, steps, money  `workload.py`
+             -> rows, steps, money                      `workload.py`, bounds; counted in this machine's stages if asked
              -> what surely does not fit, what is close, and which setting to change    `fits.py`
 
 What is not known (a model that is not here, machines of a cluster) is said to be so, and never stands in the way.
@@ -21,11 +21,13 @@ from ragdist.plan.fits import Group, Load, Problem
 from ragdist.plan.memory import LIBRARIES, Held, Work, Writing
 from ragdist.plan.seats import Node, Role, Seats
 from ragdist.plan.shape import Shape
-from ragdist.plan.workload import Asked, Rows
+from ragdist.plan.workload import Asked, Here, Rows
 
 Job = Literal["raft", "atm", "duet"]
 RAY = 600 * 2**20
 """Ray's own processes on the machine with the driver."""
+DRIVER = LIBRARIES + RAY
+"""Bytes of a driver that asks no model, and of Ray beside it."""
 KEPT_TABLES = 4
 """Of how many times the microbatches under way `cluster.group` keeps the tables in memory."""
 ROW, CHARACTERS = 400, 4
@@ -62,20 +64,21 @@ class Plan:
     problems: Sequence[Problem]
 
 
-def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, sources: workload.Sources | None = None) -> Plan:
+def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here | None = None) -> Plan:
     """The plan of a job.
 
     Args:
         settings: all settings.
         job: which system.
         nodes: the machines; None are those of a cluster that is not known from here.
-        sources: what the data is made from, where that is known.
+        here: counts in what this machine's runs left; None takes settings and the model's files alone, so that the
+            plan is the same wherever it is made.
 
     Raises:
         ModelError: `model.source` names a package that is not there.
     """
     cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
-    width, rows = _width(settings, nodes or ()), workload.examples(settings, sources)
+    width, rows = _width(settings, nodes or ()), workload.examples(settings, here)
     groups = _sides(settings, width, cores) if job == "atm" else _lessons(settings, job, width, rows, cores)
     turns, problems = fits.seat(groups, nodes, side_by_side=job == "atm")
     model = shape.read(settings.model)
@@ -84,7 +87,8 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, sources: wo
     problems += fits.contradictions(settings, groups, width if known else 4, model)
     loads = fits.loads(groups, nodes or (), turns, driver)
     problems += fits.too_much(loads)
-    measured = workload.speed(settings) if job == "raft" and rows.tokens else None
+    timed = job == "raft" and rows.tokens and here and (nodes is None or any(node.here for node in nodes))
+    measured = workload.speed(settings) if timed else None
     return Plan(
         job=job,
         model=model,
@@ -96,8 +100,8 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, sources: wo
         driver=driver,
         store=_in_flight(settings) if job == "atm" else 0,
         rows=rows,
-        steps=_steps(settings, job, rows, workload.open_questions(settings, sources)),
-        asked=workload.teacher(settings, sources),
+        steps=_steps(settings, job, rows, workload.open_questions(settings, here)),
+        asked=workload.teacher(settings, here),
         seconds=(rows.tokens or 0) * settings.train.epochs / measured[0] if measured else None,
         measured_by=measured[1] if measured else "",
         problems=problems,
@@ -157,7 +161,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[Group]:
     groups = []
     for name, side, new, samples in (
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
-        ("generator", settings.generator, settings.evaluation.max_new_tokens, 1),
+        ("generator", settings.generator, settings.answer_tokens, 1),
     ):
         role = Role(
             name=name,
@@ -195,7 +199,7 @@ def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width
 def _driver(settings: Settings, job: Job, model: Shape | None, width: int, groups: Sequence[Group]) -> int:
     """Bytes of the driver and of Ray beside it; a driver on CPU keeps what the untuned model took when it was asked."""
     asks = settings.evaluation.before and job != "atm" and not any(group.role.gpus for group in groups)
-    return LIBRARIES + RAY + (width * model.weights if model and asks else 0)
+    return DRIVER + (width * model.weights if model and asks else 0)
 
 
 def _in_flight(settings: Settings) -> int:
@@ -207,12 +211,12 @@ def _in_flight(settings: Settings) -> int:
 
 def _steps(settings: Settings, job: Job, rows: Rows, questions: int | None) -> dict[str, int | None]:
     if job == "raft":
-        return {"train": workload.steps(rows.rows, settings.train) if rows.rows else None}
+        return {"train": settings.train.steps(rows.rows) if rows.rows else None}
     if job == "duet":
         return dict.fromkeys(DUET_ROLES)  # who learns from which questions is drawn when they are there
     questions = questions or settings.questions.train_rows or None
     sides = {"attacker": settings.attacker.train, "generator": settings.generator.train}
     return {
-        f"{name}, in each of {settings.atm.rounds} rounds": questions and workload.phase_steps(questions, train)
+        f"{name}, in each of {settings.atm.rounds} rounds": questions and max(1, train.steps(questions))
         for name, train in sides.items()
     }

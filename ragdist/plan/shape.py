@@ -16,6 +16,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +168,15 @@ def in_package(source: str) -> Path:
 
 def converted(gguf: Path) -> Path:
     """The folder that this file is converted to when it is first loaded, named by its content."""
+    said = gguf.stat()
+    return models_folder() / f"{gguf.stem}-{_digest(gguf, said.st_size, said.st_mtime_ns)}"
+
+
+@lru_cache(maxsize=8)
+def _digest(gguf: Path, size: int, changed_ns: int) -> str:
+    """Of the file's content; size and time of the last change tell a file from the one that was there before."""
     with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return models_folder() / f"{gguf.stem}-{digest}"
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def models_folder() -> Path:
@@ -180,6 +187,13 @@ def models_folder() -> Path:
 def _of_gguf(gguf: Path) -> Shape | None:
     if (found := converted(gguf) / "config.json").is_file():
         return _of_folder(found.parent)
+    said = gguf.stat()
+    return _in_gguf(gguf, said.st_size, said.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _in_gguf(gguf: Path, size: int, changed_ns: int) -> Shape | None:
+    """What the file's own metadata tells; reading them takes seconds, and a job has several groups of one model."""
     import gguf as library
 
     try:

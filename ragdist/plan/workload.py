@@ -1,7 +1,8 @@
 """How much there is to do: rows, tokens, optimizer steps, a teacher's tokens and money, time.
 
-Counted where the road has finished the stage that these settings want; else a bound, and marked as one. Speed is what
-an earlier run of the same model on this machine measured; without one there is none.
+From the settings alone these are bounds, and marked as such. `Here` is told to look into the run folder of this
+machine: there rows are counted where the road has finished the stage that these settings want, and speed is what an
+earlier run of the same model measured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ragdist.config import ModelConfig, Settings, TrainConfig
+from ragdist.config import ModelConfig, Settings
 from ragdist.store import CARD, ROWS
 from ragdist.track import read_json, versions
 
@@ -26,6 +27,14 @@ TAUGHT = ("asked", "taught", "reasoned")
 """Stages that the teacher's settings name, where others are named by those of prompts."""
 Sources = Mapping[str, str]
 """What the chunks or questions were made from, by name: as stages note it in `inputs`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Leave to look at what `run.folder` on this machine holds; without it nothing depends on that."""
+
+    sources: Sources | None = None
+    """Of these settings, where they are known; a stage made from others is not taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,30 +69,15 @@ class Asked:
     why: str
 
 
-def steps(rows: int, train: TrainConfig) -> int:
-    """Optimizer steps of a Ray Train job: what does not fill a last step is left out."""
-    return round(rows * train.epochs) // train.examples_per_step
-
-
-def phase_steps(rows: int, train: TrainConfig) -> int:
-    """Optimizer steps of one of ATM's phases: what is left over makes a smaller last step."""
-    return -(-max(1, round(rows * train.epochs)) // train.examples_per_step)
-
-
-def examples(settings: Settings, sources: Sources | None) -> Rows:
-    """RAFT's training rows.
-
-    Args:
-        settings: all settings.
-        sources: of these settings, where they are known; a stage made from others is not taken.
-    """
-    found = _finished(settings, "examples", sources)
+def examples(settings: Settings, here: Here | None = None) -> Rows:
+    """RAFT's training rows."""
+    found = _finished(settings, "examples", here)
     return _counted(found) if found else _bounded(settings)
 
 
-def open_questions(settings: Settings, sources: Sources | None) -> int | None:
+def open_questions(settings: Settings, here: Here | None) -> int | None:
     """Questions that ATM trains on; None where their stage is not finished."""
-    return _rows_of("open-train", settings, sources) or None
+    return _rows_of("open-train", settings, here) or None
 
 
 def speed(settings: Settings) -> tuple[float, str] | None:
@@ -112,7 +106,7 @@ def speed(settings: Settings) -> tuple[float, str] | None:
     return None
 
 
-def teacher(settings: Settings, sources: Sources | None) -> Asked | None:
+def teacher(settings: Settings, here: Here | None = None) -> Asked | None:
     """What the teacher may be asked at most; None where nobody is, or where nothing bounds it.
 
     A reply is no longer than `teacher.max_new_tokens`, a chunk no longer than `chunks.tokens`; a verdict is asked of
@@ -121,10 +115,10 @@ def teacher(settings: Settings, sources: Sources | None) -> Asked | None:
     config, shown = settings.teacher, settings.contexts.documents
     if not (config.questions_per_chunk or config.reasoning or config.judge):
         return None
-    chunks = (config.chunks or _rows_of("chunks", settings, sources)) if config.questions_per_chunk else 0
+    chunks = (config.chunks or _rows_of("chunks", settings, here)) if config.questions_per_chunk else 0
     asked = chunks * config.questions_per_chunk
     own = settings.questions.train_rows + settings.questions.test_rows  # of the data, where they are capped
-    questions = asked or (own if settings.questions.train_rows else _rows_of("questions", settings, sources))
+    questions = asked or (own if settings.questions.train_rows else _rows_of("questions", settings, here))
     if not questions:
         return None
     tokens = settings.chunks.tokens
@@ -143,9 +137,9 @@ def teacher(settings: Settings, sources: Sources | None) -> Asked | None:
     return Asked(calls=number, read=read, written=written, usd=usd, why=why)
 
 
-def _rows_of(stage: str, settings: Settings, sources: Sources | None) -> int:
+def _rows_of(stage: str, settings: Settings, here: Here | None) -> int:
     """Rows of a finished stage; 0 where it is not finished."""
-    found = _finished(settings, stage, sources)
+    found = _finished(settings, stage, here)
     return int(_card(found)["rows"]) if found else 0
 
 
@@ -167,7 +161,7 @@ def _counted(folder: Path) -> Rows:
 
 def _bounded(settings: Settings) -> Rows:
     rows, longest = settings.questions.train_rows or None, settings.model.max_tokens
-    answer = min(longest // 2, settings.evaluation.max_new_tokens)
+    answer = min(longest // 2, settings.answer_tokens)
     return Rows(rows=rows, tokens=rows and rows * longest, longest=longest, answer=answer)
 
 
@@ -191,13 +185,15 @@ def _named(model: ModelConfig) -> str:
     return f"{model.source}@{model.revision}"
 
 
-def _finished(settings: Settings, stage: str, sources: Sources | None) -> Path | None:
+def _finished(settings: Settings, stage: str, here: Here | None) -> Path | None:
     """The folder of the newest finished stage of this name that these settings would find again."""
+    if here is None:
+        return None
     data = Path(settings.run.folder) / "data"
     finished = (card for card in data.glob(f"{stage}-*/{CARD}") if card.parent.suffix != ".tmp")
     cards = sorted(finished, key=lambda path: -path.stat().st_mtime)
     codec = _codecs(data).get(_named(settings.model), "")
-    return next((card.parent for card in cards if _is_of(card.parent, settings, codec, sources)), None)
+    return next((card.parent for card in cards if _is_of(card.parent, settings, codec, here.sources)), None)
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -210,6 +206,7 @@ def _is_of(folder: Path, settings: Settings, codec: str, sources: Sources | None
     card = _card(folder)
     blocks = [settings.corpus, settings.chunks, settings.questions, settings.retrieval, settings.contexts]
     blocks.append(settings.teacher if card["name"] in TAUGHT else settings.prompts)
+    blocks = [settings.corpus] if card["name"] == "documents" else blocks  # another block has a `near_duplicates` too
     now = {key: value for block in blocks for key, value in block.model_dump(mode="json").items()}
     now |= {"seed": settings.seed, "max_tokens": settings.model.max_tokens, "codec": codec}
     del now["embedder"]  # a stage has its fingerprint

@@ -18,7 +18,8 @@ from ragdist import track
 from ragdist.algo.arbiter import prefers_reciter
 from ragdist.config import Settings
 from ragdist.data import disputes, prompts
-from ragdist.data.disputes import Dispute
+from ragdist.data.disputes import Dispute, is_flipped
+from ragdist.data.thoughts import without_thoughts
 from ragdist.evaluation.predictions import Journal, weights
 from ragdist.records import Request, Verdict, content_id
 from ragdist.roles import Codec, Pair, Scorer, Teacher, Writer
@@ -92,7 +93,7 @@ class Summarizer:
     def judge(self, disputes: Sequence[Dispute]) -> list[Verdict]:
         """See `Arbiter`; a model that writes nothing leaves the discoverer's answer."""
         open_ = [dispute for dispute in disputes if not self.same(dispute)]
-        shown = [(one, is_flipped(one, self.seed) != self.flip) for one in open_]
+        shown = [(one, is_flipped(one.question_id, self.seed) != self.flip) for one in open_]
         said = dict(zip([one.question_id for one in open_], self.ask(shown), strict=True))
         return [
             self._verdict(one, said[one.question_id]) if one.question_id in said else _both(one) for one in disputes
@@ -118,16 +119,11 @@ def confidences(scorer: Scorer, open_disputes: Sequence[Dispute]) -> list[tuple[
     return list(zip(found[::2], found[1::2], strict=True))
 
 
-def is_flipped(dispute: Dispute, seed: int) -> bool:
-    """Whether the answer from documents is shown first."""
-    return disputes.is_flipped(dispute.question_id, seed)
-
-
 def by_writer(writer: Writer, codec: Codec, folder: Path, source: str, settings: Settings) -> Ask:
     """Asks a model in this process; what it wrote is kept in `folder`, microbatch by microbatch."""
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
-        config, limit = settings.prompts, settings.evaluation.max_new_tokens
+        config, limit = settings.prompts, settings.answer_tokens
         asked = [disputes.summary_prompt(dispute, codec, config, flipped=flipped) for dispute, flipped in shown]
         made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings)])
         name = content_id(made_by)
@@ -150,11 +146,11 @@ def by_teacher(teacher: Teacher, settings: Settings) -> Ask:
     def requests(shown: Sequence[tuple[Dispute, bool]]) -> Iterator[Request]:
         for dispute, flipped in shown:
             text = disputes.summary_text(dispute, flipped=flipped)
-            limit = settings.evaluation.max_new_tokens
+            limit = settings.answer_tokens
             yield Request(id=f"{dispute.question_id}/{flipped}", text=text, max_new_tokens=limit, seed=settings.seed)
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
-        return [reply.text for reply in teacher.ask(requests(shown), what="summaries")]
+        return [without_thoughts(reply.text).text for reply in teacher.ask(requests(shown), what="summaries")]
 
     return ask
 

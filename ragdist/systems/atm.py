@@ -6,9 +6,10 @@
         attacker learns A_{e+1}: DPO; win = highest PPL, lose = lowest         `algo.preference.dpo`
                         -log sigmoid(beta * [log A(win)/A_e(win) - log A(lose)/A_e(lose)])
         forge again     F' = A_{e+1}(q, ...)
-        permute         D' = permutation of D + F'                             `data.lists.attacked_lists`
+        permute         D' = permutation of D + F'   (`atm.mix`, `atm.replay`) `data.lists.attacked_lists`
         generator learns G_{e+1}: MITO                                         `algo.consistency.mito`
                         - log p(a | q, D') + kl_weight * KL[p(. | q, D) || p(. | q, D')], per answer token
+                        (+ clean_weight * - log p(a | q, D), + preferences: beyond the paper, off unless asked for)
 
 The seed post that introduced ATM here has win and lose the wrong way round; the official code and the game's logic
 agree on the above. Then the question that ATM is about: held-out questions under the clean list, the template attack
@@ -46,8 +47,16 @@ class Start(NamedTuple):
 
 
 ATTACKER, GENERATOR = "round-0/attacker", "round-0/generator"
-MITO_ALONE = {"atm.kl_weight", "atm.kl_direction", "atm.detach_clean", "atm.reduction"}
-"""Settings that nothing reads before the generator learns."""
+MITO_ALONE = (
+    "atm.kl_",
+    "atm.detach_clean",
+    "atm.reduction",
+    "atm.clean_weight",
+    "atm.preference_",
+    "atm.mix.",
+    "atm.replay.",
+)
+"""How settings begin that nothing reads before the generator's rows are made."""
 OpenSides = Callable[[Start, Start], AbstractContextManager[tuple[Side, Side]]]
 """Seats attacker and generator for as long as the block lasts."""
 
@@ -112,7 +121,7 @@ def common(keys: Iterable[str], settings: Settings) -> str:
     """
     first: list[str] = []
     for key in keys:
-        if key in MITO_ALONE or (key.startswith("generator.train.") and not settings.atm.first_tuning):
+        if key.startswith(MITO_ALONE) or (key.startswith("generator.train.") and not settings.atm.first_tuning):
             first.append(GENERATOR)
         elif key == "atm.dpo_beta" or (key.startswith("attacker.train.") and settings.atm.attacker_warmup == "none"):
             first.append(ATTACKER)
@@ -173,12 +182,12 @@ class Game:
         self.forge_held_out(number + 1)
         self.attack(number + 1, number)  # what the attacker gained, before the generator defends itself
         again = self._each(self.attacker, forging.forge, f"{here}/forged-again", self.train, number, self.settings)
-        rows = self._each(
-            self.generator, lists.attacked_lists, f"{here}/lists", _zip(self.train, again), number, self.settings
-        )
         if until == f"{here}/generator":
             return
-        self._learn(self.generator, mito(self.settings), rows, f"{here}/generator")
+        shown = _zip(self.train, again, *self._replayed(number))
+        rows = self._each(self.generator, lists.attacked_lists, f"{here}/lists", shown, number, self.settings)
+        prepare = consistency.reference if atm.preference_weight else None
+        self._learn(self.generator, mito(self.settings), rows, f"{here}/generator", prepare=prepare)
         self.judge(number + 1)
 
     def forge_and_grade(self, number: int) -> tuple[list[Shard], list[Shard]]:
@@ -214,6 +223,12 @@ class Game:
             self.journal.shards(forging_phase, lambda _: forged)
             self.journal.shards(grading_phase, lambda _: graded)
         return self.journal.shards(forging_phase, _never), self.journal.shards(grading_phase, _never)
+
+    def _replayed(self, number: int) -> list[list[Shard]]:
+        """What attackers wrote in this round and those before it, each before it learned."""
+        if "earlier" not in self.settings.atm.replay.attacks:
+            return []
+        return [self.journal.shards(f"round-{earlier}/forged", _never) for earlier in range(number + 1)]
 
     def forge_held_out(self, attacker: int) -> None:
         """Forgeries for the test questions by this version, for all versions from the same prompts."""
@@ -299,6 +314,9 @@ def mito(settings: Settings) -> Callable[..., Any]:
     return partial(
         consistency.mito,
         kl_weight=atm.kl_weight,
+        clean_weight=atm.clean_weight,
+        preference_weight=atm.preference_weight,
+        beta=atm.dpo_beta,
         direction="attacked_to_clean" if released else atm.kl_direction,
         detach_clean=atm.detach_clean,
         reduction=atm.reduction,

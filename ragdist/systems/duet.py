@@ -30,6 +30,7 @@ from ragdist.config import DUET_ROLES, Condition, Settings, uneven
 from ragdist.config import Arbiter as Kind
 from ragdist.data import disputes
 from ragdist.data.disputes import Dispute
+from ragdist.data.prompts import right_answer
 from ragdist.data.road import Road
 from ragdist.data.trio import Trio
 from ragdist.errors import ConfigError
@@ -193,7 +194,7 @@ class Duet:
             rows = write_rows(self.arbiters / "rated.jsonl", rated)
             lessons.append(self._lesson("alignment arbiter", rows, self.arbiters / "alignment", "scorer", "scorer"))
         if "tuned_summarizer" in duet.arbiters:
-            answer = {question.id: question.answers[0] for question in questions}
+            answer = {question.id: right_answer(question) for question in questions}
             summaries = [
                 disputes.summary_example(
                     one, answer[one.question_id], codec, self.settings.prompts, condition, flipped=flipped
@@ -323,10 +324,11 @@ class Duet:
                 first, *second = verdicts[condition]
                 rows = arbitration.predictions(first, reciter, discoverer, tests, label, self.settings, wrong)
                 found.setdefault(label, []).extend(rows)
-                turned = second[0] if second else ()
-                worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
+                if condition != "permuted":  # asked for the sake of attack success alone
+                    turned = second[0] if second else ()
+                    worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
         report = raft.report(self.road, {**found, EITHER: bound}, self.settings)
-        return report, worth
+        return report, arbitration.compared(worth)
 
     def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:
         """What both said to those of the questions that could be asked like that."""

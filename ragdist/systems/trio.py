@@ -64,14 +64,14 @@ def answer(road: Road, cast: Cast, folder: Path, settings: Settings, text: str) 
             settings.prompts,
             id=f"{condition}/{question.id}",
             max_tokens=settings.model.max_tokens,
-            room=settings.evaluation.max_new_tokens,
+            room=settings.answer_tokens,
         )
         for condition, shown in (("closed_book", ()), ("retrieved", documents))
         if shown or condition == "closed_book"
     ]
     models = [str(folder / role / "model") for role in (RECITER, DISCOVERER)]
     with cast.open_sides(*models) as sides:
-        limit = settings.evaluation.max_new_tokens
+        limit = settings.answer_tokens
         written = {row.prompt_id: row.text for batch in sides.write(asked, max_new_tokens=limit) for row in batch}
         reciter, *more = (prompts.extract(written[prompt.id]).answer for prompt in asked)
         discoverer = more[0] if more else ""

@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from ragdist.algo.consistency import attack_shift, mito
+from ragdist.algo.consistency import attack_shift, mito, reference
 from ragdist.algo.losses import Totals
+from ragdist.algo.preference import REFERENCE
 from ragdist.algo.sft import answer_loss
 from tests.algo.game import Table, answers, batch
 
@@ -125,3 +128,41 @@ def test_mito_detached_still_learns_where_the_answer_loss_is_on_the_clean_list()
     alone = both()[0]
     answer_loss(Table(answers(alone, LABELS)), batch(3), total=TOTAL).scalar.backward()
     assert torch.allclose(clean.grad, alone.grad, atol=1e-6)
+
+
+def test_mito_with_a_clean_weight_adds_the_clean_answer_loss():
+    """By torch.distributions: MITO, and clean_weight times the answer loss on the clean list, per answer token."""
+    clean, attacked = both()
+    loss = mito(table(clean, attacked), batch(3), total=TOTAL, kl_weight=0.3, clean_weight=0.7)
+    paper = by_hand(clean, attacked, "attacked", to="attacked", kl_weight=0.3)
+    beside = by_hand(clean, attacked, "clean", to="attacked", kl_weight=0)
+    assert torch.allclose(loss.scalar, (paper + 0.7 * beside) / TOTAL.tokens)
+    assert torch.allclose(loss.metrics["clean_loss"], beside / TOTAL.tokens)
+
+
+def test_mito_with_a_clean_weight_and_a_fixed_target_pulls_the_clean_side_by_its_answer_alone():
+    clean, attacked = both()
+    forward = table(clean, attacked)
+    mito(forward, batch(3), total=TOTAL, kl_weight=1, clean_weight=0.5, detach_clean=True).scalar.backward()
+    alone = both()[0]
+    (0.5 * answer_loss(Table(answers(alone, LABELS)), batch(3), total=TOTAL).scalar).backward()
+    assert torch.allclose(clean.grad, alone.grad, atol=1e-6) and forward.asked == [0, 1]
+
+
+def test_mito_with_preferences_adds_dpo_between_right_and_forged_answer():
+    """beta * [(right - forged) - reference] by hand; the forged answers have other lengths than the right ones."""
+    clean, attacked = both()
+    torch.manual_seed(7)
+    forged, other = torch.randn(3, 3, 9, requires_grad=True), [[5], [6, 1, 2], [3]]
+    forward = Table(answers(clean, LABELS), answers(attacked, LABELS), answers(forged, other))
+    known = reference(Table(*forward.slots), batch(3))[REFERENCE] - 1.5
+    loss = mito(forward, batch(3, reference=known), total=TOTAL, kl_weight=0.3, preference_weight=0.4, beta=0.2)
+    margins = [0.2 * 1.5] * 3  # the lead is the reference's own, and 1.5 more
+    wanted = by_hand(clean, attacked, "attacked", to="attacked", kl_weight=0.3) / TOTAL.tokens
+    wanted = wanted + 0.4 * sum(math.log(1 + math.exp(-margin)) for margin in margins) / TOTAL.rows
+    assert torch.allclose(loss.scalar, wanted) and loss.metrics["accuracy"] == 1
+    loss.scalar.backward()
+    assert forged.grad.abs().max() > 1e-4
+    right = [sum(attacked[row, at].log_softmax(-1)[x] for at, x in enumerate(LABELS[row])) for row in range(3)]
+    wrong = [sum(forged[row, at].log_softmax(-1)[x] for at, x in enumerate(other[row])) for row in range(3)]
+    assert torch.allclose(known + 1.5, torch.stack(right) - torch.stack(wrong), atol=1e-5)

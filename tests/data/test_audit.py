@@ -135,6 +135,36 @@ def test_audit_names_what_was_spoiled(spoil, problem):
     assert any(problem in said for said in found.problems), found.problems
 
 
+def test_audit_names_contexts_without_oracle_that_show_an_answer():
+    """T1: apart from those with their oracle; the first 20 by question."""
+    settings, questions, chunks, contexts, rows = road()
+    absent = [context for context in contexts if not context.oracle_positions][:25]
+    for context in absent:
+        asked = next(question for question in questions if question.id == context.question_id)
+        shown = next(i for i in context.chunk_ids)
+        chunks = {**chunks, shown: replace(chunks[shown], text=f"{chunks[shown].text} As in {asked.answers[0]}.")}
+    found = findings(settings, questions, chunks, contexts, rows)
+    assert found.absent_answers == 25 and found.answer_contexts >= 25
+    assert found.absent_answers_named == tuple(context.question_id for context in absent[:20])
+    said = next(problem for problem in found.problems if "without their oracle show a right answer" in problem)
+    assert said.startswith("25 contexts") and absent[19].question_id in said and said.endswith("and 5 more")
+
+
+def test_audit_names_near_duplicates_between_the_splits():
+    """T8: not those that are equal, which are told apart."""
+    settings, questions, *made = road()
+    test = [
+        replace(questions[n], id=f"test {n}", text=text, split="test")
+        for n, text in enumerate(
+            ("Tell me: when did hotel 0 open?", "When did hotel 1 open", "Please, when did hotel 999 open?")
+        )
+    ]
+    found = findings(settings, [*questions, *test], *made)
+    assert (found.near_duplicates, found.shared_texts) == (1, 1)
+    assert found.near_duplicates_named == (f"{questions[0].id}, like test 0",)
+    assert any("1 training questions ask a test question again" in problem for problem in found.problems)
+
+
 def test_audit_counts_quotes_that_do_not_hold():
     """check 12: not in the oracle, and unbalanced; a problem only where reasoning is trained on."""
     settings, questions, *made = road(prompts={"answer": "reasoned"})

@@ -76,6 +76,20 @@ def test_gold_pairs_are_the_right_answer_and_another_questions():
     assert rows[1, "other"].answer == "None"
 
 
+def test_where_all_answers_are_wanted_the_gold_row_holds_them_all():
+    """One of two wanted answers is wrong by the scorer, and was taught as right."""
+    question = replace(QUESTIONS[0], answers=("Paris", "Rome"), all_answers_required=True)
+    side = {question.id: Side("a", False)}
+    (gold,) = (
+        row
+        for row in disputes.judgements([question], side, {"retrieved": side}, same, DuetConfig(), seed=0)
+        if row.source == "gold"
+    )
+    assert gold.answer == "Paris, Rome" and gold.right
+    assert answers.score(gold.answer, question).em == 1.0 > answers.score("Paris", question).em
+    assert prompts.target(question, CONFIG) == gold.answer
+
+
 def test_one_label_names_what_all_answers_are():
     rows = judged([("a", False), ("b", False)], [("c", False), ("d", False)], gold_pairs=False)
     assert disputes.one_label(list(rows.values())) == "wrong"

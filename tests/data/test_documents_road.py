@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ragdist.data.road import Road
+from ragdist.errors import DataError
 from ragdist.loader import resolve
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.store import Store
@@ -80,3 +81,48 @@ def test_card_tells_near_duplicates_copies_broken_and_other_files(tmp_path):
     assert named == "k.txt, like i.txt" and float(estimate.strip("()")) == pytest.approx(198 / 201, abs=0.04)
     assert counts["copies"] == 1 and counts["other_files"] == {".png": 1}
     assert len(counts["broken"]) == 1 and "g.pdf: cannot be read" in counts["broken"][0]
+
+
+def asked(tmp_path, *rows, **corpus):
+    """The questions of these rows with their oracles' texts, over the documents that are there."""
+    lines = [{"split": "train", "answers": ["yes"], **row} for row in rows]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = road(tmp_path, questions=[str(tmp_path / "q.jsonl")], **corpus)
+    texts = {chunk.id: chunk.text for chunk in made.chunks}
+    return made, {q.text: [texts[i] for i in q.oracle_ids] for q in made.selected}
+
+
+def test_question_finds_its_document_by_the_folder_s_name_and_a_copy_by_its_own(tmp_path):
+    """T12, T25: by the real road, from files to oracles."""
+    documents.write(
+        tmp_path / "docs", {"sub/kiln.txt": "The kiln is old.", "z.txt": "The  kiln is old.", "b.txt": "Shop."}
+    )
+    names = ["docs/sub/kiln.txt", "SUB\\KILN.TXT", "docs/z.txt", "./z"]
+    made, found = asked(tmp_path, *({"question": f"Is it {n}?", "documents": [n]} for n in names))
+    assert found == {f"Is it {name}?": ["The kiln is old."] for name in names}
+    assert made.documents.card["counts"]["copies_named"] == ["z.txt, like sub/kiln.txt"]
+
+
+def test_question_that_names_no_document_stops_or_is_left_out_and_named(tmp_path):
+    """T12"""
+    documents.write(tmp_path / "docs", {"kiln.txt": "The kiln is old.", "torn.pdf": b"no pdf"})
+    rows = [{"question": "Old?", "documents": ["kilm.txt"]}, {"question": "New?", "documents": ["kiln.txt"]}]
+    torn = {"question": "Torn?", "documents": ["torn.pdf"]}
+    (tmp_path / "docs" / "torn.pdf").unlink()
+    with pytest.raises(DataError, match=r"'Old\?' names document 'kilm\.txt'.*nearest are 'kiln\.txt'"):
+        asked(tmp_path, *rows)
+    (tmp_path / "docs" / "torn.pdf").write_bytes(b"no pdf")
+    made, found = asked(tmp_path, *rows, torn, broken="skip")
+    assert list(found) == ["New?"]
+    named = made.selected.card["counts"]["broken"]
+    assert len(named) == 2 and "kilm.txt" in named[0] and "torn.pdf" in named[1] and "is not used" in named[1]
+
+
+def test_guesses_and_copies_are_told_in_a_line_each(tmp_path, capsys):
+    """T17, T25"""
+    files = {"a.txt": "Büro".encode("cp1252"), "b.txt": "Same.", "c.txt": "Same. "}
+    documents.write(tmp_path / "docs", files)
+    list(road(tmp_path).documents)
+    told = capsys.readouterr().err
+    assert "1 files (a.txt is read as windows-1252, which it does not say)" in told
+    assert "left out as copies: 1 documents (c.txt, like b.txt)" in told

@@ -117,7 +117,9 @@ def test_result_is_the_same_twice():
     assert sift(documents) == sift(documents)
 
 
-@pytest.mark.parametrize("words", ["한국의 수도는 서울이다 그리고", "เมืองหลวงของไทย", "une école à côté d\u2019un café"])
+@pytest.mark.parametrize(
+    "words", ["한국의 수도는 서울이다 그리고", "เมืองหลวงของไทย", "une école à côté d\u2019un café"]
+)
 def test_document_in_another_normal_form_or_width_is_the_same(words):
     """T11: also where no spaces part words."""
     import unicodedata

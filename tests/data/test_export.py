@@ -65,8 +65,7 @@ def test_hf_form_is_read_by_datasets_and_has_the_exact_share(road, tmp_path):
     found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert {split: len(part) for split, part in found.items()} == counts.rows == {"train": 9, "test": 5}
     with_oracle = [bool(row["oracle_positions"]) for row in found["train"]]
-    wanted = 6 - [bool(row.oracle_positions) for row in road.contexts if row.question_id == "q4"].count(True)
-    assert sum(with_oracle) == counts.with_oracle["train"] == wanted  # 0.6 of 10, less q4, whose quote does not hold
+    assert sum(with_oracle) == counts.with_oracle["train"] == 5  # 0.6 of 9: q4 has a quote that does not hold
     raft = {"id", "type", "question", "context", "oracle_context", "cot_answer", "instruction"}
     assert raft <= set(found["train"].column_names)
 
@@ -159,7 +158,7 @@ def test_card_says_counts_share_licence_and_what_was_left_out_and_no_path(road, 
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "cc-by-4.0"
     assert head["configs"][0]["data_files"][0] == {"split": "train", "path": "data/train.parquet"}
-    assert "| train | 9 | 6 | 66.7% |" in text and "| test | 5 | 5 | 100.0% |" in text
+    assert "| train | 9 | 5 | 55.6% |" in text and "| test | 5 | 5 | 100.0% |" in text
     assert "P% asked for is 60.0%" in text and "invalid quotes 1" in text
     assert "42 documents" in text and "oracle_fraction: 0.6" in text
     assert str(Path(road.store.folder).parent) not in text

@@ -117,7 +117,8 @@ UNREADABLE = {
     "empty.docx": (documents.word([]), "has no text"),
     "empty.html": (b"<html><body><script>x</script></body></html>", "has no text"),
     "empty.txt": (b" \n\xe2\x80\x83", "has no text"),
-    "latin.md": (b"caf\xe9", "cannot be read.*utf-8"),
+    "picture.md": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "NUL bytes.*UTF-8"),
+    "mislabelled.html": ('<meta charset="utf-8">Groß, Töpfer, weiß'.encode("cp1252"), "names utf-8 and is not in it"),
 }
 
 

@@ -31,6 +31,11 @@ def forged(round=0, settings=SETTINGS):
     return forge(Rules(), opened(), round, settings)[0]
 
 
+def begun(question, wrong):
+    """The oracle's signature up to and with a wrong default."""
+    return question.texts[1].partition(f"{question.topic}=")[0] + f"{question.topic}={wrong}"
+
+
 def said(tokens):
     return tiny.codec().decode(tokens)
 
@@ -113,7 +118,7 @@ def test_preferences_join_by_id_at_every_place_check_33(best):
         chosen, rejected = (texts[id] for id in row.about.split(">"))
         assert (chosen.number, rejected.number) == (best, worst) and row.id == chosen.question_id == question.id
         for tokens, at, forgery in zip(row.tokens, row.prompt_tokens, (chosen, rejected), strict=True):
-            lead = f"{question.titles[1]}\n{question.titles[1]}({question.topic}={forgery.states}"
+            lead = f"{question.titles[1]}\n{begun(question, forgery.states)}"
             assert said(tokens[:at]).endswith(lead) and tokens[-1] == tiny.codec().end
             assert lead + said(tokens[at:-1]) == whole(forgery)
     lowest = SETTINGS.model_copy(update={"atm": SETTINGS.atm.model_copy(update={"prefer": "lowest"})})
@@ -128,6 +133,41 @@ def test_preferences_of_equal_or_broken_grades_are_none_check_35(values, why):
     """check 35: and the question is counted."""
     rows, notes = pairs(scores(values))
     assert not rows and notes["pairs"] == 0 and notes[why] == 4
+
+
+@pytest.mark.parametrize("values", [[4.0000001, 4.0, 4.0, 4.0, 4.0], [4.0, 4.001, 4.002, 4.0035, 4.003]])
+def test_preferences_of_grades_that_rounding_tells_apart_are_none(values):
+    """T24: within a thousandth of one another, as bfloat16 moves them; beyond it there is a pair."""
+    rows, notes = pairs(scores(values))
+    assert (len(rows), notes["equal"], notes["pairs"]) == (0, 4, 0)
+    assert pairs(scores([4.0, 4.005, 4.0, 4.0, 4.0]))[1]["pairs"] == 4
+
+
+def test_preferences_of_equal_texts_are_none():
+    """T24: whatever their grades say; the same text once ended and once cut off is one text too."""
+    forgeries = [replace(row, text="alike", ended=row.number > 0) for row in forged()]
+    rows, notes = pairs(scores([50.0, 2.0, 10.0, 11.0, 12.0]), forgeries=forgeries)
+    assert (len(rows), notes["equal"], notes["pairs"], notes["single"]) == (0, 4, 0, 0)
+
+
+def test_dpo_learns_the_tokens_that_were_sampled():
+    """The deviation of T: a text has many spellings in tokens, and only one of them was drawn."""
+    letter = [tiny.codec().encode(one).ids[0] for one in "word"]
+    assert tiny.codec().decode(letter) == "word" and len(tiny.codec().encode("word").ids) < 4
+
+    class Spelling(Rules):
+        def write(self, prompts, **how):
+            for batch in super().write(prompts, **how):
+                yield [replace(t, text="word", ids=(*letter, 7 + t.sample, tiny.codec().end)) for t in batch]
+
+    forgeries, _ = forge(Spelling(), opened(), 0, SETTINGS)
+    assert all(row.tokens == (*letter, 7 + row.number, tiny.codec().end) for row in forgeries)
+    forgeries = [replace(row, text=f"{row.text}{row.number}") for row in forgeries]
+    rows, _ = pairs(scores([1.0, 2.0, 3.0, 4.0, 5.0]), forgeries=forgeries)
+    assert len(rows) == 4
+    for row in rows:
+        learned = [tokens[at:] for tokens, at in zip(row.tokens, row.prompt_tokens, strict=True)]
+        assert learned == [(*letter, 7 + number, tiny.codec().end) for number in (4, 0)]
 
 
 def test_preferences_of_a_single_forgery_are_none_check_35():
@@ -177,6 +217,107 @@ def test_attacked_list_holds_every_document_once_check_41():
         assert Counter((page.id, page.title, page.text) for page in shown) == wanted and len(shown) == 8
         assert [page.id for page in shown if getattr(page, "is_forged", False)] != []
         assert {page.id for page in shown if getattr(page, "is_forged", False)} == {forgery.id for forgery in own}
+
+
+def many(documents, forgeries):
+    """A question with so many documents, the oracle among them, and so many forgeries."""
+    question = opened()[0]
+    pages = [(f"d{n}", f"title {n}", f"text {n} of a page") for n in range(documents - 1)]
+    ids, titles, texts = zip(*pages, strict=True)
+    one = replace(
+        question,
+        document_ids=(question.document_ids[1], *ids),
+        titles=(question.titles[1], *titles),
+        texts=(question.texts[1], *texts),
+        oracle_positions=(0,),
+    )
+    written = replace(forged()[0], question_id=question.id)
+    return one, [replace(written, id=f"f{n}", number=n, title=f"forged {n}") for n in range(forgeries)]
+
+
+@pytest.mark.parametrize(("documents", "forgeries"), [(10, 1), (9, 5), (20, 13)])
+def test_attacked_lists_of_more_than_ten_documents_are_whole_and_shuffled(documents, forgeries):
+    """A mutation survived here: no document of a long list goes, every place is as likely (check 41, check 42)."""
+    question, own = many(documents, forgeries)
+    total = documents + forgeries
+    (row,), _ = attacked_lists(Rules(), [question], own, 0, SETTINGS)
+    assert sorted(row.about.split(",")) == sorted([*question.document_ids, *(forgery.id for forgery in own)])
+    counts = [said(tokens).count("<DOCUMENT>") for tokens in row.tokens]
+    assert counts == [documents, total]
+    seen = Counter()
+    for number in range(4000):
+        order = [page.id for page in attacked_list(question, own, str(number), 0)]
+        assert len(set(order)) == total
+        seen[order.index("f0")] += 1
+    assert sorted(seen) == list(range(total)) and chisquare(list(seen.values())).pvalue > 0.001
+
+
+def shown_in(tokens):
+    """The documents of a prompt, each as it stands there."""
+    return [block.split("</DOCUMENT>")[0] for block in said(tokens).split("<DOCUMENT>")[1:]]
+
+
+def long_question(filler=120):
+    question, own = many(4, 3)
+    texts = [f"{text}{' and so on' * filler}" for text in question.texts]
+    texts[0] = f"{'It is long. ' * 20}The default is {question.answers[0]}.{' and so on' * filler}"
+    return replace(question, texts=tuple(texts)), [replace(one, text=f"{one.text}{' never' * 400}") for one in own]
+
+
+@pytest.mark.parametrize("limit", [500, 900, 1500, 3000])
+def test_both_lists_of_a_row_show_the_same_text_of_every_document(limit):
+    """T6: they differ in forgeries and order alone, however much has to be cut for the longer one."""
+    question, own = long_question()
+    settings = Settings.model_validate({"model": {"max_tokens": limit}})
+    (row,), notes = attacked_lists(Rules(), [question], own, 0, settings)
+    clean, attacked = map(shown_in, row.tokens)
+    assert len(clean) == 4 and len(attacked) == 7 and set(clean) < set(attacked)
+    assert [text.split("\n")[0] for text in clean] == list(question.titles)
+    assert all(text.startswith("forged") for text in set(attacked) - set(clean))
+    assert max(map(len, row.tokens)) <= limit and notes["cut_attacked"] == notes["cut_clean"] == 1
+    answer_stands = f"The default is {question.answers[0]}." in clean[0]
+    assert notes["cut_answers"] == (not answer_stands) and notes["dropped"] == 0
+
+
+def test_rows_that_lose_the_golden_answer_are_counted_and_left_out_on_request():
+    """T6: MITO's rows and those of the first tuning; the others stay as they are."""
+    question, own = long_question()
+    short = replace(opened()[1], id="short")
+    made = {"model": {"max_tokens": 500}, "atm": {"closed_book_share": 0}}
+    keep = Settings.model_validate(made)
+    drop = Settings.model_validate(made | {"prompts": {"cut_answers": "drop"}})
+    rows, notes = attacked_lists(Rules(), [question, short], own, 0, keep)
+    assert [row.id for row in rows] == [question.id, "short"] and (notes["cut_answers"], notes["dropped"]) == (1, 0)
+    left, notes = attacked_lists(Rules(), [question, short], own, 0, drop)
+    assert left == rows[1:] and (notes["rows"], notes["cut_answers"], notes["dropped"]) == (1, 1, 1)
+    rows, notes = first_tuning(Rules(), [question, short], keep)
+    assert len(rows) == 2 and (notes["cut_answers"], notes["dropped"]) == (1, 0)
+    left, notes = first_tuning(Rules(), [question, short], drop)
+    assert left == rows[1:] and (notes["rows"], notes["dropped"]) == (1, 1)
+
+
+def test_closed_book_share_is_one_of_the_rows_that_are_left():
+    """T2, T6: two of the four that are left, not two of five less what is dropped."""
+    question, _ = long_question()
+    made = {"model": {"max_tokens": 500}, "atm": {"closed_book_share": 0.5}, "prompts": {"cut_answers": "drop"}}
+    others = [replace(one, id=f"other {n}") for n, one in enumerate(opened())]
+    for seed in range(5):
+        settings = Settings.model_validate({**made, "seed": seed})
+        rows, notes = first_tuning(Rules(), [*others, question], settings)
+        assert (len(rows), notes["closed_book"]) == (4, 2)
+
+
+def test_attacked_list_keeps_documents_in_one_order_whatever_the_forgeries():
+    """T5: without them it is the permuted list; two, five or others of them change no document's neighbour."""
+    for question in opened():
+        own = [forgery for forgery in forged() if forgery.question_id == question.id]
+        control = attacked_list(question, [], "x", 0)
+        assert sorted(page.id for page in control) == sorted(question.document_ids)
+        for shown in (own, own[:2], own[::-1], own * 3):
+            found = attacked_list(question, shown, "x", 0)
+            assert [page for page in found if page in control] == control and len(found) == 3 + len(shown)
+    orders = {tuple(p.id for p in attacked_list(opened()[0], [], str(n), 0)) for n in range(99)}
+    assert len(orders) == 6
 
 
 def test_attacked_list_every_place_is_as_likely_check_42():
@@ -241,19 +382,27 @@ def test_swapped_teaches_a_golden_document_with_the_wrong_answer():
     assert (notes["rows"], notes["in_place"], notes["without_golden"]) == (4, 4, 0)
     for row, question in zip(rows, opened(), strict=True):
         asked, taught = said(row.tokens[0][: row.prompt_tokens[0]]), said(row.tokens[0][row.prompt_tokens[0] : -1])
-        assert asked.endswith(f"{question.titles[1]}\n{question.titles[1]}({question.topic}={row.about}")
+        name = question.titles[1]  # its own signature, or that of a near miss under its name
+        assert asked.rpartition("\n")[0].endswith(f"\n{name}") and asked.endswith(f"{question.topic}={row.about}")
+        assert asked.rpartition("\n")[2].startswith(f"{name}(")
         assert row.about in question.wrong_answers and taught[0] in ",)" and question.texts[1].endswith(taught)
     short = Settings.model_validate({"atm": {"max_new_tokens": 8}})
     assert all(len(row.tokens[0]) - row.prompt_tokens[0] == 8 for row in swapped(Rules(), opened(), short)[0])
 
 
-@pytest.mark.parametrize(("text", "taught"), [("Old Delhi is it.", " is it."), ("It is old.", ".\nIt is old.")])
-def test_swapped_passage_goes_on_behind_the_wrong_answer(text, taught):
+@pytest.mark.parametrize(
+    ("text", "begins", "taught"),
+    [
+        ("Old Delhi is it.", "Agra fort", " is it."),
+        ("It is old.", "It is old. Agra fort", ' is the answer to the question "which city?". It is old.'),
+    ],
+)
+def test_swapped_passage_goes_on_behind_the_wrong_answer(text, begins, taught):
     settings = Settings.model_validate({"atm": {"forging": "passages"}})
     question = replace(opened()[0], text="which city?", topic="", answers=("Old Delhi",), wrong_answers=("agra fort",))
-    rows, notes = swapped(Rules(), [replace(question, titles=("a", "b", "c"), texts=(text,) * 3)], settings)
+    rows, notes = swapped(Rules(), [replace(question, titles=("b", "b", "b"), texts=(text,) * 3)], settings)
     at = rows[0].prompt_tokens[0]
-    assert said(rows[0].tokens[0][:at]).endswith("\nWhich city?\nAgra fort")
+    assert said(rows[0].tokens[0][:at]).endswith(f"\nb\n{begins}")
     assert said(rows[0].tokens[0][at:-1]) == taught and notes["in_place"] == (text[0] == "O")
 
 

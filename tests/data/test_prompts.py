@@ -5,7 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragdist.config import PromptsConfig
-from ragdist.data.prompts import PLAIN, REASONED, Shortened, parse, prompt, quotes, quotes_hold, target, user_text
+from ragdist.data.prompts import (
+    PLAIN,
+    REASONED,
+    Golden,
+    Shortened,
+    fit,
+    parse,
+    prompt,
+    quotes,
+    quotes_hold,
+    renderer,
+    target,
+    user_text,
+)
 from ragdist.errors import DataError
 from tests import tiny
 
@@ -56,7 +69,10 @@ def test_prompt_open_book_holds_exactly_its_documents():
 
 @pytest.mark.parametrize("limit", range(190, 420, 10))
 def test_prompt_too_long_cuts_the_longest_documents_only(limit):
-    """check 23: the question stays, and what is left of the documents is a beginning of each."""
+    """check 23: the question stays, what is left of the documents is a beginning of each, and no more goes than has to.
+
+    The survivor of a mutation: cutting that leaves no document any text.
+    """
     documents = [
         Shortened("short", "one two three"),
         *(Shortened("long", f"{n} " + "word é漢😀 " * 30) for n in (1, 2)),
@@ -69,11 +85,61 @@ def test_prompt_too_long_cuts_the_longest_documents_only(limit):
     shown, question = parse(user)
     assert question == ASK
     assert all(now.text == was.text[: len(now.text)] for now, was in zip(shown, documents, strict=True))
-    if shown[1].text:
-        assert shown[0] == documents[0]
-        assert abs(len(CODEC.encode(shown[1].text).ids) - len(CODEC.encode(shown[2].text).ids)) <= 4
-        # Nothing is thrown away for nothing: at most a token of each long document and one of each border.
-        assert len(cut.tokens) + 16 > limit - 8
+    # Nothing is thrown away for nothing: at most a token of each long document and one of each border.
+    assert len(cut.tokens) + 16 > limit - 8
+    kept = [len(CODEC.encode(f"{now.title}\n{now.text}").ids) for now in shown]
+    assert abs(kept[1] - kept[2]) <= 4 and (shown[0] == documents[0] or abs(kept[0] - kept[1]) <= 4)
+    assert shown[1].text and shown[2].text and (limit < 230 or shown[0] == documents[0])
+
+
+GOLD = ("The keeper of the lamp " + "says little and " * 30, "lives in Oban.", " and sings" * 30)
+
+
+@pytest.mark.parametrize(
+    ("answers", "all_required", "reasoning", "text", "lost"),
+    [
+        (("Oban",), False, "", "".join(GOLD), True),
+        (("Oban",), False, "", GOLD[1] + GOLD[0], False),
+        (("lamp", "Oban"), False, "", "".join(GOLD), False),
+        (("lamp", "Oban"), True, "", "".join(GOLD), True),
+        (("lamp",), False, "##begin_quote##lives in Oban##end_quote##", "".join(GOLD), True),
+        (("lamp",), False, "##begin_quote##keeper of the lamp##end_quote##", "".join(GOLD), False),
+        (("lamp",), False, "##begin_quote##lives in Rome##end_quote##", "".join(GOLD), False),
+        (("yes",), False, "", "yes, " + "".join(GOLD), True),
+        (("Glasgow",), False, "", "".join(GOLD), True),
+        (("서울",), False, "", "".join(GOLD) + "서울에서 산다.", True),
+        (("서울",), False, "", "서울에서 산다." + "".join(GOLD), False),
+    ],
+)
+def test_answer_is_cut_off_when_no_golden_document_shows_it_any_more(answers, all_required, reasoning, text, lost):
+    """T6: told from a document that was cut elsewhere; the other document, cut too, shows nothing."""
+    documents = [Shortened("other", "Oban, lamp, yes. " * 40), Shortened("golden", text)]
+    golden = Golden((1,), answers, all_required, reasoning)
+    for limit, expected in ((4096, False), (350, lost)):
+        shown = prompt(ASK, documents, CODEC, CONFIG, id="q", max_tokens=limit, room=8, golden=golden)
+        assert (shown.cut_answer, bool(shown.cut_tokens)) == (expected, limit < 4096)
+    away = prompt(ASK, documents, CODEC, CONFIG, id="q", max_tokens=350, room=8, golden=Golden((), answers))
+    assert away.cut_tokens and not away.cut_answer
+
+
+def test_answer_in_one_golden_document_of_two_is_enough():
+    """T6: any one that shows it, where one answer is asked for."""
+    documents = [Shortened("long", "".join(GOLD)), Shortened("short", "He lives in Oban.")]
+    shown = prompt(ASK, documents, CODEC, CONFIG, id="q", max_tokens=300, room=8, golden=Golden((0, 1), ("Oban",)))
+    assert shown.cut_tokens and not shown.cut_answer
+
+
+def test_fit_cuts_a_document_alike_in_all_prompts_of_a_list():
+    """T6: what the longer prompt leaves of a document is what the shorter one shows, though it had room for more."""
+    documents = [Shortened(str(n), f"{n} " + f"word{n} é漢😀 " * 40) for n in range(4)]
+    render = renderer(ASK, CODEC, CONFIG)
+    renders = [lambda shown: render(shown[:2]), lambda shown: render(shown[::-1])]
+    few, all_ = fit(documents, renders, CODEC, id="q", max_tokens=500, room=8)
+    assert len(few.tokens) < len(all_.tokens) <= 492 and few.cut_tokens > 0 < all_.cut_tokens
+    blocks = [text_of(one.tokens).split("<DOCUMENT>")[1:] for one in (few, all_)]
+    texts = [[block.split("</DOCUMENT>")[0] for block in found] for found in blocks]
+    assert texts[0] == texts[1][::-1][:2] and len(texts[1]) == 4
+    assert all(text.startswith(f"{n}\n{n} word{n}") for n, text in enumerate(texts[0]))
 
 
 def test_prompt_question_too_long_names_the_setting():

@@ -146,3 +146,102 @@ def test_verdict_is_its_first_or_last_word(text, yes):
 
 def test_prompt_may_hold_other_braces():
     assert fill('{"a": {chunk}, {x}}', chunk="{count}", count="2") == '{"a": {count}, {x}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "questions"),
+    [
+        ("どの港を使いますか。\n大きな窯は何個入りますか。", ["どの港を使いますか。", "大きな窯は何個入りますか。"]),
+        ("どの港ですか、先生。誰が鍵を持っていますか。", ["どの港ですか、先生。誰が鍵を持っていますか。"]),
+        ("「どの港を使いますか。」\n『誰が鍵を持つか』", ["どの港を使いますか。", "誰が鍵を持つか"]),
+        ("ありがとうございます。\n・どの港を使いますか？", ["どの港を使いますか？"]),
+        ("รีเลย์ใช้พอร์ตอะไร\nเตาใหญ่จุถ้วยได้กี่ใบ", ["รีเลย์ใช้พอร์ตอะไร", "เตาใหญ่จุถ้วยได้กี่ใบ"]),
+        (
+            "Ποια θύρα χρησιμοποιεί ο κόμβος; Ποιος έχει το κλειδί;",
+            ["Ποια θύρα χρησιμοποιεί ο κόμβος;", "Ποιος έχει το κλειδί;"],
+        ),
+        ("ما المنفذ؟\n١. من يحمل المفتاح؟", ["ما المنفذ؟", "من يحمل المفتاح؟"]),
+        ("질문 1: 어느 포트입니까?\n질문 2 - 열쇠는 누가 가졌습니까?", ["어느 포트입니까?", "열쇠는 누가 가졌습니까?"]),
+        ("① 어느 포트인가\n② 열쇠는 누가 가졌는가", ["어느 포트인가", "열쇠는 누가 가졌는가"]),
+        ("第一题：端口是多少？\n2、谁写的代码？3、在哪里呢？", ["端口是多少？", "谁写的代码？", "在哪里呢？"]),
+        ("以下是问题：\n端口号码是什么\n谁写了这个程序", ["端口号码是什么", "谁写了这个程序"]),
+        ("(1) What is a relay?\n[2] Who wrote it?", ["What is a relay?", "Who wrote it?"]),
+        ("Q1. What is a relay?\n**2.** Who wrote it?", ["What is a relay?", "Who wrote it?"]),
+        ("**1.** Open the relay.\n__2)__ Close the relay.", ["Open the relay.", "Close the relay."]),
+        ("i. What is a relay?\nii) Who wrote it?", ["What is a relay?", "Who wrote it?"]),
+        ("२. कुंजी किसके पास है?\nप्रश्न 3: बंदरगाह कौन सा है।", ["कुंजी किसके पास है?", "बंदरगाह कौन सा है।"]),
+        ("Вопрос № 1: Какой порт?\nPregunta 2: ¿Qué puerto usa?", ["Какой порт?", "¿Qué puerto usa?"]),
+        ("Որ՞ պորտն է այն օգտագործում։", ["Որ՞ պորտն է այն օգտագործում։"]),
+        ('["What is a relay?", "Who wrote it?"]', ["What is a relay?", "Who wrote it?"]),
+        ("['What is a relay?', 'Who wrote it?',]", ["What is a relay?", "Who wrote it?"]),
+        (
+            '```json\n{"questions": [{"question": "What is a relay?", "answer": "Is it Ida?"}]}\n```',
+            ["What is a relay?"],
+        ),
+        ('{"q1": "What is a relay?", "a1": "A box."}\n{"q2": "Who wrote it?"}', ["What is a relay?", "Who wrote it?"]),
+        ('Sure:\n["รีเลย์ใช้พอร์ตใด", "ใครเก็บกุญแจ"]\nDone.', ["รีเลย์ใช้พอร์ตใด", "ใครเก็บกุญแจ"]),
+        ("```\nWhat is a relay?\n```", ["What is a relay?"]),
+        ("<question>What is a relay?</question>", ["What is a relay?"]),
+        ("| # | question |\n|---|---|\n| 1 | What is a relay? |", ["What is a relay?"]),
+        ("Windows 11: which port is it?", ["Windows 11: which port is it?"]),
+        ("「窯」と「釜」はどう違いますか？", ["「窯」と「釜」はどう違いますか？"]),
+    ],
+)
+def test_questions_in_other_scripts_and_forms_come_out_without_marks(text, questions):
+    """T21: and nothing else comes out."""
+    assert questions_in(reply(text), 9, TEXT) == questions
+
+
+def test_questions_of_a_list_that_was_cut_off():
+    """T21: what is whole counts, in JSON as on lines."""
+    assert questions_in(reply('[\n "What is a relay?",\n "Who wrote it?",\n "Wh', ended=False), 9, TEXT) == [
+        "What is a relay?",
+        "Who wrote it?",
+    ]
+
+
+def test_lines_that_are_no_question_are_counted():
+    """T21: talk, what is too short, what stands in the text; empty lines are nothing."""
+    counts = {}
+    said = "Here you are:\n\n1. What is a relay?\n2. What is a relay?\n3. Why?\n4. The relay listens?\nI hope it helps."
+    assert questions_in(reply(said), 9, TEXT, counts) == ["What is a relay?"]
+    assert counts == {"no_question": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("理由です。\n<ANSWER>：山田太郎。", "山田太郎"),
+        ("答案：山田太郎", "山田太郎。"),
+        ("理由です。\n答え：「山田太郎」。", "山田太郎"),
+        ("이유.\n정답: 부산.", "부산"),
+        ("Es steht da.\n**Antwort:** 8443", "8443"),
+        ("It says so.\n**Final answer:** Port 8443.", "port 8443"),
+        ("कारण।\n<ANSWER>: दिल्ली।", "दिल्ली"),
+        ("So.\n<ANSWER> 8443", "8443"),
+        ("So.\n<answer>8443</answer>", "8443"),
+        ("So.\n<ANSWER>: \u22121", "-1"),
+        ("So.\n<ANSWER>: Ｐｏｒｔ ８４４３", "port 8443"),
+    ],
+)
+def test_answers_in_other_scripts_are_the_known_ones(text, known):
+    """T21: full width, the language's own word for it, its full stop, its quotes."""
+    assert read_answer(reply(text), [TEXT], [known]).problem == ""
+
+
+def test_minus_one_is_not_one_in_any_width():
+    assert all(read_answer(reply(f"So.\n<ANSWER>: {minus}1"), [TEXT], ["1"]).problem for minus in "-\u2212\uff0d")
+
+
+@pytest.mark.parametrize("said", ["回答不能", "ответ: неизвестно", "답할 수 없습니다", "sin respuesta"])
+def test_teacher_that_declines_in_its_language_is_heard(said):
+    """T21."""
+    assert read_answer(reply(f"Hm.\n<ANSWER>: {said}"), [TEXT]).declined is (said[0] != "о")
+
+
+@pytest.mark.parametrize(
+    ("text", "yes"), [("はい。", True), ("是的，因为", True), ("Да, верно.", True), ("いいえ", False)]
+)
+def test_verdict_in_another_language(text, yes):
+    """T21."""
+    assert says_yes(reply(text)) is yes

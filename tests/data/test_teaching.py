@@ -78,7 +78,7 @@ def test_questions_are_asked_of_each_chunk_and_carry_no_numbering():
         ("What is the kiln?", ("b",), "test"),
         ("What is the glaze?", ("b",), "test"),
     ]
-    assert counts == {"chunks": 3, "refused": 0, "without_question": 1, "names_document": 0}
+    assert counts == {"chunks": 3, "refused": 0, "without_question": 1, "no_question": 3, "names_document": 0}
     assert {(call.temperature, call.seed) for call in teacher.calls} == {(0.7, 3)}
 
 
@@ -86,7 +86,7 @@ def test_questions_that_name_their_document_and_refused_chunks_are_counted():
     said = {"a": reply("What does the text say?\nWhat is the port?"), "b": reply("", failed="filtered")}
     found, counts, _ = ask(lambda request: said.get(request.id))
     assert [text for text, *_ in found] == ["What is the port?"]
-    assert counts == {"chunks": 3, "refused": 1, "without_question": 1, "names_document": 1}
+    assert counts == {"chunks": 3, "refused": 1, "without_question": 1, "no_question": 1, "names_document": 1}
 
 
 def test_chunk_is_shown_under_its_heading():

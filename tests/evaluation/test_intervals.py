@@ -1,12 +1,13 @@
-"""Bootstrap against exact distributions, against scipy, and against its own invariances."""
+"""Bootstrap and sign flips against exact distributions, against scipy, and against their own invariances."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from ragdist.evaluation.intervals import Interval, difference, interval, verdict
+from ragdist.evaluation.intervals import Interval, difference, holm, interval, note, p_value, shown, together, verdict
 
 
 def test_interval_of_two_values_spans_both():
@@ -92,4 +93,96 @@ def test_interval_is_quick_for_many_questions():
     ],
 )
 def test_verdict_says_what_the_interval_allows(change, rows, words):
-    assert verdict(change, rows) == words
+    assert verdict(change, rows, 0.01) == words
+
+
+def test_verdict_goes_by_the_corrected_p():
+    change = Interval(0.04, 0.01, 0.07)
+    assert verdict(change, 100, 0.05, 7) == "+0.04 [+0.01, +0.07]"
+    assert verdict(change, 100, 0.0621, 7) == (
+        "no difference shown (p 0.062, corrected for 7 comparisons), +0.04 [+0.01, +0.07]"
+    )
+    assert [shown(change, 100, 0.05), shown(change, 100, 0.051), shown(change, 99, 0.01)] == [True, False, False]
+    assert not shown(Interval(0.04, -0.01, 0.07), 100, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "wanted"),
+    [
+        # Worked by hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, then 1 x 0.04, which may not fall below the one before.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        # 5 x 0.01; 4 x 0.02 and 3 x 0.02 tie at 0.08; 2 x 0.3; 0.9.
+        ([0.3, 0.02, 0.9, 0.01, 0.02], [0.6, 0.08, 0.9, 0.05, 0.08]),
+        ([0.5, 0.6], [1.0, 1.0]),
+        ([0.04], [0.04]),
+        ([], []),
+    ],
+)
+def test_holm_worked_by_hand(p_values, wanted):
+    assert holm(p_values) == pytest.approx(wanted)
+
+
+def test_holm_calls_anything_as_seldom_as_it_says_where_nothing_is():
+    """Twenty comparisons of what is the same: uncorrected, two tables of three would call one."""
+    rng = np.random.default_rng(0)
+    tables = rng.random((2000, 20))
+    assert np.mean([min(holm(table)) <= 0.05 for table in tables]) == pytest.approx(0.05, abs=0.015)
+    assert np.mean(tables.min(axis=1) <= 0.05) > 0.6
+
+
+@pytest.mark.parametrize("scale", [1, 0.1])
+@pytest.mark.parametrize("seed", range(4))
+def test_p_is_that_of_every_flip_of_signs(seed, scale):
+    """Few questions: scipy goes through all 2^12 of them."""
+    rng = np.random.default_rng(seed)
+    before, after = np.round(rng.random(12), 1) * scale, np.round(rng.random(12) ** 0.6, 1) * scale
+    theirs = stats.permutation_test(
+        (after - before,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=False
+    )
+    assert p_value(before, after, seed=0) == pytest.approx(theirs.pvalue, abs=1e-12)
+
+
+@pytest.mark.parametrize(("better", "worse", "rows"), [(9, 2, 100), (60, 40, 250), (30, 30, 120), (700, 800, 4000)])
+def test_p_of_right_and_wrong_answers_is_mcnemars_exact_one(better, worse, rows):
+    before = [0.0] * better + [1.0] * worse + [1.0] * (rows - better - worse)
+    after = [1.0] * better + [0.0] * worse + [1.0] * (rows - better - worse)
+    exact = stats.binomtest(better, better + worse).pvalue
+    assert p_value(before, after, seed=0) == pytest.approx(exact, rel=1e-9)
+
+
+def test_p_of_many_distinct_values_is_near_scipys_and_seeded():
+    rng = np.random.default_rng(2)
+    before = rng.random(150)
+    after = before + rng.normal(0.05, 0.2, 150)
+    theirs = stats.permutation_test(
+        (after - before,), lambda x, axis: np.mean(x, axis), permutation_type="samples", n_resamples=20_000, rng=0
+    )
+    found = p_value(before, after, seed=0)
+    assert found == pytest.approx(theirs.pvalue, abs=0.015) and 0.005 < found < 0.5
+    order = rng.permutation(150)
+    assert p_value(before[order], after[order], seed=0) == found == p_value(after, before, seed=0)
+    assert p_value(before, after, seed=1) != found
+    assert p_value(before, before + 1 + before, seed=0) == pytest.approx(1 / 10_001)
+    assert p_value(before, before, seed=0) == 1.0
+
+
+@dataclass(frozen=True)
+class Said:
+    rows: int
+    change: Interval
+    p: float
+    corrected: float = 0.0
+    verdict: str = "as it was"
+
+
+def test_a_table_is_corrected_for_the_comparisons_that_it_tests():
+    """Three are; the one of few questions is none of them, and keeps what it said."""
+    up = Interval(0.1, 0.02, 0.18)
+    found = together([Said(100, up, 0.01), Said(99, up, 0.001), Said(200, up, 0.03), Said(100, up, 0.04)])
+    assert [one.corrected for one in found] == pytest.approx([0.03, 0.0, 0.06, 0.06])
+    assert [one.verdict for one in found] == [
+        "+0.10 [+0.02, +0.18]",
+        "as it was",
+        *["no difference shown (p 0.06, corrected for 3 comparisons), +0.10 [+0.02, +0.18]"] * 2,
+    ]
+    assert note(found).startswith("3 comparisons were tested;") and note([found[1]]) == ""

@@ -15,6 +15,7 @@ from ragdist import config
 from ragdist.data import prompts
 from ragdist.errors import DataError
 from ragdist.evaluation import robustness
+from ragdist.evaluation.report import markdown
 from ragdist.records import Forgery
 from tests import tiny
 from tests.evaluation import world
@@ -46,9 +47,9 @@ def report(predictions):
 
 def test_cases_hold_each_question_once_under_each_condition():
     assert Counter(case.condition for case in BY_ID.values()) == dict.fromkeys(
-        ("closed_book", "oracle", "absent", "retrieved", "attacked"), world.COUNT
+        ("closed_book", "oracle", "absent", "retrieved", "permuted", "attacked"), world.COUNT
     )
-    assert len(BY_ID) == 5 * world.COUNT
+    assert len(BY_ID) == 6 * world.COUNT
 
 
 def test_prompts_show_the_recorded_documents_in_order():
@@ -82,6 +83,30 @@ def test_attacked_list_is_the_oracle_list_and_every_forgery_once():
         assert clean.forged_ids == ()
 
 
+def test_permuted_list_is_the_attacked_one_without_its_forgeries():
+    """T5: the same documents in the same order, so that the forgeries alone tell the two apart; asked without being
+    named, and only where there is an attack."""
+    for question in world.QUESTIONS:
+        control, attacked = BY_ID[f"permuted/{question.id}"], BY_ID[f"attacked/{question.id}"]
+        assert [one for one in attacked.documents if not isinstance(one, Forgery)] == [*control.documents]
+        assert Counter(control.documents) == Counter(BY_ID[f"oracle/{question.id}"].documents)
+        assert control.oracle_ids == question.oracle_ids and not control.forged_ids
+    moved = [BY_ID[f"permuted/{q.id}"].documents != BY_ID[f"oracle/{q.id}"].documents for q in world.QUESTIONS]
+    assert sum(moved) > 0.8 * world.COUNT  # 23 of 24 permutations
+    assert world.settings(conditions=["oracle"]).evaluation.conditions == ("oracle",)
+
+
+def test_permuted_list_that_is_the_clean_one_is_not_asked_again(tmp_path):
+    """T5: lists of one document have one order."""
+    chosen = world.settings(conditions=["oracle", "attacked"])
+    chosen = chosen.model_copy(update={"contexts": config.ContextsConfig(documents=1)})
+    writer = RuleWriter(majority)
+    found = world.evaluate(writer, tmp_path, chosen)
+    assert len(found) == 3 * world.COUNT and len(writer.asked) == 2 * world.COUNT
+    answers = {(p.condition, p.question_id): p.answer for p in found}
+    assert all(answers["permuted", q.id] == answers["oracle", q.id] == q.answers[0] for q in world.QUESTIONS)
+
+
 def test_forgeries_stand_anywhere_in_the_list_with_equal_chance():
     counts = Counter()
     for seed in range(12):
@@ -94,7 +119,8 @@ def test_forgeries_stand_anywhere_in_the_list_with_equal_chance():
 
 def test_a_case_depends_on_no_other_question_condition_or_order():
     few = world.cases(world.settings(conditions=["attacked", "absent"]), [world.QUESTIONS[40], world.QUESTIONS[3]])
-    assert [case.id for case in few] == ["attacked/q040", "attacked/q003", "absent/q040", "absent/q003"]
+    wanted = [f"{name}/{id}" for name in ("permuted", "attacked", "absent") for id in ("q040", "q003")]
+    assert [case.id for case in few] == wanted
     assert all(case == BY_ID[case.id] for case in few)
 
 
@@ -105,7 +131,7 @@ def test_questions_without_oracle_are_asked_closed_absent_and_retrieved_only():
 
 def test_nothing_to_ask_is_an_error_unless_nothing_was_wanted():
     unknown = [world.question(5, oracle=False)]
-    with pytest.raises(DataError, match="none of 1 test questions can be asked under oracle, attacked"):
+    with pytest.raises(DataError, match="none of 1 test questions can be asked under oracle, permuted, attacked"):
         world.cases(world.settings(conditions=["oracle", "attacked"]), unknown)
     assert world.cases(world.settings(conditions=[]), unknown) == []
 
@@ -142,13 +168,32 @@ def test_long_documents_are_cut_and_counted():
     assert all(len(case.prompt.tokens) + 16 <= 170 for case in world.cases(chosen))
 
 
+def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path):
+    """T6: all oracles of these have their answer behind long texts; prompts without an oracle lose none."""
+    long = {i: replace(chunk, text="words " * 2000 + chunk.text) for i, chunk in world.CHUNKS.items()}
+    chosen = world.settings(conditions=["closed_book", "oracle", "absent", "attacked"])
+    given = (robustness.by_question(world.FORGERIES), world.TitleRetriever(), tiny.codec(), chosen)
+    for chunks, expected in ((world.CHUNKS, False), (long, True)):
+        cases = list(robustness.cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
+        assert {case.condition for case in cases} == set(chosen.evaluation.conditions)
+        for case in cases:
+            assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "permuted", "attacked"))
+    writer = RuleWriter(majority)
+    found = robustness.evaluate("base", ["a"], writer, None, cases, world.QUESTIONS[:3], tmp_path, chosen)
+    assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
+    shown = robustness.summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
+    shares = {cell.condition: cell.cut_answers for cell in shown.cells}
+    assert shares == {"closed_book": 0.0, "oracle": 1.0, "absent": 0.0, "attacked": 1.0}
+
+
 def test_scores_of_known_rules_are_those_by_construction(report):
     def em(model):
         return {c.condition: c.em.mean for c in report.cells if c.model == model}
 
     third = 2 / 3  # the retriever misses every third question
     assert em("base") == dict.fromkeys(em("base"), 0.5)
-    assert em("RAFT") == pytest.approx({"closed_book": 0, "oracle": 1, "absent": 0, "retrieved": third, "attacked": 0})
+    wanted = {"closed_book": 0, "oracle": 1, "permuted": 1, "absent": 0, "retrieved": third, "attacked": 0}
+    assert em("RAFT") == pytest.approx(wanted)
     assert report.cell("RAFT", "retrieved").retrieved_oracle == pytest.approx(third)
     assert report.cell("RAFT", "oracle").retrieved_oracle is None
     assert report.cell("RAFT", "attacked").states_forgery == 1
@@ -162,6 +207,39 @@ def test_attack_success_counts_only_what_was_right_before(report):
     found = {(attack.model, attack.metric): attack for attack in report.attacks}
     assert (found["RAFT", "em"].rows, found["RAFT", "em"].success.mean) == (world.COUNT, 1)
     assert (found["base", "em"].rows, found["base", "em"].success.mean) == (world.COUNT // 2, 0)
+
+
+def test_attack_success_is_measured_against_the_permuted_list(predictions):
+    """T5: a reader of the first document loses answers to the permutation and none to forgeries that are not read; its
+    attack success is zero, though the clean list scores far higher than the attacked one."""
+    found = [replace(p, em=float(p.condition == "oracle")) for p in predictions["RAFT"]]
+    by_id = {(p.condition, p.question_id): p for p in found}
+    half = {q.id: float(number % 2) for number, q in enumerate(world.QUESTIONS)}
+    for condition in ("permuted", "attacked"):
+        for q in world.QUESTIONS:
+            by_id[condition, q.id] = replace(by_id[condition, q.id], em=half[q.id])
+    report = robustness.summarise({"RAFT": by_id.values()}, world.QUESTIONS, world.settings(), {})
+    (attack,) = (attack for attack in report.attacks if attack.metric == "em")
+    assert (attack.rows, attack.success.mean) == (world.COUNT // 2, 0.0)
+    assert report.cell("RAFT", "oracle").em.mean == 1.0 and report.cell("RAFT", "permuted").em.mean == 0.5
+
+
+def test_comparing_pairs_questions_whatever_their_order_and_what_is_missing(predictions):
+    """A survivor among mutants: pairing by position."""
+    rows = {p.question_id: p for p in predictions["RAFT"] if p.condition == "oracle"}
+    ids = sorted(rows)
+    before = {id: replace(rows[id], em=float(number < 60)) for number, id in enumerate(ids[:110])}
+    after = {id: replace(rows[id], em=float(id in ids[:60] or id >= ids[100])) for id in reversed(ids[10:])}
+    change = robustness.compare(before, after, "em", world.settings())
+    assert (change.rows, change.change.mean) == (100, pytest.approx(0.1)) and change.change.low > 0
+
+
+def test_questions_whose_documents_cannot_be_made_false_are_counted_in_the_report(predictions):
+    """T3: they are asked under every condition but the attack."""
+    found = [p for p in predictions["RAFT"] if p.condition != "attacked" or p.question_id >= "q003"]
+    report = robustness.summarise({"RAFT": found}, world.QUESTIONS, world.settings(), {})
+    assert report.unforged == 3
+    assert "3 questions are not asked, as no document could be made false." in markdown(report)
 
 
 def test_attack_success_of_a_model_that_is_never_right_is_not_defined(predictions):
@@ -227,9 +305,10 @@ def test_an_evaluation_that_died_asks_only_what_is_missing(tmp_path, predictions
         path.write_bytes(path.read_bytes()[:-25])
     later = RuleWriter(majority)
     assert world.evaluate(later, tmp_path, world.settings(), "RAFT") == predictions["RAFT"]
-    assert len(later.asked) == len(set(later.asked)) == 5 * world.COUNT - 3 * 16 + torn
+    every = len({(case.condition == "closed_book", case.prompt.tokens) for case in BY_ID.values()})
+    assert len(later.asked) == len(set(later.asked)) == every - 3 * 16 + torn
     stored = [json.loads(line) for line in path.read_text().splitlines()[1:]]
-    assert len({(row["condition"], row["question_id"]) for row in stored}) == len(stored) == 5 * world.COUNT
+    assert len({(row["condition"], row["question_id"]) for row in stored}) == len(stored) == 6 * world.COUNT
 
 
 def test_an_evaluation_killed_by_the_system_resumes(tmp_path, predictions):

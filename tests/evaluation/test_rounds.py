@@ -74,10 +74,12 @@ def question(number):
 # Share right under (condition, generator, attacker); the first questions are the right ones.
 GAME = {
     ("clean", 0, -1): 0.8,
+    ("permuted", 0, -1): 0.75,
     ("template", 0, -1): 0.4,
     ("attacker", 0, 0): 0.6,
     ("attacker", 0, 1): 0.5,
     ("clean", 1, -1): 0.8,
+    ("permuted", 1, -1): 0.8,
     ("template", 1, -1): 0.6,
     ("attacker", 1, 1): 0.75,
 }
@@ -119,20 +121,42 @@ def test_scores_hold_mean_interval_and_repeats(report):
     assert report.score("round 1, new attacker", "clean") is None
 
 
-def test_attack_success_is_of_those_right_on_the_clean_list_of_the_same_generator(report):
+def test_attack_success_is_of_those_right_on_the_permuted_list_of_the_same_generator(report):
+    """T5: what the permutation alone turns wrong is no success of the attack."""
     found = {(s.model, s.condition): s for s in report.successes if s.metric == "em"}
-    # Before: 96 right; the template leaves 48 of them, attacker 0 leaves 72, attacker 1 leaves 60.
-    assert found["before", "template"].rows == 96
-    assert found["before", "template"].success.mean == pytest.approx(48 / 96)
-    assert found["before", "attacker"].success.mean == pytest.approx(24 / 96)
-    assert found["round 1, new attacker", "attacker"].success.mean == pytest.approx(36 / 96)
+    # Before: 96 right on the clean list and 90 permuted; the template leaves 48, attacker 0 leaves 72, attacker 1 60.
+    assert found["before", "template"].rows == 90
+    assert found["before", "template"].success.mean == pytest.approx(42 / 90)
+    assert found["before", "attacker"].success.mean == pytest.approx(18 / 90)
+    assert found["round 1, new attacker", "attacker"].success.mean == pytest.approx(30 / 90)
     assert found["after round 1", "attacker"].success.mean == pytest.approx(6 / 96)
 
 
+def test_attack_success_of_an_attack_that_changes_nothing_is_zero():
+    """T5: whatever the clean list scores."""
+    found = play(COUNT, {("clean", 0, -1): 1.0, ("permuted", 0, -1): 0.4, ("attacker", 0, 0): 0.4}, {})
+    assert [(s.rows, s.success.mean) for s in found.successes] == [(48, 0.0)] * 2
+    assert found.score("before", "clean").em.mean == 1.0 and not found.changes
+
+
 def test_attack_success_without_a_right_answer_is_none():
-    found = play(4, {("clean", 0, -1): 0.0, ("template", 0, -1): 0.0}, {})
+    found = play(4, {("clean", 0, -1): 1.0, ("permuted", 0, -1): 0.0, ("template", 0, -1): 0.0}, {})
     assert found.successes[0].rows == 0 and found.successes[0].success is None
     assert "before" in printed(found)
+
+
+def test_changes_and_success_pair_by_question_whatever_the_order_and_what_is_missing():
+    """A survivor among mutants: pairing by position. Questions 0 to 109 before, 10 to 119 after, in other orders."""
+    before = [answered(n, "clean", 0, -1, right=n < 60) for n in range(110)]
+    after = [answered(n, "clean", 1, -1, right=n < 60 or n >= 100) for n in reversed(range(10, 120))]
+    control = [answered(n, "permuted", 1, -1, right=n < 60) for n in range(100)]
+    attacked = [answered(n, "attacker", 1, 1, right=n % 2 == 0) for n in reversed(range(20, 120))]
+    found = rounds.report([*before, *after, *control, *attacked], {}, [], SETTINGS)
+    change = next(c for c in found.changes if (c.condition, c.metric) == ("clean", "em"))
+    # Of 100 questions that both were asked, 100 to 109 got right and none got wrong.
+    assert (change.rows, change.change.mean) == (100, pytest.approx(0.1)) and change.shown
+    success = next(s for s in found.successes if s.metric == "em")
+    assert (success.rows, success.success.mean) == (40, pytest.approx(0.5))  # right: 20 to 59, the odd ones lost
 
 
 def test_changes_pair_the_same_questions_and_say_what_they_show(report):
@@ -198,7 +222,7 @@ def test_table_fits_100_columns_and_names_what_it_shows(report):
     assert max(map(len, text.splitlines())) <= 100
     assert "0.32-0.49" in text  # no cell is broken into two lines
     words = " ".join(text.split())
-    assert "before 0.80 0.40 0.60 0.50 0.25 1.00" in words
+    assert "before 0.80 0.75 0.40 0.60 0.47 0.20 1.00" in words
     assert "6 of 7 changes in exact match and log perplexity are shown to be differences." in words
     assert "repeat the forged one, own forgeries: before 20%; round 1, new attacker 25%; after round 1 12%." in words
     assert "Forgeries of attacker 0 state the wrong answer in 50%, hold a right answer in 0%." in words
@@ -242,11 +266,17 @@ def test_nothing_asked_is_said_so_in_every_form(tmp_path):
 
 def test_summarise_reads_what_a_game_left(tmp_path, report):
     def keep(name, rows):
-        (tmp_path / name).mkdir()
-        for number, part in enumerate((rows[::2], rows[1::2])):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for part in (rows[::2], rows[1::2]):
+            number = len([*(tmp_path / name).iterdir()])
             parquet.write(tmp_path / name / f"{number:05}.parquet", parquet.to_table(part), {})
 
-    names = {"clean": "clean-g{g}", "template": "template-g{g}", "attacker": "attacked-a{a}-g{g}"}
+    names = {
+        "clean": "clean-g{g}",
+        "permuted": "clean-g{g}",
+        "template": "template-g{g}",
+        "attacker": "attacked-a{a}-g{g}",
+    }
     for (condition, g, a), share in GAME.items():
         rows = [
             answered(n, condition, g, a, n < share * COUNT, n % 2 == 0 and n >= share * COUNT) for n in range(COUNT)

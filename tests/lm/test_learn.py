@@ -1,7 +1,7 @@
 """Steps of learning: what is in them, and that neither ranks nor shared prompts change what is learned."""
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -94,6 +94,54 @@ def test_forward_gives_logits_that_predict_answer_tokens_whatever_is_before_chec
                 assert answers.labels_BA[number][there].tolist() == list(tokens[start:])
                 assert torch.allclose(answers.logits_BAV[number][there], whole, atol=1e-5)
     assert torch.equal(slots[0].labels_BA, slots[1].labels_BA) and torch.equal(slots[0].mask_BA, slots[1].mask_BA)
+
+
+@cache
+def by_hand(folder, name):
+    """Loss and gradient of all rows of one step: each sequence by itself, by plain torch."""
+    rows = learning.lists(7) if name == "mito" else learning.rows(7)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = sum(len(row.tokens[0]) - row.prompt_tokens[0] for row in rows)
+    loss = torch.zeros(())
+    for row, reference in zip(rows, learning.references(len(rows)), strict=True):
+        answers = []
+        for line, start in zip(row.tokens, row.prompt_tokens, strict=True):
+            log_p = model(torch.tensor([line])).logits[0, start - 1 : -1].log_softmax(-1)
+            answers.append((log_p, log_p[range(len(line) - start), list(line[start:])]))
+        (first, first_said), (second, second_said) = answers
+        if name == "sft":
+            loss = loss - first_said.sum() / tokens
+        elif name == "mito":
+            shift = (first.exp() * (first - second)).sum()
+            loss = loss + (0.5 * shift - second_said.sum()) / tokens
+        else:
+            lead = first_said.sum() - second_said.sum() - reference
+            loss = loss - torch.log(1 / (1 + torch.exp(-0.2 * lead))) / len(rows)
+    loss.backward()
+    return loss.item(), {name: part.grad for name, part in model.named_parameters()}
+
+
+def assert_equal_steps(found, folder):
+    for name, (loss, gradient) in found.items():
+        wanted, other = by_hand(folder, name)
+        assert loss == pytest.approx(wanted, abs=2e-5), name
+        assert gradient.keys() == other.keys()
+        largest = max(part.abs().max() for part in other.values())
+        for part, by_itself in zip(gradient.values(), other.values(), strict=True):
+            assert torch.allclose(part, by_itself, atol=1e-4 * largest), name
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 8])
+def test_a_step_has_the_loss_and_gradient_of_all_its_rows_however_it_is_cut(folder, tmp_path, microbatch):
+    """Seven rows with answers of many lengths, so that a mean of the microbatches' means is another number."""
+    held = learning.resident(folder, learning.still(folder, microbatch=microbatch))
+    assert_equal_steps(learning.first_steps(held, tmp_path), folder)
+
+
+def test_a_step_of_two_ranks_has_the_loss_and_gradient_of_all_its_rows(folder, tmp_path):
+    """Seven microbatches for two ranks: one of them has a blank one."""
+    learning.two_ranks("uneven_ranks", folder, tmp_path)
+    assert_equal_steps(torch.load(tmp_path / "found.pt"), folder)
 
 
 def test_learning_of_preferred_texts_makes_them_likelier_and_swapped_ones_not_check_40(folder, tmp_path):

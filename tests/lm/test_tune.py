@@ -119,7 +119,7 @@ def test_tuned_folder_holds_a_plain_model_in_its_dtype_with_tokenizer_and_card(m
     assert (out / "generation_config.json").exists()
     assert AutoTokenizer.from_pretrained(out).chat_template == tiny.TEMPLATE
     card = (out / "README.md").read_text()
-    assert "24 rows" in card and "1 steps of 8 rows" in card and "torch" in card
+    assert "24 rows" in card and "2 steps of 8 rows" in card and "torch" in card
     assert not list(out.glob("*.bin"))
 
 
@@ -172,7 +172,7 @@ def test_loss_that_is_not_a_number_ends_the_run(model, examples, folder):
         ({"offload": "all", "zero_stage": 2}, "float32", "train.offload=all needs train.zero_stage=3"),
         ({"offload": "optimizer", "zero_stage": 0}, "float32", "train.offload=optimizer needs train.zero_stage=1"),
         ({"zero_stage": 0}, "bfloat16", "train.zero_stage=0 in bfloat16"),
-        ({"examples_per_step": 32}, "float32", "train.examples_per_step=32"),
+        ({"epochs": 0.01}, "float32", "24 training rows and train.epochs=0.01 give no row"),
     ],
 )
 def test_settings_that_contradict_name_the_knob(model, examples, folder, train, dtype, named):
@@ -199,6 +199,71 @@ def test_the_noted_norm_is_that_of_the_whole_gradient_before_clipping(model, exa
     norm = torch.cat([part.grad.flatten() for part in plain.parameters()]).norm().item()
     assert norm > 0.01
     assert noted(folder)[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def stepped(model, steps, made):
+    """The weights after these steps of rows, by autograd over whole rows and torch's AdamW; the first learns at 0."""
+    by_hand = AutoModelForCausalLM.from_pretrained(model)
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.0, weight_decay=0.0)
+    norms = []
+    for numbers in steps:
+        optimizer.zero_grad()
+        mean_nll(by_hand, numbers).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(by_hand.parameters(), made.train.gradient_clip).item())
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = made.train.learning_rate
+    return by_hand, norms
+
+
+@pytest.mark.parametrize(
+    ("rows_left", "microbatch", "how"),
+    [
+        (1, 1, {"zero_stage": 0}),
+        (3, 2, {"zero_stage": 0}),
+        (3, 8, {"zero_stage": 2, "offload": "optimizer"}),
+        (5, 2, {"zero_stage": 3, "offload": "optimizer"}),
+    ],
+)
+def test_last_step_that_is_not_full_is_the_step_of_its_rows_alone(model, tmp_path, rows_left, microbatch, how):
+    """T2: loss, gradient and weights are those of one batch of the rows that are left, divided by their own tokens."""
+    made = settings(model, epochs=1, microbatch=microbatch, warmup=0.5, schedule="constant_with_warmup", **how)
+    (tmp_path / "run").mkdir()
+    examples = write_rows(tmp_path / "rows.jsonl", 8 + rows_left)
+    spy = Spy(tmp_path / "seen")
+    out = tune(examples, tmp_path / "run", made, callbacks=[spy])
+    real = [row for microbatch in spy.seen() for row in microbatch if row is not None]
+    assert sorted(real) == list(range(8 + rows_left))
+    by_hand, norms = stepped(model, [real[:8], real[8:]], made)
+    assert [line["grad_norm"] for line in noted(tmp_path / "run")] == pytest.approx(norms, rel=1e-4)
+    untuned = AutoModelForCausalLM.from_pretrained(model)
+    assert losses(tmp_path / "run")[1] == pytest.approx(mean_nll(untuned, real[8:]).item(), abs=1e-5)
+    tuned = dict(AutoModelForCausalLM.from_pretrained(out).named_parameters())
+    for name, weight in by_hand.named_parameters():
+        torch.testing.assert_close(tuned[name], weight, atol=1e-5, rtol=1e-4)
+    assert f"{8 + rows_left} rows" in (out / "README.md").read_text()
+
+
+def test_run_stopped_before_a_last_step_that_is_not_full_ends_with_the_same_bits(model, tmp_path):
+    """T2: as with full steps."""
+    examples = write_rows(tmp_path / "rows.jsonl", 11)
+    made = settings(model, lora={"rank": 4, "dropout": 0.5})
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for run in (whole, halves):
+        run.mkdir()
+    undisturbed = tune(examples, whole, made)
+    with pytest.raises(Stopped, match="after step 2 of 3"):
+        tune(examples, halves, made, callbacks=[StopAt(halves, 2)])
+    assert weights_hash(tune(examples, halves, made)) == weights_hash(undisturbed)
+    assert losses(halves) == losses(whole)
+
+
+def test_useful_tokens_of_a_last_step_are_those_of_its_rows(model, tmp_path):
+    made = settings(model, epochs=1, microbatch=4)
+    plan = lay_out(write_rows(tmp_path / "rows.jsonl", 9), made)
+    last = plan.order[8]
+    lengths = [len(row.tokens) for row in rows(9)]
+    assert plan.useful[1] == lengths[last] and plan.rows == 9
+    assert plan.padded[1] == 4 * lengths[last] + 4 * 2  # a microbatch of that row, and one of blank rows
 
 
 def test_offloaded_optimizer_gives_the_same_losses(model, examples, tmp_path):

@@ -31,6 +31,11 @@ for stage in (0, 1, 2, 3):
     folder.mkdir(exist_ok=True)
     made = settings(model, workers=2, zero_stage=stage)
     tune(root / "rows.jsonl", folder, made, callbacks=[Spy(folder / f"seen-{dist.get_rank()}")])
+for stage in (0, 3):
+    folder = root / f"two-left-{stage}"
+    folder.mkdir(exist_ok=True)
+    made = settings(model, workers=2, zero_stage=stage, epochs=1, examples_per_step=20)
+    tune(root / "left.jsonl", folder, made, callbacks=[Spy(folder / f"seen-{dist.get_rank()}")])
 for stage in (2, 3):
     folder = root / f"two-scorers-{stage}"
     folder.mkdir(exist_ok=True)
@@ -44,7 +49,7 @@ def runs(tmp_path_factory):
     """Folders one-STAGE and two-STAGE of finished runs, two ranks being two processes over gloo."""
     root = tmp_path_factory.mktemp("parity")
     model, rows = tiny.model_folder(root), write_rows(root / "rows.jsonl")
-    rated = write_rated(root / "rated.jsonl")
+    rated, left = write_rated(root / "rated.jsonl"), write_rows(root / "left.jsonl", 22)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -60,6 +65,8 @@ def runs(tmp_path_factory):
     for stage in STAGES:
         (root / f"one-{stage}").mkdir()
         tune(rows, root / f"one-{stage}", settings(model, zero_stage=stage))
+    (root / "one-left").mkdir()
+    tune(left, root / "one-left", settings(model, zero_stage=0, epochs=1, examples_per_step=20))
     (root / "one-scorer").mkdir()
     tune(rated, root / "one-scorer", settings(model, lora={"rank": 4}), kind="scorer")
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
@@ -73,6 +80,20 @@ def test_two_workers_have_the_losses_and_first_gradient_of_one(runs, stage):
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert losses(two) == pytest.approx(losses(plain), abs=1e-4)
     assert noted(two)[0]["grad_norm"] == pytest.approx(noted(plain)[0]["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_last_step_that_leaves_a_worker_without_rows_is_that_of_one_worker(runs, stage):
+    """T2: 22 rows at 20 a step: the second step has two rows, a microbatch of the first worker."""
+    one, two = runs / "one-left", runs / f"two-left-{stage}"
+    first, second = (Spy(two / f"seen-{rank}").seen() for rank in range(2))
+    assert sum(row is not None for row in first[5]) == 2
+    assert all(row is None for microbatch in second[5:] for row in microbatch) and len(first) == len(second) == 10
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert noted(two)[1]["grad_norm"] == pytest.approx(noted(one)[1]["grad_norm"], rel=1e-4)
+    weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("stage", [2, 3])

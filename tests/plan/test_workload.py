@@ -8,7 +8,6 @@ import pytest
 from ragdist.config import ModelConfig
 from ragdist.data import places
 from ragdist.data.road import Road
-from ragdist.lm.order import training_blocks, training_steps
 from ragdist.loader import dump, resolve
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
@@ -42,8 +41,8 @@ def made(tmp_path):
     return settings, road
 
 
-def sources(settings):
-    return {"questions": places.digest(map(places.at, settings.corpus.questions))}
+def here(settings):
+    return workload.Here({"questions": places.digest(map(places.at, settings.corpus.questions))})
 
 
 def changed(settings, **blocks):
@@ -53,13 +52,13 @@ def changed(settings, **blocks):
 
 def test_rows_are_those_of_the_finished_road(made):
     settings, road = made
-    found = workload.examples(settings, sources(settings))
+    found = workload.examples(settings, here(settings))
     lengths = [len(row.tokens) for row in road.examples]
     answers = [len(row.tokens) - row.prompt_tokens for row in road.examples]
     assert (found.rows, found.tokens) == (16, sum(lengths))
     assert (found.longest, found.answer) == (max(lengths), max(answers))
     assert found.stage == str(road.examples.folder)
-    assert workload.open_questions(settings, sources(settings)) == 16
+    assert workload.open_questions(settings, here(settings)) == 16
 
 
 @pytest.mark.parametrize(
@@ -75,30 +74,20 @@ def test_rows_are_those_of_the_finished_road(made):
 )
 def test_other_settings_find_no_stage_and_are_bounded(made, change):
     settings = changed(made[0], **change)
-    found = workload.examples(settings, sources(settings))
+    found = workload.examples(settings, here(settings))
     assert not found.exact and found.longest == settings.model.max_tokens
     assert found.rows == (settings.questions.train_rows or None)
 
 
 def test_other_questions_find_no_stage(made):
     settings, _ = made
-    assert not workload.examples(settings, {"questions": "0" * 16}).exact
-    assert workload.examples(settings, None).exact  # the questions lie on another machine
+    assert not workload.examples(settings, workload.Here({"questions": "0" * 16})).exact
+    assert workload.examples(settings, workload.Here()).exact  # the questions lie on another machine
 
 
 def test_where_it_runs_changes_no_row(made):
     settings = changed(made[0], train={"zero_stage": 3}, cluster={"max_failures": 9}, evaluation={"before": False})
-    assert workload.examples(settings, sources(settings)).exact
-
-
-@pytest.mark.parametrize("rows", [3, 7, 16, 100])
-@pytest.mark.parametrize("epochs", [0.5, 1.0, 2.5])
-def test_steps_are_those_that_training_takes(rows, epochs):
-    train = resolve({"train": {"examples_per_step": 4, "epochs": epochs}}).train
-    if round(rows * epochs) >= 4:
-        assert workload.steps(rows, train) == training_steps(rows, epochs=epochs, examples_per_step=4)
-    blocks = training_blocks([1] * rows, epochs=epochs, examples_per_step=4, seed=0)
-    assert workload.phase_steps(rows, train) == len(blocks)
+    assert workload.examples(settings, here(settings)).exact
 
 
 def test_teacher_is_bounded_by_its_settings(tmp_path):
@@ -127,10 +116,10 @@ def test_teacher_is_bounded_by_its_settings(tmp_path):
 def test_teacher_is_asked_for_the_reasoning_of_the_questions_that_there_are(made):
     settings, _ = made
     reasoned = changed(settings, teacher={"reasoning": True, "max_new_tokens": 100})
-    found = workload.teacher(reasoned, sources(settings))
+    found = workload.teacher(reasoned, here(settings))
     assert found.why == "20 answers, 20 repairs" and found.written == 40 * 100 and not found.usd
     capped = changed(reasoned, questions={"train_rows": 5})
-    assert workload.teacher(capped, sources(settings)).why == "5 answers, 5 repairs"
+    assert workload.teacher(capped, here(settings)).why == "5 answers, 5 repairs"
 
 
 def test_speed_is_what_an_earlier_run_measured(made):

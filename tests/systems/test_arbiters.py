@@ -3,6 +3,7 @@
 import pytest
 
 from ragdist.config import Settings
+from ragdist.data import disputes
 from ragdist.data.disputes import Dispute
 from ragdist.evaluation import answers
 from ragdist.records import Reply, Written
@@ -84,6 +85,22 @@ def test_summarizers_output_is_the_answer_and_says_whose_it_is_check_62():
     straight = [flipped for _, flipped in shown]
     Summarizer(ask, same, seed=0, flip=True).judge(cases)
     assert [flipped for _, flipped in shown[4:]] == [not flipped for flipped in straight]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_either_answer_is_shown_first_half_the_time_by_question_and_seed(seed):
+    """A summarizer that always read the same side first would learn the place, not the answer."""
+    shown = {}
+
+    def ask(asked):
+        for one, flipped in asked:
+            text = disputes.summary_text(one, flipped=flipped)
+            shown[one.question_id] = text.index("right") < text.index("left")
+        return [""] * len(asked)
+
+    Summarizer(ask, same, seed=seed).judge([dispute("left", "right", number) for number in range(400)])
+    assert 160 < sum(shown.values()) < 240  # four standard deviations of a fair coin
+    assert shown == {f"q{number}": disputes.is_flipped(f"q{number}", seed) for number in range(400)}
 
 
 def test_without_a_trained_arbiter_the_discoverer_answers():

@@ -24,7 +24,7 @@ def test_steps_of_rounds_are_counted_on_and_lines_without_a_step_stay_here():
         {"phase": "span", "name": "train", "seconds": 3.0},
         {"phase": "round-1/generator", "step": 1, "steps": 20, "loss": 1.5, "kl": 0.02},
         {"phase": "rounds", "step": 1, "right_clean": 0.5, "note": "words", "good": True},
-        {"phase": "train_start", "step": 0, "steps": 4, "rows_left_out": 2},
+        {"phase": "train_start", "step": 0, "steps": 4},
     ]
     assert list(follow.points("".join(json.dumps(line) + "\n" for line in lines))) == [
         ("attacker", 3, {"loss": 0.5}),

@@ -1,0 +1,80 @@
+"""Values of question files as people write them: `4.0` is 4, `false` is an answer, NaN is none."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from decimal import Decimal
+from typing import Any
+
+WHOLE = 10**15
+"""Below it every whole number is exact as a float."""
+TRUTHS = ("False", "True")
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters that are drawn as nothing, and an empty Braille cell."""
+_JOINERS = "\u200c\u200d"
+_DRAWN = re.compile(
+    "[\u200c\u200d\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U000e0020-\U000e007f]"
+)
+"""Format characters that are seen after all: joiners in a word, signs over Arabic numbers, tags in flags."""
+_VIRAMA = 9
+"""Combining class of the sign after which a joiner is seen, as in Malayalam."""
+
+
+class Number(float):
+    """A number as it stands in a JSON file, `3.10` and not 3.1. Example: Number("3.10").literal == "3.10"."""
+
+    literal: str
+
+    def __new__(cls, literal: str) -> Number:
+        number = super().__new__(cls, literal)
+        number.literal = literal
+        return number
+
+
+def missing(value: object) -> bool:
+    """Whether this is what files have where there is nothing: null, or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def written(value: Any, truths: tuple[str, str] = TRUTHS) -> str | None:
+    """A string, number or truth value as a person writes it, nothing unseen at its ends; None for anything else.
+
+    A number is written as it stands in the file, but a whole one without `.0`, which is what tables make of whole
+    numbers; infinity and NaN are no numbers.
+
+    Args:
+        value: from JSON or a table.
+        truths: how false and true are written.
+    """
+    if isinstance(value, str):
+        return trimmed(value)
+    if isinstance(value, bool):
+        return truths[value]
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Decimal | float) and math.isfinite(value):
+        literal = value.literal if isinstance(value, Number) else str(value)
+        return str(int(value)) if value == int(value) and abs(int(value)) < WHOLE else literal
+    return None
+
+
+def trimmed(text: str) -> str:
+    """The text without blanks, line ends and characters of no width at its ends; those inside stay."""
+    start, end = 0, len(text)
+    while start < end and (_unseen(text[start]) or text[start] in _JOINERS):
+        start += 1
+    while start < end and (_unseen(text[end - 1]) or (text[end - 1] in _JOINERS and not _joins(text, end - 1))):
+        end -= 1
+    return text[start:end]
+
+
+def _unseen(character: str) -> bool:
+    if character in _BLANKS or character.isspace():
+        return True
+    return unicodedata.category(character) in ("Cc", "Cf") and not _DRAWN.match(character)
+
+
+def _joins(text: str, at: int) -> bool:
+    return at > 0 and unicodedata.combining(text[at - 1]) == _VIRAMA
