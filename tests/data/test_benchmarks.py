@@ -52,7 +52,7 @@ def test_row_of_the_common_form_becomes_question_chunks_and_forgeries(tmp_path):
     golden, emma, second = content_id("Faust", "by Goethe"), content_id("Emma", "by Austen"), content_id("", "part two")
     assert question.oracle_ids == (golden, second)
     assert question.near_miss_ids == (emma,)
-    assert question.answers == ("Goethe", "the", "J. W. Goethe")
+    assert question.answers == ("Goethe", "J. W. Goethe")
     assert question.wrong_answers == ("Schiller",)
     assert (question.id, question.split, question.reasoning, question.dataset) == ("q1", "test", "He did.", "set")
     assert question.all_answers_required
