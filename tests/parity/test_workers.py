@@ -89,8 +89,9 @@ def test_last_step_that_leaves_a_worker_without_rows_is_that_of_one_worker(runs,
     first, second = (Spy(two / f"seen-{rank}").seen() for rank in range(2))
     assert sum(row is not None for row in first[5]) == 2
     assert all(row is None for microbatch in second[5:] for row in microbatch) and len(first) == len(second) == 10
-    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-    assert noted(two)[1]["grad_norm"] == pytest.approx(noted(one)[1]["grad_norm"], rel=1e-4)
+    assert losses(two)[0] == pytest.approx(losses(one)[0], abs=1e-6)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert noted(two)[1]["grad_norm"] == pytest.approx(noted(one)[1]["grad_norm"], rel=1e-3)
     weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=1e-3, rtol=0)
