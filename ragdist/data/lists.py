@@ -285,8 +285,8 @@ def _both(
 ) -> list[Prompt]:
     """The prompts of D and of the attacked list, in which each document has the same text."""
     known = {page.id for page in question.documents}
-    documents: list[Shown] = [*question.documents, *(one for one in attacked if one.id not in known)]
-    places = {one.id: place for place, one in enumerate([*question.documents, *documents[len(known) :]])}
+    documents: list[Page | Forgery] = [*question.documents, *(one for one in attacked if one.id not in known)]
+    places = {one.id: place for place, one in enumerate(documents)}
     order = [places[one.id] for one in attacked]
     render = renderer(question.text, codec, settings.prompts)
     return fit(

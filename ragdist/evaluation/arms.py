@@ -86,9 +86,10 @@ def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, P
 
 def _rounds(test: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
     """What the first and the newest generator of a game answered, under each list that they were asked with."""
-    asked = [(path, *map(int, found.groups("-1"))) for path in test.iterdir() if (found := _ASKED.fullmatch(path.name))]
+    found = ((path, _ASKED.fullmatch(path.name)) for path in sorted(test.iterdir()))
+    asked = [(path, int(match[1] or -1), int(match[2])) for path, match in found if match]
     first, newest = (ends(generator for _, _, generator in asked) for ends in (min, max))
-    for folder, attacker, generator in sorted(asked):
+    for folder, attacker, generator in asked:
         if generator in (first, newest):
             for row in (row for path in sorted(folder.glob("*.parquet")) for row in rows_at(path)):
                 condition = row.condition if attacker < 0 else f"attacker {attacker}"

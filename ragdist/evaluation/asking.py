@@ -77,9 +77,9 @@ def ask_attacked(
     return found, notes | _lost(clean, found)
 
 
-def _shown(question: OpenQuestion, forgeries: Sequence[Forgery], seed: int) -> list[prompts.Shown]:
+def _shown(question: OpenQuestion, forgeries: Sequence[Forgery], seed: int) -> list[Page | Forgery]:
     """The permuted list with these forgeries; its documents are in one order whatever the forgeries."""
-    return list(lists.attacked_list(question, forgeries, f"asked/{question.id}", seed))
+    return lists.attacked_list(question, forgeries, f"asked/{question.id}", seed)
 
 
 def _ask(
