@@ -19,7 +19,7 @@ from ragdist.data.matching import contains, flat, spans, words
 from ragdist.data.prompts import Shown
 from ragdist.draws import rng_for
 from ragdist.errors import DataError
-from ragdist.records import Chunk, Forgery, OpenQuestion, Question, content_id
+from ragdist.records import Forgery, OpenQuestion, Question, content_id
 
 LABELS = ("yes", "no", "maybe")
 TOP = 3
@@ -59,13 +59,13 @@ class Falsified(NamedTuple):
 
 
 def forge(
-    question: Question,
-    sources: Sequence[Chunk],
+    question: Question | OpenQuestion,
+    sources: Sequence[Shown],
     pool: Sequence[str],
     *,
     count: int,
     seed: int,
-    others: Sequence[Chunk] = (),
+    others: Sequence[Shown] = (),
     counts: dict[str, Any] | None = None,
 ) -> list[Forgery]:
     """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike.
@@ -147,7 +147,7 @@ def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, cou
     return tuple(_candidates(question, pool, rng_for(seed, "forgeries", question.id))[:count])
 
 
-def _wrong_answer(question: Question, pool: Sequence[str], rng: random.Random) -> str:
+def _wrong_answer(question: Question | OpenQuestion, pool: Sequence[str], rng: random.Random) -> str:
     found = _candidates(question, pool, rng)
     return rng.choice(found[: TOP if question.wrong_answers else 1])
 

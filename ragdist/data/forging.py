@@ -225,7 +225,8 @@ def _lead(question: OpenQuestion, wrong: str, name: str, codec: Codec, settings:
     A document that would state a right answer in title or opening all the same is passed over, as is one with a token
     of the chat template in it.
 
-    Measured on untuned SmolLM2-135M: see docs/atm.md.
+    A model too small to be told is led: untuned SmolLM2-135M, told only, stated the wrong answer in 0.31 of its
+    passages on NQ, and the wrong default in 0.12 of its API documentation. A lead that ends with it states it always.
     """
     if settings.atm.forging_opening == "own":
         return Lead("", "", -1)

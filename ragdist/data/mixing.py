@@ -101,7 +101,9 @@ def injected(question: OpenQuestion, count: int, start: float, seed: int) -> lis
 
 def _template(question: OpenQuestion, wrong: Sequence[str], count: int, seed: int) -> list[Forgery]:
     golden = [question.documents[place] for place in question.oracle_positions]
-    return template.forge(replace(question, wrong_answers=tuple(wrong)), golden, (), count=count, seed=seed)
+    others = [document for document in question.documents if document not in golden]
+    about = replace(question, wrong_answers=tuple(wrong))
+    return template.forge(about, golden or others, (), count=count, seed=seed, others=others)
 
 
 def _some(attack: Attack, name: str, round: int, settings: Settings) -> Attack:

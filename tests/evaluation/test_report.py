@@ -40,23 +40,26 @@ def test_table_reads_as_the_papers_do_and_fits_100_columns(report):
     words = " ".join(text.split())
     for name in ("oracle present", "oracle absent", "template attack", "base + RAG", "RAFT"):
         assert name in words
-    assert "RAFT 0.00 1.00 0.00 0.67 0.00" in words
+    assert "RAFT 0.00 1.00 1.00 0.00 0.67 0.00" in words
     assert "floor 0.01" in words
-    assert "RAFT: attack success 1.00 (0.97 to 1.00) over the 120 right without it; repeats the forged" in words
+    assert (
+        "RAFT: attack success 1.00 (0.97 to 1.00) over the 120 right on the same list without it; repeats the forged"
+        in words
+    )
     assert "RAFT against base, template attack: -0.50 [-0.5" in words
 
 
 def test_base_is_two_rows_closed_book_and_rag(report):
     rows = dict(reporting.rows(report))
     assert list(rows) == ["base (closed book)", "base + RAG", "RAFT"]
-    assert [cell is not None for cell in rows["base (closed book)"]] == [True, False, False, False, False]
-    assert [cell is not None for cell in rows["base + RAG"]] == [False, True, True, True, True]
+    assert [cell is not None for cell in rows["base (closed book)"]] == [True, False, False, False, False, False]
+    assert [cell is not None for cell in rows["base + RAG"]] == [False, True, True, True, True, True]
 
 
 def test_json_holds_every_number_and_survives_a_trip(report):
     data = json.loads(json.dumps(reporting.as_json(report)))
     scores = {(row["model"], row["condition"]): row for row in data["scores"]}
-    assert len(scores) == 10
+    assert len(scores) == 12
     wilson = pytest.approx(120 / (120 + 1.959964**2))
     assert scores["RAFT", "oracle"]["em"] == {"mean": 1.0, "low": wilson, "high": 1.0}
     assert scores["RAFT", "oracle"]["rows"] == world.COUNT

@@ -130,7 +130,8 @@ def test_reference_is_the_attacker_of_this_round_check_38(run):
 def test_report_judges_before_and_after_each_round(outcome):
     stages = {(row["model"], row["condition"]) for row in rounds_report.as_json(outcome.report)["scores"]}
     for stage in ("before", "after round 1", "after round 2"):
-        assert {condition for model, condition in stages if model == stage} == {"clean", "template", "attacker"}
+        asked = {condition for model, condition in stages if model == stage}
+        assert asked == {"clean", "permuted", "absent", "template", "attacker"}
 
 
 def test_finished_game_is_not_played_again(settings, run, outcome):
