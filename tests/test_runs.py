@@ -58,7 +58,7 @@ def test_raft_run_leaves_model_scores_and_state(finished):
     assert (finished.model / "model.safetensors").exists() and (finished.model / "README.md").exists()
     assert json.loads((finished.folder / "state.json").read_text())["state"] == "finished"
     scores = json.loads((finished.folder / "summary.json").read_text())["scores"]
-    conditions = {"closed_book", "oracle", "absent", "retrieved", "attacked"}
+    conditions = {"closed_book", "oracle", "absent", "retrieved", "permuted", "attacked"}
     asked = {(row["model"], row["condition"]) for row in scores}
     assert asked == {(model, condition) for model in ("base", "RAFT") for condition in conditions}
     assert all(row["rows"] == 12 and 0 <= row["em"]["mean"] <= 1 for row in scores)
@@ -70,7 +70,7 @@ def test_raft_run_leaves_model_scores_and_state(finished):
 
 def test_tensorboard_shows_the_curve_and_the_scores(finished):
     shown = world.tensorboard(finished.folder / "tensorboard")
-    assert [step for tag, step, _ in shown if tag == "train/loss"] == [1, 2, 3, 4]
+    assert [step for tag, step, _ in shown if tag == "train/loss"] == [1, 2, 3, 4, 5]
     scores = {(row["model"], row["condition"]): row["em"]["mean"] for row in finished.summary["scores"]}
     told = {tag: value for tag, _, value in shown if tag.startswith("result/")}
     for (model, condition), mean in scores.items():

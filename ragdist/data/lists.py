@@ -194,26 +194,26 @@ def attacked_lists(
         for question in questions
     }
     picked = _picked(model, questions, among, round, settings)
-    bundles, notes = [], Counter[str]({"forgeries": len(forgeries), "cut_prompts": 0, "cut_answers": 0, "dropped": 0})
+    bundles, counts = [], Counter[str]({"forgeries": len(forgeries), "cut_prompts": 0, "cut_answers": 0, "dropped": 0})
     for question in questions:
         name, attack = _name(question, round), picked[question.id]
         attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
         answers = _answers(question, attack, model.codec, settings)
         clean, hostile = _both(question, attacked, max(map(len, answers)), model.codec, settings)
         short = [one.cut_tokens > 0 for one in (clean, hostile)]
-        notes.update(cut_prompts=sum(short), cut_clean=short[0], cut_attacked=short[1], cut_answers=clean.cut_answer)
-        notes["replayed"] += attack is not among[question.id][0]
-        notes["attacked"] += len(attacked) > len(question.documents)
+        counts.update(cut_prompts=sum(short), cut_clean=short[0], cut_attacked=short[1], cut_answers=clean.cut_answer)
+        counts["replayed"] += attack is not among[question.id][0]
+        counts["attacked"] += len(attacked) > len(question.documents)
         if clean.cut_answer and settings.prompts.cut_answers == "drop":
-            notes["dropped"] += 1
+            counts["dropped"] += 1
             continue
         about = ",".join(document.id for document in attacked)
         rows = zip((clean, hostile, hostile), answers, strict=False)
         bundles.append(_bundle(question.id, list(rows), about))
-    notes["rows"] = len(bundles)
-    notes["without_forgeries"] = sum(not rows for rows in newest.values())
-    notes["tokens"] = sum(len(tokens) for bundle in bundles for tokens in bundle.tokens)
-    return bundles, {name: float(count) for name, count in notes.items()}
+    counts["rows"] = len(bundles)
+    counts["without_forgeries"] = sum(not rows for rows in newest.values())
+    counts["tokens"] = sum(len(tokens) for bundle in bundles for tokens in bundle.tokens)
+    return bundles, {name: float(count) for name, count in counts.items()}
 
 
 def _by_question(questions: Sequence[OpenQuestion], forgeries: Iterable[Forgery]) -> dict[str, list[Forgery]]:

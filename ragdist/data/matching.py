@@ -110,8 +110,8 @@ _PREFIX = regex.compile(
 )
 """What sticks to the front of a word."""
 _ARTICLE_AL = regex.compile("^\u0627\u0644(?=\\p{L}{3})")
-_WORD, _LATIN_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]+"), regex.compile("[A-Za-z]")
-_LATIN, _APART = r"[\p{Latin}\p{M}\p{N}_]", r"[^\p{L}\p{M}\p{N}]+"
+_WORD, _LATIN_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}_]+"), regex.compile("[A-Za-z]")
+_LATIN, _APART = r"[\p{Latin}\p{M}\p{N}_]", r"[^\p{L}\p{M}\p{N}_]+"
 _THREES = regex.compile(r"(?<=\b[1-9]\d*)(?=(?:\d{3})+\b)")
 _SUFFIX = regex.compile(r"\p{M}*(?:\p{L}\p{M}*){0,4}")
 _UNIT = regex.compile(r"[^\d\u2396]{1,5}")

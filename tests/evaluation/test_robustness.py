@@ -183,7 +183,7 @@ def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path)
     assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
     shown = robustness.summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
     shares = {cell.condition: cell.cut_answers for cell in shown.cells}
-    assert shares == {"closed_book": 0.0, "oracle": 1.0, "absent": 0.0, "attacked": 1.0}
+    assert shares == {"closed_book": 0.0, "oracle": 1.0, "absent": 0.0, "permuted": 1.0, "attacked": 1.0}
 
 
 def test_scores_of_known_rules_are_those_by_construction(report):
