@@ -15,7 +15,9 @@ from dataclasses import replace
 from itertools import combinations, permutations
 from typing import Any, NamedTuple
 
-from ragdist.data.matching import contains, flat, spans, words
+import regex
+
+from ragdist.data.matching import contains, flat, letters, spans, words
 from ragdist.data.prompts import Shown
 from ragdist.draws import rng_for
 from ragdist.errors import DataError
@@ -37,14 +39,23 @@ OPENING_WORDS, OPENING_CHARACTERS = 8, 40
 """A sentence is put behind so much of a text at least, so that the text still begins as it did."""
 LONGEST_OPENING = 240
 """Characters of a text that another sentence is put behind at most."""
-_FULL = r"\u3002\uff01\uff1f\uff61\u0964\u061f\u06d4"
-"""Stops of scripts that put no blank behind them, or have their own: Chinese, Japanese, Hindi, Arabic, Urdu."""
+_FULL = r"\u3002\uff01\uff1f\uff61\u0964\u0965\u061f\u06d4\u0589\u1362\u1367\u1368\u104b\u17d4\u0f0d"
+"""Stops of scripts that put no blank behind them, or have their own: Chinese, Japanese, Hindi, Arabic, Urdu, Armenian,
+Amharic, Burmese, Khmer, Tibetan."""
 _CLOSES = r"[\"')\]\u201d\u2019\u00bb\u300d\u300f\uff09]*"
 _ENDS = re.compile(rf"[.!?{_FULL}]{_CLOSES}$")
-_PIECES = re.compile(rf"(?<=\w\w[.!?]){_CLOSES}\s+(?=[^\sa-z])|(?<=[{_FULL}]){_CLOSES}\s*(?=\S)|\n\s*\n")
+_PIECES = regex.compile(rf"(?<=[\w\p{{M}}]{{2}}[.!?]){_CLOSES}\s+(?=[^\sa-z])|(?<=[{_FULL}]){_CLOSES}\s*(?=\S)|\n\s*\n")
 """Ends of sentences and paragraphs, with the blanks behind them; `Dr. Li` and `i.e. so` are no ends."""
 _BEGINS = re.compile(rf"(?:^|[.!?{_FULL}]{_CLOSES}\s+|\n)\W*$")
 """What stands before the first word of a sentence."""
+_IN_FRONT, _BEHIND = regex.compile(r"^[^\w\p{M}]+"), regex.compile(r"[^\w\p{M}]+$")
+"""Signs that an answer begins and ends with: `$5`, `-1`, `50%`, `f(x)`."""
+_APART = regex.compile(r"[%\u2030\p{S}]+")
+"""Signs that may stand behind a blank."""
+_BLANKS = (" ", "\u00a0", "\u202f")
+_STOPS = ".!?;:,\u2026"
+_AL, _LI_AL = "\u0627\u0644", "\u0644\u0644"
+"""The Arabic article, and both in one where `li` stands in front of it."""
 _NAMED_VALUE = re.compile(r"(?<![\w.])(\w+)\s*(?::[^=,()\n]*)?=")
 """Parameters that a signature gives a default."""
 
@@ -193,9 +204,9 @@ def falsified(question: Question | OpenQuestion, document: Shown, wrong: str) ->
     title, text = document.title, document.text
     if question.topic and (given := _defaults(question.answers, question.topic, text)):
         return Falsified(title, _replaced(text, given, wrong), given[0][0])
-    at = _stands(question, text)
+    at = _stands(question, text, wrong)
     swapped = _replaced(text, at, wrong)
-    return Falsified(_replaced(title, _stands(question, title), wrong), swapped, at[0][0] if at else -1)
+    return Falsified(_replaced(title, _stands(question, title, wrong), wrong), swapped, at[0][0] if at else -1)
 
 
 def says_right(question: Question | OpenQuestion, title: str, text: str) -> bool:
@@ -245,9 +256,36 @@ def _defaults(answers: Iterable[str], parameter: str, text: str) -> list[tuple[i
     return _merged(found)
 
 
-def _stands(question: Question | OpenQuestion, text: str) -> list[tuple[int, int]]:
+def _stands(question: Question | OpenQuestion, text: str, wrong: str) -> list[tuple[int, int]]:
     """Where a right answer stands in the text, from the front; where two overlap, the place of both."""
-    return _merged([place for answer in question.answers if not _is_label(answer) for place in spans(text, answer)])
+    answers = [answer for answer in question.answers if not _is_label(answer)]
+    return _merged([_whole(text, place, answer, wrong) for answer in answers for place in spans(text, answer)])
+
+
+def _whole(text: str, place: tuple[int, int], answer: str, wrong: str) -> tuple[int, int]:
+    """The place of an answer's words with what else of it stands there, so that nothing is left of it, or stands twice
+    beside the wrong one: signs at its ends, but for a stop that the sentence needs, and the article of an Arabic word.
+    """
+    start, end = place
+    both = flat(wrong), flat(answer)
+    if any(one.startswith(_AL) for one in both):
+        start -= len(_AL) * text.endswith(_AL, 0, start) or (text.endswith(_LI_AL, 0, start) and not _has_al(wrong))
+    for one in both:
+        signs = "".join(_IN_FRONT.findall(one))
+        if signs and letters(text[max(0, start - len(signs)) : start]) == letters(signs):
+            start -= len(signs)
+            break
+    behind = ["".join(_BEHIND.findall(one)) for one in both]
+    for signs in (behind[0], behind[1].rstrip(_STOPS)):
+        gap = text[end : end + 1] in _BLANKS and bool(_APART.fullmatch(signs))
+        if signs and letters(text[end + gap : end + gap + len(signs)]) == letters(signs):
+            end += gap + len(signs)
+            break
+    return start, end
+
+
+def _has_al(wrong: str) -> bool:
+    return flat(wrong).startswith(_AL)
 
 
 def _merged(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -263,8 +301,11 @@ def _merged(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 def _replaced(text: str, places: Sequence[tuple[int, int]], wrong: str) -> str:
     parts, at = [], 0
     for start, end in places:
-        before = text[at:start]
-        parts += [before, sentence(wrong) if _BEGINS.search(text[:start]) else flat(wrong)]
+        before, said = text[at:start], flat(wrong)
+        if _has_al(wrong) and before.endswith(_LI_AL):
+            said = said[len(_AL) :]
+        begins = _BEGINS.search(text[:start]) and not text[start].islower()
+        parts += [before, sentence(said) if begins else said]
         at = end
     return "".join([*parts, text[at:]])
 
@@ -274,9 +315,10 @@ def _is_label(answer: str) -> bool:
 
 
 def sentence(text: str) -> str:
-    """The text as it begins a sentence."""
+    """The text as it begins a sentence; a name like `iPhone` as it is."""
     text = flat(text)
-    return text[:1].upper() + text[1:]
+    first = text.partition(" ")[0]
+    return text if first != first.lower() else text[:1].title() + text[1:]  # not upper: Georgian has no such capitals
 
 
 def versions(
