@@ -48,6 +48,8 @@ _PIECES = regex.compile(rf"(?<=[\w\p{{M}}]{{2}}[.!?]){_CLOSES}\s+(?=[^\sa-z])|(?
 """Ends of sentences and paragraphs, with the blanks behind them; `Dr. Li` and `i.e. so` are no ends."""
 _BEGINS = re.compile(rf"(?:^|[.!?{_FULL}]{_CLOSES}\s+|\n)\W*$")
 """What stands before the first word of a sentence."""
+LOOKED_BACK = 64
+"""Characters before a word in which the end of another sentence is looked for."""
 _IN_FRONT, _BEHIND = regex.compile(r"^[^\w\p{M}]+"), regex.compile(r"[^\w\p{M}]+$")
 """Signs that an answer begins and ends with: `$5`, `-1`, `50%`, `f(x)`."""
 _APART = regex.compile(r"[%\u2030\p{S}]+")
@@ -304,7 +306,7 @@ def _replaced(text: str, places: Sequence[tuple[int, int]], wrong: str) -> str:
         before, said = text[at:start], flat(wrong)
         if _has_al(wrong) and before.endswith(_LI_AL):
             said = said[len(_AL) :]
-        begins = _BEGINS.search(text[:start]) and not text[start].islower()
+        begins = _BEGINS.search(text, max(0, start - LOOKED_BACK), start) and not text[start].islower()
         parts += [before, sentence(said) if begins else said]
         at = end
     return "".join([*parts, text[at:]])
