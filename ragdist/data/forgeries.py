@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import regex
 
+from ragdist.data.listing import ASKS
 from ragdist.data.matching import contains, flat, letters, spans, words
 from ragdist.data.prompts import Shown
 from ragdist.draws import rng_for
@@ -29,10 +31,10 @@ TOP = 3
 LOOKED_AT = 64
 """Answers of other questions that are compared in form."""
 STATEMENTS = (
-    "{Question} {Answer}.",
-    "{Question} - {answer}.",
-    "({Question} {Answer}.)",
-    "{Answer}. {Question} {Answer}.",
+    "{Question} {Answer}{stop}",
+    "{Question} - {answer}{stop}",
+    "({Question} {Answer}{stop})",
+    "{Answer}{stop} {Question} {Answer}{stop}",
 )
 """Wordings in no language but the question's own."""
 OPENING_WORDS, OPENING_CHARACTERS = 8, 40
@@ -44,6 +46,18 @@ _FULL = r"\u3002\uff01\uff1f\uff61\u0964\u0965\u061f\u06d4\u0589\u1362\u1367\u13
 Amharic, Burmese, Khmer, Tibetan."""
 _CLOSES = r"[\"')\]\u201d\u2019\u00bb\u300d\u300f\uff09]*"
 _ENDS = re.compile(rf"[.!?{_FULL}]{_CLOSES}$")
+_WIDE_STOPS = "\u3002\uff01\uff1f\uff61"
+"""No blank stands behind them."""
+_STOP = regex.compile(r"[\u3002\u0964\u06d4\u0589\u1362\u104b\u17d4\u0f0d]")
+_NO_STOP = regex.compile(r"\p{Line_Break=Complex_Context}")
+_NO_BLANKS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+_ASKS = (
+    (_NO_BLANKS, "\uff1f"),
+    (regex.compile(r"\p{Arabic}"), "\u061f"),
+    (regex.compile(r"\p{Greek}"), ";"),
+    (_NO_STOP, ""),
+)
+"""How a question ends in scripts that have no `?`."""
 _PIECES = regex.compile(rf"(?<=[\w\p{{M}}]{{2}}[.!?]){_CLOSES}\s+(?=[^\sa-z])|(?<=[{_FULL}]){_CLOSES}\s*(?=\S)|\n\s*\n")
 """Ends of sentences and paragraphs, with the blanks behind them; `Dr. Li` and `i.e. so` are no ends."""
 _BEGINS = re.compile(rf"(?:^|[.!?{_FULL}]{_CLOSES}\s+|\n)\W*$")
@@ -332,7 +346,7 @@ def versions(
     sentences that state it are. Else one such sentence stands within the text, each time elsewhere.
     """
     cuts = _cuts(document.text)
-    statements = _statements(question, wrong)
+    statements = _statements(question, wrong, document.text)
     if document.at < 0:
         ends = [cut for cut in cuts if _opens(document.text[:cut])] or [len(document.text.rstrip())]
         for number, said in enumerate(said for said in statements for _ in ends):
@@ -369,28 +383,45 @@ def opening(text: str) -> str:
         if _opens(text[:cut]) and cut <= LONGEST_OPENING:
             return text[:cut]
     if len(body) <= LONGEST_OPENING:
-        return body and body + (" " if _ENDS.search(body) else ". ")
+        return body and body + ("" if body[-1] in _WIDE_STOPS else " " if _ENDS.search(body) else _ended(text))
     short = body[:LONGEST_OPENING].rpartition(" ")[0] or body[:LONGEST_OPENING]
-    return f"{short.rstrip(' ,;:-')}. "
+    return short.rstrip(" ,;:-\uff0c\u3001") + _ended(text)
+
+
+def _ended(text: str) -> str:
+    """The end of a sentence of this text, with the blank behind it."""
+    stop = stop_of(text)
+    return stop if stop and stop in _WIDE_STOPS else f"{stop} "
 
 
 def _opens(text: str) -> bool:
     return len(text.split()) >= OPENING_WORDS or len(text) >= OPENING_CHARACTERS
 
 
-def _statements(question: Question | OpenQuestion, wrong: str) -> Iterator[str]:
-    """Sentences that state the wrong answer: every wording, then two of them, and so on."""
-    asked = sentence(question.text)
-    asked += "" if _ENDS.search(asked) else "?"
+def _statements(question: Question | OpenQuestion, wrong: str, text: str) -> Iterator[str]:
+    """Sentences that state the wrong answer, as they stand in a text: every wording, then two of them, and so on."""
+    asked, stop = sentence(question.text), stop_of(text or question.text)
+    if not _ENDS.search(asked) and not asked.endswith((";", *ASKS)) and "\u055e" not in asked:
+        asked += next((sign for letters_of, sign in _ASKS if letters_of.search(asked)), "?")
     for size in range(1, len(STATEMENTS) + 1):
         for wordings in permutations(STATEMENTS, size):
-            yield " ".join(wordings).format(Question=asked, answer=flat(wrong), Answer=sentence(wrong))
+            said = " ".join(wordings).format(Question=asked, answer=flat(wrong), Answer=sentence(wrong), stop=stop)
+            yield re.sub(rf"(?<=[{_WIDE_STOPS}]) ", "", said)
+
+
+def stop_of(text: str) -> str:
+    """What ends a sentence of this text: the stop of its script, and none where the script has none, as Thai."""
+    if found := _STOP.findall(text):
+        return str(Counter(found).most_common(1)[0][0])
+    if _NO_STOP.search(text):
+        return ""
+    return "\u3002" if _NO_BLANKS.search(text) and "." not in text else "."
 
 
 def _joined(before: str, said: str, after: str) -> str:
     """A sentence between two parts of a text, with the blanks that stood between them on both sides."""
     if not after.strip():  # the text ends as it did
         body = before.rstrip()
-        return f"{body}{' ' if body else ''}{said}{before[len(body) :]}{after}"
+        return f"{body}{' ' if body and body[-1] not in _WIDE_STOPS else ''}{said}{before[len(body) :]}{after}"
     blank = before[len(before.rstrip()) :] or (" " if before else "")
     return f"{before.rstrip()}{blank}{said}{blank}{after}"

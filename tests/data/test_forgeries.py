@@ -102,6 +102,22 @@ def test_template_forgery_leaves_out_sentences_of_any_script(text, right, wrong)
     assert len(texts) == 2 and len(texts[1]) < len(texts[0]) and texts[0].startswith(texts[1])
 
 
+@pytest.mark.parametrize(
+    ("question", "text", "wrong", "said"),
+    [
+        ("窯は新しい", "窯は地下にある。とても大きい。", "いいえ", "窯は新しい\uff1fいいえ。"),
+        ("भट्ठा कहाँ है?", "भट्ठा बड़ा है। वह नया है।", "दिल्ली", " भट्ठा कहाँ है? दिल्ली।"),
+        ("أين الفرن", "الفرن كبير.", "دمشق", " أين الفرن\u061f دمشق."),
+        ("Πού είναι η πόλη;", "Είναι καινούργιος.", "Πάτρα", " Πού είναι η πόλη; Πάτρα."),
+        ("เมืองหลวงคืออะไร", "เตาใหญ่อยู่ในห้องใต้ดิน", "เชียงใหม่", " เมืองหลวงคืออะไร เชียงใหม่"),
+    ],
+)
+def test_wrong_answer_is_stated_with_the_marks_of_the_texts_own_script(question, text, wrong, said):
+    """T4: a full stop of another script, or a blank before it, would give the forgery away."""
+    about = replace(asked("340", wrong_answers=(wrong,)), text=question)
+    assert forge(about, [chunk(text, "T")], (), count=1, seed=0)[0].text == text + said
+
+
 def test_forge_yes_and_no_are_stated_within_the_text():
     """T4: the text begins as it did; T3: and still argues for the truth, which is counted."""
     text = "It was given to forty people for a year. Nothing changed. There is no sign that it helps, yes."
