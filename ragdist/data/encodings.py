@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
+from collections import Counter
 from typing import NamedTuple
 
 import charset_normalizer
@@ -29,6 +31,8 @@ HEAD = 1 << 16
 """Bytes in which a page's declaration is looked for: a browser reads 1024, and begins anew where it meets one later."""
 _MARKS = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16")
 MARKS = (*_MARKS, (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
+_CONTROLS = re.compile(rb"[\x00-\x07\x0e-\x19\x1c-\x1f]")
+"""No text has them, but for a few; in UTF-16 they are halves of characters."""
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _META = re.compile(rb"<meta[\s/]([^>]*)>", re.IGNORECASE)
 _ATTRIBUTE = re.compile(rb"""([a-z-]+)\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""", re.IGNORECASE)
@@ -60,7 +64,10 @@ def decoded(data: bytes, declared: str = "") -> Decoded:
         return _undeclared(data)
     if encoding.name == "replacement":
         raise DataError(f"is in {declared}, which browsers do not read; save it as UTF-8")
-    return _lenient(data, "gb18030" if encoding.name == "gbk" else encoding.codec_info.name, encoding.name)
+    found = _lenient(data, "gb18030" if encoding.name == "gbk" else encoding.codec_info.name, encoding.name)
+    if encoding.name != "utf-8" and not found.note and _is_utf8(data):
+        return found._replace(note=f"names {encoding.name} and is read so, as browsers do, though it could be UTF-8")
+    return found
 
 
 def declared_in_page(data: bytes) -> str:
@@ -81,13 +88,24 @@ def declared_in_page(data: bytes) -> str:
     return xml[1].decode("latin-1") if xml else ""
 
 
+def _is_utf8(data: bytes) -> bool:
+    """Whether it has characters beyond ASCII, all in UTF-8."""
+    try:
+        return not data.decode().isascii()
+    except UnicodeDecodeError:
+        return False
+
+
 def _undeclared(data: bytes) -> Decoded:
-    if wide := _without_mark(data):
+    if wide := _without_mark(data) or _of_one_script(data):
         return _lenient(data, wide, wide, ", which it does not say")
     try:
         if b"\x1b$" in data[:HEAD]:
             return Decoded(data.decode(ESCAPED), f"is read as {ESCAPED}, which it does not say")
-        return Decoded(data.decode())
+        text = data.decode()
+        if 8 * text.count("\0") > len(text):
+            raise DataError("holds NUL bytes, as no text does; save it as UTF-8 text")
+        return Decoded(text)
     except UnicodeDecodeError:
         if b"\0" in data:
             raise DataError("holds NUL bytes, as no text does; save it as UTF-8 text") from None
@@ -114,6 +132,22 @@ def _without_mark(data: bytes) -> str:
     even, odd = data[:HEAD:2].count(0), data[1:HEAD:2].count(0)
     many = len(data[:HEAD]) // 4
     return "utf-16-le" if odd > many and not even else "utf-16-be" if even > many and not odd else ""
+
+
+def _of_one_script(data: bytes) -> str:
+    """UTF-16 of another script, as Russian, by the bytes that are control characters in any other encoding: its
+    characters are all assigned, and most of them lie in three blocks of 256."""
+    head, found, most = data[:HEAD], dict[str, float](), 0.8 if data.isascii() else 0.5
+    if len(data) % 2 or len(_CONTROLS.findall(head)) < max(3, len(head) // 50):
+        return ""
+    for name, high in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(head)
+        except UnicodeDecodeError:
+            continue
+        if all(unicodedata.category(one) not in ("Cc", "Cn", "Co") or one.isspace() for one in set(text)):
+            found[name] = sum(count for _, count in Counter(high).most_common(3)) / len(high)
+    return max((name for name in found if found[name] > most), key=found.__getitem__, default="")
 
 
 def _lenient(data: bytes, codec: str, name: str, guessed: str = "") -> Decoded:

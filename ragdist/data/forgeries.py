@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
 from typing import Any, NamedTuple
 
-from ragdist.data.matching import contains, flat, spans, words
+import regex
+
+from ragdist.data.listing import ASKS
+from ragdist.data.matching import contains, flat, letters, spans, words
 from ragdist.data.prompts import Shown
 from ragdist.draws import rng_for
 from ragdist.errors import DataError
@@ -27,24 +31,47 @@ TOP = 3
 LOOKED_AT = 64
 """Answers of other questions that are compared in form."""
 STATEMENTS = (
-    "{Question} {Answer}.",
-    "{Question} - {answer}.",
-    "({Question} {Answer}.)",
-    "{Answer}. {Question} {Answer}.",
+    "{Question} {Answer}{stop}",
+    "{Question} - {answer}{stop}",
+    "({Question} {Answer}{stop})",
+    "{Answer}{stop} {Question} {Answer}{stop}",
 )
 """Wordings in no language but the question's own."""
 OPENING_WORDS, OPENING_CHARACTERS = 8, 40
 """A sentence is put behind so much of a text at least, so that the text still begins as it did."""
 LONGEST_OPENING = 240
 """Characters of a text that another sentence is put behind at most."""
-_FULL = r"\u3002\uff01\uff1f\uff61\u0964\u061f\u06d4"
-"""Stops of scripts that put no blank behind them, or have their own: Chinese, Japanese, Hindi, Arabic, Urdu."""
+_FULL = r"\u3002\uff01\uff1f\uff61\u0964\u0965\u061f\u06d4\u0589\u1362\u1367\u1368\u104b\u17d4\u0f0d"
+"""Stops of scripts that put no blank behind them, or have their own: Chinese, Japanese, Hindi, Arabic, Urdu, Armenian,
+Amharic, Burmese, Khmer, Tibetan."""
 _CLOSES = r"[\"')\]\u201d\u2019\u00bb\u300d\u300f\uff09]*"
 _ENDS = re.compile(rf"[.!?{_FULL}]{_CLOSES}$")
-_PIECES = re.compile(rf"(?<=\w\w[.!?]){_CLOSES}\s+(?=[^\sa-z])|(?<=[{_FULL}]){_CLOSES}\s*(?=\S)|\n\s*\n")
+_WIDE_STOPS = "\u3002\uff01\uff1f\uff61"
+"""No blank stands behind them."""
+_STOP = regex.compile(r"[\u3002\u0964\u06d4\u0589\u1362\u104b\u17d4\u0f0d]")
+_NO_STOP = regex.compile(r"\p{Line_Break=Complex_Context}")
+_NO_BLANKS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+_ASKS = (
+    (_NO_BLANKS, "\uff1f"),
+    (regex.compile(r"\p{Arabic}"), "\u061f"),
+    (regex.compile(r"\p{Greek}"), ";"),
+    (_NO_STOP, ""),
+)
+"""How a question ends in scripts that have no `?`."""
+_PIECES = regex.compile(rf"(?<=[\w\p{{M}}]{{2}}[.!?]){_CLOSES}\s+(?=[^\sa-z])|(?<=[{_FULL}]){_CLOSES}\s*(?=\S)|\n\s*\n")
 """Ends of sentences and paragraphs, with the blanks behind them; `Dr. Li` and `i.e. so` are no ends."""
 _BEGINS = re.compile(rf"(?:^|[.!?{_FULL}]{_CLOSES}\s+|\n)\W*$")
 """What stands before the first word of a sentence."""
+LOOKED_BACK = 64
+"""Characters before a word in which the end of another sentence is looked for."""
+_IN_FRONT, _BEHIND = regex.compile(r"^[^\w\p{M}]+"), regex.compile(r"[^\w\p{M}]+$")
+"""Signs that an answer begins and ends with: `$5`, `-1`, `50%`, `f(x)`."""
+_APART = regex.compile(r"[%\u2030\p{S}]+")
+"""Signs that may stand behind a blank."""
+_BLANKS = (" ", "\u00a0", "\u202f")
+_STOPS = ".!?;:,\u2026"
+_AL, _LI_AL = "\u0627\u0644", "\u0644\u0644"
+"""The Arabic article, and both in one where `li` stands in front of it."""
 _NAMED_VALUE = re.compile(r"(?<![\w.])(\w+)\s*(?::[^=,()\n]*)?=")
 """Parameters that a signature gives a default."""
 
@@ -193,9 +220,9 @@ def falsified(question: Question | OpenQuestion, document: Shown, wrong: str) ->
     title, text = document.title, document.text
     if question.topic and (given := _defaults(question.answers, question.topic, text)):
         return Falsified(title, _replaced(text, given, wrong), given[0][0])
-    at = _stands(question, text)
+    at = _stands(question, text, wrong)
     swapped = _replaced(text, at, wrong)
-    return Falsified(_replaced(title, _stands(question, title), wrong), swapped, at[0][0] if at else -1)
+    return Falsified(_replaced(title, _stands(question, title, wrong), wrong), swapped, at[0][0] if at else -1)
 
 
 def says_right(question: Question | OpenQuestion, title: str, text: str) -> bool:
@@ -245,9 +272,36 @@ def _defaults(answers: Iterable[str], parameter: str, text: str) -> list[tuple[i
     return _merged(found)
 
 
-def _stands(question: Question | OpenQuestion, text: str) -> list[tuple[int, int]]:
+def _stands(question: Question | OpenQuestion, text: str, wrong: str) -> list[tuple[int, int]]:
     """Where a right answer stands in the text, from the front; where two overlap, the place of both."""
-    return _merged([place for answer in question.answers if not _is_label(answer) for place in spans(text, answer)])
+    answers = [answer for answer in question.answers if not _is_label(answer)]
+    return _merged([_whole(text, place, answer, wrong) for answer in answers for place in spans(text, answer)])
+
+
+def _whole(text: str, place: tuple[int, int], answer: str, wrong: str) -> tuple[int, int]:
+    """The place of an answer's words with what else of it stands there, so that nothing is left of it, or stands twice
+    beside the wrong one: signs at its ends, but for a stop that the sentence needs, and the article of an Arabic word.
+    """
+    start, end = place
+    both = flat(wrong), flat(answer)
+    if any(one.startswith(_AL) for one in both):
+        start -= len(_AL) * text.endswith(_AL, 0, start) or (text.endswith(_LI_AL, 0, start) and not _has_al(wrong))
+    for one in both:
+        signs = "".join(_IN_FRONT.findall(one))
+        if signs and letters(text[max(0, start - len(signs)) : start]) == letters(signs):
+            start -= len(signs)
+            break
+    behind = ["".join(_BEHIND.findall(one)) for one in both]
+    for signs in (behind[0], behind[1].rstrip(_STOPS)):
+        gap = text[end : end + 1] in _BLANKS and bool(_APART.fullmatch(signs))
+        if signs and letters(text[end + gap : end + gap + len(signs)]) == letters(signs):
+            end += gap + len(signs)
+            break
+    return start, end
+
+
+def _has_al(wrong: str) -> bool:
+    return flat(wrong).startswith(_AL)
 
 
 def _merged(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -263,8 +317,11 @@ def _merged(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 def _replaced(text: str, places: Sequence[tuple[int, int]], wrong: str) -> str:
     parts, at = [], 0
     for start, end in places:
-        before = text[at:start]
-        parts += [before, sentence(wrong) if _BEGINS.search(text[:start]) else flat(wrong)]
+        before, said = text[at:start], flat(wrong)
+        if _has_al(wrong) and before.endswith(_LI_AL):
+            said = said[len(_AL) :]
+        begins = _BEGINS.search(text, max(0, start - LOOKED_BACK), start) and not text[start].islower()
+        parts += [before, sentence(said) if begins else said]
         at = end
     return "".join([*parts, text[at:]])
 
@@ -274,9 +331,10 @@ def _is_label(answer: str) -> bool:
 
 
 def sentence(text: str) -> str:
-    """The text as it begins a sentence."""
+    """The text as it begins a sentence; a name like `iPhone` as it is."""
     text = flat(text)
-    return text[:1].upper() + text[1:]
+    first = text.partition(" ")[0]
+    return text if first != first.lower() else text[:1].title() + text[1:]  # not upper: Georgian has no such capitals
 
 
 def versions(
@@ -288,7 +346,7 @@ def versions(
     sentences that state it are. Else one such sentence stands within the text, each time elsewhere.
     """
     cuts = _cuts(document.text)
-    statements = _statements(question, wrong)
+    statements = _statements(question, wrong, document.text)
     if document.at < 0:
         ends = [cut for cut in cuts if _opens(document.text[:cut])] or [len(document.text.rstrip())]
         for number, said in enumerate(said for said in statements for _ in ends):
@@ -325,28 +383,45 @@ def opening(text: str) -> str:
         if _opens(text[:cut]) and cut <= LONGEST_OPENING:
             return text[:cut]
     if len(body) <= LONGEST_OPENING:
-        return body and body + (" " if _ENDS.search(body) else ". ")
+        return body and body + ("" if body[-1] in _WIDE_STOPS else " " if _ENDS.search(body) else _ended(text))
     short = body[:LONGEST_OPENING].rpartition(" ")[0] or body[:LONGEST_OPENING]
-    return f"{short.rstrip(' ,;:-')}. "
+    return short.rstrip(" ,;:-\uff0c\u3001") + _ended(text)
+
+
+def _ended(text: str) -> str:
+    """The end of a sentence of this text, with the blank behind it."""
+    stop = stop_of(text)
+    return stop if stop and stop in _WIDE_STOPS else f"{stop} "
 
 
 def _opens(text: str) -> bool:
     return len(text.split()) >= OPENING_WORDS or len(text) >= OPENING_CHARACTERS
 
 
-def _statements(question: Question | OpenQuestion, wrong: str) -> Iterator[str]:
-    """Sentences that state the wrong answer: every wording, then two of them, and so on."""
-    asked = sentence(question.text)
-    asked += "" if _ENDS.search(asked) else "?"
+def _statements(question: Question | OpenQuestion, wrong: str, text: str) -> Iterator[str]:
+    """Sentences that state the wrong answer, as they stand in a text: every wording, then two of them, and so on."""
+    asked, stop = sentence(question.text), stop_of(text or question.text)
+    if not _ENDS.search(asked) and not asked.endswith((";", *ASKS)) and "\u055e" not in asked:
+        asked += next((sign for letters_of, sign in _ASKS if letters_of.search(asked)), "?")
     for size in range(1, len(STATEMENTS) + 1):
         for wordings in permutations(STATEMENTS, size):
-            yield " ".join(wordings).format(Question=asked, answer=flat(wrong), Answer=sentence(wrong))
+            said = " ".join(wordings).format(Question=asked, answer=flat(wrong), Answer=sentence(wrong), stop=stop)
+            yield re.sub(rf"(?<=[{_WIDE_STOPS}]) ", "", said)
+
+
+def stop_of(text: str) -> str:
+    """What ends a sentence of this text: the stop of its script, and none where the script has none, as Thai."""
+    if found := _STOP.findall(text):
+        return str(Counter(found).most_common(1)[0][0])
+    if _NO_STOP.search(text):
+        return ""
+    return "\u3002" if _NO_BLANKS.search(text) and "." not in text else "."
 
 
 def _joined(before: str, said: str, after: str) -> str:
     """A sentence between two parts of a text, with the blanks that stood between them on both sides."""
     if not after.strip():  # the text ends as it did
         body = before.rstrip()
-        return f"{body}{' ' if body else ''}{said}{before[len(body) :]}{after}"
+        return f"{body}{' ' if body and body[-1] not in _WIDE_STOPS else ''}{said}{before[len(body) :]}{after}"
     blank = before[len(before.rstrip()) :] or (" " if before else "")
     return f"{before.rstrip()}{blank}{said}{blank}{after}"

@@ -23,6 +23,8 @@ NUMBERING = re.compile(
         [-*+\u2022\u2013\u2014\u2023\u25aa\u25ab\u25cb\u25cf\u25e6\u25a0\u25a1\u25b6\u25ba\u27a4\u2192\u2605\u2606\u203b]\s+
       | [\u2022\u30fb\uff65\u00b7\u25cf\u25cb\u25a0\u25a1\u25c6\u25c7\u203b]\s*          # ・What
       | \[[ xX]\]\s+                                                                    # [ ] What
+      | \d{{1,2}}\ufe0f?\u20e3\s*                                                         # 1 on a key
+      | \[(?:{_WORDS})\s*\d{{1,3}}\]\s*                                                    # [Q1]
       | {_ENCLOSED}[.)\]:\u3001\uff0e\uff1a]?\s*                                         # 1 in a circle
       | [(\uff08\[\u3010<]?\d{{1,3}}\\?[.)\]>:\u3001\u3002\u3011\uff0e\uff1a\uff09](?!\d)\s*    # 1. What, (1) What
       | \d{{1,3}}\s+[-\u2013\u2014]\s+                                                   # 1 - What

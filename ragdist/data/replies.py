@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ _PLACE = re.compile(r"\{(\w+)\}")
 _REASON = re.compile(r"^\s*(?:##\s?)?(?:reason|reasoning)\s?[:\uff1a]\s*", re.IGNORECASE)
 _MARKUP = re.compile(r"##(?:begin|end)_quote##|</answer>|^\*\*|\*\*$", re.IGNORECASE)
 _TAG = re.compile(
-    rf"^[ \t]*[*_#]*[ \t]*(?:<answer>|(?:{'|'.join(ANSWER)})[ \t]*[*_]*[ \t]*[:\uff1a])[*_]*[:\uff1a]?",
+    rf"^[ \t]*[*_#]*[ \t]*(?:[<\uff1c]answer[>\uff1e]|(?:{'|'.join(ANSWER)})[ \t]*[*_]*[ \t]*[:\uff1a])[*_]*[:\uff1a]?",
     re.IGNORECASE | re.MULTILINE,
 )
 """A line that begins as an answer does, with the tag's colon forgotten or with words of the reply's own language."""
@@ -181,7 +182,8 @@ def says_yes(reply: Reply) -> bool:
 
 def _is_long_enough(line: str) -> bool:
     """In words, and in letters where those are not Latin: other scripts say more in a word, or write no spaces."""
-    other = sum(letter.isalpha() and letter > "\u024f" and not "\u1e00" <= letter <= "\u1eff" for letter in line)
+    signs = (one for one in line if one > "\u024f" and not "\u1e00" <= one <= "\u1eff")
+    other = sum(unicodedata.category(one)[0] in "LM" for one in signs)  # vowel signs of Indic scripts are letters too
     return other >= FEWEST_LETTERS or len(words(line).split()) >= SHORTEST_QUESTION
 
 

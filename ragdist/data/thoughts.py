@@ -17,7 +17,7 @@ _NAME = (
     r"(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad|monologue)"
 )
 _OPENS = rf"<{_NAME}>|<\|(?:(?:begin|start)_?(?:of_?)?)?{_NAME}\|>|\[{_NAME}\]|\u25c1{_NAME}\u25b7"
-_CLOSES = rf"</{_NAME}>|<\|(?:/|end_?(?:of_?)?){_NAME}\|>|\[/{_NAME}\]|\u25c1/{_NAME}\u25b7"
+_CLOSES = rf"</{_NAME}\s*>|<\|(?:/|end_?(?:of_?)?){_NAME}\|>|\[/{_NAME}\]|\u25c1/{_NAME}\u25b7"
 _OPEN = re.compile(rf"^[ \t]*(?:{_OPENS})", re.IGNORECASE | re.MULTILINE)
 _CLOSE = re.compile(_CLOSES, re.IGNORECASE)
 _FINAL = re.compile(
@@ -28,7 +28,7 @@ _TURN_ENDS = re.compile(r"<\|(?:end|return|call)\|>.*\Z", re.DOTALL)
 _PROCESS = re.compile(
     r"\A\s*here(?:'s| is) my thought process:.*?(?:here(?:'s| is) my response:|\Z)", re.DOTALL | re.IGNORECASE
 )
-_SOLUTION = re.compile(r"<\|(?:begin|start|end)_of_(?:solution|answer)\|>", re.IGNORECASE)
+_SOLUTION = re.compile(r"<\|(?:begin|start|end)_(?:of_)?(?:solution|answer|response)\|>", re.IGNORECASE)
 _QUOTES = frozenset("`'\"\u2018\u2019\u201c\u201d\u00ab\u00bb\u300c\u300d\u300e\u300f")
 _WITHIN = re.compile(
     rf"##begin_quote##(?:(?!##end_quote##).)*\Z|<answer>\s?[:\uff1a]\s*\Z|[^\s\n][^\n]*(?:{_OPENS})[^\n]*\Z",

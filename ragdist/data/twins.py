@@ -177,7 +177,8 @@ def sift(
 def _read(question: Question) -> _Asked:
     said = words(question.text).split()
     left = _bare(said)
-    kept = tuple(word for word in left if word not in EMPTY) or tuple(left)
+    empty = EMPTY - (_names(question.text) & {"a"})  # the A of vitamin A is a name
+    kept = tuple(word for word in left if word not in empty) or tuple(left)
     return _Asked(question, kept, frozenset(kept), frozenset(_SIGNS.findall(letters(question.text))))
 
 

@@ -129,3 +129,37 @@ def test_bytes_that_are_no_such_text_are_an_error(data, label, why):
     """T17"""
     with pytest.raises(DataError, match=why):
         decoded(data, label)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Большая печь стоит в подвале. Ключ хранит Иван Петров.",
+        "Привет, мир",
+        "الفرن الكبير في القبو. المفتاح عند سامي.",
+        "Ο μεγάλος φούρνος βρίσκεται στο υπόγειο.",
+        "התנור הגדול במרתף, המפתח אצל דוד.",
+        "บ้านอยู่ที่กรุงเทพ",
+        "बड़ा भट्ठा जयपुर में बना था और बहुत पुराना है।",
+    ],
+)
+def test_wide_characters_of_other_scripts_are_known_without_a_mark(encoding, text):
+    """T17: their bytes are ASCII and control characters, so as UTF-8 they would be read without a word."""
+    found = decoded(text.encode(encoding))
+    assert found.text == text and encoding in found.note
+
+
+@pytest.mark.parametrize(
+    "data", [b"abc\x1a", b"N\bNA\bAM\bME\bE", b"1\t0\t0\t1\n", b"35=D\x0155=X\x0138=7\x0140=2\x01", b""]
+)
+def test_text_with_a_few_control_characters_stays(data):
+    """T17: what a printer, a table or an old system leaves in a text makes no wide characters of it."""
+    assert decoded(data) == (data.decode(), "")
+
+
+def test_page_that_names_a_legacy_encoding_and_could_be_utf_8_is_said():
+    """T17: it is shown as browsers show it, and not silently."""
+    found = decoded("Der große Ofen".encode(), "iso-8859-1")
+    assert found.text == "Der gro\u00c3\u0178e Ofen" and "could be UTF-8" in found.note
+    assert decoded("Der große Ofen".encode("cp1252"), "iso-8859-1") == ("Der große Ofen", "")

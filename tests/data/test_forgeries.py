@@ -66,6 +66,58 @@ def test_forge_swaps_what_the_text_rule_takes_for_the_answer():
     assert not contains(forgery.text, "US") and forgery.text.startswith("The UK told ") and forgery.text.endswith("UK.")
 
 
+@pytest.mark.parametrize(
+    ("text", "right", "wrong", "forged"),
+    [
+        ("It is 50%. Or 50 %, as \uff15\uff10\uff05.", "50%", "30%", "It is 30%. Or 30%, as 30%."),
+        ("It costs $5. So US$5.", "5", "$7", "It costs $7. So US$7."),
+        ("It is \u22121 here. It is -1.", "-1", "3", "It is 3 here. It is 3."),
+        ("Call f(x). (Not f(x).)", "f(x)", "g(x)", "Call g(x). (Not g(x).)"),
+        ("It is Foo Inc. They sell.", "Foo Inc.", "Bar Ltd.", "It is Bar Ltd. They sell."),
+        ("عاصمة مصر هي القاهرة. وبالقاهرة نهر.", "القاهرة", "الإسكندرية", "عاصمة مصر هي الإسكندرية. وبالإسكندرية نهر."),
+        ("سافر للقاهرة ثم والقاهرة.", "القاهرة", "الإسكندرية", "سافر للإسكندرية ثم والإسكندرية."),
+        ("سافر للقاهرة ثم والقاهرة.", "القاهرة", "دمشق", "سافر لدمشق ثم ودمشق."),
+        ("თბილისია. კი.", "თბილისი", "ბათუმი", "ბათუმია. კი."),
+        ("eau claire. L'eau dort.", "eau", "feu", "feu claire. L'feu dort."),
+        ("iPhone it is. So.", "iPhone", "iPad", "iPad it is. So."),
+        ("Paris it is. So.", "Paris", "iPad", "iPad it is. So."),
+    ],
+)
+def test_wrong_answer_takes_all_of_the_right_ones_place(text, right, wrong, forged):
+    """T4: no sign and no Arabic article of either is left over or stands twice, and capitals are as they were."""
+    assert forge(asked(right, wrong_answers=(wrong,)), [chunk(text, "T")], (), count=1, seed=0)[0].text == forged
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        ("தலைநகரம் சென்னை ஆகும். அங்கே கடற்கரை உள்ளது.", "சென்னை", "மதுரை"),
+        ("ዋና ከተማ አዲስ አበባ ነው። እዚያ ሙዚየም አለ።", "አዲስ አበባ", "ጎንደር"),
+        ("Մայրաքաղաքը Երևանն է\u0589 Այն մեծ է\u0589", "Երևան", "Գյումրի"),
+    ],
+)
+def test_template_forgery_leaves_out_sentences_of_any_script(text, right, wrong):
+    """T4: behind stops of their own and behind vowel signs, so that no other sentence has to be put in."""
+    texts = [one.text for one in forge(asked(right, wrong_answers=(wrong,)), [chunk(text, "T")], (), count=2, seed=0)]
+    assert len(texts) == 2 and len(texts[1]) < len(texts[0]) and texts[0].startswith(texts[1])
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "wrong", "said"),
+    [
+        ("窯は新しい", "窯は地下にある。とても大きい。", "いいえ", "窯は新しい\uff1fいいえ。"),
+        ("भट्ठा कहाँ है?", "भट्ठा बड़ा है। वह नया है।", "दिल्ली", " भट्ठा कहाँ है? दिल्ली।"),
+        ("أين الفرن", "الفرن كبير.", "دمشق", " أين الفرن\u061f دمشق."),
+        ("Πού είναι η πόλη;", "Είναι καινούργιος.", "Πάτρα", " Πού είναι η πόλη; Πάτρα."),
+        ("เมืองหลวงคืออะไร", "เตาใหญ่อยู่ในห้องใต้ดิน", "เชียงใหม่", " เมืองหลวงคืออะไร เชียงใหม่"),
+    ],
+)
+def test_wrong_answer_is_stated_with_the_marks_of_the_texts_own_script(question, text, wrong, said):
+    """T4: a full stop of another script, or a blank before it, would give the forgery away."""
+    about = replace(asked("340", wrong_answers=(wrong,)), text=question)
+    assert forge(about, [chunk(text, "T")], (), count=1, seed=0)[0].text == text + said
+
+
 def test_forge_yes_and_no_are_stated_within_the_text():
     """T4: the text begins as it did; T3: and still argues for the truth, which is counted."""
     text = "It was given to forty people for a year. Nothing changed. There is no sign that it helps, yes."

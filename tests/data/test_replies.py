@@ -185,6 +185,9 @@ def test_prompt_may_hold_other_braces():
         ("| # | question |\n|---|---|\n| 1 | What is a relay? |", ["What is a relay?"]),
         ("Windows 11: which port is it?", ["Windows 11: which port is it?"]),
         ("「窯」と「釜」はどう違いますか？", ["「窯」と「釜」はどう違いますか？"]),
+        ("1\ufe0f\u20e3 What is a relay?\n2\ufe0f\u20e3 Who wrote it?", ["What is a relay?", "Who wrote it?"]),
+        ("[Q1] What is a relay?\n[Q2] Who wrote it?", ["What is a relay?", "Who wrote it?"]),
+        ("கேள்வி 1: சாவி யாரிடம்?\nகேள்வி 2: சூளை எங்கே?", ["சாவி யாரிடம்?", "சூளை எங்கே?"]),
     ],
 )
 def test_questions_in_other_scripts_and_forms_come_out_without_marks(text, questions):
@@ -222,6 +225,7 @@ def test_lines_that_are_no_question_are_counted():
         ("So.\n<answer>8443</answer>", "8443"),
         ("So.\n<ANSWER>: \u22121", "-1"),
         ("So.\n<ANSWER>: Ｐｏｒｔ ８４４３", "port 8443"),
+        ("理由です。\n\uff1cANSWER\uff1e：山田太郎", "山田太郎"),
     ],
 )
 def test_answers_in_other_scripts_are_the_known_ones(text, known):

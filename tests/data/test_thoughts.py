@@ -29,6 +29,8 @@ WRAPPED = (
     "\u25c1think\u25b7{}\u25c1/think\u25b7",
     "<seed:think>{}</seed:think>",
     "<|START_THINKING|>{}<|END_THINKING|>",
+    "<|START_THINKING|>{}<|END_THINKING|><|START_RESPONSE|>",
+    "<think>{}</think >\n",
     "<|begin_of_thought|>{}<|end_of_thought|>\n",
     "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>",
     "analysis{}assistantfinal",

@@ -74,6 +74,7 @@ def test_the_same_question_with_words_around_it_is_a_twin(one, two):
         ("What is the newest version of C++?", "What is the newest version of C#?"),
         ("What does exit code -1 of the tool mean?", "Tell me: what does exit code 1 of the tool mean?"),
         ("Who won?", "Who won the race on the lake?"),
+        ("What does vitamin A do?", "What does the vitamin do?"),
     ],
 )
 def test_another_number_name_negation_or_word_is_another_question(one, two):
