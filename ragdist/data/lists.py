@@ -194,7 +194,8 @@ def attacked_lists(
         for question in questions
     }
     picked = _picked(model, questions, among, round, settings)
-    bundles, counts = [], Counter[str]({"forgeries": len(forgeries), "cut_prompts": 0, "cut_answers": 0, "dropped": 0})
+    counts = Counter[str](dict.fromkeys(("cut_prompts", "cut_clean", "cut_attacked", "cut_answers", "dropped"), 0))
+    counts["forgeries"], bundles = len(forgeries), []
     for question in questions:
         name, attack = _name(question, round), picked[question.id]
         attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
