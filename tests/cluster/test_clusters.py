@@ -127,9 +127,13 @@ def test_image_gets_what_its_file_copies_and_nothing_else():
 
 
 def test_cuda_build_of_torch_takes_the_place_of_the_cpu_one():
-    """The same edit in the image, over ssh and in the page; it leaves a version that the index has."""
+    """The same edit in the image, over ssh and by `make install TORCH=cuda`; it leaves a version that the index has."""
     pin = re.search(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.M)
-    for name in ("Dockerfile", "ray/hosts.yaml", "README.md"):
-        (edit,) = re.findall(r"sed -i ('s/\S+/')", (CLUSTERS / name).read_text())
-        done = subprocess.run(["sed", edit.strip("'")], input=pin.group(), capture_output=True, text=True, timeout=10)
+    assert "make install TORCH=cuda" in (CLUSTERS / "README.md").read_text()
+    (made,) = re.findall(r"filter cuda,\$\(TORCH\)\),(s/\S+?/)\)'", (ROOT / "Makefile").read_text())
+    edits = {"Makefile": made.replace("$$", "$")}
+    for name in ("Dockerfile", "ray/hosts.yaml"):
+        (edits[name],) = re.findall(r"sed -i '(s/\S+/)'", (CLUSTERS / name).read_text())
+    for name, edit in edits.items():
+        done = subprocess.run(["sed", edit], input=pin.group(), capture_output=True, text=True, timeout=10)
         assert re.fullmatch(r"torch==\d+\.\d+\.\d+", done.stdout.strip()), name
