@@ -34,7 +34,7 @@ def keep_oracle(question_ids: Iterable[str], config: ContextsConfig, seed: int) 
     if config.draw == "bernoulli":
         return Keep(seed, config.oracle_fraction)
     draws = sorted(array("d", (draw(seed, "oracle", i) for i in question_ids)))
-    kept = math.floor(config.oracle_fraction * len(draws) + 0.5)
+    kept = math.floor(round(config.oracle_fraction * len(draws), 9) + 0.5)  # 0.35 * 90 is 31.4999...
     return Keep(seed, draws[kept] if kept < len(draws) else math.inf)
 
 

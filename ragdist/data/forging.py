@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ragdist.config import Settings
-from ragdist.data.forgeries import before_default, falsified, opening, says, says_right, sentence
+from ragdist.data.forgeries import before_default, falsified, opening, says, says_right, sentence, stop_of
 from ragdist.data.matching import flat, words
 from ragdist.data.prompts import Shortened, Shown, block, fit
 from ragdist.draws import order_for, rng_for
@@ -216,6 +216,8 @@ def continued(lead: Lead, question: OpenQuestion, wrong: str) -> str:
         return whole(best)
     if question.topic and lead.text.endswith(f"={flat(wrong)}"):
         return best.text[best.at + len(flat(wrong)) :] if best.at >= 0 else ")"
+    if not question.text.isascii():  # in no language but the question's own
+        return f" ({flat(question.text)}){stop_of(best.text)} {best.text}"
     return f' is the answer to the question "{flat(question.text)}". {best.text}'
 
 

@@ -75,12 +75,16 @@ def _rules(found: Iterable[Any]) -> Iterator[Any]:
     for rule in found:
         if rule.type == "qualified-rule":
             yield rule
-        elif rule.type == "at-rule" and rule.lower_at_keyword == "media" and _is_for_screens(rule):
+        elif rule.type == "at-rule" and rule.content is not None and _counts(rule):
             yield from _rules(tinycss2.parse_rule_list(rule.content, True, True))
 
 
-def _is_for_screens(rule: Any) -> bool:
-    return rule.content is not None and tinycss2.serialize(rule.prelude).strip().lower() in SCREENS
+def _counts(rule: Any) -> bool:
+    """Whether a browser heeds what stands in this at-rule: layers, features that it has, media that are its screen."""
+    said = tinycss2.serialize(rule.prelude).strip().lower()
+    if rule.lower_at_keyword == "supports":
+        return not said.startswith("not")
+    return rule.lower_at_keyword == "layer" or (rule.lower_at_keyword == "media" and said in SCREENS)
 
 
 def _of_rule(soup: Any, rule: Any, number: int, names: set[str | None]) -> Iterator[tuple[Any, str, str, _Weight]]:

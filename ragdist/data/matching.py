@@ -67,7 +67,7 @@ _MARK = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s\x1c-\x1f{_DECIMAL}]"
 _BETWEEN = regex.compile(rf"(?V1)(?<=[[{ALONE}]--\p{{Hangul}}]\p{{M}}*)\s+(?=[[{ALONE}]--\p{{Hangul}}])")
 """A blank in a script without spaces, as where a line ends; Korean has spaces."""
 _AROUND = regex.compile(
-    r"^[\s\u00bf\u00a1\"']+|[\s\"'.!?;:,\u00b7\u061b\u061f\p{Sentence_Terminal}]+$|[\u055b\u055c\u055e]"
+    r"^[\s\u00bf\u00a1\"'\u300a\u300c\u300e]+|[\s\"'\u300b\u300d\u300f.!?;:,\u00b7\u061b\u061f\p{Sentence_Terminal}]+$|[\u055b\u055c\u055e]"
 )
 """Marks that begin or end a sentence; Armenian ones stand within its words."""
 _LINE_HYPHEN = regex.compile(r"(?<=\p{L}\p{M}*)[-\u2010\u00ad][^\S\n]*\n\s*(?=\p{L})")

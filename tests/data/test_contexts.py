@@ -34,7 +34,16 @@ def put_together(of, keep, documents=5, seed=0, count=None):
 
 @pytest.mark.parametrize(
     ("fraction", "rows", "expected"),
-    [(0.6, 1000, 600), (0.6, 7, 4), (1.0, 1000, 1000), (0.0, 1000, 0), (0.5, 5, 3), (0.25, 2, 1), (0.6, 0, 0)],
+    [
+        (0.6, 1000, 600),
+        (0.6, 7, 4),
+        (1.0, 1000, 1000),
+        (0.0, 1000, 0),
+        (0.5, 5, 3),
+        (0.25, 2, 1),
+        (0.6, 0, 0),
+        (0.35, 90, 32),
+    ],
 )
 def test_keep_exact_keeps_the_rounded_number(fraction, rows, expected):
     """check 1, check 2: 600 of 1000, 4 of 7, all, none; halves go up (Python's own round(2.5) is 2)."""

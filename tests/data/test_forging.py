@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import chisquare
 
 from ragdist.config import Settings
-from ragdist.data.forging import assignment, forge, read, whole, wrong_answer
+from ragdist.data.forging import Lead, assignment, continued, forge, read, whole, wrong_answer
 from ragdist.errors import DataError
-from ragdist.records import Page
+from ragdist.records import OpenQuestion, Page
 from tests import tiny
 from tests.data import telltale
 from tests.data.attack import Rules, opened
@@ -252,3 +252,19 @@ def test_forge_question_without_documents_gets_no_example():
 def test_forge_question_that_stands_twice_raises():
     with pytest.raises(DataError, match="stands twice"):
         forge(Rules(), opened()[:1] * 2, 0, SETTINGS)
+
+
+def test_claim_of_a_golden_document_behind_another_opening_is_in_the_questions_own_language():
+    """T4: an English phrase within a Korean document would give it away."""
+    question = OpenQuestion(
+        id="q",
+        text="수도는?",
+        answers=("서울",),
+        target="서울",
+        wrong_answers=("부산",),
+        document_ids=("d", "e"),
+        titles=("수도", "가마"),
+        texts=("수도는 서울이다.", "가마는 크다."),
+        oracle_positions=(0,),
+    )
+    assert continued(Lead("가마", "가마는 크다. 부산", 1), question, "부산") == " (수도는?). 수도는 부산이다."

@@ -164,6 +164,8 @@ def test_forms_are_their_own_forms_and_blind_to_how_letters_are_stored(text):
         ("Ինչո՞ւ", "Ինչու"),
         ("क्या है।", "क्या है"),
         ("ＲＡＧとは", "ragとは"),
+        ("「誰の窯？」", "誰の窯"),
+        ("『谁的窑？』", "《谁的窑》"),
         ("What\u00a0is\u200b it …", "what is it"),
         ("Who’s “there”?", "who's \"there"),
         ("Qui est-ce ?", "qui est‑ce"),

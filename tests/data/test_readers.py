@@ -78,6 +78,11 @@ SHOWN = {
         "<style>@media print{p{display:none}} @media screen{b{display:none}}</style><p>a<b>b</b>",
         "a",
     ),
+    "layers and features": (
+        "<style>@layer u{.old{display:none}} @supports (display:grid){b{display:none}}"
+        " @supports not (display:grid){p{display:none}}</style><p class=old>a<p>c<b>b</b>",
+        "c",
+    ),
     "signs before a class": ("<style>.old::before{display:none} p:hover{visibility:hidden}</style><p class=old>a", "a"),
 }
 
