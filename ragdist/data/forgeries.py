@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import regex
 
 from ragdist.data.listing import ASKS
-from ragdist.data.matching import contains, flat, letters, spans, words
+from ragdist.data.matching import contains, flat, letters, shows, spans, words
 from ragdist.data.prompts import Shown
 from ragdist.draws import rng_for
 from ragdist.errors import DataError
@@ -227,7 +227,8 @@ def falsified(question: Question | OpenQuestion, document: Shown, wrong: str) ->
 
 def says_right(question: Question | OpenQuestion, title: str, text: str) -> bool:
     """Whether a document gives a right answer by its words; a word like `no` says nothing of what a text argues."""
-    return says(f"{title}\n{text}", [a for a in question.answers if not _is_label(a)], question.topic)
+    whole, answers = f"{title}\n{text}", [answer for answer in question.answers if not _is_label(answer)]
+    return says(whole, answers, question.topic) or (not question.topic and any(shows(whole, one) for one in answers))
 
 
 def says(text: str, answers: Iterable[str], parameter: str) -> bool:
@@ -275,7 +276,8 @@ def _defaults(answers: Iterable[str], parameter: str, text: str) -> list[tuple[i
 def _stands(question: Question | OpenQuestion, text: str, wrong: str) -> list[tuple[int, int]]:
     """Where a right answer stands in the text, from the front; where two overlap, the place of both."""
     answers = [answer for answer in question.answers if not _is_label(answer)]
-    return _merged([_whole(text, place, answer, wrong) for answer in answers for place in spans(text, answer)])
+    found = [(answer, place) for answer in answers for place in spans(text, answer, within=True)]
+    return _merged([_whole(text, place, answer, wrong) for answer, place in found])
 
 
 def _whole(text: str, place: tuple[int, int], answer: str, wrong: str) -> tuple[int, int]:

@@ -58,6 +58,8 @@ _GROUPING_BLANK = regex.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d
 ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Bopomofo}\p{Hangul}\p{Yi}\p{Line_Break=Complex_Context}"
 """Letters that are words of their own, as no spaces tell where a word ends: Chinese, Japanese, Thai, Lao, Khmer,
 Burmese; and Korean, where particles stick to nouns."""
+WIDE = 4
+"""Letters from which an answer counts within longer words, as Subspan EM has it; `US` stands in `because`."""
 KEPT = 8192
 """Characters of a text from which its words are not kept for the next question about it."""
 _DECIMAL = "\u2396"
@@ -283,11 +285,32 @@ def contains(text: str, answer: str) -> bool:
     return bool(_bare_places(text, answer)) if is_bare(answer) else stands(marked(text), needles(answer))
 
 
-def spans(text: str, answer: str) -> list[tuple[int, int]]:
+def shows(text: str, answer: str) -> bool:
+    """Whether a reader of the text may be said to have seen the answer: it stands there (see `contains`), or from
+    `WIDE` letters on, within a longer word, where Subspan EM would find it."""
+    return bool(_bare_places(text, answer)) if is_bare(answer) else holds(marked(text), needles(answer))
+
+
+def holds(marked: str, wanted: Needles) -> bool:
+    """`shows`, of a text as `marked` gives it and an answer that is not bare."""
+    wide = _wide(wanted)
+    return stands(marked, wanted) or (bool(wide) and any(one in joined(marked) for one in wide))
+
+
+def _wide(wanted: Needles) -> list[str]:
+    return [one for one in wanted.joined if len(one.replace(" ", "")) >= WIDE]
+
+
+def spans(text: str, answer: str, *, within: bool = False) -> list[tuple[int, int]]:
     """Where the answer stands in the text, by the rule of `contains`: (start, end) in characters, none overlapping.
 
     What sticks to the answer's words is left outside, so that it stays where the answer is replaced.
     Example: spans("3 men live in 서울에서", "서울") is [(14, 16)].
+
+    Args:
+        text: as it was read.
+        answer: what is looked for.
+        within: also where a longer word begins with it, as in `Kölner`, of at least `WIDE` letters.
     """
     if is_bare(answer):
         return _bare_places(text, answer)
@@ -297,6 +320,9 @@ def spans(text: str, answer: str) -> list[tuple[int, int]]:
     for step in _JOINING:
         whole = whole.sub(*step)
     found += [whole.span(*at) for one in wanted.joined for at in _places(whole.text, one)]
+    if within:
+        begun = (rf"(?<![^ ]){regex.escape(one)}" for one in _wide(wanted))
+        found += [whole.span(*at.span()) for one in begun for at in regex.finditer(one, whole.text)]
     apart: list[tuple[int, int]] = []
     for start, end in sorted(found, key=lambda span: (span[0], -span[1])):
         if not apart or start >= apart[-1][1]:

@@ -30,8 +30,6 @@ ASKED = 3
 """Of an answer's triples so many are looked for in the sets; of chunks without the answer few have all of them."""
 PRIME, HIGH = 1021, "\u0e00"
 """Of the hash, below the bits of a set; and the first letter that counts alone: scripts without spaces lie above."""
-WIDE = 4
-"""Letters and digits from which an answer also counts inside a longer word, as for Subspan EM."""
 
 
 class Wanted(NamedTuple):
@@ -125,9 +123,8 @@ class Pool:
     def gives_away(self, place: int, answers: Iterable[Wanted]) -> bool:
         """Whether the chunk, shown as a distractor, would hold a right answer after all.
 
-        It does where the answer stands in title or text, see `matching.contains`, or, from `WIDE` letters on, anywhere
-        in them as Subspan EM would find it. A parameter's default is given where `parameter=value` stands: another
-        parameter's `None` is another answer.
+        It does where title and text show the answer, see `matching.shows`. A parameter's default is given where
+        `parameter=value` stands: another parameter's `None` is another answer.
 
         Args:
             place: of the chunk.
@@ -181,9 +178,7 @@ class Pool:
             return bool(forgeries.default(wanted.parameter, wanted.answer).search(chunk.text))
         if matching.is_bare(wanted.answer):
             return matching.contains(whole(chunk), wanted.answer)
-        needles = matching.needles(wanted.answer)
-        wide = [one for one in needles.joined if len(one.replace(" ", "")) >= WIDE]
-        return matching.stands(words, needles) or any(one in matching.joined(words) for one in wide)
+        return matching.holds(words, matching.needles(wanted.answer))
 
 
 def whole(chunk: Chunk) -> str:

@@ -56,7 +56,7 @@ def test_forge_signature_finds_the_default_behind_any_type(signature, forged):
 def test_forge_prose_swaps_every_alias_and_keeps_the_rest():
     oracle = chunk("Delhi, once NEW\nDELHI, is the seat. Delhiites love New Delhi.", title="New Delhi")
     forgery = forge(asked("Delhi", "New Delhi", wrong_answers=("Agra",)), [oracle], (), count=1, seed=0)[0]
-    assert (forgery.title, forgery.text) == ("Agra", "Agra, once Agra, is the seat. Delhiites love Agra.")
+    assert (forgery.title, forgery.text) == ("Agra", "Agra, once Agra, is the seat. Agraites love Agra.")
 
 
 def test_forge_swaps_what_the_text_rule_takes_for_the_answer():
@@ -146,6 +146,8 @@ def test_forge_yes_and_no_are_stated_within_the_text():
             ("caf\u00e9 noir",),
             "Bar",
         ),
+        ("Der K\u00f6lner Dom steht in K\u00f6ln am Rhein.", "K\u00f6lner Dom", ("K\u00f6ln",), "Hamburg"),
+        ("\u0130stanbul eskidir; istanbullular ve \u0130stanbul'da ya\u015fayanlar.", "", ("\u0130stanbul",), "Ankara"),
         ("The 1,000 steps; 1000 of them.", "1000", ("1,000",), "700"),
         ("New York City, NEW\nYORK and New-York.", "New York City", ("New York", "New York City"), "Rome"),
     ],
