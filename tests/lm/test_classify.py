@@ -155,6 +155,6 @@ def test_judgements_that_cannot_be_learned_from_are_named(model, tmp_path, chang
         classify(rows, tmp_path / "run", settings(model))
 
 
-def test_too_few_judgements_for_a_step_are_said(model, judgements, tmp_path):
-    with pytest.raises(ConfigError, match="24 training rows"):
-        classify(judgements, tmp_path, settings(model, epochs=1, examples_per_step=32))
+def test_no_judgement_to_train_on_is_said(model, judgements, tmp_path):
+    with pytest.raises(ConfigError, match="24 training rows and train.epochs=0.01 give no row"):
+        classify(judgements, tmp_path, settings(model, epochs=0.01))
