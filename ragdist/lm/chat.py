@@ -38,6 +38,7 @@ SYSTEM, USER, ANSWER = (
     f"ragdist {name}  \u00e9\u6f22 'a' <b> & \"c\" {{d}}\n\n- {name} 7q3z" for name in ("system", "user", "answer")
 )
 """Texts that no template holds, with what one may trip over."""
+LONG = f"{USER}{' more of it' * 1000}."
 NAMES = {SYSTEM: "system message", USER: "user's message", ANSWER: "answer"}
 JOINERS = ("\u2060", " ")
 """What breaks a word of the frame within a text: a word joiner, which nobody sees, or a space where it is taken out."""
@@ -214,6 +215,8 @@ def _tried(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Chat | str:
     """The chat with its rendering, or what goes wrong."""
     try:
         whole = _rendered(tokenizer, chat, chat.messages(USER, SYSTEM, ANSWER), False)
+        if whole != _rendered(tokenizer, chat, chat.messages(USER, SYSTEM, ANSWER), False):
+            return "its chat template gives another text each time"
         for text, wanted in (
             (_rendered(tokenizer, chat, chat.messages(USER, SYSTEM), True), (SYSTEM, USER)),
             (_rendered(tokenizer, chat, chat.messages(USER), True), (USER,)),
@@ -221,6 +224,8 @@ def _tried(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Chat | str:
         ):
             if missing := _missing(text, wanted):
                 return missing
+        if LONG not in _rendered(tokenizer, chat, chat.messages(LONG), True):
+            return f"its chat template cuts a user's message of {len(LONG)} characters"
     except _Fails as problem:
         return str(problem)
     return Chat(chat.template, chat.parts, chat.folded, whole)

@@ -125,6 +125,8 @@ def test_system_and_user_text_come_out_once_and_in_order(opened, template):
         (CHATML.replace("m['content']", "m['content']|e"), "leaves out or changes"),
         (CHATML.replace("m['content']", "m['content'][:20]"), "leaves out or changes"),
         (CHATML + CHATML, "shows the system message more than once"),
+        (CHATML.replace("m['content']", "m['content'][:2000]"), "cuts a user's message of 11"),
+        (CHATML + "{{ range(1000) | random }}", "gives another text each time"),
         (CHATML.replace("in messages", "in messages|reverse"), "in another order"),
         ("{{ raise_exception('not today') }}", "not today"),
         ("{% for m in messages %}", "TemplateSyntaxError"),

@@ -156,5 +156,5 @@ def test_judgements_that_cannot_be_learned_from_are_named(model, tmp_path, chang
 
 
 def test_no_judgement_to_train_on_is_said(model, judgements, tmp_path):
-    with pytest.raises(ConfigError, match="24 training rows and train.epochs=0.01 give no row"):
+    with pytest.raises(ConfigError, match=r"24 training rows and train\.epochs=0\.01 give no row"):
         classify(judgements, tmp_path, settings(model, epochs=0.01))
