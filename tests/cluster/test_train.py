@@ -164,9 +164,9 @@ def test_error_of_a_worker_arrives_as_itself(ray_here, examples, tmp_path):
         train(settings(tmp_path / "no-such-model", **LONG), examples, tmp_path / "run")
 
 
-def test_too_few_rows_are_said_before_any_cluster(model, examples, tmp_path):
-    with pytest.raises(ConfigError, match="24 training rows"):
-        train(settings(model, cluster={"address": "192.0.2.1:6379"}, examples_per_step=64), examples, tmp_path)
+def test_no_row_to_train_on_is_said_before_any_cluster(model, examples, tmp_path):
+    with pytest.raises(ConfigError, match="24 training rows .* give no row"):
+        train(settings(model, cluster={"address": "192.0.2.1:6379"}, epochs=0.01), examples, tmp_path)
 
 
 def test_run_refuses_to_go_on_with_other_rows_or_workers(undisturbed, model, examples, tmp_path):
