@@ -165,7 +165,7 @@ def test_error_of_a_worker_arrives_as_itself(ray_here, examples, tmp_path):
 
 
 def test_no_row_to_train_on_is_said_before_any_cluster(model, examples, tmp_path):
-    with pytest.raises(ConfigError, match="24 training rows .* give no row"):
+    with pytest.raises(ConfigError, match=r"24 training rows .* give no row"):
         train(settings(model, cluster={"address": "192.0.2.1:6379"}, epochs=0.01), examples, tmp_path)
 
 
