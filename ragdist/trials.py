@@ -127,8 +127,11 @@ def dimensions(config: SweepConfig) -> dict[str, tuple[Any, ...] | Range]:
             raise ConfigError(f"sweep.over has {key}: {given!r}; wanted a list of values, or {{low: .., high: ..}}")
     if not found and not config.arms:
         raise ConfigError("nothing is swept; give a setting several values, as contexts.oracle_fraction=0,0.5,1")
-    if config.arms and config.search != "grid":
-        raise ConfigError(f"sweep.arms are tried one by one, sweep.search={config.search} draws; set sweep.search=grid")
+    if config.arms and (found or config.search != "grid"):
+        beside = f"sweep.over={', '.join(found)}" if found else f"sweep.search={config.search}"
+        raise ConfigError(
+            f"sweep.arms are compared with each other and nothing else, got {beside} beside them; drop one"
+        )
     if config.seeds > 1 and ("seed" in found or config.search == "optuna"):
         which = "sweep.search=optuna runs each combination once" if config.search == "optuna" else "seed is swept"
         raise ConfigError(f"{which}, so sweep.seeds={config.seeds} has no meaning; set sweep.seeds=1")
@@ -166,7 +169,7 @@ def points(settings: Settings) -> list[Point]:
     if config.search == "random":
         found = _drawn(over, settings.seed, config.samples)
     if config.arms:
-        found = ({**arm, **point} for point in list(found) for arm in arms(settings).values())
+        found = iter(arms(settings).values())
     if config.seeds > 1:
         seeds = range(settings.seed, settings.seed + config.seeds)
         found = ({**point, "seed": seed} for point in found for seed in seeds)

@@ -117,16 +117,21 @@ def test_arms_are_points_with_every_setting_that_any_arm_has():
         "clean": {"atm.clean_weight": 1},
         "mix": {"atm.mix.clean": 0.3, "atm.replay.attacks": ["template"]},
     }
-    settings = loader.resolve({"sweep": {"arms": arms, "seeds": 2, "over": {"atm.kl_weight": [0.1]}}})
+    settings = loader.resolve({"sweep": {"arms": arms, "seeds": 2}})
     points = trials.points(settings)
     assert len(points) == 6 and {point["seed"] for point in points} == {0, 1}
-    usual = {"atm.clean_weight": 0.0, "atm.mix.clean": 0.0, "atm.replay.attacks": [], "atm.kl_weight": 0.1}
+    usual = {"atm.clean_weight": 0.0, "atm.mix.clean": 0.0, "atm.replay.attacks": []}
     assert [point for point in points if point["seed"] == 0] == [
         usual | {"seed": 0},
         usual | {"atm.clean_weight": 1.0, "seed": 0},
         usual | {"atm.mix.clean": 0.3, "atm.replay.attacks": ["template"], "seed": 0},
     ]
     assert trials.at(settings, points[-1]).atm.mix.clean == 0.3
+
+
+def test_arms_are_no_part_of_a_grid():
+    with pytest.raises(ConfigError, match="got sweep.over=seed beside them"):
+        trials.points(loader.resolve({"sweep": {"arms": {"a": {}, "b": {"seed": 1}}, "over": {"seed": [0, 1]}}}))
 
 
 @pytest.mark.parametrize(

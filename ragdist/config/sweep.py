@@ -16,8 +16,8 @@ class SweepConfig(Block):
     """What is tried: a list of values by setting, or {low, high} and perhaps {log: true} where values are drawn. On the
     command line `key=v1,v2,v3` and `key=low..high`."""
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Sets of settings that are tried against each other, by name: `{paper: {}, clean: {atm.clean_weight: 1}}`; each
-    beside every combination of `sweep.over`. The first is what the others are compared with, question by question."""
+    """Sets of settings that are tried against each other, by name: `{paper: {}, clean: {atm.clean_weight: 1}}`,
+    in place of `sweep.over`. The first is what the others are compared with, question by question."""
     search: Literal["grid", "random", "optuna"] = "grid"
     """grid: every combination; random: drawn by seed; optuna: drawn where it looks best (`pip install
     ragdist[sweeps]`)."""
