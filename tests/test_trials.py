@@ -130,7 +130,7 @@ def test_arms_are_points_with_every_setting_that_any_arm_has():
 
 
 def test_arms_are_no_part_of_a_grid():
-    with pytest.raises(ConfigError, match="got sweep.over=seed beside them"):
+    with pytest.raises(ConfigError, match=r"got sweep\.over=seed beside them"):
         trials.points(loader.resolve({"sweep": {"arms": {"a": {}, "b": {"seed": 1}}, "over": {"seed": [0, 1]}}}))
 
 
