@@ -65,7 +65,7 @@ def test_raft_run_leaves_model_scores_and_state(finished):
     assert (finished.folder / "report.png").stat().st_size > 5000
     losses = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in losses if row["phase"] == "train" and "loss" in row]
-    assert len(losses) == 4 and losses[-1] < losses[0]
+    assert len(losses) == 5 and losses[-1] < losses[0]
 
 
 def test_tensorboard_shows_the_curve_and_the_scores(finished):

@@ -209,7 +209,7 @@ def _is_of(folder: Path, settings: Settings, codec: str, sources: Sources | None
     blocks = [settings.corpus] if card["name"] == "documents" else blocks  # another block has a `near_duplicates` too
     now = {key: value for block in blocks for key, value in block.model_dump(mode="json").items()}
     now |= {"seed": settings.seed, "max_tokens": settings.model.max_tokens, "codec": codec}
-    del now["embedder"]  # a stage has its fingerprint
+    now.pop("embedder", None)  # a stage has its fingerprint
     said = card["settings"]
     if any(said[key] != now[key] for key in said.keys() & now.keys()):
         return False
