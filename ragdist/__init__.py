@@ -11,7 +11,7 @@ import os
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from ragdist.config import Settings
-from ragdist.loader import load
+from ragdist.config.loader import load
 from ragdist.results import Run
 from ragdist.runs import answer, atm, audit, build, duet, evaluate, raft
 

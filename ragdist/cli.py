@@ -14,9 +14,11 @@ import typer
 import typer.core
 from rich.table import Table
 
-from ragdist import loader, results, runs, trials
+from ragdist import results, runs
 from ragdist.cli_k8s import k8s
+from ragdist.config import loader
 from ragdist.errors import ConfigError, RagdistError, Stopped
+from ragdist.sweeps import trials
 from ragdist.terminal import complain, print_json, show, show_exported, show_run, show_sweep
 
 

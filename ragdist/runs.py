@@ -13,25 +13,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ragdist import players, results, track
+from ragdist import players, results
 from ragdist.config import Settings
+from ragdist.config.loader import load
 from ragdist.errors import ConfigError
-from ragdist.loader import load
 from ragdist.results import Run
-from ragdist.store import Rows
+from ragdist.storage.stages import Rows
+from ragdist.tracking import run as track
 
 if TYPE_CHECKING:
     from ragdist.cluster.submit import Sent
     from ragdist.data.audit import Audit
-    from ragdist.data.road import Road
+    from ragdist.data.pipeline import Road
     from ragdist.export import Exported
     from ragdist.kube.pods import Job as KubeJob
     from ragdist.plan.layout import Job, Plan
     from ragdist.plan.workload import Here
     from ragdist.sweeping import Swept
-    from ragdist.systems import atm as atm_system
-    from ragdist.systems.trio import Answer
-    from ragdist.timeline import Timeline
+    from ragdist.systems.atm import run as atm_system
+    from ragdist.systems.duet.answer import Answer
+    from ragdist.tracking.timeline import Timeline
 
 JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
@@ -46,7 +47,7 @@ def raft(settings: Settings) -> Run:
     check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
     from ragdist.systems import raft as system
-    from ragdist.trackers.follow import follow
+    from ragdist.tracking.mirror import follow
 
     with track.open_run(settings, "raft") as run, follow(run), players.road(settings) as road:
         outcome = system.run(road, RayTuner(settings), players.opener(settings), run.folder, settings)
@@ -61,7 +62,7 @@ def atm(settings: Settings) -> Run:
     """
     check_plan(settings, "atm")
     from ragdist.export import publish
-    from ragdist.trackers.follow import follow
+    from ragdist.tracking.mirror import follow
 
     with track.open_run(settings, "atm") as run, follow(run), players.road(settings) as road:
         outcome, timeline = _game(road, run, settings)
@@ -77,8 +78,8 @@ def duet(settings: Settings) -> Run:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
     check_plan(settings, "duet")
-    from ragdist.systems import duet as system
-    from ragdist.trackers.follow import follow
+    from ragdist.systems.duet import run as system
+    from ragdist.tracking.mirror import follow
 
     with track.open_run(settings, "duet") as run, follow(run), players.road(settings) as road:
         with players.cast(settings, road) as cast:
@@ -97,7 +98,7 @@ def answer(question: str, folder: Path) -> Answer:
     Raises:
         ConfigError: the folder holds no finished DuetRAG run.
     """
-    from ragdist.systems import trio
+    from ragdist.systems.duet import answer as trio
 
     state = folder / "state.json"
     if not state.exists() or (found := track.read_json(state))["job"] != "duet" or found["state"] != "finished":
@@ -155,7 +156,7 @@ def check_plan(settings: Settings, job: Job) -> None:
 
 def _here(settings: Settings) -> Here:
     """What this machine's runs left of these settings."""
-    from ragdist.data import origins
+    from ragdist.data.sources import origins
     from ragdist.plan.workload import Here
 
     return Here(origins.made_from(settings))
@@ -201,7 +202,7 @@ def submit(
 
     Args:
         job: one of JOBS.
-        settings: of the job; `trials.load` reads a sweep's.
+        settings: of the job; `sweeps.trials.load` reads a sweep's.
         address: of the head's dashboard, as http://127.0.0.1:8265.
         out: where the job's log goes until it ends; None does not wait.
         working_dir: sent along, and where the job runs; None sends nothing.
@@ -231,7 +232,7 @@ def sweep(job: str, settings: Settings) -> Swept:
 
     Args:
         job: raft or atm.
-        settings: of all runs; `trials.load` reads several values of a setting into `sweep.over`.
+        settings: of all runs; `sweeps.trials.load` reads several values of a setting into `sweep.over`.
 
     Raises:
         RagdistError: bad input (exit code 2), no trial that came to its end (1), or a stop request (130).
@@ -251,10 +252,10 @@ def begin_atm(settings: Settings, until: str) -> None:
 
 def _game(road: Road, run: track.Run, settings: Settings, until: str = "") -> tuple[atm_system.Outcome, Timeline]:
     """A game of ATM in the run's folder, to its end or up to a phase."""
-    from ragdist import parquet
-    from ragdist.live import Board
-    from ragdist.systems import atm as system
-    from ragdist.timeline import Timeline
+    from ragdist.storage import tables
+    from ragdist.systems.atm import run as system
+    from ragdist.systems.atm.live import Board
+    from ragdist.tracking.timeline import Timeline
 
     with track.span("road"):
         road.make("contexts")
@@ -265,8 +266,8 @@ def _game(road: Road, run: track.Run, settings: Settings, until: str = "") -> tu
     try:
         with Board(settings.atm.rounds, timeline) as board:
             outcome = system.run(
-                parquet.split(train, size),
-                parquet.split(test, size),
+                tables.split(train, size),
+                tables.split(test, size),
                 test,
                 template.resolve(),
                 players.sides(settings, run.folder, timeline, board),
@@ -292,7 +293,7 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
         ConfigError: no model is named and there is no tuned one.
     """
     from ragdist.systems import raft as system
-    from ragdist.trackers.follow import follow
+    from ragdist.tracking.mirror import follow
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
     with track.open_run(settings, "evaluate") as run, follow(run), players.road(settings) as road:

@@ -14,15 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ragdist import players, track, trials
+from ragdist import players
 from ragdist.config import Settings
 from ragdist.errors import RagdistError, TrainError
-from ragdist.evaluation import arms, sweep_report
-from ragdist.evaluation import sweep as summing
-from ragdist.journal import Journal
 from ragdist.records import as_row
-from ragdist.systems import atm, raft
-from ragdist.trials import Point, Scores
+from ragdist.storage.phases import Journal
+from ragdist.sweeps import arms, trials
+from ragdist.sweeps import report as sweep_report
+from ragdist.sweeps import summary as summing
+from ragdist.sweeps.trials import Point, Scores
+from ragdist.systems import raft
+from ragdist.systems.atm import run as atm
+from ragdist.tracking import run as track
 
 PLAYED = "played"
 """Made when the common game has come to where trials differ."""

@@ -20,7 +20,9 @@ def show_run(run: Run, as_json: bool) -> None:
     """What came of a job, and where more of it is."""
     if as_json:
         return print_json(run.summary)
-    from ragdist.evaluation import arbitration_report, report, rounds_report
+    from ragdist.evaluation import report
+    from ragdist.systems.atm import report as rounds_report
+    from ragdist.systems.duet import report as arbitration_report
 
     if isinstance(run.report, Trial):
         show(report.table(run.report.report))
@@ -37,7 +39,7 @@ def show_sweep(swept: Any, as_json: bool) -> None:
     """What is best, and where the curves are."""
     if as_json:
         return print_json(swept.summary)
-    from ragdist.evaluation import sweep_report
+    from ragdist.sweeps import report as sweep_report
 
     show(sweep_report.table(swept.report))
     names = {"best": "best.yaml", "curves": "report.html", "trials": "trials.parquet"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import Settings
-from ragdist.loader import resolve
+from ragdist.config.loader import resolve
 
 COLOURS = ("red", "blue", "green")
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from ragdist.algo import consistency, preference, sft
 from ragdist.config import Settings
+from ragdist.config.loader import resolve
 from ragdist.lm import zero
 from ragdist.lm.resident import Resident
-from ragdist.loader import resolve
 from ragdist.records import Bundle
 from tests import tiny
 

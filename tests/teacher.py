@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from ragdist.errors import Stopped
-from ragdist.ledger import key_of
 from ragdist.records import Reply, Request
+from ragdist.teacher.reply_cache import key_of
 
 FACT = re.compile(r"The ([\w -]+?) is ([^.]+)\.")
 Manner = Callable[[Request], str | Reply | None]

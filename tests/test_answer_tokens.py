@@ -2,12 +2,12 @@
 
 import pytest
 
-from ragdist.data.disputes import Dispute
-from ragdist.evaluation import robustness
-from ragdist.loader import resolve
+from ragdist.config.loader import resolve
+from ragdist.evaluation import summary as robustness
 from ragdist.plan import layout, workload
 from ragdist.records import Written
-from ragdist.systems import arbiters
+from ragdist.systems.duet import arbiters
+from ragdist.systems.duet.disputes import Dispute
 from tests import tiny
 from tests.evaluation import world
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ragdist import loader
+from ragdist.config import loader
 
 ROOT = Path(__file__).parents[1]
 

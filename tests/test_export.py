@@ -11,8 +11,10 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ragdist import export, loader, track
+from ragdist import export
+from ragdist.config import loader
 from ragdist.errors import ConfigError, ModelError, StorageError
+from ragdist.tracking import run as track
 from tests import hub, tiny
 
 HUB_BASE = "owner/tiny"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ragdist import parquet
 from ragdist.errors import DataError, TrainError
 from ragdist.local import LocalSide, ProcessMapper, SerialMapper
+from ragdist.storage import tables
 from tests.cluster import fake
 from tests.mapped import broken_at_seven, dies, scaled
 
@@ -117,7 +117,7 @@ def test_local_side_keeps_each_microbatch_and_makes_none_twice(tmp_path):
     assert made == list(forged())
     assert [(shard.name, shard.rows) for shard in made] == [("00000", 4), ("00001", 4), ("00002", 2)]
     assert len(note.read_text().splitlines()) == 3
-    assert [parquet.digest(parquet.rows_at(shard.path)) for shard in made] == [shard.digest for shard in made]
+    assert [tables.digest(tables.rows_at(shard.path)) for shard in made] == [shard.digest for shard in made]
 
 
 def test_local_side_learns_once_and_goes_on_from_a_checkpoint(tmp_path):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ragdist import loader, results, runs
+from ragdist import results, runs
+from ragdist.config import loader
 from tests import tiny
 from tests.trackers import world
 

@@ -4,14 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragdist import sweeping, track, trials
+from ragdist import sweeping
+from ragdist.config.loader import resolve
 from ragdist.errors import DataError
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.report import Cell, Report
-from ragdist.evaluation.sweep import scores_of
-from ragdist.journal import Journal
-from ragdist.loader import resolve
-from ragdist.systems import atm
+from ragdist.storage.phases import Journal
+from ragdist.sweeps import trials
+from ragdist.sweeps.summary import scores_of
+from ragdist.systems.atm import run as atm
+from ragdist.tracking import run as track
 
 
 def cell(model, condition, mean):

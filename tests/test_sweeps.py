@@ -10,8 +10,9 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from ragdist import loader, trials
+from ragdist.config import loader
 from ragdist.lm.checkpoints import CHECKPOINTS, MARK
+from ragdist.sweeps import trials
 from tests import game, tiny
 from tests.training import noted
 

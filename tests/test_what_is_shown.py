@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from ragdist.config.loader import resolve
 from ragdist.data.audit import Audit
-from ragdist.data.road import STAGES, Road
-from ragdist.data.trio import Trio
+from ragdist.data.pipeline import STAGES, Road
 from ragdist.evaluation.report import Attack, Cell, Change
-from ragdist.loader import resolve
 from ragdist.local import SerialMapper
 from ragdist.records import Example, Forgery
-from ragdist.store import Store
+from ragdist.storage.stages import Store
+from ragdist.systems.duet.training_rows import Trio
 from tests import tiny
 from tests.teacher import ScriptedTeacher
 

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ragdist.config import Settings
+from ragdist.config.loader import resolve
 from ragdist.lm.tune import request_stop
-from ragdist.loader import resolve
 from ragdist.records import Example, Rated, as_row
 from ragdist.roles import Lesson, Pair
 from tests import tiny

@@ -16,12 +16,12 @@ import ray
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ragdist import track
 from ragdist.cluster import place
 from ragdist.cluster.workers import Meeting, Rank, Where, environment, last_line
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import RagdistError, Stopped, TrainError
-from ragdist.store import make_folder
+from ragdist.storage.stages import make_folder
+from ragdist.tracking import run as track
 
 POLL_S = 0.2
 GRACE_S = 5.0

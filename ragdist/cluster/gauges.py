@@ -17,7 +17,8 @@ from typing import Any
 import ray
 from ray.util.metrics import Gauge
 
-from ragdist import logs, track
+from ragdist.tracking import logs
+from ragdist.tracking import run as track
 
 TAGS = ("run", "job", "round", "phase")
 _gauges: dict[str, Gauge] = {}

@@ -18,15 +18,15 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from ragdist import steps
 from ragdist.cluster.crew import OBJECT_LOST, POLL_S, Crew, Lost, Plan, cause_of
 from ragdist.cluster.tasks import Held, Task, place_of
 from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
-from ragdist.parquet import Done, Job, Work, kept
 from ragdist.roles import Shard
-from ragdist.store import make_folder
+from ragdist.storage import steps
+from ragdist.storage.stages import make_folder
+from ragdist.storage.tables import Done, Job, Work, kept
 
 KEEP_REFERENCES = 4
 """Of how many times the microbatches under way the tables stay in memory; older ones are read from their files."""

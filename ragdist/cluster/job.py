@@ -23,14 +23,15 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ragdist import errors, track
+from ragdist import errors
 from ragdist.cluster import gauges, session
 from ragdist.cluster.workers import environment, last_line, log_to
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.tune import request_stop, tune
 from ragdist.roles import Lesson
-from ragdist.store import make_folder
+from ragdist.storage.stages import make_folder
+from ragdist.tracking import run as track
 
 FAILURE, LOGS, METRICS = "failure.json", "logs", "metrics.jsonl"
 COLLECTIVE_TIMEOUT_S = 1800

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ragdist import track
 from ragdist.cluster import session
 from ragdist.cluster.crew import cause_of
 from ragdist.cluster.workers import last_line
 from ragdist.config import ClusterConfig
 from ragdist.errors import Stopped, TrainError
-from ragdist.signals import stop_on_signal
+from ragdist.tracking import run as track
+from ragdist.tracking.signals import stop_on_signal
 
 Out = TypeVar("Out")
 BATCH = 256

@@ -13,10 +13,10 @@ from ray.core.generated import gcs_pb2
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from ragdist import track
 from ragdist.cluster import session
 from ragdist.config import ClusterConfig, Settings, SideConfig
 from ragdist.errors import ConfigError, Stopped, TrainError
+from ragdist.tracking import run as track
 
 SAY_EVERY_S = 30.0
 POLL_S = 0.2

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import ray
 
-from ragdist import track
 from ragdist.cluster import gauges
 from ragdist.config import ClusterConfig
 from ragdist.errors import ConfigError
+from ragdist.tracking import run as track
 
 REACH_S = 10.0
 """Longest wait, in seconds, for the head of a cluster to answer."""

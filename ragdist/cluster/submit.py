@@ -21,11 +21,11 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from ragdist import track
 from ragdist.cluster import session
 from ragdist.config import Settings
+from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped, TrainError
-from ragdist.loader import flatten
+from ragdist.tracking import run as track
 
 EXCLUDED = (
     *(".git", ".venv", "venv", "__pycache__", "*.egg-info", "build", "dist", "node_modules"),

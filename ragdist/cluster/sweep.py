@@ -19,15 +19,16 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
 
-from ragdist import track, trials
 from ragdist.cluster import place, session
 from ragdist.cluster.crew import cause_of
 from ragdist.cluster.trial import Plan, point_of, work
 from ragdist.cluster.workers import last_line
 from ragdist.config import Settings
 from ragdist.errors import Stopped, TrainError
-from ragdist.signals import stop_on_signal
-from ragdist.trials import OBJECTIVES, Point, Range, Trial
+from ragdist.sweeps import trials
+from ragdist.sweeps.trials import OBJECTIVES, Point, Range, Trial
+from ragdist.tracking import run as track
+from ragdist.tracking.signals import stop_on_signal
 
 POLL_S = 0.5
 DIED = "its process died"

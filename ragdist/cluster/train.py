@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ragdist import errors, track
+from ragdist import errors
 from ragdist.cluster import session
 from ragdist.cluster.job import Job
 from ragdist.config import ClusterConfig, Settings
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL
 from ragdist.lm.order import training_steps
 from ragdist.roles import Lesson
-from ragdist.signals import stop_on_signal
-from ragdist.store import make_folder
+from ragdist.storage.stages import make_folder
+from ragdist.tracking import run as track
+from ragdist.tracking.signals import stop_on_signal
 
 BEGAN = "began.json"
 POLL_S = 0.2

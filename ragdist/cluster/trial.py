@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from ray import tune
 
-from ragdist import trials
 from ragdist.cluster import session
 from ragdist.cluster.workers import last_line, log_to
 from ragdist.config import Settings
 from ragdist.errors import DataError, RagdistError
-from ragdist.store import make_folder
-from ragdist.trials import Point, Range, Rung, Scores, Trial
+from ragdist.storage.stages import make_folder
+from ragdist.sweeps import trials
+from ragdist.sweeps.trials import Point, Range, Rung, Scores, Trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
-from ragdist import logs
 from ragdist.config import ClusterConfig
-from ragdist.parquet import Job, do, packed, rows_at
+from ragdist.storage.tables import Job, do, packed, rows_at
+from ragdist.tracking import logs
 
 log = logging.getLogger("ragdist")
 

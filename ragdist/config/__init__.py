@@ -1,6 +1,6 @@
 """Settings: frozen blocks, one for each part of the house, resolved once and never edited.
 
-The sentence under each field is its help text (`ragdist settings`, `docs/settings.md`); `loader.py` reads files.
+The sentence under each field is its help text (`ragdist settings`, `docs/settings.md`); `config/loader.py` reads files.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ import numpy as np
 
 from ragdist.config import ContextsConfig, Settings
 from ragdist.data import twins
+from ragdist.data.distractors import Pool, telling
 from ragdist.data.prompts import quotes, quotes_hold
 from ragdist.data.questions import LABELS, text_key
-from ragdist.data.retrieval import Pool, telling
 from ragdist.records import Chunk, Context, Example, Question
 
 if TYPE_CHECKING:

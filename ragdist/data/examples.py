@@ -13,7 +13,7 @@ from ragdist.config import PromptsConfig
 from ragdist.data.prompts import golden_of, prompt, quotes_hold, target
 from ragdist.records import Chunk, Context, Example, Question
 from ragdist.roles import Codec, Mapper
-from ragdist.store import CARD, Rows, Stage, Store
+from ragdist.storage.stages import CARD, Rows, Stage, Store
 
 Sibling = tuple[Rows[Context], Rows[Example]]
 

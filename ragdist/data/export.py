@@ -23,10 +23,10 @@ import yaml
 
 from ragdist.config import PromptsConfig, Settings
 from ragdist.data import contexts, prompts
-from ragdist.data.road import Road
+from ragdist.data.pipeline import Road
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Context, Question, Split, as_row
-from ragdist.store import encode
+from ragdist.storage.stages import encode
 
 Form = Literal["hf", "completion", "chat", "eval"]
 ROWS_PER_GROUP = 1000

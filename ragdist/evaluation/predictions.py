@@ -15,7 +15,7 @@ from ragdist.data.matching import Form
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import Score
 from ragdist.records import Chunk, Forgery, Prompt, Question, Written
-from ragdist.store import make_folder, translate_errors
+from ragdist.storage.stages import make_folder, translate_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from ragdist import loader
-from ragdist.config import Settings
+from ragdist.config import Settings, loader
 from ragdist.errors import ConfigError
 from ragdist.kube import pods
 from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, number, ray_groups

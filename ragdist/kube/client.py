@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from ragdist import track
 from ragdist.errors import ConfigError, TrainError
 from ragdist.kube import check
 from ragdist.kube.findings import Body, Document, at
+from ragdist.tracking import run as track
 
 PLURALS = {
     "PersistentVolume": "persistentvolumes",

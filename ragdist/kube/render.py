@@ -18,13 +18,14 @@ from typing import Any
 
 import yaml
 
-from ragdist import __version__, track
+from ragdist import __version__
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.kube import objects, pods
 from ragdist.kube.objects import JOB, RUN, Manifest, named
 from ragdist.kube.pods import Job, Pods
 from ragdist.plan.layout import Plan
+from ragdist.tracking import run as track
 
 SETTINGS_FOLDER = "/etc/ragdist"
 FILES = ("settings.yaml", "access.yaml", "storage.yaml", "network.yaml", "job.yaml", "cluster.yaml")

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ragdist import track
 from ragdist.errors import ConfigError, ModelError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.source import commit
 from ragdist.lm.zero import quiet
 from ragdist.plan.shape import PACKAGE
+from ragdist.tracking import run as track
 
 MODULES = "modules.json"
 """Marks the folder of a sentence-transformers model."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragdist import track
 from ragdist.errors import ModelError
 from ragdist.lm.zero import quiet
+from ragdist.tracking import run as track
 
 
 def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted: Sequence[str], knob: str) -> Path:

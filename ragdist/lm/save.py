@@ -10,11 +10,11 @@ from typing import Any
 import torch.distributed as dist
 import yaml
 
-from ragdist import track
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import MODEL, publish
 from ragdist.lm.load import load_codec, stop_at, with_adapter
 from ragdist.lm.rows import Plan
+from ragdist.tracking import run as track
 
 
 def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Settings], Any], card: str) -> None:

@@ -15,12 +15,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from ragdist import track
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
 from ragdist.plan.shape import PACKAGE, converted, in_package
+from ragdist.tracking import run as track
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")

@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ragdist import track
 from ragdist.config import Settings
 from ragdist.errors import TrainError
 from ragdist.lm import checkpoints
 from ragdist.lm.checkpoints import CHECKPOINTS, STOP
 from ragdist.lm.rows import Plan
+from ragdist.tracking import run as track
 
 
 class Watch(TrainerCallback):

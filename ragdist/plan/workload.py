@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from ragdist.config import ModelConfig, Settings
-from ragdist.store import CARD, ROWS
-from ragdist.track import read_json, versions
+from ragdist.storage.stages import CARD, ROWS
+from ragdist.tracking.run import read_json, versions
 
 CODECS = "codecs.json"
 """Beside the stages: the fingerprint of each model's tokenizer."""

@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragdist.config import Settings
-from ragdist.data import apidocs
-from ragdist.data.road import Road
-from ragdist.evaluation import apicalls, predictions, robustness
+from ragdist.data.pipeline import Road
+from ragdist.data.sources import apidocs
+from ragdist.evaluation import apicalls, predictions
+from ragdist.evaluation import summary as robustness
 from ragdist.evaluation.predictions import Case, Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Forgery, Question
 from ragdist.roles import Lesson, Reader, Tuner, Writer
-from ragdist.store import Stage, make_folder
-from ragdist.track import span
+from ragdist.storage.stages import Stage, make_folder
+from ragdist.tracking.run import span
 
 OpenModel = Callable[[str], AbstractContextManager[tuple[Writer, Reader]]]
 """Loads the model at a source for as long as the block lasts."""

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from ragdist.track import versions
+from ragdist.tracking.run import versions
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 WANTED = {

@@ -19,10 +19,10 @@ from typing import Any
 
 from ragdist.config import ContextsConfig
 from ragdist.data.contexts import Keep, assemble, keep_oracle
-from ragdist.data.retrieval import Pool, find
+from ragdist.data.distractors import Pool, find
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.records import Chunk, Context, Question, content_id
-from ragdist.store import Stage, Store
+from ragdist.storage.stages import Stage, Store
 
 CHUNKS, CONTEXTS, REPEATS = 20_000, 100_000, 3
 CONFIG = ContextsConfig(distractors="random")

@@ -2,7 +2,7 @@
 
 python -m tests.bench.atm_round            # both results, `atm_round` and `atm_forge_grade`, from one run
 
-Ours is the round of `ragdist train atm` (`systems.atm.Game`) on two groups of a Ray of this machine, in a process of
+Ours is the round of `ragdist train atm` (`systems.atm.run.Game`) on two groups of a Ray of this machine, in a process of
 its own; the questions it is played on, and nothing else, are ready made. Theirs is seven programs, one after another.
 Seconds are of the wall, from the start of a process to its end; loading is part of it: theirs for every program,
 ours once.
@@ -104,8 +104,8 @@ def timed(module: str, who: str, folder: Path) -> dict[str, float]:
 
 def same_texts(folder: Path) -> str:
     """How many forgeries of both flows agree, in words."""
-    from ragdist.parquet import rows_at
     from ragdist.records import Forgery
+    from ragdist.storage.tables import rows_at
     from tests.bench.today import Folder
 
     theirs = {row.id: row for row in Folder(folder).rows("forged-0.csv", Forgery)}
@@ -123,9 +123,9 @@ class NoBoard:
 
 def ours(folder: Path, half: bool) -> dict[str, float]:
     """Seconds of each phase, or of the first alone."""
-    from ragdist import track
-    from ragdist.journal import Journal
-    from ragdist.systems.atm import Game
+    from ragdist.storage.phases import Journal
+    from ragdist.systems.atm.run import Game
+    from ragdist.tracking import run as track
 
     made = Settings.model_validate_json((folder / "settings.json").read_text())
     made = made.model_copy(update={"run": RunConfig(folder=str(folder), name="run")})

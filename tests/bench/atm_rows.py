@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import Settings
-from ragdist.data.road import Road
+from ragdist.config.loader import resolve
+from ragdist.data.pipeline import Road
 from ragdist.lm.load import load_codec
-from ragdist.loader import resolve
 from ragdist.local import SerialMapper
-from ragdist.parquet import split
 from ragdist.records import OpenQuestion
 from ragdist.roles import Shard
-from ragdist.store import Rows, Store
+from ragdist.storage.stages import Rows, Store
+from ragdist.storage.tables import split
 from tests.bench.raft_useful_tokens import MODEL, REPOSITORY
 
 QUESTIONS = int(os.environ.get("RAGDIST_BENCH_QUESTIONS", "32"))

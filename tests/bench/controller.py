@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import Settings
-from ragdist.loader import resolve
+from ragdist.config.loader import resolve
 from ragdist.records import Question
 
 RANKS, CALLS, CPUS = int(os.environ.get("RAGDIST_BENCH_RANKS", "64")), 300, 0.01
@@ -59,8 +59,8 @@ def both(folder: Path) -> dict[str, Any]:
     from ragdist.cluster.crew import Plan
     from ragdist.cluster.group import Group
     from ragdist.cluster.session import connect
-    from ragdist.parquet import split
-    from ragdist.store import Stage, Store
+    from ragdist.storage.stages import Stage, Store
+    from ragdist.storage.tables import split
 
     side = {"workers": RANKS, "cpus_per_worker": CPUS, "train": {"examples_per_step": RANKS, "microbatch": 1}}
     made: Settings = resolve({"attacker": side, "cluster": {"start_timeout_s": 600}})

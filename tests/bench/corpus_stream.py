@@ -91,10 +91,10 @@ def alone(folder: Path, name: str) -> dict[str, Any]:
 def read(folder: str, stages: str) -> dict[str, Any]:
     """Makes both stages; the process's peak in MB, rows and seconds."""
     from ragdist.config import Settings
-    from ragdist.data.road import Road
-    from ragdist.loader import resolve
+    from ragdist.config.loader import resolve
+    from ragdist.data.pipeline import Road
     from ragdist.local import SerialMapper
-    from ragdist.store import Store
+    from ragdist.storage.stages import Store
     from tests.tiny import codec
 
     corpus = {"source": "folder", "folder": folder, "near_duplicates": "report"}

@@ -21,17 +21,17 @@ from typing import Any
 import torch
 
 from ragdist.config import LoraConfig, Settings
-from ragdist.data.road import Road
-from ragdist.evaluation.robustness import cases
+from ragdist.config.loader import resolve
+from ragdist.data.pipeline import Road
+from ragdist.evaluation.summary import cases
 from ragdist.lm.beside import SideBySide
 from ragdist.lm.load import add_lora, load_codec, load_model
 from ragdist.lm.shared import SharedBase
 from ragdist.lm.write import ModelWriter
-from ragdist.loader import resolve
 from ragdist.local import SerialMapper
 from ragdist.records import Prompt, Written
 from ragdist.roles import Writer
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests.bench.raft_useful_tokens import MODEL, alone
 
 QUESTIONS, NEW_TOKENS, RANK = int(os.environ.get("RAGDIST_BENCH_QUESTIONS", "48")), 32, 16

@@ -37,8 +37,8 @@ def pin(_: Any, rows: Sequence[Any], core: int) -> tuple[Sequence[Any], dict[str
 
 def measure(folder: Path) -> dict[str, Any]:
     """Forge alone, grade alone, both as a stream; models are loaded and warm."""
-    from ragdist.data import forging, lists
-    from ragdist.parquet import split
+    from ragdist.storage.tables import split
+    from ragdist.systems.atm import forging, training_rows
 
     made = atm_rows.settings(max_new_tokens=NEW_TOKENS)
     one = {"workers": 1, "cpus_per_worker": 1.0}
@@ -60,7 +60,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
         def grade(where: str, forged: Any) -> Any:
             inputs = ((by_name[shard.name], shard) for shard in forged)
-            return generator.each(lists.grade, inputs, made, folder=folder / where / "graded", phase="grade")
+            return generator.each(training_rows.grade, inputs, made, folder=folder / where / "graded", phase="grade")
 
         list(grade("warm-up", forge("warm-up", parts[:1])))
         forged, forge_s = timed(lambda: list(forge("alone", parts)))

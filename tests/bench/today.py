@@ -12,7 +12,7 @@ it. A stage loads its models with plain transformers and ends when its file is w
     dpo                  policy and a second, frozen model; batches of 2 pairs, full logits           -> model
     mito                 likewise; clean and attacked rows padded to one batch                        -> model
 
-Wording, parsing and the choice of pairs are ragdist's own (`data.forging`, `data.lists`), and draws have ragdist's
+Wording, parsing and the choice of pairs are ragdist's own (`systems.atm.forging`, `systems.atm.training_rows`), and draws have ragdist's
 keys, so both flows work on the same rows: what differs is how models are held, fed and chained.
 
 Axes: B rows, T tokens, V vocabulary.
@@ -36,11 +36,11 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 
 from ragdist.algo.sampling import choose
 from ragdist.config import Settings, TrainConfig
-from ragdist.data import forging, lists
 from ragdist.draws import rng_for
 from ragdist.lm.load import dtype_of, load_codec
 from ragdist.lm.source import resolve
 from ragdist.records import Bundle, Example, Forgery, Grade, OpenQuestion, Prompt, Written, as_row, from_row
+from ragdist.systems.atm import forging, training_rows
 
 FORGE_BATCH, SCORE_BATCH, LEARN_BATCH = 8, 32, 2
 
@@ -252,18 +252,20 @@ def forge(at: Folder, version: int = 0) -> None:
 
 def score(at: Folder) -> None:
     model = Today(at.load(), at.codec)
-    at.write("scores.csv", lists.grade(model, at.questions(), at.rows("forged-0.csv", Forgery), at.settings)[0])
+    at.write("scores.csv", training_rows.grade(model, at.questions(), at.rows("forged-0.csv", Forgery), at.settings)[0])
 
 
 def pairs(at: Folder) -> None:
     forged, scores = at.rows("forged-0.csv", Forgery), at.rows("scores.csv", Grade)
-    made = lists.preferences(Today(None, at.codec), at.questions(), forged, scores, 0, at.settings)
+    made = training_rows.preferences(Today(None, at.codec), at.questions(), forged, scores, 0, at.settings)
     at.write("pairs.jsonl", made[0])
 
 
 def attacked(at: Folder) -> None:
     forged = at.rows("forged-1.csv", Forgery)
-    at.write("lists.jsonl", lists.attacked_lists(Today(None, at.codec), at.questions(), forged, 0, at.settings)[0])
+    at.write(
+        "lists.jsonl", training_rows.attacked_lists(Today(None, at.codec), at.questions(), forged, 0, at.settings)[0]
+    )
 
 
 def tune(at: Folder, loss: Callable[..., Tensor], rows: str, train: TrainConfig, name: str) -> None:

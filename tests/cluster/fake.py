@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import Settings, SideConfig
+from ragdist.config.loader import resolve
 from ragdist.errors import DataError, ModelError
-from ragdist.loader import resolve
-from ragdist.parquet import split
 from ragdist.records import Bundle, Forgery, Grade, Question
 from ragdist.roles import Shard
-from ragdist.store import Stage, Store, make_folder
-from ragdist.track import write_json
+from ragdist.storage.stages import Stage, Store, make_folder
+from ragdist.storage.tables import split
+from ragdist.tracking.run import write_json
 
 WEIGHTS = "weights.json"
 

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from ragdist import loader, parquet
 from ragdist.cluster.crew import Plan
 from ragdist.cluster.group import Group, seated
-from ragdist.data.road import Road
-from ragdist.live import Board
+from ragdist.config import loader
+from ragdist.data.pipeline import Road
 from ragdist.lm.load import load_codec
 from ragdist.lm.resident import Resident
 from ragdist.local import SerialMapper
-from ragdist.store import Store
-from ragdist.systems import atm
-from ragdist.timeline import Timeline
+from ragdist.storage import tables
+from ragdist.storage.stages import Store
+from ragdist.systems.atm import run as atm
+from ragdist.systems.atm.live import Board
+from ragdist.tracking.timeline import Timeline
 from tests import game
 from tests.systems import test_atm as alone
 
@@ -64,7 +65,7 @@ def play(here, watch=lambda groups: None):
             yield first, second
 
     size = here.atm.questions_per_microbatch
-    train, test = (parquet.split(road.open_questions(split), size) for split in ("train", "test"))
+    train, test = (tables.split(road.open_questions(split), size) for split in ("train", "test"))
     with Board(here.atm.rounds) as board:
         outcome = atm.run(train, test, road.open_questions("test"), road.forgeries.path, open_sides, run, here, board)
     timeline.close()

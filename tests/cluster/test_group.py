@@ -11,12 +11,12 @@ import psutil
 import pytest
 import ray
 
-from ragdist import parquet
 from ragdist.cluster.crew import Plan
 from ragdist.cluster.group import Group
 from ragdist.cluster.workers import Rank, last_line
 from ragdist.errors import ConfigError, DataError, ModelError, Stopped, TrainError
 from ragdist.local import LocalSide
+from ragdist.storage import tables
 from tests.cluster import fake
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -270,8 +270,8 @@ def test_two_groups_are_a_stream(tmp_path):
         graded = list(generator.each(fake.grade, both, folder=tmp_path / "graded", phase="grade"))
     assert sorted(shard.name for shard in graded) == sorted(part)
     for shard in graded:
-        rows = parquet.rows_at(shard.path)
-        assert parquet.digest(rows) == shard.digest and len(rows) == shard.rows == 2
+        rows = tables.rows_at(shard.path)
+        assert tables.digest(rows) == shard.digest and len(rows) == shard.rows == 2
     forge = [(span["start"], span["end"]) for span in spans if span["phase"] == "forge"]
     grade = [(span["start"], span["end"]) for span in spans if span["phase"] == "grade"]
     assert sum(max(0, min(a[1], b[1]) - max(a[0], b[0])) for a in forge for b in grade) > 0

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragdist import track
 from ragdist.cluster import job
 from ragdist.cluster.train import RayTuner, turns
+from ragdist.config.loader import dump
 from ragdist.errors import DataError, Stopped
 from ragdist.lm.checkpoints import MODEL, complete
 from ragdist.lm.score import load_scorer
 from ragdist.lm.tune import tune
-from ragdist.loader import dump
 from ragdist.records import as_row
+from ragdist.tracking import run as track
 from tests.cluster.test_train import REPOSITORY, wait_for_step
 from tests.training import lesson, losses, noted, rated, settings, write_rated
 

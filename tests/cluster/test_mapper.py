@@ -12,11 +12,11 @@ import pytest
 
 from ragdist.cluster.mapper import RayMapper
 from ragdist.config import ClusterConfig, RetrievalConfig
-from ragdist.data.bm25 import Bm25
-from ragdist.data.road import Road
+from ragdist.data.pipeline import Road
+from ragdist.data.retrieval.bm25 import Bm25
 from ragdist.errors import DataError, TrainError
 from ragdist.local import ProcessMapper, SerialMapper
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests import library, tiny
 from tests.data.chunks import corpus
 from tests.mapped import broken_at_seven, dies, scaled

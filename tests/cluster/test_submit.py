@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ragdist import loader
 from ragdist.cluster.submit import Order, entrypoint
+from ragdist.config import loader
 from tests import tiny
 from tests.cluster import heads
 

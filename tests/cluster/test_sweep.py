@@ -8,7 +8,7 @@ from ray.util.placement_group import placement_group_table
 
 from ragdist.cluster import place, sweep
 from ragdist.errors import Stopped
-from ragdist.trials import label
+from ragdist.sweeps.trials import label
 from tests.cluster import tried
 
 pytestmark = pytest.mark.sweeps

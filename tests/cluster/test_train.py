@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from ragdist.cluster.train import RayTuner
+from ragdist.config.loader import dump
 from ragdist.errors import ConfigError, DataError, ModelError
 from ragdist.lm.checkpoints import MODEL
 from ragdist.lm.tune import tune
-from ragdist.loader import dump
 from tests.training import lesson, losses, noted, settings, weights_hash
 
 REPOSITORY = Path(__file__).parents[2]

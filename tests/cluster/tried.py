@@ -12,12 +12,12 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group
 
-from ragdist import trials
 from ragdist.cluster.trial import Plan
 from ragdist.config import Settings
+from ragdist.config.loader import resolve
 from ragdist.errors import DataError, TrainError
-from ragdist.loader import resolve
-from ragdist.trials import Point, Scores
+from ragdist.sweeps import trials
+from ragdist.sweeps.trials import Point, Scores
 
 
 class Holder:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ragdist.config import PromptsConfig
-from ragdist.data import forgeries, prompts
-from ragdist.data.lists import open_question
+from ragdist.data import prompts, template_attack
 from ragdist.draws import rng_for
 from ragdist.records import Example, OpenQuestion, Prompt, Written
+from ragdist.systems.atm.training_rows import open_question
 from tests import tiny
 
 
@@ -59,7 +59,7 @@ def opened() -> list[OpenQuestion]:
     for question in tiny.questions():
         oracle = next(chunk for chunk in chunks if chunk.id in question.oracle_ids)
         others = [chunk for chunk in chunks if chunk.id not in question.oracle_ids]
-        wrong = forgeries.wrong_answers(question, ("'ascii'", "None", "True", "5"), count=3, seed=0)
+        wrong = template_attack.wrong_answers(question, ("'ascii'", "None", "True", "5"), count=3, seed=0)
         documents = [others[0], oracle, others[1]]
         found.append(open_question(question, documents, (1,), prompts.target(question, PromptsConfig()), wrong))
     return found

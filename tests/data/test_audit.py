@@ -5,12 +5,12 @@ import pytest
 from rich.console import Console
 from scipy.stats import chisquare
 
+from ragdist.config.loader import resolve
 from ragdist.data import audit as auditing
 from ragdist.data.audit import audit, uniform_p
 from ragdist.data.contexts import assemble, keep_oracle
+from ragdist.data.distractors import candidates
 from ragdist.data.examples import example
-from ragdist.data.retrieval import candidates
-from ragdist.loader import resolve
 from ragdist.records import Chunk, Question, content_id
 from tests import tiny
 

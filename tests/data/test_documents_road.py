@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from ragdist.data.road import Road
+from ragdist.config.loader import resolve
+from ragdist.data.pipeline import Road
 from ragdist.errors import DataError
-from ragdist.loader import resolve
 from ragdist.local import ProcessMapper, SerialMapper
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests import documents
 from tests.tiny import codec
 

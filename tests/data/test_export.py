@@ -9,12 +9,12 @@ from datasets import load_dataset
 from pyarrow import Table
 from pyarrow.parquet import read_table, write_table
 
-from ragdist import loader
+from ragdist.config import loader
 from ragdist.data import export, prompts
-from ragdist.data.road import Road
+from ragdist.data.pipeline import Road
 from ragdist.errors import DataError
 from ragdist.local import SerialMapper
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests import tiny
 
 QUESTIONS, DOCUMENTS = 15, 3

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ragdist.config import Settings
-from ragdist.data.road import Road
+from ragdist.data.pipeline import Road
 from ragdist.local import SerialMapper
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests import library, tiny
 from tests.embedder import Words
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from ragdist.config.loader import resolve
 from ragdist.data.audit import audit
-from ragdist.data.road import Road
-from ragdist.loader import resolve
+from ragdist.data.pipeline import Road
 from ragdist.local import SerialMapper
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests.tiny import codec
 
 CASES = Path(__file__).parents[2] / ".." / "shared" / "cases"

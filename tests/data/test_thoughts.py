@@ -2,14 +2,14 @@
 
 import pytest
 
-from ragdist.completions import parse
 from ragdist.config import Settings
-from ragdist.data.disputes import Dispute
 from ragdist.data.prompts import extract
-from ragdist.data.replies import questions_in, read_answer, says_yes, spoken
+from ragdist.data.teaching.replies import questions_in, read_answer, says_yes, spoken
 from ragdist.data.thoughts import without_thoughts
 from ragdist.records import Request
-from ragdist.systems import arbiters
+from ragdist.systems.duet import arbiters
+from ragdist.systems.duet.disputes import Dispute
+from ragdist.teacher.completions import parse
 from tests.teacher import ScriptedTeacher, reply
 
 TEXT = "The relay listens on port 8443. A text is marked by <think> and </think>."

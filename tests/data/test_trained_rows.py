@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ragdist.config.loader import resolve
 from ragdist.data.audit import audit
+from ragdist.data.pipeline import Road
 from ragdist.data.prompts import parse
-from ragdist.data.road import Road
 from ragdist.errors import DataError
-from ragdist.loader import resolve
 from ragdist.local import ProcessMapper, SerialMapper
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests import tiny
 
 CODEC = tiny.codec()

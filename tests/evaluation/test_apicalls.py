@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ragdist.config import CorpusConfig
-from ragdist.data import benchmarks
-from ragdist.evaluation import apicalls, robustness
+from ragdist.data.sources import benchmarks
+from ragdist.evaluation import apicalls
+from ragdist.evaluation import summary as robustness
 from ragdist.evaluation.apicalls import Call, Database, Judge, Tally
 from ragdist.evaluation.predictions import Prediction
 from ragdist.records import Chunk, Question

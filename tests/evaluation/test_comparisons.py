@@ -5,9 +5,15 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from ragdist.evaluation import arbitration, arbitration_report, arms, report, robustness, rounds, rounds_report
+from ragdist.evaluation import report
+from ragdist.evaluation import summary as robustness
 from ragdist.evaluation.intervals import holm
-from ragdist.evaluation.rounds import Meeting
+from ragdist.sweeps import arms
+from ragdist.systems.atm import report as rounds_report
+from ragdist.systems.atm import summary as rounds
+from ragdist.systems.atm.summary import Meeting
+from ragdist.systems.duet import report as arbitration_report
+from ragdist.systems.duet import summary as arbitration
 from tests.evaluation import test_arbitration, test_rounds, world
 
 SETTINGS = world.settings()

@@ -8,7 +8,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from ragdist.evaluation import report as reporting
-from ragdist.evaluation import robustness
+from ragdist.evaluation import summary as robustness
 from tests.evaluation import world
 from tests.evaluation.world import RuleWriter, majority, stubborn
 

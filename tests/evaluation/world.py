@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ragdist import loader
+from ragdist.config import loader
 from ragdist.data import prompts
-from ragdist.evaluation import robustness
+from ragdist.evaluation import summary as robustness
 from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, Written
 from tests import tiny
 

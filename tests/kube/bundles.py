@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ragdist import loader, trials
+from ragdist.config import loader
 from ragdist.kube import pods, render
 from ragdist.plan import layout
+from ragdist.sweeps import trials
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT.parent / "shared" / "crds"

@@ -8,11 +8,11 @@ import pytest
 from huggingface_hub import constants
 
 from ragdist import cli
-from ragdist.data.road import Road
-from ragdist.loader import load
+from ragdist.config.loader import load
+from ragdist.data.pipeline import Road
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
-from ragdist.store import Store
+from ragdist.storage.stages import Store
 from tests import tiny
 from tests.kube.bundles import SWEPT
 from tests.plan import shapes

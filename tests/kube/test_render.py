@@ -4,11 +4,12 @@ import math
 
 import pytest
 
-from ragdist import loader, track
+from ragdist.config import loader
 from ragdist.errors import ConfigError
 from ragdist.kube import check, pods, render
 from ragdist.plan import layout
 from ragdist.plan.seats import GIB
+from ragdist.tracking import run as track
 from tests.kube.bundles import CRDS, JOBS, needs_crds, rendered, settings_of
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragdist import loader
-from ragdist.config import Settings
-from ragdist.loader import resolve
+from ragdist.config import Settings, loader
+from ragdist.config.loader import resolve
 from tests import game
 from tests.multinode.machines import ROOT, Machine, wait_until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import DUET_ROLES, Settings
-from ragdist.loader import resolve
+from ragdist.config.loader import resolve
 
 LLAMA_2_7B = {
     "model_type": "llama",

@@ -136,7 +136,7 @@ def test_jobs_that_surely_do_not_fit_stop_before_a_model_is_loaded(tmp_path):
 
 @pytest.mark.parametrize("name", ["raft-demo.yaml", "atm-tiny.yaml"])
 def test_demos_pass(name):
-    from ragdist.loader import load
+    from ragdist.config.loader import load
 
     settings = load([str(runs.settings_file(name))])
     assert layout.check(runs.plan(settings, "atm" if "atm" in name else "raft")) == []

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from ragdist.config import ModelConfig
-from ragdist.data import places
-from ragdist.data.road import Road
-from ragdist.loader import dump, resolve
+from ragdist.config.loader import dump, resolve
+from ragdist.data.pipeline import Road
+from ragdist.data.sources import places
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
-from ragdist.store import Store
-from ragdist.track import versions
+from ragdist.storage.stages import Store
+from ragdist.tracking.run import versions
 from tests import tiny
 
 

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragdist.data import disputes
-from ragdist.data.disputes import Side
-from ragdist.data.trio import Shares
+from ragdist.config.loader import resolve
 from ragdist.evaluation import answers
 from ragdist.evaluation.predictions import Prediction
-from ragdist.loader import resolve
 from ragdist.records import Question
-from ragdist.systems import duet
+from ragdist.systems.duet import disputes
+from ragdist.systems.duet import run as duet
+from ragdist.systems.duet.disputes import Side
+from ragdist.systems.duet.training_rows import Shares
 from tests import tiny
 
 

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from ragdist import loader, track
+from ragdist.config import loader
 from ragdist.errors import ConfigError
-from ragdist.live import Board
-from ragdist.trackers import clients, follow
+from ragdist.systems.atm.live import Board
+from ragdist.tracking import clients, mirror
+from ragdist.tracking import run as track
 from tests.trackers import world
 
 
@@ -26,7 +27,7 @@ def test_steps_of_rounds_are_counted_on_and_lines_without_a_step_stay_here():
         {"phase": "rounds", "step": 1, "right_clean": 0.5, "note": "words", "good": True},
         {"phase": "train_start", "step": 0, "steps": 4},
     ]
-    assert list(follow.points("".join(json.dumps(line) + "\n" for line in lines))) == [
+    assert list(mirror.points("".join(json.dumps(line) + "\n" for line in lines))) == [
         ("attacker", 3, {"loss": 0.5}),
         ("generator", 21, {"loss": 1.5, "kl": 0.02}),
         ("rounds", 1, {"right_clean": 0.5}),
@@ -34,7 +35,7 @@ def test_steps_of_rounds_are_counted_on_and_lines_without_a_step_stay_here():
 
 
 def test_a_game_of_two_models_is_mirrored_while_it_goes(tmp_path):
-    with track.open_run(settings(tmp_path), "atm") as run, follow.follow(run), Board(2) as board:
+    with track.open_run(settings(tmp_path), "atm") as run, mirror.follow(run), Board(2) as board:
         board.step("round-0/attacker", 3, 40, {"loss": 0.5})
         board.step("round-1/generator", 1, 20, {"loss": 1.5})
         board.result(1, right_clean=0.25)
@@ -46,10 +47,10 @@ def test_a_game_of_two_models_is_mirrored_while_it_goes(tmp_path):
 
 
 def test_numbers_arrive_while_the_run_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "POLL_S", 0.01)
+    monkeypatch.setattr(mirror, "POLL_S", 0.01)
     arrived = threading.Event()
     monkeypatch.setattr(clients.TensorBoard, "flush", lambda self: (self._writer.flush(), arrived.set()))
-    with track.open_run(settings(tmp_path), "raft") as run, follow.follow(run):
+    with track.open_run(settings(tmp_path), "raft") as run, mirror.follow(run):
         track.metrics("train", step=1, loss=0.5)
         assert arrived.wait(30)
         assert world.tensorboard(run.folder / "tensorboard") == [("train/loss", 1, 0.5)]
@@ -95,10 +96,10 @@ def test_wandb_without_key_or_server_ends_with_a_warning_soon(tmp_path, variable
 
 
 def test_a_tracker_that_never_answers_does_not_hold_the_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(follow, "CLOSE_S", 0.5)
+    monkeypatch.setattr(mirror, "CLOSE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection, says nothing
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with track.open_run(settings(tmp_path, "run.trackers=[mlflow]"), "raft") as run, follow.follow(run):
+        with track.open_run(settings(tmp_path, "run.trackers=[mlflow]"), "raft") as run, mirror.follow(run):
             track.metrics("train", step=1, loss=0.5)
         assert "mlflow has not taken everything" in capsys.readouterr().err
     assert json.loads((run.folder / "state.json").read_text())["state"] == "finished"
@@ -109,7 +110,7 @@ def test_a_client_that_is_not_installed_is_said_before_the_run(tmp_path, monkeyp
     with (
         pytest.raises(ConfigError, match=r"pip install ragdist\[wandb\]"),
         track.open_run(settings(tmp_path, "run.trackers=[wandb]"), "raft") as run,
-        follow.follow(run),
+        mirror.follow(run),
     ):
         pytest.fail("the run began")
 
@@ -125,12 +126,12 @@ def test_a_client_that_is_not_installed_is_said_before_the_run(tmp_path, monkeyp
     ],
 )
 def test_settings_are_told_without_what_an_address_carries(value, told):
-    assert follow._harmless(value) == told
+    assert mirror._harmless(value) == told
 
 
 def test_every_setting_is_told(tmp_path):
     made = settings(tmp_path, "corpus.folder=s3://me:hunter2@bucket/docs")
-    shown = follow.presentable(made)
+    shown = mirror.presentable(made)
     assert set(shown) == set(loader.flatten(made)) and "hunter2" not in json.dumps(shown)
     assert shown["corpus.folder"] == "s3://bucket/docs" and shown["contexts.oracle_fraction"] == 0.6
 
@@ -144,4 +145,4 @@ def test_results_are_means_by_model_and_condition(tmp_path):
             "conclusion": "words",
         },
     )
-    assert follow.results(tmp_path) == {"minutes/train": 2.0, "RAFT/absent/em": 0.5}
+    assert mirror.results(tmp_path) == {"minutes/train": 2.0, "RAFT/absent/em": 0.5}

@@ -1,0 +1,442 @@
+"""The road from documents to training rows: every stage in order, each made once and found again.
+
+    corpus -> chunks -> questions -> candidates -> contexts -> examples
+                  |           ^ `-> forgeries (for the attacked condition)
+                  `-> asked -> taught (what a teacher writes about the chunks)
+
+Each stage is named by what made it (`storage.stages.Stage`), so a change of `contexts.oracle_fraction` makes contexts
+and examples anew, from those of other P where they are the same, and leaves the rest alone: P% is a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings
+from ragdist.data import chunks, contexts, examples, matching, prompts, questions
+from ragdist.data import distractors
+from ragdist.data import template_attack
+from ragdist.data.examples import Sibling
+from ragdist.data.retrieval import hybrid
+from ragdist.data.sources import apidocs, benchmarks, corpus, hub, naming, places
+from ragdist.data.sources.files import Broken
+from ragdist.data.sources.public import PublicRow
+from ragdist.data.teaching.stages import Lessons
+from ragdist.draws import draws
+from ragdist.errors import ConfigError
+from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
+from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
+from ragdist.storage.stages import Rows, Stage, Store
+from ragdist.systems.atm import training_rows
+from ragdist.tracking import run as track
+
+STAGES = ("chunks", "asked", "taught", "selected", "questions", "forgeries", "candidates", "contexts", "examples")
+
+LEFT_OUT = (
+    *("duplicates", "train_in_test", "too_many_oracles", "without_oracle_dropped", "train_over_cap"),
+    *("invalid_quotes_dropped", "cut_answers_dropped"),
+)
+"""Counts of the stages that say how many questions make no training row."""
+WRONG_ANSWERS = 3
+"""Wrong answers that ATM's forgeries argue for, one a round in turn."""
+
+
+class Road:
+    """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        codec: Codec,
+        mapper: Mapper,
+        *,
+        teacher: Teacher | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
+        self.settings, self.store, self.codec, self.mapper = settings, store, codec, mapper
+        self.teacher, self.embedder = teacher, embedder
+
+    def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
+        """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory.
+
+        Raises:
+            ConfigError: there is no stage of that name.
+        """
+        config = self.settings.teacher
+        unused = {"asked", "taught"} if not config.questions_per_chunk else set()
+        unused |= {"selected"} if not config.reasoning else set()
+        stages = [name for name in STAGES if name not in unused]
+        if until not in stages:
+            raise ConfigError(f"no stage {until!r}; with these settings the stages are {', '.join(stages)}")
+        made = [(name, getattr(self, name)) for name in stages[: stages.index(until) + 1]]
+        if self.teacher:
+            self.teacher.close()
+        return made
+
+    @cached_property
+    def documents(self) -> Rows[Document]:
+        """The user's own documents (`corpus.source=folder`)."""
+        config, found = self.settings.corpus, places.files(self.settings.corpus.folder)
+        settings = config.model_dump(include={"broken", "near_duplicates", "similarity"})
+        stage = Stage("documents", {"files": places.digest(found)}, settings, version=corpus.VERSION)
+
+        def produce(counts: dict[str, Any]) -> Iterator[Document]:
+            yield from track.progress(corpus.read(found, config, self.mapper, counts), "documents")
+            if guesses := counts["guesses"]:
+                track.say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
+            if copies := counts["copies_named"]:
+                track.say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
+            if near := counts.get("near_duplicates"):
+                done = "left out" if config.near_duplicates == "drop" else "kept, as corpus.near_duplicates is not drop"
+                track.say(f"{near} documents nearly repeat an earlier one and are {done}")
+
+        return self.store.make(stage, Document, produce)
+
+    @cached_property
+    def chunks(self) -> Rows[Chunk]:
+        """All chunks, each text once."""
+        config = self.settings.chunks
+        if self.settings.corpus.source == "folder":
+            settings = {**config.model_dump(), "codec": self.codec.fingerprint}
+            stage = Stage("chunks", {"documents": self.documents.fingerprint}, settings)
+            cut = self.mapper.map(chunks.cut, self.documents, self.codec, config)
+            return self.store.make(stage, Chunk, lambda _: _once(piece for pieces in cut for piece in pieces))
+        return self.store.make(self._source_stage("chunks"), Chunk, self._source_chunks)
+
+    @cached_property
+    def asked(self) -> Rows[Question]:
+        """A teacher's questions about the chunks, not yet answered."""
+        return self._lessons.asked(self.chunks)
+
+    @cached_property
+    def taught(self) -> Rows[Question]:
+        """A teacher's questions with reasoned answers that hold (`teacher.questions_per_chunk`)."""
+        own = [question for question, _, _ in self._rows()] if self.settings.corpus.questions else []
+        made_by = {"own": self._source_stage("source").fingerprint, "chunks": self.chunks.fingerprint}
+        searched = hybrid.ranked_by(self.settings.retrieval, self.embedder)
+        return self._lessons.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by | searched)
+
+    @cached_property
+    def questions(self) -> Rows[Question]:
+        """Training and test questions; where `teacher.reasoning` says so, with the teacher's."""
+        found = self.selected
+        return self._lessons.reasoned(found, self.chunk_by_id) if self.settings.teacher.reasoning else found
+
+    @cached_property
+    def selected(self) -> Rows[Question]:
+        """Training and test questions, capped, without leakage."""
+        shown = self.settings.contexts
+        settings = {"seed": self.settings.seed, **self.settings.questions.model_dump()}
+        settings |= shown.model_dump(include={"documents", "too_many_oracles"})
+        inputs = {"source": self._source_stage("source").fingerprint}
+        if self.settings.corpus.source == "folder":
+            inputs["chunks"] = self.chunks.fingerprint
+            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
+        if self.settings.teacher.questions_per_chunk:
+            inputs["taught"] = self.taught.fingerprint
+        stage = Stage("questions", inputs, settings, version=matching.VERSION)
+
+        def produce(counts: dict[str, Any]) -> Iterable[Question]:
+            broken: list[str] = []
+            found = contexts.showable(self._all_questions(broken), shown, counts)
+            selected = questions.select(found, self.settings.questions, self.settings.seed, counts)
+            counts["broken"] = broken
+            return selected
+
+        return self.store.make(stage, Question, produce)
+
+    @cached_property
+    def forgeries(self) -> Rows[Forgery]:
+        """Forged documents for the test questions: the data's own, else the template attack."""
+        return self.forged("forgeries", [question for question in self.questions if question.split == "test"])
+
+    def forged(self, name: str, questions: Sequence[Question], **made_by: Any) -> Rows[Forgery]:
+        """Likewise for these questions, as a stage of that name; `made_by` are the settings that chose them."""
+        count, seed = self.settings.evaluation.forgeries, self.settings.seed
+        inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
+
+        def produce(counts: dict[str, Any]) -> Iterator[Forgery]:
+            given = self._given_forgeries
+            by_id, ids = self.chunk_by_id, [*self.chunk_by_id]
+            pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
+            make = partial(template_attack.forge, pool=pool, count=count, seed=seed, counts=counts)
+            counts |= {"given": 0, "given_truthful": 0}
+            for question in questions:
+                drawn = [ids[at % len(ids)] for at in draws(seed, "imitated", question.id, 1 + count)] if ids else []
+                others = [by_id[i] for i in (*question.near_miss_ids[:count], *drawn[1:])]
+                sources = [by_id[i] for i in question.oracle_ids or question.near_miss_ids[:1] or drawn[:1]]
+                own = template_attack.checked(question, given.get(question.id, ()))
+                counts["given"] += len(own)
+                counts["given_truthful"] += sum(forgery.truthful for forgery in own)
+                yield from own or make(question, sources, others=others)
+
+        stage = Stage(name, inputs, {"count": count, "seed": seed, **made_by}, version=2)
+        return self.store.make(stage, Forgery, produce)
+
+    @cached_property
+    def candidates(self) -> Rows[Candidates]:
+        """Distractors for every question, the same for every oracle fraction."""
+        config = self.settings.contexts
+        used = config.model_dump(include={"documents", "distractors", "hard_share", "filter_answers", "too_few"})
+        settings = {"seed": self.settings.seed, **used}
+        ranked = distractors.are_ranked(config)
+        if ranked:
+            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
+        inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
+        if judge := self.settings.teacher.judge:
+            settings |= self._lessons.judged_by
+
+        def produce(counts: dict[str, Any]) -> Iterator[Candidates]:
+            chunks, retriever = self.chunk_by_id, self.retriever if ranked else None
+            seed = self.settings.seed
+            find = partial(distractors.candidates, chunks=chunks, retriever=retriever, config=config, seed=seed)
+            asked: Iterable[Question] = track.progress(self.questions, "distractors")
+            if not judge:
+                return find(asked, counts=counts)
+            rejected = self._lessons.rejected(asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad))
+            counts["rejected"] = sum(map(len, rejected.values()))
+            return find(self.questions, counts=counts, rejected=rejected)
+
+        return self.store.make(Stage("candidates", inputs, settings, version=matching.VERSION), Candidates, produce)
+
+    @cached_property
+    def contexts(self) -> Rows[Context]:
+        """What each question that is trained on is shown with; a view on the candidates by `oracle_fraction`.
+
+        Questions that make no row are left out first, so that P% is a share of the rows that are trained.
+        """
+        return self._contexts(self.settings.contexts, self._whole)
+
+    @cached_property
+    def examples(self) -> Rows[Example]:
+        """Training rows: prompt and target in the tuned model's tokens."""
+        return self._examples(self.contexts, self.settings.prompts, [self._whole] if self._whole else [])
+
+    @cached_property
+    def _whole(self) -> Sibling | None:
+        """Every training question with its oracles, and its row, where `prompts.cut_answers` drops some.
+
+        They tell which are dropped, the same for every P.
+        """
+        config, prompts = self.settings.contexts, self.settings.prompts
+        if prompts.cut_answers == "keep":
+            return None
+        shown = self._contexts(config.model_copy(update={"oracle_fraction": 1.0, "draw": "exact"}), None)
+        return shown, self._examples(shown, prompts.model_copy(update={"cut_answers": "keep"}), [])
+
+    def _contexts(self, config: ContextsConfig, whole: Sibling | None) -> Rows[Context]:
+        prompts, seed = self.settings.prompts, self.settings.seed
+        inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
+        settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
+        if drops_quotes := prompts.answer == "reasoned" and prompts.invalid_quotes == "drop":
+            settings |= prompts.model_dump(include={"answer", "invalid_quotes"})
+        if whole:
+            inputs["whole"] = whole[1].fingerprint
+
+        def produce(counts: dict[str, Any]) -> Iterator[Context]:
+            quoting = self._invalid_quotes if drops_quotes else frozenset()
+            cut = {row.id for row in whole[1] if row.cut_answer} if whole else set()
+            counts |= {"invalid_quotes_dropped": len(quoting), "cut_answers_dropped": len(cut), "with_oracle": 0}
+            dropped = quoting | cut
+            trained = [q.id for q in self.questions if q.split == "train" and q.id not in dropped]
+            contexts.check_left(trained, counts)
+            keep = contexts.keep_oracle(trained, config, seed)
+            for question, distractors in zip(self.questions, self.candidates, strict=True):
+                if question.split == "train" and question.id not in dropped:
+                    context = contexts.assemble(question, distractors, keep(question.id), config, seed)
+                    counts["with_oracle"] += bool(context.oracle_positions)
+                    yield context
+
+        return self.store.make(Stage("contexts", inputs, settings, version=1 + matching.VERSION), Context, produce)
+
+    def _examples(self, shown: Rows[Context], config: PromptsConfig, rendered: Sequence[Sibling]) -> Rows[Example]:
+        """The rows of these contexts; those that are in `rendered` or in a stage of another P are taken from there."""
+        limit = self.settings.model.max_tokens
+        inputs = {"contexts": shown.fingerprint, "chunks": self.chunks.fingerprint}
+        settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
+        stage = Stage("examples", inputs, settings, version=matching.VERSION)
+
+        def produce(counts: dict[str, Any]) -> Iterator[Example]:
+            kept = [*rendered, *examples.siblings(shown, stage, self.store)]
+            counts |= {"invalid_quotes": len(self._invalid_quotes), "cut_prompts": 0, "cut_answers": 0}
+            rows = examples.render(self._shown(shown), kept, self.mapper, (self.codec, config, limit), counts)
+            for row in track.progress(rows, "training rows", total=len(shown)):
+                counts["cut_prompts"] += row.cut_tokens > 0
+                counts["cut_answers"] += row.cut_answer
+                yield row
+
+        return self.store.make(stage, Example, produce)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Questions that make no training row, or of which there is another, by why: as the stages counted them."""
+        counted = self.questions.card["counts"] | self.contexts.card["counts"]
+        near = ("near_duplicates",) if self.settings.questions.near_duplicates == "drop" else ()
+        whys = (*LEFT_OUT, *near)
+        return {why: counted.get(why, 0) for why in whys}
+
+    def open_questions(self, split: Split) -> Rows[OpenQuestion]:
+        """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
+        oracles to be judged by; or all as they are retrieved (`atm.lists`)."""
+        config, seed, retrieved = self.settings.contexts, self.settings.seed, self.settings.atm.lists == "retrieved"
+        inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
+        settings = {"split": split, **self.settings.prompts.model_dump(include={"answer"})}
+        if retrieved:
+            settings |= {"lists": "retrieved", **hybrid.ranked_by(self.settings.retrieval, self.embedder)}
+
+        def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
+            trained = {context.question_id: context for context in self.contexts} if split == "train" else {}
+            listed = self._retrieved(split) if retrieved else trained
+            counts["with_oracle"] = 0
+            pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
+            for question, found in zip(self.questions, self.candidates, strict=True):
+                if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
+                    continue
+                shown = listed.get(question.id) or contexts.assemble(question, found, True, config, seed)
+                wrong = template_attack.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
+                documents = [self.chunk_by_id[i] for i in shown.chunk_ids]
+                target = prompts.target(question, self.settings.prompts)
+                counts["with_oracle"] += bool(shown.oracle_positions)
+                yield training_rows.open_question(question, documents, shown.oracle_positions, target, wrong)
+
+        return self.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
+
+    def _retrieved(self, split: Split) -> dict[str, Context]:
+        """The best documents for each question, in their order, and which of them hold its answer."""
+        asked = [question for question in self.questions if question.split == split]
+        found = self.retriever.search([question.text for question in asked], self.settings.contexts.documents)
+        ids = [tuple(hit.chunk_id for hit in hits) for hits in found]
+        return {
+            question.id: Context(
+                question_id=question.id,
+                chunk_ids=shown,
+                oracle_positions=tuple(at for at, id in enumerate(shown) if id in question.oracle_ids),
+            )
+            for question, shown in zip(asked, ids, strict=True)
+        }
+
+    @cached_property
+    def chunk_by_id(self) -> dict[str, Chunk]:
+        """All chunks in memory, by id."""
+        return {chunk.id: chunk for chunk in self.chunks}
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """Who ranks all chunks, as `retrieval.kind` says."""
+        config, made_by = self.settings.retrieval, self.chunks.fingerprint
+        return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
+
+    @cached_property
+    def _invalid_quotes(self) -> frozenset[str]:
+        """The training questions whose target would quote what no oracle of theirs says."""
+        config, by_id = self.settings.prompts, self.chunk_by_id
+        train = (question for question in self.questions if question.split == "train")
+        return frozenset(q.id for q in train if not examples.quotes_valid(q, by_id, config))
+
+    def _shown(self, shown: Rows[Context]) -> Iterator[tuple[Context, tuple[Question, tuple[Chunk, ...]]]]:
+        """Each context with its question and documents."""
+        by_id = self.chunk_by_id
+        by_question = {question.id: question for question in self.questions if question.split == "train"}
+        for context in shown:
+            yield context, (by_question[context.question_id], tuple(by_id[i] for i in context.chunk_ids))
+
+    # Sources: what differs between API documentation, question files and a folder of documents.
+
+    @cached_property
+    def benchmark(self) -> Rows[PublicRow]:
+        """A public benchmark's rows (`corpus.source=benchmark`) in the form of a question file."""
+        config = self.settings.corpus
+        stage = Stage("benchmark", hub.made_by(config), {"broken": config.broken})
+        rows = self.store.make(stage, PublicRow, lambda counts: hub.read(config, counts))
+        counts = rows.card["counts"]
+        track.say("{repository}, commit {commit}, licence: {licence}; cite {citation}".format(**counts))
+        return rows
+
+    @cached_property
+    def _question_files(self) -> CorpusConfig:
+        """`corpus`, with a benchmark's rows as its question file."""
+        config = self.settings.corpus
+        if config.source != "benchmark":
+            return config
+        return config.model_copy(update={"questions": (str(self.benchmark.path),), "columns": ColumnsConfig()})
+
+    def _source_stage(self, name: str) -> Stage:
+        config = self._question_files
+        fraction = {"test_fraction": self.settings.questions.test_fraction, "seed": self.settings.seed}
+        if config.source == "apidocs":
+            return Stage(name, apidocs.versions(config.packages), fraction, version=apidocs.VERSION)
+        if not config.questions and not self.settings.teacher.questions_per_chunk:
+            raise ConfigError(
+                f"corpus.source={config.source} needs question files, corpus.questions names none; "
+                "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
+            )
+        columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
+        columns["truths"] = list(config.truths)
+        files = {"questions": places.digest(map(places.at, config.questions))}
+        version = benchmarks.VERSION + matching.VERSION  # either rule, when it changes, makes other rows
+        return Stage(name, files, columns | fraction, version=version)
+
+    @cached_property
+    def _apidocs(self) -> tuple[list[Chunk], list[Question]]:
+        config = self.settings
+        with track.span("read API documentation"):
+            return apidocs.read(config.corpus.packages, config.seed, config.questions.test_fraction)
+
+    def _rows(self, broken: list[str] | None = None) -> Iterator[benchmarks.Row]:
+        settings, fraction = self.settings, self.settings.questions.test_fraction
+        return benchmarks.read(self._question_files, test_fraction=fraction, seed=settings.seed, broken=broken)
+
+    def _source_chunks(self, counts: dict[str, Any]) -> Iterable[Chunk]:
+        if self.settings.corpus.source == "apidocs":
+            return self._apidocs[0]
+        if self.settings.corpus.source == "benchmark":
+            origin = self.benchmark.card["counts"]
+            counts |= {key: origin[key] for key in ("repository", "commit", "licence", "citation")}
+        return _once(chunk for _, pieces, _ in self._rows() for chunk in pieces)
+
+    def _all_questions(self, broken: list[str]) -> Iterator[Question]:
+        if self.settings.corpus.source == "apidocs":
+            yield from self._apidocs[1]
+        elif self.settings.corpus.source in ("records", "benchmark"):
+            yield from (question for question, _, _ in self._rows(broken))
+        else:
+            found = list(self._of_folder(broken)) if self.settings.corpus.questions else []
+            hits = self.retriever.search([question.text for question in found], questions.LINK_DEPTH)
+            for question, best in zip(found, hits, strict=True):
+                yield questions.link(question, self.chunk_by_id, best)
+            yield from self.taught if self.settings.teacher.questions_per_chunk else ()
+
+    def _of_folder(self, broken: list[str]) -> Iterator[Question]:
+        """The questions of the files, with the ids of the documents that they name."""
+        config = self.settings.corpus
+        found = [question for question, _, _ in self._rows(broken)]
+        if not any(question.oracle_ids or question.near_miss_ids for question in found):
+            return iter(found)
+        copied, folder = self.documents.card["counts"]["copied"], places.name(config.folder)
+        names = naming.of_documents(self.documents, copied, folder)
+        there = (naming.Named(place.inside, place.inside) for place in places.files(config.folder))
+        files = naming.Names(there, folder)
+        return naming.resolved(found, names, files, Broken(config.broken, broken), config.folder)
+
+    @cached_property
+    def _lessons(self) -> Lessons:
+        if self.teacher is None:
+            raise ConfigError("settings of teacher ask for one, and the road was given none; pass Road(teacher=...)")
+        return Lessons(self.settings, self.store, self.teacher)
+
+    @cached_property
+    def _given_forgeries(self) -> dict[str, list[Forgery]]:
+        if self.settings.corpus.source != "records":
+            return {}
+        return {question.id: forged for question, _, forged in self._rows() if forged}
+
+
+def _once(pieces: Iterable[Chunk]) -> Iterator[Chunk]:
+    seen: set[str] = set()
+    for piece in pieces:
+        if piece.id not in seen:
+            seen.add(piece.id)
+            yield piece

@@ -1,0 +1,213 @@
+"""Question files with their documents: the benchmarks' common form, and a user's own by column names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ragdist.config import ColumnsConfig, CorpusConfig
+from ragdist.data.matching import flat, key, saying
+from ragdist.data.questions import split_of
+from ragdist.data.sources import places, values
+from ragdist.data.sources.files import Broken, rows
+from ragdist.errors import ConfigError, DataError
+from ragdist.records import Chunk, Forgery, Question, Split, content_id
+
+VERSION = 2
+"""Of the questions and chunks that the same files give."""
+SPLITS: dict[str, Split] = {"train": "train", **dict.fromkeys(("eval", "validation", "dev", "test"), "test")}
+KINDS = ("golden", "distractor", "forged")
+Row = tuple[Question, list[Chunk], list[Forgery]]
+
+
+def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[str] | None = None) -> Iterator[Row]:
+    """Each question with its golden and distractor chunks and its forgeries, in the order of the files.
+
+    Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
+    every row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden
+    ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which
+    nothing but punctuation is there are dropped, a question that has no other is left out.
+
+    Args:
+        config: the files, their columns, the datasets that are kept, and what to do with a broken row.
+        test_fraction: share of the rows without a split that is test, by draw on their text.
+        seed: of these draws.
+        broken: gets `where: why` for each row that is left out.
+
+    Raises:
+        ConfigError: no question file is named.
+        DataError: a row cannot be used (and `corpus.broken` is stop), or none is left.
+    """
+    if not config.questions:
+        raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
+    policy, ids, others = Broken(config.broken, [] if broken is None else broken), set[str](), set[str]()
+    for name in config.questions:
+        for where, row in rows(places.at(name), policy):
+            dataset = values.written(row.get("dataset")) or ""
+            if config.datasets and dataset not in config.datasets:
+                others.add(dataset)
+                continue
+            try:
+                found = _row(row, config, test_fraction, seed)
+                if found[0].id in ids:
+                    raise DataError(f"id {found[0].id!r} repeats; column {config.columns.id!r} must be unique")
+            except DataError as error:
+                policy.add(where, error)
+                continue
+            if not found[0].answers:
+                policy.named.append(f"{where}: left out, its answers are nothing but punctuation")
+                continue
+            ids.add(found[0].id)
+            yield found
+    if not ids:
+        what = f"is of corpus.datasets={list(config.datasets)}, only of {sorted(others)}" if others else "can be used"
+        raise DataError(f"no row of corpus.questions={list(config.questions)} {what}")
+
+
+def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, seed: int) -> Row:
+    columns = config.columns
+    text = values.trimmed(_string(row, columns.question))
+    every = _all_required(row)
+    answers = _answers(row, columns.answers, config.truths, nested=not every)
+    if not answers:
+        raise DataError(
+            f"column {columns.answers!r} holds {_told(row.get(columns.answers))} and no answer; the columns' names are "
+            "set in corpus.columns"
+        )
+    answers = saying(answers)
+    by_kind = _documents(row, columns, titles_only=config.source == "folder")
+    name = values.written(row.get(columns.id)) or content_id(text, *answers, *(i for k in by_kind.values() for i in k))
+    right = set(map(key, answers))
+    wrong = _answers(row, "wrong_answers", config.truths)
+    question = Question(
+        id=name,
+        text=text,
+        answers=answers,
+        oracle_ids=tuple(by_kind["golden"]),
+        split=_split(row, columns.split) or split_of(flat(text).casefold(), test_fraction, seed),
+        near_miss_ids=tuple(i for i in by_kind["distractor"] if i not in by_kind["golden"]),
+        wrong_answers=tuple(answer for answer in wrong if key(answer) not in {"", *right}),
+        reasoning=values.trimmed(_string(row, columns.reasoning, needed=False)),
+        dataset=values.written(row.get("dataset")) or "",
+        all_answers_required=every,
+    )
+    chunks = [chunk for kind in ("golden", "distractor") for chunk in by_kind[kind].values() if chunk]
+    return question, chunks, _forgeries(question, [chunk for chunk in by_kind["forged"].values() if chunk])
+
+
+def _documents(
+    row: Mapping[str, Any], columns: ColumnsConfig, *, titles_only: bool
+) -> dict[str, dict[str, Chunk | None]]:
+    """For each kind its chunks by id, each once; by name and without a chunk where only titles count."""
+    found: dict[str, dict[str, Chunk | None]] = {kind: {} for kind in KINDS}
+    documents = [] if values.missing(row.get(columns.documents)) else row[columns.documents]
+    documents = [documents] if titles_only and isinstance(documents, str) else documents
+    if not isinstance(documents, list):
+        raise DataError(f"column {columns.documents!r} holds a {type(documents).__name__}, wanted a list")
+    for document in documents:
+        if titles_only and isinstance(document, str):
+            found["golden"][document] = None
+            continue
+        if not isinstance(document, dict):
+            raise DataError(
+                f"column {columns.documents!r} holds a {type(document).__name__}, wanted {{title, text, kind}}"
+            )
+        kind = document.get("kind") or ("golden" if titles_only else None)
+        if kind not in KINDS:
+            raise DataError(f"a document is of kind {kind!r}, wanted {', '.join(KINDS)}")
+        title = _string(document, "title", needed=titles_only)
+        if titles_only:
+            found[kind][title] = None
+        else:
+            text = _string(document, "text")
+            name = content_id(title, text)
+            found[kind][name] = Chunk(id=name, document_id=name, title=title, text=text)
+    return found
+
+
+def _forgeries(question: Question, forged: list[Chunk]) -> list[Forgery]:
+    return [
+        Forgery(
+            id=content_id("dataset", question.id, str(number), chunk.id),
+            question_id=question.id,
+            number=number,
+            title=chunk.title,
+            text=chunk.text,
+            states=question.wrong_answers[0] if question.wrong_answers else "",
+            method="dataset",
+        )
+        for number, chunk in enumerate(forged)
+    ]
+
+
+def _string(row: Mapping[str, Any], column: str, *, needed: bool = True) -> str:
+    value = row.get(column)
+    if isinstance(value, str) and (values.trimmed(value) or not needed):
+        return value
+    if values.missing(value) and not needed:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool) and (number := values.written(value)):
+        return number
+    raise DataError(
+        f"column {column!r} holds {_told(value)}, wanted a string; the columns' names are set in corpus.columns"
+    )
+
+
+def _told(value: Any) -> str:
+    """A value as an error tells it."""
+    if values.missing(value):
+        return "nothing" if value is None else "NaN"
+    return f"an empty {type(value).__name__}" if value in ("", [], {}) else f"{value!r:.60}"
+
+
+def _answers(row: Mapping[str, Any], column: str, truths: tuple[str, str], *, nested: bool = True) -> tuple[str, ...]:
+    """What the column holds as answers, each once.
+
+    Strings, numbers and truth values, alone or in a list, or in the `text` of an object as SQuAD has them; null and NaN
+    are none.
+
+    Args:
+        row: of a question file.
+        column: its name.
+        truths: how false and true are written.
+        nested: whether lists in the list are more of the same.
+
+    Raises:
+        DataError: there is something else.
+    """
+    found: dict[str, None] = {}
+    left = [(row.get(column), 0)]
+    while left:
+        value, depth = left.pop(0)
+        if isinstance(value, Mapping) and "text" in value:
+            value = value["text"]
+        if isinstance(value, list | tuple) and (nested or not depth):
+            left[:0] = [(inner, depth + 1) for inner in value]
+        elif not values.missing(value):
+            answer = values.written(value, truths)
+            if answer is None:
+                wanted = "a string, a number, true or false, or a list of these"
+                raise DataError(f"column {column!r} holds {_told(value)}, wanted {wanted}")
+            found |= {answer: None} if answer else {}
+    return tuple(found)
+
+
+def _all_required(row: Mapping[str, Any]) -> bool:
+    """`meta.all_answers_required`; a `meta` that is no object is somebody's note."""
+    meta = row.get("meta")
+    value = meta.get("all_answers_required") if isinstance(meta, Mapping) else None
+    if values.missing(value):
+        return False
+    if value not in (True, False):
+        raise DataError(f"meta.all_answers_required holds {value!r:.60}, wanted true or false")
+    return bool(value)
+
+
+def _split(row: Mapping[str, Any], column: str) -> Split | None:
+    value = row.get(column)
+    if values.missing(value) or value == "":
+        return None
+    said = (values.written(value) or "").lower()
+    if said not in SPLITS:
+        raise DataError(f"column {column!r} holds {_told(value)}, wanted {', '.join(SPLITS)}")
+    return SPLITS[said]

@@ -1,0 +1,26 @@
+"""What the data of a settings file is made from, without reading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ragdist.config import Settings
+from ragdist.data.sources import apidocs, places
+from ragdist.errors import RagdistError
+
+
+def made_from(settings: Settings) -> dict[str, str] | None:
+    """What the data is made from, as its first stage notes it; None where this machine cannot tell."""
+    config = settings.corpus
+    if not any((Path(settings.run.folder) / "data").glob("*/stage.json")):
+        return None  # nothing is there to be compared
+    try:
+        if config.source == "apidocs":
+            return apidocs.versions(config.packages)
+        if config.source == "folder":
+            return {"files": places.digest(places.files(config.folder))}
+        if config.source == "records":
+            return {"questions": places.digest(map(places.at, config.questions))}
+    except RagdistError:
+        return None  # the data lies elsewhere; a job that needs it here says so
+    return None

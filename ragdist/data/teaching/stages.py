@@ -1,0 +1,134 @@
+"""The road's stages that a teacher writes, each named by the chunks, the teacher and the wording.
+
+None is named by how questions are shown later, so a change of `contexts` or of P% asks the teacher nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ragdist.config import Settings, TeacherConfig
+from ragdist.data import matching
+from ragdist.data.teaching import asking, judging
+from ragdist.errors import DataError
+from ragdist.records import Chunk, Question
+from ragdist.roles import Retriever, Teacher
+from ragdist.storage.stages import Rows, Stage, Store
+from ragdist.tracking import run as track
+
+ASKING = {"questions_per_chunk", "chunks", "ask", "temperature", "max_new_tokens"}
+ANSWERING = {"answer", "repair", "invalid", "max_new_tokens"}
+JUDGING = {"judge", "verdict"}
+LISTED = ("refused", "without_question", "names_document", "unanswerable", "invalid", "several_chunks")
+
+
+class Lessons:
+    """What a teacher is asked for.
+
+    Args:
+        settings: of the job.
+        store: keeps the stages.
+        teacher: who is asked.
+    """
+
+    def __init__(self, settings: Settings, store: Store, teacher: Teacher) -> None:
+        self.settings, self.store, self.teacher = settings, store, teacher
+
+    def asked(self, chunks: Rows[Chunk]) -> Rows[Question]:
+        """Questions about the chunks, not yet answered."""
+        config, seed, fraction = self._config, self.settings.seed, self.settings.questions.test_fraction
+        settings = {"seed": seed, "test_fraction": fraction, **config.model_dump(include=ASKING)}
+
+        def produce(counts: dict[str, Any]) -> Iterator[Question]:
+            splits = asking.choose(chunks, config, test_fraction=fraction, seed=seed)
+            return asking.ask(chunks, splits, self.teacher, config, seed=seed, counts=counts)
+
+        return self.store.make(self._stage("asked", {"chunks": chunks.fingerprint}, settings), Question, produce)
+
+    def taught(
+        self,
+        asked: Rows[Question],
+        own: Sequence[Question],
+        chunks: Mapping[str, Chunk],
+        retriever: Retriever,
+        found_by: Mapping[str, Any],
+    ) -> Rows[Question]:
+        """Those of the questions that have a reasoned answer that holds, and that no other chunk answers.
+
+        Args:
+            asked: see `asked`.
+            own: the user's own questions.
+            chunks: all, by id.
+            retriever: over the chunks.
+            found_by: what `own` and the retriever's hits depend on.
+
+        Raises:
+            DataError: not one is left.
+        """
+        settings = {**self._config.model_dump(include=ANSWERING | JUDGING), "found_by": dict(found_by)}
+
+        def produce(counts: dict[str, Any]) -> Iterator[Question]:
+            once = asking.asked_once(asked, own, counts)
+            held = asking.answer(once, _oracles(chunks), self.teacher, self._config, counts)
+            counts["taught"] = 0
+            for question in judging.unique(held, chunks, retriever, self.teacher, self._config, counts):
+                counts["taught"] += 1
+                yield question
+            _tell(asked, counts)
+
+        return self.store.make(self._stage("taught", {"asked": asked.fingerprint}, settings), Question, produce)
+
+    def reasoned(self, selected: Rows[Question], chunks: Mapping[str, Chunk]) -> Rows[Question]:
+        """The selected questions, with the teacher's reasoning where a training question has none."""
+        inputs, settings = {"questions": selected.fingerprint}, self._config.model_dump(include=ANSWERING)
+
+        def produce(counts: dict[str, Any]) -> Iterator[Question]:
+            yield from asking.reason(selected, _oracles(chunks), self.teacher, self._config, counts)
+            if counts["invalid"] or counts["refused"]:
+                track.say(f"reasoning: {_listed(counts, ('reasoned', 'repaired', *LISTED))}")
+
+        return self.store.make(self._stage("reasoned", inputs, settings), Question, produce)
+
+    def rejected(
+        self, questions: Iterable[Question], chunks: Mapping[str, Chunk], find: judging.Find
+    ) -> dict[str, set[str]]:
+        """See `judging.rejected`."""
+        return judging.rejected(questions, chunks, find, self.teacher, self._config)
+
+    @property
+    def judged_by(self) -> dict[str, Any]:
+        """What the verdicts on distractors depend on, for the name of their stage."""
+        return {
+            "teacher": self.teacher.fingerprint,
+            "reading": 2,
+            **self._config.model_dump(include=JUDGING | {"max_new_tokens"}),
+        }
+
+    @property
+    def _config(self) -> TeacherConfig:
+        return self.settings.teacher
+
+    def _stage(self, name: str, inputs: dict[str, str], settings: dict[str, Any]) -> Stage:
+        version = 2 + matching.VERSION  # either rule, when it changes, makes other rows
+        return Stage(name, inputs | {"teacher": self.teacher.fingerprint}, settings, version=version)
+
+
+def _oracles(chunks: Mapping[str, Chunk]) -> asking.Sources:
+    return lambda question: [chunks[chunk_id] for chunk_id in question.oracle_ids]
+
+
+def _tell(asked: Rows[Question], counts: Mapping[str, Any]) -> None:
+    told = {**asked.card["counts"], **counts}
+    if not told["taught"]:
+        raise DataError(
+            f"of {len(asked)} questions about {told['chunks']} chunks none is left: {_listed(told, LISTED)}; "
+            "look at the replies in the data folder's teacher-*.jsonl, then change teacher.model, teacher.ask or "
+            "teacher.answer"
+        )
+    track.say(f"{told['taught']} of {len(asked)} questions about {told['chunks']} chunks hold; {_listed(told, LISTED)}")
+
+
+def _listed(counts: Mapping[str, Any], names: Iterable[str]) -> str:
+    told = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
+    return ", ".join(told) or "none left out"

@@ -1,0 +1,113 @@
+"""What a run of many phases has finished: one file a phase, committed by a rename, the same whatever was killed.
+
+    folder/round-0/forged/00003.parquet     rows of a microbatch, kept by the rank that made them
+    folder/round-0/forged.json              the phase is done: name, rows and digest of each microbatch, in order
+    folder/round-0/attacker/model           a model that learned
+    folder/round-0/attacker.json            it is done: version, and the metrics of each step
+
+Times and machines are not in it, so a run that was killed and went on leaves the bytes of one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ragdist.roles import Shard
+from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.tracking.run import read_json, write_json
+
+MODEL = "model"
+
+
+class Journal:
+    """The finished phases below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_folder(folder)
+
+    def shards(self, phase: str, make: Callable[[Path], Iterable[Shard]]) -> list[Shard]:
+        """The phase's shards by name: those that are noted, else what `make(folder of the phase)` yields, then noted.
+
+        Args:
+            phase: such as `round-0/forged`.
+            make: yields the shards in any order, each kept in the folder before it is yielded.
+        """
+        if (noted := self.read(phase)) is not None:
+            folder = self.folder / phase
+            return [
+                Shard(**row, at=str(folder / f"{row['name']}.parquet"), path=str(folder / f"{row['name']}.parquet"))
+                for row in noted
+            ]
+        made = sorted(make(self.folder / phase), key=lambda shard: shard.name)
+        self.note(phase, [_row(shard) for shard in made])
+        return made
+
+    def learned(self, phase: str, learn: Callable[[Path], list[dict[str, float]]]) -> list[dict[str, float]]:
+        """The metrics of each step of a phase that learned: those noted, else what `learn` gives, then noted."""
+        if (noted := self.read(phase)) is not None:
+            found: list[dict[str, float]] = noted["steps"]
+            return found
+        steps = learn(self.folder / phase)
+        self.note(phase, {"steps": [_without_time(step) for step in steps]})
+        return steps
+
+    def done(self, phase: str) -> bool:
+        """Whether the phase is finished."""
+        return (self.folder / f"{phase}.json").exists()
+
+    def model(self, phase: str) -> str:
+        """Where the model that learned in this phase lies."""
+        return str(self.folder / phase / MODEL)
+
+    def read(self, phase: str) -> Any:
+        """What the phase's file holds, or None."""
+        path = self.folder / f"{phase}.json"
+        return read_json(path) if path.exists() else None
+
+    def adopt(self, other: Path) -> None:
+        """Takes over the finished phases of another run's journal that this one does not have; files are shared.
+
+        For runs whose settings differ in nothing that these phases depend on.
+        """
+        for noted in sorted(other.glob("*/*.json")):
+            phase = noted.relative_to(other).with_suffix("")
+            if self.done(str(phase)):
+                continue
+            half = self.folder / f"{phase}.tmp"
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.rmtree(self.folder / phase, ignore_errors=True)  # of a run that was killed in it
+            if (other / phase).is_dir():
+                shutil.copytree(other / phase, half, copy_function=_linked)
+                half.rename(self.folder / phase)
+            self.note(str(phase), read_json(noted))
+
+    def note(self, phase: str, value: Any) -> None:
+        """Commits the phase.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        path = self.folder / f"{phase}.json"
+        make_folder(path.parent)
+        with translate_errors(path.parent):
+            write_json(path, value)
+
+
+def _linked(source: str, target: str) -> None:
+    """A hard link, or a copy where the disk has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _row(shard: Shard) -> dict[str, Any]:
+    return {"name": shard.name, "rows": shard.rows, "digest": shard.digest, "notes": dict(shard.notes)}
+
+
+def _without_time(step: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in step.items() if name != "seconds"}

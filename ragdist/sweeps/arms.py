@@ -1,0 +1,221 @@
+"""Arms of a sweep against the model before and against the first arm, question by question, under every list.
+
+Each trial left every answer. Arms are compared over the questions that both were asked with the same seed; where a
+question was asked with several seeds, its mean counts once, so that an interval stays one over questions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ragdist.config import Settings
+from ragdist.evaluation.intervals import ALPHA, ENOUGH, Interval, difference, holm, interval, p_value, shown
+from ragdist.evaluation.report import bounds, grid
+from ragdist.storage.stages import translate_errors
+from ragdist.storage.tables import rows_at
+from ragdist.sweeps.trials import TRIALS, Point, Trial
+
+ANSWERS, BEFORE = "answers.parquet", "before"
+MEASURED = {"em": "right (EM)", "subspan": "right (Subspan EM)", "states_forgery": "repeats the forged answer"}
+
+
+class Row(NamedTuple):
+    """One answer of one arm. Example: Row("clean", 0, "attacker a1", "77...", 1.0, 1.0, 0.0, "'ascii'")."""
+
+    arm: str
+    seed: int
+    condition: str
+    question_id: str
+    em: float
+    subspan: float
+    states_forgery: float
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One arm under one condition by one measure, and how far it is from the first arm."""
+
+    arm: str
+    condition: str
+    measure: str
+    rows: int
+    """Questions."""
+    seeds: int
+    score: Interval
+    from_before: Interval | None
+    """Paired change from the model that all arms began with."""
+    from_first: Interval | None
+    """Paired change from the first arm."""
+    p_before: float | None
+    """Of `from_before`, by paired sign flips, corrected for all changes of the report that are tested (Holm)."""
+    p_first: float | None
+
+
+def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, Point], seed: int) -> list[Row]:
+    """Every answer of the first and the last model of every finished trial; the first one's are those of `BEFORE`.
+
+    Args:
+        job: raft or atm.
+        sweep: the sweep's folder.
+        trials: as they ended.
+        arms: as `sweeps.trials.arms` gives them.
+        seed: of trials that sweep none.
+    """
+    found: dict[Row, None] = {}  # all arms begin with the same model, whose answers count once
+    for trial in trials:
+        name = next((name for name, arm in arms.items() if arm.items() <= trial.values.items()), "")
+        if trial.state == "finished" and name:
+            folder, own = sweep / TRIALS / trial.name, int(trial.values.get("seed", seed))
+            answered = _rounds(folder / "atm" / "test") if job == "atm" else _predictions(folder / "evaluation")
+            for first, condition, row in answered:
+                scores = (row["em"], row["subspan"], float(row["states_forgery"] or 0))
+                said = Row(BEFORE if first else name, own, condition, row["question_id"], *scores, row["answer"])
+                found[said] = None
+    return list(found)
+
+
+def _rounds(test: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
+    """What the first and the newest generator of a game answered, under each list that they were asked with."""
+    found = ((path, _ASKED.fullmatch(path.name)) for path in sorted(test.iterdir()))
+    asked = [(path, int(match[1] or -1), int(match[2])) for path, match in found if match]
+    first, newest = (ends(generator for _, _, generator in asked) for ends in (min, max))
+    for folder, attacker, generator in asked:
+        if generator in (first, newest):
+            for row in (row for path in sorted(folder.glob("*.parquet")) for row in rows_at(path)):
+                condition = row.condition if attacker < 0 else f"attacker {attacker}"
+                yield generator < newest, condition, asdict(row)
+
+
+_ASKED = re.compile(r"(?:clean|template|attacked)-(?:a(\d+)-)?g(\d+)")
+
+
+def _predictions(folder: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
+    """What the untuned and RAFT's tuned model answered."""
+    for path in (folder / "base.jsonl", folder / "RAFT.jsonl"):
+        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+            row = json.loads(line)
+            yield path.stem == "base", row["condition"], row
+
+
+def compare(rows: Sequence[Row], arms: Sequence[str], settings: Settings) -> list[Compared]:
+    """Every arm under every condition by every measure, against `BEFORE` and against the first arm."""
+    found = []
+    for condition in dict.fromkeys(row.condition for row in rows):
+        for measure in MEASURED:
+            scored = {arm: _by_question(rows, arm, condition, measure) for arm in (BEFORE, *arms)}
+            for arm, own in scored.items():
+                before = scored[BEFORE] if arm != BEFORE else {}
+                first = scored[arms[0]] if arm not in (BEFORE, arms[0]) else {}
+                if own:
+                    found.append(_compared(arm, condition, measure, own, before, first, settings))
+    return _corrected(found)
+
+
+TESTED = ("p_before", "p_first")
+
+
+def _corrected(found: Sequence[Compared]) -> list[Compared]:
+    """The same with the p values of all changes corrected together; none where questions are too few to call one."""
+    p_values = [p for row in found for name in TESTED if row.rows >= ENOUGH and (p := getattr(row, name)) is not None]
+    rest = iter(holm(p_values))
+
+    def of(row: Compared, name: str) -> float | None:
+        return next(rest) if row.rows >= ENOUGH and getattr(row, name) is not None else None
+
+    return [replace(row, p_before=of(row, "p_before"), p_first=of(row, "p_first")) for row in found]
+
+
+Scored = dict[tuple[str, int], float]
+"""By question and seed."""
+
+
+def _by_question(rows: Iterable[Row], arm: str, condition: str, measure: str) -> Scored:
+    wanted = (row for row in rows if (row.arm, row.condition) == (arm, condition))
+    return {(row.question_id, row.seed): getattr(row, measure) for row in wanted}
+
+
+def _compared(
+    arm: str, condition: str, measure: str, own: Scored, before: Scored, first: Scored, settings: Settings
+) -> Compared:
+    means, resamples, seed = _means(own), settings.evaluation.resamples, settings.seed
+
+    def change(base: Scored) -> tuple[Interval, float] | tuple[None, None]:
+        pairs = [key for key in own if key in base]
+        old, new = (_means({key: side[key] for key in pairs}) for side in (base, own))
+        return (difference(old, new, resamples, seed), p_value(old, new, seed)) if pairs else (None, None)
+
+    (from_before, p_before), (from_first, p_first) = change(before), change(first)
+
+    return Compared(
+        arm=arm,
+        condition=condition,
+        measure=measure,
+        rows=len(means),
+        seeds=len({seed for _, seed in own}),
+        score=interval(means, resamples, seed),
+        from_before=from_before,
+        from_first=from_first,
+        p_before=p_before,
+        p_first=p_first,
+    )
+
+
+def _means(scored: Scored) -> list[float]:
+    """Of each question over its seeds, in the order of questions."""
+    by_question: dict[str, list[float]] = {}
+    for (question_id, _), value in sorted(scored.items()):
+        by_question.setdefault(question_id, []).append(value)
+    return [math.fsum(values) / len(values) for values in by_question.values()]
+
+
+def write(rows: Sequence[Row], folder: Path) -> Path:
+    """Every answer as `answers.parquet`.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    columns = {name: [getattr(row, name) for row in rows] for name in Row._fields}
+    with translate_errors(folder):
+        pq.write_table(pa.table(columns), folder / ANSWERS)
+    return folder / ANSWERS
+
+
+def markdown(found: Sequence[Compared], arms: Mapping[str, Point]) -> str:
+    """A table for each measure: an arm a line, a condition a column; then what the arms are."""
+    first, parts = next(iter(arms)), []
+    for measure, title in MEASURED.items():
+        cells = {(row.arm, row.condition): _cell(row, first) for row in found if row.measure == measure}
+        conditions = list(dict.fromkeys(condition for _, condition in cells))
+        body = [[arm, *(cells.get((arm, condition), "") for condition in conditions)] for arm in (BEFORE, *arms)]
+        parts += [f"Share {title}:", grid(["", *conditions], body)]
+    rows, seeds = (max((getattr(row, name) for row in found), default=0) for name in ("rows", "seeds"))
+    tested = sum(getattr(row, name) is not None for row in found for name in TESTED)
+    parts.append(
+        f"{rows} questions, {seeds} seed(s); in brackets 95% intervals over questions. Changes are paired, from the "
+        f"model that all arms began with and from {first}, each with its own interval; * is a difference: the interval "
+        f"leaves out 0 and p, by paired sign flips and Holm's correction over all {tested} changes, is at most {ALPHA}."
+    )
+    said = {
+        arm: ", ".join(f"`{key}={json.dumps(value)}`" for key, value in point.items()) for arm, point in arms.items()
+    }
+    return "\n\n".join([*parts, "\n".join(f"- **{arm}**: {settings}" for arm, settings in said.items())])
+
+
+def _cell(row: Compared, first: str) -> str:
+    changes = (("", row.from_before, row.p_before), (f"{first} ", row.from_first, row.p_first))
+    said = [
+        f"{name}{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" + "*" * (p is not None and shown(one, row.rows, p))
+        for name, one, p in changes
+        if one
+    ]
+    return "; ".join([f"{row.score.mean:.2f} ({bounds(row.score)})", *said])

@@ -1,0 +1,265 @@
+"""What ATM's sides do to each other on held-out questions, round by round, summed up.
+
+Each version g of the generator meets attacker g, then the newer attacker g + 1 that learned to hurt it; then it learns
+itself. The stages of a report are those meetings: `before`, `round 1, new attacker`, `after round 1`, and so on.
+`rounds_report.py` prints and draws it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ragdist.config import Settings
+from ragdist.draws import draw
+from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
+from ragdist.evaluation.report import METRICS
+from ragdist.records import Answered, Forgery, Grade, OpenQuestion
+from ragdist.storage.tables import rows_at
+from ragdist.systems.atm.asking import Condition
+from ragdist.systems.atm.report import (
+    COMPARED,
+    CONDITIONS,
+    Beside,
+    Change,
+    Forged,
+    Inflicted,
+    Rounds,
+    Score,
+    Success,
+    place,
+)
+
+ATTACKS: tuple[Condition, ...] = ("template", "attacker")
+RIGHT_OR_WRONG = ("em", "subspan")
+EXAMPLES = 3
+SHORT = 300
+"""Characters of a text beside another."""
+
+
+class Meeting(NamedTuple):
+    """A generator and what it met; attacker -1: nothing, or the template. Example: Meeting(generator=0, attacker=1)."""
+
+    generator: int
+    attacker: int
+
+    @property
+    def stage(self) -> str:
+        """As people count. Example: `round 1, new attacker`."""
+        if self.attacker > self.generator:
+            return f"round {self.attacker}, new attacker"
+        return f"after round {self.generator}" if self.generator else "before"
+
+
+Group = dict[str, Answered]
+"""By question."""
+
+
+def summarise(folder: Path, settings: Settings, questions: Iterable[OpenQuestion] = ()) -> Rounds:
+    """The report of what a game left in its test folder.
+
+    Args:
+        folder: holds `clean-g0/`, `template-g0/`, `attacked-a1-g0/`, `graded-a1-g0/`, `forged-a1/`, with Parquet files.
+        settings: `evaluation.resamples` and the seed are read.
+        questions: those that were asked, for the examples; may be none.
+    """
+    asked = [row for kind in ("clean", "template", "attacked") for _, row in _read(folder, kind)]
+    grades: dict[Meeting, list[Grade]] = {}
+    for (attacker, generator), row in _read(folder, "graded"):
+        grades.setdefault(Meeting(generator, attacker), []).append(row)
+    return report(asked, grades, [row for _, row in _read(folder, "forged")], settings, questions)
+
+
+def _read(folder: Path, kind: str) -> Iterator[tuple[list[int], Any]]:
+    """(the versions in the folder's name, row) of all folders of a kind."""
+    for path in sorted(folder.glob(f"{kind}-*/*.parquet")):
+        versions = [int(number) for number in re.findall(r"-[ag](-?\d+)", path.parent.name)]
+        for row in rows_at(path):
+            yield versions, row
+
+
+def report(
+    asked: Iterable[Answered],
+    grades: Mapping[Meeting, Sequence[Grade]],
+    forgeries: Sequence[Forgery],
+    settings: Settings,
+    questions: Iterable[OpenQuestion] = (),
+) -> Rounds:
+    """The same from rows in memory; grades by who wrote the forgeries and who read them."""
+    groups: dict[tuple[Condition, Meeting], Group] = {}
+    for row in asked:
+        groups.setdefault((row.condition, Meeting(row.generator, row.attacker)), {})[row.question_id] = row
+    groups = dict(sorted(groups.items(), key=lambda item: (place(item[0][1].stage), CONDITIONS.index(item[0][0]))))
+    hurt = {
+        meeting: _by_question(grades[meeting]) for meeting in sorted(grades, key=lambda meeting: place(meeting.stage))
+    }
+    changes, gains = list(_changes(groups, settings)), list(_gains(hurt, settings))
+    compared = together([*changes, *gains])  # they stand in one table
+    return Rounds(
+        scores=tuple(_score(condition, meeting, group, settings) for (condition, meeting), group in groups.items()),
+        successes=tuple(
+            _success(condition, meeting, control, group, metric, settings)
+            for (condition, meeting), group in groups.items()
+            if condition in ATTACKS and (control := groups.get(("permuted", Meeting(meeting.generator, -1))))
+            for metric in RIGHT_OR_WRONG
+        ),
+        changes=compared[: len(changes)],
+        inflicted=tuple(_inflicted(meeting, logs, grades[meeting], settings) for meeting, logs in hurt.items() if logs),
+        gains=compared[len(changes) :],
+        forged=tuple(_forged(forgeries)),
+        examples=tuple(_examples(questions, forgeries, settings.seed)),
+    )
+
+
+def _score(condition: Condition, meeting: Meeting, group: Group, settings: Settings) -> Score:
+    rows = list(group.values())
+
+    def bounds(name: str) -> Interval:
+        return _interval([float(getattr(row, name)) for row in rows], settings)
+
+    return Score(
+        model=meeting.stage,
+        condition=condition,
+        attacker=meeting.attacker,
+        rows=len(rows),
+        em=bounds("em"),
+        f1=bounds("f1"),
+        subspan=bounds("subspan"),
+        states_forgery=bounds("states_forgery"),
+        unfinished=sum(not row.ended for row in rows) / len(rows),
+        cut_prompts=sum(row.cut_tokens > 0 for row in rows) / len(rows),
+        cut_answers=sum(row.cut_answer for row in rows) / len(rows),
+    )
+
+
+def _success(
+    condition: Condition, meeting: Meeting, control: Group, attacked: Group, metric: str, settings: Settings
+) -> Success:
+    right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
+    lost = [1.0 - getattr(attacked[key], metric) for key in right]
+    return Success(
+        model=meeting.stage,
+        condition=condition,
+        attacker=meeting.attacker,
+        metric=metric,
+        rows=len(right),
+        success=_interval(lost, settings) if lost else None,
+    )
+
+
+def _changes(groups: Mapping[tuple[Condition, Meeting], Group], settings: Settings) -> Iterator[Change]:
+    """Each stage against the first and against the one before it, under the same condition."""
+    for condition in COMPARED:
+        played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]
+        for number, (after, group) in enumerate(played[1:], 1):
+            for before, old in dict([played[0], played[number - 1]]).items():
+                shared = [key for key in old if key in group]
+                for metric in METRICS if shared else ():
+                    one, two = ([getattr(rows[key], metric) for key in shared] for rows in (old, group))
+                    yield _change(before, after, condition, metric, one, two, settings)
+
+
+def _gains(hurt: Mapping[Meeting, Mapping[str, list[float]]], settings: Settings) -> Iterator[Change]:
+    """Each stage against the one before it: first the attacker learned, then the generator."""
+    played = list(hurt.items())
+    for (before, old), (after, new) in pairwise(played):
+        shared = [key for key in old if key in new]
+        for metric, mean in MEANS.items() if shared else ():
+            one, two = ([mean(rows[key]) for key in shared] for rows in (old, new))
+            yield _change(before.stage, after.stage, "forgery alone", metric, one, two, settings)
+
+
+def _change(
+    before: str, after: str, condition: Any, metric: str, old: list[float], new: list[float], settings: Settings
+) -> Change:
+    change = difference(old, new, settings.evaluation.resamples, settings.seed)
+    p = p_value(old, new, settings.seed)
+    return Change(
+        before=before,
+        after=after,
+        condition=condition,
+        metric=metric,
+        rows=len(old),
+        change=change,
+        p=p,
+        corrected=p,
+        verdict=verdict(change, len(old), p),
+    )
+
+
+def _by_question(grades: Iterable[Grade]) -> dict[str, list[float]]:
+    """Logarithms of the finite perplexities of each question's forgeries."""
+    found: dict[str, list[float]] = {}
+    for grade in grades:
+        if math.isfinite(grade.perplexity):
+            found.setdefault(grade.question_id, []).append(math.log(grade.perplexity))
+    return found
+
+
+def _inflicted(
+    meeting: Meeting, logs: Mapping[str, list[float]], grades: Sequence[Grade], settings: Settings
+) -> Inflicted:
+    used = sum(map(len, logs.values()))
+    means = {name: _interval([mean(rows) for rows in logs.values()], settings) for name, mean in MEANS.items()}
+    return Inflicted(
+        model=meeting.stage,
+        attacker=meeting.attacker,
+        generator=meeting.generator,
+        rows=len(logs),
+        forgeries=used,
+        broken=len(grades) - used,
+        **means,
+    )
+
+
+def _forged(forgeries: Iterable[Forgery]) -> Iterator[Forged]:
+    groups: dict[int, list[Forgery]] = {}
+    for forgery in forgeries:
+        groups.setdefault(forgery.attacker, []).append(forgery)
+    for attacker, rows in sorted(groups.items()):
+        argued = [row.stated for row in rows if row.states]
+        yield Forged(
+            attacker=attacker,
+            rows=len(rows),
+            stated=sum(argued) / len(argued) if argued else None,
+            truthful=sum(row.truthful for row in rows) / len(rows),
+        )
+
+
+def _examples(questions: Iterable[OpenQuestion], forgeries: Sequence[Forgery], seed: int) -> Iterator[Beside]:
+    """Of the newest attacker: the first forgery of each of a few questions, drawn by seed."""
+    newest = max((forgery.attacker for forgery in forgeries), default=0)
+    first = {row.question_id: row for row in reversed(forgeries) if row.attacker == newest}
+    known = [question for question in questions if question.id in first]
+    for question in sorted(known, key=lambda question: draw(seed, "beside", question.id))[:EXAMPLES]:
+        forgery = first[question.id]
+        at = (*question.oracle_positions, 0)[0]
+        yield Beside(
+            question=question.text,
+            right=" or ".join(question.answers),
+            wrong=forgery.states,
+            truth=_shortened(question.texts[at]) if question.texts else "",
+            forgery=_shortened(forgery.text),
+            attacker=newest,
+        )
+
+
+def _shortened(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= SHORT else f"{flat[:SHORT].rstrip()} ..."
+
+
+def _interval(values: Sequence[float], settings: Settings) -> Interval:
+    return interval(values, settings.evaluation.resamples, settings.seed)
+
+
+def _mean(logs: Sequence[float]) -> float:
+    return math.fsum(logs) / len(logs)
+
+
+MEANS = {"perplexity": lambda logs: _mean([math.exp(log) for log in logs]), "log_perplexity": _mean}
+"""A question's number from the logarithms of its forgeries."""

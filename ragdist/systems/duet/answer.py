@@ -1,0 +1,90 @@
+"""A question of anybody's to the trio of a finished DuetRAG run: `ragdist answer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragdist.config import Settings
+from ragdist.data import prompts
+from ragdist.data.pipeline import Road
+from ragdist.errors import ConfigError
+from ragdist.records import Chunk, Question, Verdict, content_id
+from ragdist.systems.duet.disputes import Dispute
+from ragdist.systems.duet.run import DISCOVERER, RECITER, Cast, Duet, agreeing
+from ragdist.systems.duet.training_rows import Trio
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the trio says to a question that somebody asks."""
+
+    question: str
+    verdict: Verdict
+    reciter: str
+    discoverer: str
+    documents: tuple[Chunk, ...]
+    """What the discoverer read, best first; empty where nothing was retrieved, and then the reciter's answer counts."""
+
+
+def answer(road: Road, cast: Cast, folder: Path, settings: Settings, text: str) -> Answer:
+    """The trio's answer to a question of anybody's, by the arbiter of `duet.arbiter`.
+
+    Args:
+        road: the corpus that is searched.
+        cast: who answers and scores.
+        folder: a finished run's.
+        settings: that run's.
+        text: the question.
+
+    Raises:
+        ConfigError: the run has no such arbiter.
+    """
+    duet = Duet(road, Trio(road), cast, folder, settings)
+    if settings.duet.arbiter not in settings.duet.arbiters:
+        raise ConfigError(
+            f"duet.arbiter={settings.duet.arbiter} was not trained in {folder}, which has "
+            f"{', '.join(settings.duet.arbiters)}; set duet.arbiter to one of these"
+        )
+    hits = [hit for hit in road.retriever.search([text], settings.retrieval.count)[0] if hit.score]
+    documents = tuple(road.chunk_by_id[hit.chunk_id] for hit in hits)
+    question = Question(
+        id=content_id(text),
+        text=text,
+        answers=(),
+        oracle_ids=(),
+        split="test",
+        dataset=next(iter(road.questions)).dataset,
+    )
+    asked = [
+        prompts.prompt(
+            text,
+            shown,
+            road.codec,
+            settings.prompts,
+            id=f"{condition}/{question.id}",
+            max_tokens=settings.model.max_tokens,
+            room=settings.answer_tokens,
+        )
+        for condition, shown in (("closed_book", ()), ("retrieved", documents))
+        if shown or condition == "closed_book"
+    ]
+    models = [str(folder / role / "model") for role in (RECITER, DISCOVERER)]
+    with cast.open_sides(*models) as sides:
+        limit = settings.answer_tokens
+        written = {row.prompt_id: row.text for batch in sides.write(asked, max_new_tokens=limit) for row in batch}
+        reciter, *more = (prompts.extract(written[prompt.id]).answer for prompt in asked)
+        discoverer = more[0] if more else ""
+        dispute = Dispute(question.id, text, reciter, discoverer)
+        if documents:
+            with duet.arbiter(settings.duet.arbiter, agreeing([question], settings)) as arbiter:
+                (verdict,) = arbiter.judge([dispute])
+        else:
+            verdict = Verdict(
+                question_id=question.id,
+                answer=reciter,
+                chosen="reciter",
+                reciter_confidence=None,
+                discoverer_confidence=None,
+            )
+    return Answer(text, verdict, reciter, discoverer, documents)

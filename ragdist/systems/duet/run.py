@@ -1,0 +1,374 @@
+"""DuetRAG (arXiv 2405.13002): answer from memory and from documents, then let an arbiter decide.
+
+    a_i = M_i(q)                        the reciter, no documents             `systems.duet.training_rows.Trio.recited`
+    D   = retrieve(q)
+    a_e = M_e(q, D)                     the discoverer                        `systems.duet.training_rows.Trio.discovered`
+    a_j = M_j(q, a_i, a_e)              the arbiter                           `systems/duet/arbiters.py`
+
+    L_i = - sum_t log M_i(a_t | q, a_<t)         L_e = - sum_t log M_e(a_t | q, D, a_<t)
+    L_j = - [y log c(q, a) + (1 - y) log(1 - c(q, a))],  y = whether a is right      `algo.arbiter.judgement_loss`
+    a_j = a_i where c(q, a_i) - c(q, a_e) > margin, else a_e                         `algo.arbiter.prefers_reciter`
+
+M_i and M_e learn from one share of the training questions, M_j from what they say to the others, the margin is chosen
+on a part of those that it does not learn from. The paper's formulas could not be read: `docs/duet.md` says which parts
+are ours. Then the question that DuetRAG is about: does the pair answer better than either, when retrieval is right and
+when it is wrong?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from ragdist.algo.arbiter import best_margin
+from ragdist.config import DUET_ROLES, Condition, Settings, uneven
+from ragdist.config import Arbiter as Kind
+from ragdist.data.pipeline import Road
+from ragdist.data.prompts import right_answer
+from ragdist.errors import ConfigError
+from ragdist.evaluation import answers
+from ragdist.evaluation import summary as robustness
+from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.report import Report
+from ragdist.records import Forgery, Judgement, Question, Verdict
+from ragdist.roles import Lesson, Scorer, Teacher, Tuner, Writer
+from ragdist.storage.stages import make_folder, write_rows
+from ragdist.systems import raft
+from ragdist.systems.duet import disputes
+from ragdist.systems.duet import summary as arbitration
+from ragdist.systems.duet.arbiters import (
+    Arbiter,
+    Discoverer,
+    Same,
+    ScorerArbiter,
+    Summarizer,
+    by_teacher,
+    by_writer,
+    confidences,
+)
+from ragdist.systems.duet.disputes import Dispute
+from ragdist.systems.duet.summary import EITHER, Worth
+from ragdist.systems.duet.training_rows import Trio
+from ragdist.tracking import run as track
+from ragdist.tracking.run import span
+
+DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
+SCORERS: tuple[Kind, ...] = ("alignment", "features")
+SETTLED = "settled.json"
+"""In the arbiters' folder: the margin of each scorer, or null where there was nothing to learn."""
+Said = Mapping[Condition, Mapping[str, Prediction]]
+"""What both sides said, by condition and question; under closed_book it is the reciter's."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who plays the roles."""
+
+    tuner: Tuner
+    open_model: raft.OpenModel
+    open_sides: Callable[[str, str], AbstractContextManager[Writer]]
+    """Reciter and discoverer by their sources: writes closed-book prompts by the one and the others by the other, both
+    at once."""
+    open_scorer: Callable[[str], AbstractContextManager[Scorer]]
+    """The alignment scorer in a folder."""
+    open_features: Callable[[Path, Sequence[Judgement]], Scorer]
+    """The text-feature scorer in a folder; made of the judgements where it is not there yet."""
+    teacher: Teacher | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a DuetRAG run made."""
+
+    models: Mapping[str, Path]
+    """Folders of reciter and discoverer, and of what the arbiters learned, by role."""
+    report: Report
+    worth: list[Worth]
+    """What each arbiter is good for, under each condition."""
+
+
+def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
+    """Reciter, discoverer and arbiters, and how they compare with the paper's baselines.
+
+    Args:
+        road: corpus and questions.
+        cast: who trains, answers and scores.
+        folder: the run's folder; what an earlier call finished there is gone on with.
+        settings: all settings.
+
+    Raises:
+        RagdistError: bad input, a stop request, or a failed training job; what is finished stays.
+    """
+    settings = _checked(settings)
+    duet = Duet(road, Trio(road), cast, folder, settings)
+    with span("road"):
+        lessons = duet.lessons()
+        tests = raft.test_questions(road)
+    asked = raft.before(road, cast.open_model, folder, settings)
+    with span("train reciter and discoverer"):
+        models = dict(zip([lesson.name for lesson in lessons], cast.tuner.tune(lessons), strict=True))
+    plain = {name: str(path) for name, path in models.items() if name == DSF}
+    asked |= raft.evaluate(road, plain, cast.open_model, folder, settings)
+    shares = duet.trio.shares
+    with span("reciter and discoverer answer"), cast.open_sides(str(models[RECITER]), str(models[DISCOVERER])) as sides:
+        given: tuple[Condition, ...] = ("closed_book", *settings.duet.learn_from)
+        forged = duet.trio.forgeries if "attacked" in given else ()
+        held = duet.ask("held-out", sides, [*shares.arbiter, *shares.validation], given, models, forged)
+        said = duet.ask("sides", sides, tests, settings.evaluation.conditions, models)
+    with span("train arbiters"):
+        learned = duet.judgements(held)
+        models |= duet.teach(held, learned)
+    duet.settle(held, learned)
+    with span("judge"):
+        judged = {kind: duet.judge(kind, tests, said) for kind in settings.duet.arbiters}
+    report, worth = duet.compare(asked, said, judged, tests)
+    return Outcome(models, report, worth)
+
+
+@dataclass(frozen=True)
+class Duet:
+    """The roles, the rows and the run's folder."""
+
+    road: Road
+    trio: Trio
+    cast: Cast
+    folder: Path
+    settings: Settings
+
+    @property
+    def arbiters(self) -> Path:
+        """Where all that the arbiters learn from and learned is kept."""
+        return make_folder(self.folder / "arbiter")
+
+    def lessons(self) -> list[Lesson]:
+        """What reciter and discoverer are tuned on, and DSF."""
+        trio = self.trio
+        self.road.make("candidates")
+        lessons = [
+            self._lesson(RECITER, trio.recited.path, self.folder / RECITER, "reciter"),
+            self._lesson(DISCOVERER, trio.discovered.path, self.folder / DISCOVERER, "discoverer"),
+        ]
+        if self.settings.duet.plain_tuning:
+            lessons.append(self._lesson(DSF, trio.recited_all.path, self.folder / DSF, "reciter"))
+        return lessons
+
+    def _lesson(
+        self, name: str, rows: Path, folder: Path, role: str, kind: Literal["answers", "scorer"] = "answers"
+    ) -> Lesson:
+        return Lesson(name, rows, folder, getattr(self.settings.duet, role), kind, f"duet.{role}")
+
+    def ask(
+        self,
+        label: str,
+        sides: Writer,
+        questions: Sequence[Question],
+        conditions: Sequence[Condition],
+        models: Mapping[str, Path],
+        forgeries: Iterable[Forgery] | None = None,
+    ) -> Said:
+        """What both sides answer; kept in the run's folder as `label`, so that nothing is asked twice.
+
+        `forgeries` are those of the questions; None are the test questions'.
+        """
+        asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
+        settings = self.settings.model_copy(update={"evaluation": asked})
+        cases = list(raft.cases(self.road, questions, settings, forgeries))
+        sources = [str(models[RECITER]), str(models[DISCOVERER])]
+        found = robustness.evaluate(label, sources, sides, None, cases, questions, self.folder / "evaluation", settings)
+        said: dict[Condition, dict[str, Prediction]] = {condition: {} for condition in conditions}
+        for row in found:
+            side = RECITER if row.condition == "closed_book" else DISCOVERER
+            said[row.condition][row.question_id] = replace(row, model=side)
+        return said
+
+    def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
+        """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
+        duet, codec = self.settings.duet, self.road.codec
+        questions = self.trio.shares.arbiter
+        track.say(f"arbiters learn from {len(learned)} answers, {sum(row.right for row in learned)} of them right")
+        lessons = []
+        if "alignment" in duet.arbiters and not disputes.one_label(learned):
+            rated = [disputes.rated(row, codec, self.settings.prompts) for row in learned]
+            rows = write_rows(self.arbiters / "rated.jsonl", rated)
+            lessons.append(self._lesson("alignment arbiter", rows, self.arbiters / "alignment", "scorer", "scorer"))
+        if "tuned_summarizer" in duet.arbiters:
+            answer = {question.id: right_answer(question) for question in questions}
+            summaries = [
+                disputes.summary_example(
+                    one, answer[one.question_id], codec, self.settings.prompts, condition, flipped=flipped
+                )
+                for condition in duet.learn_from
+                for one in self._disputes(questions, held, condition)
+                for flipped in (False, True)
+            ]
+            rows = write_rows(self.arbiters / "summaries.jsonl", summaries)
+            lessons.append(self._lesson("summarizer", rows, self.arbiters / "summarizer", "summarizer"))
+        folders = self.cast.tuner.tune(lessons) if lessons else []
+        return dict(zip([lesson.name for lesson in lessons], folders, strict=True))
+
+    def judgements(self, held: Said) -> list[Judgement]:
+        """What the scorers learn from."""
+        said: dict[str, dict[str, disputes.Side]] = {
+            condition: {key: disputes.Side(row.answer, self._is_right(row)) for key, row in rows.items()}
+            for condition, rows in held.items()
+        }
+        reciter = said.pop("closed_book")
+        config, seed = self.settings.duet, self.settings.seed
+        same = partial(_is_same, settings=self.settings)
+        return list(disputes.judgements(self.trio.shares.arbiter, reciter, said, same, config, seed))
+
+    def settle(self, held: Said, learned: Sequence[Judgement]) -> None:
+        """Chooses each scorer's margin on the validation questions whose answers differ."""
+        margins: dict[str, float | None] = {}
+        label = disputes.one_label(learned)
+        for kind in (kind for kind in SCORERS if kind in self.settings.duet.arbiters):
+            if label:
+                track.say(f"all {len(learned)} answers are {label}: the {kind} arbiter takes the discoverer's")
+                margins[kind] = None
+                continue
+            with self.scorer(kind, learned) as scorer:
+                margins[kind] = self._margin(kind, scorer, held)
+        track.write_json(self.arbiters / SETTLED, margins)
+
+    def _margin(self, kind: Kind, scorer: Scorer, held: Said) -> float:
+        chosen = self.settings.duet.margin
+        if chosen != "validation":
+            return chosen
+        rows = self.trio.shares.validation
+        same = agreeing(rows, self.settings)
+        open_ = [
+            (condition, one)
+            for condition in self.settings.duet.learn_from
+            for one in self._disputes(rows, held, condition)
+            if not same(one)
+        ]
+        gaps = [reciter - discoverer for reciter, discoverer in confidences(scorer, [one for _, one in open_])]
+        first = [self._is_right(held["closed_book"][one.question_id]) for _, one in open_]
+        second = [self._is_right(held[condition][one.question_id]) for condition, one in open_]
+        margin = best_margin(gaps, first, second)
+        asked = len(rows) * len(self.settings.duet.learn_from)
+        track.say(f"{kind}: margin {margin:.3f}, chosen on {len(open_)} answers that differ, of {asked}")
+        return margin
+
+    @contextmanager
+    def scorer(self, kind: Kind, learned: Sequence[Judgement] = ()) -> Iterator[Scorer]:
+        """The scorer of that kind, as it was trained."""
+        if kind == "features":
+            yield self.cast.open_features(self.arbiters / "features", learned)
+        else:
+            with self.cast.open_scorer(str(self.arbiters / "alignment" / "model")) as scorer:
+                yield scorer
+
+    @contextmanager
+    def arbiter(self, kind: Kind, same: Same) -> Iterator[Arbiter]:
+        """The arbiter of that kind, as it was trained and settled; `same` says whether two answers are one.
+
+        Raises:
+            ConfigError: it is the teacher, and the settings name none.
+        """
+        seed = self.settings.seed
+        if kind in SCORERS:
+            margin = track.read_json(self.arbiters / SETTLED)[kind]
+            if margin is None:
+                yield Discoverer(same)
+                return
+            with self.scorer(kind) as scorer:
+                yield ScorerArbiter(scorer, margin, same)
+        elif kind == "teacher_summarizer":
+            if self.cast.teacher is None:
+                raise ConfigError("duet.arbiters has teacher_summarizer, and no teacher is named; set teacher.url")
+            yield Summarizer(by_teacher(self.cast.teacher, self.settings), same, seed)
+        else:
+            tuned = str(self.arbiters / "summarizer" / "model")
+            source = tuned if kind == "tuned_summarizer" else self.settings.model.source
+            with self.cast.open_model(source) as (writer, _):
+                ask = by_writer(writer, self.road.codec, self.arbiters / "said", source, self.settings)
+                yield Summarizer(ask, same, seed)
+
+    def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[Condition, list[list[Verdict]]]:
+        """Verdicts by condition; under one of them a summarizer is also shown the answers in the other order."""
+        conditions = [condition for condition in said if condition != "closed_book"]
+        measured = "retrieved" if "retrieved" in conditions else conditions[0]
+        found: dict[Condition, list[list[Verdict]]] = {}
+        with self.arbiter(kind, agreeing(questions, self.settings)) as arbiter:
+            for condition in conditions:
+                shown = self._disputes(questions, said, condition)
+                found[condition] = [arbiter.judge(shown)]
+                if condition == measured and isinstance(arbiter, Summarizer):
+                    found[condition].append(replace(arbiter, flip=True).judge(shown))
+        return found
+
+    def compare(
+        self,
+        asked: Mapping[str, list[Prediction]],
+        said: Said,
+        judged: Mapping[Kind, Mapping[Condition, list[list[Verdict]]]],
+        tests: Sequence[Question],
+    ) -> tuple[Report, list[Worth]]:
+        """The paper's table, and what each arbiter is good for."""
+        reciter = list(said["closed_book"].values())
+        found = {**asked, RECITER: reciter, DISCOVERER: []}
+        forged = robustness.by_question(self.road.forgeries)
+        wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
+        bound: list[Prediction] = []
+        worth: list[Worth] = []
+        for condition in (condition for condition in said if condition != "closed_book"):
+            discoverer = list(said[condition].values())
+            found[DISCOVERER] += discoverer
+            bound += arbitration.either(reciter, discoverer)
+            for kind, verdicts in judged.items():
+                name = kind.replace("_", " ")
+                label = f"DuetRAG, {name}"
+                first, *second = verdicts[condition]
+                rows = arbitration.predictions(first, reciter, discoverer, tests, label, self.settings, wrong)
+                found.setdefault(label, []).extend(rows)
+                if condition != "permuted":  # asked for the sake of attack success alone
+                    turned = second[0] if second else ()
+                    worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
+        report = raft.report(self.road, {**found, EITHER: bound}, self.settings)
+        return report, arbitration.compared(worth)
+
+    def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:
+        """What both said to those of the questions that could be asked like that."""
+        first, second = said["closed_book"], said[condition]
+        return [
+            Dispute(question.id, question.text, first[question.id].answer, second[question.id].answer)
+            for question in questions
+            if question.id in second
+        ]
+
+    def _is_right(self, row: Prediction) -> bool:
+        return bool(getattr(row, self.settings.duet.right_by) == 1.0)
+
+
+def agreeing(questions: Iterable[Question], settings: Settings) -> Same:
+    """Whether both answers to one of these questions are one and the same."""
+    by_id = {question.id: question for question in questions}
+    return lambda one: _is_same(one.reciter, one.discoverer, by_id[one.question_id], settings)
+
+
+def _is_same(first: str, second: str, question: Question, settings: Settings) -> bool:
+    return answers.same(first, second, answers.metric_of(question.dataset), settings.evaluation.normalise)
+
+
+def _checked(settings: Settings) -> Settings:
+    """The settings with a closed book among the conditions: the reciter knows no other.
+
+    Raises:
+        ConfigError: there is no condition with documents, or the steps of a role cannot be divided among the workers.
+    """
+    for role in DUET_ROLES:
+        if why := uneven(f"duet.{role}", getattr(settings.duet, role), "cluster", settings.cluster.workers):
+            raise ConfigError(why)
+    others = tuple(name for name in settings.evaluation.conditions if name != "closed_book")
+    if not others:
+        raise ConfigError(
+            f"evaluation.conditions={list(settings.evaluation.conditions)} shows the discoverer no documents; "
+            "add retrieved, oracle, absent or attacked"
+        )
+    asked = settings.evaluation.model_copy(update={"conditions": ("closed_book", *others)})
+    return settings.model_copy(update={"evaluation": asked})

@@ -1,0 +1,214 @@
+"""Trackers: what a run notes in its folder, shown elsewhere while it goes.
+
+    with track.open_run(settings, "raft") as run, follow(run):     # run.trackers=[tensorboard, wandb]
+        ...
+
+The run's folder is the truth and a tracker its mirror. Each is told the resolved settings, every number of
+metrics.jsonl that has a step, and at a good end the scores of summary.json and report.png; nothing of the environment,
+the machine or the code. Lines come from whoever writes the file (workers on other machines too). A thread for each
+tracker reads and sends, so one that is dead or slow costs a warning and its curve, never the run.
+
+    run folder/trackers/NAME.json      the tracked run's id, how far metrics.jsonl is sent: a resumed run goes on there
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ragdist.config import Settings
+from ragdist.config.loader import flatten
+from ragdist.errors import ConfigError, Stopped
+from ragdist.storage.stages import make_folder
+from ragdist.tracking import clients
+from ragdist.tracking import run as track
+from ragdist.tracking.clients import Outcome, Shown, Tracker
+
+POLL_S = 1.0
+CLOSE_S = 30.0
+"""Longest wait, in seconds, for all trackers together at the end of a run."""
+NOT_NUMBERS = {"time", "phase", "step", "steps"}
+NOT_CURVES = {"train_start"}
+
+
+class Point(NamedTuple):
+    """Numbers of one step. Example: Point("train", 12, {"loss": 0.41})."""
+
+    group: str
+    step: int
+    numbers: dict[str, float]
+
+
+@dataclass
+class Sent:
+    """What a tracker has been told, kept in the run's folder."""
+
+    id: str = ""
+    """The tracker's own name of the run; a resumed run continues under it."""
+    read: int = 0
+    """Bytes of metrics.jsonl that are dealt with."""
+    points: int = 0
+    """Steps sent, of all groups."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """The last step of each group: steps done again after a kill are not sent again."""
+
+
+@contextmanager
+def follow(run: track.Run) -> Iterator[None]:
+    """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended.
+
+    Raises:
+        ConfigError: a tracker's client is not installed.
+    """
+    for name in run.settings.run.trackers:
+        if not importlib.util.find_spec(clients.PACKAGES[name]):
+            raise ConfigError(
+                f"run.trackers has {name}, whose client is not installed; `pip install ragdist[{name}]`, or take it "
+                "out of run.trackers"
+            )
+    mirrors = [_Mirror(name, run) for name in run.settings.run.trackers]
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt):
+        _end(mirrors, "stopped")
+        raise
+    except BaseException:  # survives nothing: the trackers are told, then it is raised
+        _end(mirrors, "failed")
+        raise
+    _end(mirrors, "finished")
+
+
+def points(lines: str) -> Iterator[Point]:
+    """The lines of metrics.jsonl that have a step: `round-1/attacker` is the group `attacker`, its steps counted on."""
+    for line in lines.splitlines():
+        row = json.loads(line)
+        numbers = {name: value for name, value in row.items() if name not in NOT_NUMBERS and _is_number(value)}
+        if "step" not in row or not numbers or row["phase"] in NOT_CURVES:
+            continue
+        found = re.fullmatch(r"round-(\d+)/(\w+)", row["phase"])
+        group, before = (found[2], int(found[1]) * row.get("steps", 0)) if found else (row["phase"], 0)
+        yield Point(group, before + row["step"], numbers)
+
+
+def results(folder: Path) -> dict[str, float]:
+    """The numbers of summary.json worth a column: each score's mean by model and condition, minutes by phase."""
+    if not (folder / "summary.json").exists():
+        return {}
+    summary = track.read_json(folder / "summary.json")
+    found = {f"minutes/{name}": float(value) for name, value in summary.get("minutes", {}).items()}
+    for row in summary.get("scores", []):
+        scores = {name: value["mean"] for name, value in row.items() if isinstance(value, dict) and "mean" in value}
+        found |= {f"{row['model']}/{row['condition']}/{name}": float(value) for name, value in scores.items()}
+    return found
+
+
+def presentable(settings: Settings) -> dict[str, Any]:
+    """Every setting by its dotted key, without what a URL may carry: user, password, query."""
+    return {key: _harmless(value) for key, value in flatten(settings).items()}
+
+
+class _Mirror(threading.Thread):
+    """Reads what is new in metrics.jsonl once a second and hands it to one tracker."""
+
+    def __init__(self, name: str, run: track.Run) -> None:
+        super().__init__(name=f"tracker-{name}", daemon=True)
+        self.tracker_name, self.folder, self.job, self.settings = name, run.folder, run.job, run.settings
+        self.file = make_folder(run.folder / "trackers") / f"{name}.json"
+        self.sent = Sent(**track.read_json(self.file)) if self.file.exists() else Sent()
+        self.outcome: Outcome = "failed"
+        self._ended = threading.Event()
+        self.start()
+
+    def end(self, outcome: Outcome) -> None:
+        """The run is over: the rest is sent, then the tracker is told how it ended."""
+        self.outcome = outcome
+        self._ended.set()
+
+    def run(self) -> None:
+        try:
+            self._mirror()
+        except BaseException as error:  # whatever a client throws: a run is worth more than its picture
+            reason = str(error).strip().partition("\n")[0][:300]
+            track.say(
+                f"{self.tracker_name} fails ({type(error).__name__}: {reason}); the run goes on without it, "
+                f"all numbers are in {self.folder / 'metrics.jsonl'}"
+            )
+
+    def _mirror(self) -> None:
+        begun = bool(self.sent.id)
+        self.sent.id = self.sent.id or uuid.uuid4().hex
+        shown = Shown(
+            self.sent.id,
+            begun,
+            self.sent.points,
+            self.settings.run.project,
+            self.folder.name,
+            self.job,
+            self.folder,
+            presentable(self.settings),
+        )
+        tracker = clients.open_tracker(self.tracker_name, shown)
+        self.sent.id = tracker.id
+        self._note()
+        while not self._ended.wait(POLL_S):
+            self._forward(tracker)
+        self._forward(tracker)
+        if self.outcome == "finished":
+            picture = self.folder / "report.png"
+            tracker.conclude(results(self.folder), picture if picture.exists() else None)
+        tracker.close(self.outcome)
+
+    def _forward(self, tracker: Tracker) -> None:
+        metrics = self.folder / "metrics.jsonl"
+        if not metrics.exists() or metrics.stat().st_size == self.sent.read:
+            return
+        with metrics.open("rb") as file:
+            file.seek(self.sent.read)
+            whole = file.read().rpartition(b"\n")[0] + b"\n"  # the last line may be half written
+        if whole == b"\n":
+            return
+        for point in points(whole.decode()):
+            if point.step > self.sent.steps.get(point.group, -1):
+                tracker.add(*point)
+                self.sent.steps[point.group] = point.step
+                self.sent.points += 1
+        tracker.flush()
+        self.sent.read += len(whole)
+        self._note()
+
+    def _note(self) -> None:
+        track.write_json(self.file, asdict(self.sent))
+
+
+def _end(mirrors: list[_Mirror], outcome: Outcome) -> None:
+    for mirror in mirrors:
+        mirror.end(outcome)
+    deadline = time.monotonic() + CLOSE_S
+    for mirror in mirrors:
+        mirror.join(max(0.0, deadline - time.monotonic()))
+        if mirror.is_alive():
+            track.say(
+                f"{mirror.tracker_name} has not taken everything after {CLOSE_S:.0f} s; the run ends without it, "
+                f"all numbers are in {mirror.folder / 'metrics.jsonl'}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"(\w+://)(?:[^/?#\s]*@)?([^?#\s]*)(?:\?[^#\s]*)?", r"\1\2", value)
+    if isinstance(value, Mapping):
+        return {key: _harmless(one) for key, one in value.items()}
+    return [_harmless(one) for one in value] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,288 @@
+"""What a run leaves behind and what a person sees of it: settings, versions, metrics, spans, log, progress.
+
+    with track.open_run(settings, job="raft") as run:      # locked: one process a run folder
+        with track.span("train"): ...
+        track.metrics("train", step=3, loss=0.41)
+
+Progress goes to stderr: bars on a terminal, a line every ten seconds elsewhere. Results never pass through here.
+Without an open run (in tests, in workers) metrics are dropped and progress is shown all the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ragdist.config import KubeConfig, RunConfig, Settings
+from ragdist.config.loader import dump, flatten, load
+from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
+from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.tracking import logs
+
+Item = TypeVar("Item")
+log = logging.getLogger("ragdist")
+LINE_EVERY_S = 10.0
+STATE = "state.json"
+listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
+"""Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
+PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
+ATM_MAY_CHANGE = (
+    *("run.", "cluster.", "kube.", "sweep.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
+    *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
+)
+MAY_CHANGE = {
+    "raft": ("run.", "cluster.", "kube.", "evaluation.", "sweep."),
+    "evaluate": ("run.", "cluster.", "kube.", "evaluation.", "sweep."),
+    "duet": ("run.", "cluster.", "kube.", "evaluation.", "sweep.", "duet.arbiter"),
+    "atm": ATM_MAY_CHANGE,
+    "sweep-raft": ("run.", "cluster.", "kube.", "sweep."),
+    "sweep-atm": ATM_MAY_CHANGE,
+}
+"""What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
+LIBRARIES = (
+    *("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe"),
+    *("regex", "scikit-learn"),
+)
+OPTIONAL = ("sentence-transformers", "faiss-cpu")
+"""Noted where they are installed."""
+
+
+@dataclass
+class Run:
+    """A run's folder: settings.yaml, versions.json, state.json, metrics.jsonl, log.txt, log.jsonl; a job adds more."""
+
+    folder: Path
+    settings: Settings
+    job: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each finished span, in seconds, summed by name."""
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Writes `value` as JSON below the run's folder, replacing the file in one step."""
+        return write_json(self.folder / name, value)
+
+    def set_state(self, state: str, **more: Any) -> None:
+        """Writes state.json: running, finished, stopped or failed."""
+        self.write_json(STATE, {"job": self.job, "state": state, "time": time.time(), "pid": os.getpid(), **more})
+
+
+_open: list[Run] = []
+
+
+def run_folder(settings: Settings, job: str) -> Path:
+    """The run's folder: by its name, else by job and settings, so that the same command finds it again.
+
+    Where it runs and who is told of it (`run.*`, `kube.*`) make no other run.
+    """
+    made_by = settings.model_copy(update={"run": RunConfig(), "kube": KubeConfig()})
+    return Path(settings.run.folder) / (settings.run.name or f"{job}-{made_by.fingerprint()}")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process works in this run folder now."""
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+@contextmanager
+def open_run(settings: Settings, job: str) -> Iterator[Run]:
+    """The run's folder, locked until the block ends; its state says how the block ended.
+
+    Raises:
+        StorageError: the folder cannot be written, or another process works in it.
+    """
+    run = Run(make_folder(run_folder(settings, job)).resolve(), settings, job)
+    with translate_errors(run.folder), (run.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
+            ) from None
+        _refuse_other_settings(run)
+        (run.folder / "settings.yaml").write_text(dump(settings))
+        run.write_json("versions.json", versions())
+        run.set_state("running")
+        handler = logging.FileHandler(run.folder / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        lines = logs.Lines(run.folder / "log.jsonl")
+        for kept in (handler, lines):
+            log.addHandler(kept)
+        log.setLevel(logging.INFO)
+        _open.append(run)
+        here = ExitStack()
+        here.enter_context(logs.at(run=run.folder.name, job=job, round=None, phase=None))
+        try:
+            yield run
+            run.set_state("finished")
+        except (Stopped, KeyboardInterrupt) as error:
+            run.set_state("stopped", error=str(error))
+            raise
+        except BaseException as error:  # survives nothing: noted in the run's folder, then raised
+            run.set_state("failed", error=f"{type(error).__name__}: {error}")
+            log.error("failed", exc_info=not isinstance(error, RagdistError))
+            raise
+        finally:
+            here.close()
+            _open.remove(run)
+            for kept in (handler, lines):
+                log.removeHandler(kept)
+                kept.close()
+
+
+def _refuse_other_settings(run: Run) -> None:
+    """A run goes on with what it began with; where it runs and what is asked of it afterwards may change."""
+    if not (run.folder / "settings.yaml").exists():
+        return
+    began, asked = (
+        {key: value for key, value in flatten(settings).items() if not key.startswith(MAY_CHANGE[run.job])}
+        for settings in (load([str(run.folder / "settings.yaml")]), run.settings)
+    )
+    changed = [
+        f"{key}={json.dumps(began[key])}, now {json.dumps(asked[key])}" for key in asked if asked[key] != began[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run.folder} was begun with {'; '.join(changed)}; "
+            "set run.name=... for a run of its own, or remove the folder"
+        )
+
+
+def owner(folder: Path) -> tuple[str, str]:
+    """Name and job of the run that a folder is part of; its own name and no job where it is part of none."""
+    for above in (folder, *folder.parents):
+        if (above / STATE).exists():
+            return above.name, str(read_json(above / STATE)["job"])
+    return folder.name, ""
+
+
+def is_open(folder: Path) -> bool:
+    """Whether this is the open run's folder."""
+    return bool(_open) and _open[-1].folder == folder
+
+
+def metrics(phase: str, **values: Any) -> None:
+    """Adds a line to the open run's metrics.jsonl."""
+    if _open:
+        append_metrics(_open[-1].folder, phase, **values)
+
+
+def append_metrics(folder: Path, phase: str, **values: Any) -> None:
+    """Adds a line to metrics.jsonl in a run's folder; for workers, that have no open run of their own."""
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"time": round(time.time(), 3), "phase": phase, **values}) + "\n")
+    for tell in listeners:
+        tell(folder, phase, values)
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """Times a phase, says on stderr that it began and how long it took, and notes it in the open run."""
+    start = time.monotonic()
+    with logs.at(**logs.phase(name)):
+        say(f"{name} ...")
+        yield
+        seconds = time.monotonic() - start
+        say(f"{name}: {seconds:.1f} s")
+    metrics("span", name=name, seconds=round(seconds, 3))
+    if _open:
+        _open[-1].seconds[name] = _open[-1].seconds.get(name, 0.0) + seconds
+
+
+def say(text: str) -> None:
+    """One line on stderr and in the log."""
+    log.info(text)
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+class Bar:
+    """Progress of one phase on stderr. Use `progress` for loops; this one where work arrives in lumps."""
+
+    def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
+        self.what, self.total, self.unit, self.done = what, total, unit, 0
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(what, total=total)
+            self._bar.start()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` more items are done; `note` stands beside the bar (a loss, a rate)."""
+        self.done += count
+        if self._bar:
+            self._bar.update(self._task, advance=count, description=f"{self.what} {note}".strip())
+        elif time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            of = f" of {self.total}" if self.total else ""
+            left = ""
+            if self.total and self.done:
+                left = f", {(self._last - self._start) * (self.total - self.done) / self.done:.0f} s left"
+            say(f"{self.what}: {self.done}{of} {self.unit}{left} {note}".rstrip())
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        if self._bar:
+            self._bar.stop()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """The items, with progress on stderr while they are consumed."""
+    with Bar(what, total if total is not None else (len(items) if hasattr(items, "__len__") else None)) as bar:  # type: ignore[arg-type]
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes `value` as JSON, replacing the file in one step."""
+    half = path.with_name(path.name + ".tmp")
+    half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    half.replace(path)
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text())
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the machine and the packages that numbers depend on; nothing of the environment."""
+    found = {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+    for name in ("ragdist", *LIBRARIES, *OPTIONAL):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            if name not in OPTIONAL:
+                found[name] = "not installed"
+    return found

@@ -1,0 +1,49 @@
+"""Settings: layered, ranged, and wrong ones fail by name."""
+
+import pytest
+
+from ragdist.config import loader
+from ragdist.errors import ConfigError
+
+
+def test_load_later_values_win(tmp_path):
+    (tmp_path / "a.yaml").write_text("contexts: {oracle_fraction: 0.4, documents: 3}\nseed: 7\n")
+    settings = loader.load([str(tmp_path / "a.yaml"), "contexts.oracle_fraction=0.8", "train.learning_rate=1e-5"])
+    assert (settings.contexts.oracle_fraction, settings.contexts.documents, settings.seed) == (0.8, 3, 7)
+    assert settings.train.learning_rate == 1e-5
+
+
+def test_load_round_trips_through_dump(tmp_path):
+    settings = loader.load(["contexts.documents=7", "corpus.packages=[numpy]"])
+    (tmp_path / "b.yaml").write_text(loader.dump(settings))
+    assert loader.load([str(tmp_path / "b.yaml")]) == settings
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("contexts.oracle_fracton=1", "contexts.oracle_fraction"),
+        ("train.lr=1", "nearest"),
+        ("contexts.oracle_fraction=2", "less than or equal to 1"),
+        ("train.microbatch=5", "train.examples_per_step=16"),
+        ("chunks.overlap=600", "chunks.tokens=512"),
+        ("nowhere.yaml", "nowhere.yaml"),
+        ("contexts.oracle_fraction=[", "not YAML"),
+    ],
+)
+def test_load_wrong_setting_names_the_knob(argument, wanted):
+    with pytest.raises(ConfigError, match=wanted.replace(".", r"\.")):
+        loader.load([argument])
+
+
+def test_workers_of_a_job_do_not_share_a_card():
+    assert loader.load(["cluster.workers=1", "cluster.gpus_per_worker=0.5"]).cluster.gpus_per_worker == 0.5
+    assert loader.load(["cluster.workers=2", "cluster.gpus_per_worker=1"]).cluster.workers == 2
+    with pytest.raises(ConfigError, match=r"cluster\.gpus_per_worker=1, or cluster\.workers=1"):
+        loader.load(["cluster.workers=2", "cluster.gpus_per_worker=0.5"])
+
+
+def test_fingerprint_changes_with_any_value():
+    base = loader.load([])
+    assert loader.load([]).fingerprint() == base.fingerprint()
+    assert loader.load(["train.lora.rank=1"]).fingerprint() != base.fingerprint()

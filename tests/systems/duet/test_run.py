@@ -1,0 +1,196 @@
+"""DuetRAG in one process on the tiny model: who learns from what, who answers, and that it goes on where it stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ragdist import players
+from ragdist.config import loader
+from ragdist.errors import ConfigError
+from ragdist.lm.tune import tune
+from ragdist.storage.stages import make_folder
+from ragdist.systems.duet import answer
+from ragdist.systems.duet import run as duet
+from ragdist.systems.duet.summary import EITHER
+from tests import game, tiny
+
+FEW = {"examples_per_step": 2, "microbatch": 2, "epochs": 1, "checkpoint_every": 9, "learning_rate": 1e-3}
+ADAPTER = {"lora": {"rank": 2, "merge": False}}
+ROLES = ("reciter", "discoverer", "scorer", "summarizer")
+CONDITIONS = ("retrieved", "attacked")
+
+
+class LocalTuner:
+    """Plays Tuner in this process; notes what it was asked to tune."""
+
+    def __init__(self, settings):
+        self.settings, self.asked = settings, []
+
+    def tune(self, lessons):
+        self.asked += [lesson.name for lesson in lessons]
+        return [
+            tune(
+                lesson.rows,
+                make_folder(lesson.folder),
+                self.settings.model_copy(update={"train": lesson.train}),
+                kind=lesson.kind,
+                name=lesson.name,
+            )
+            for lesson in lessons
+        ]
+
+
+def settings_in(folder, model, **changes):
+    """Eight training questions, four to test, all kinds of arbiters."""
+    return game.settings(
+        folder,
+        model,
+        run={"name": "duet"},
+        retrieval={"count": 3},
+        evaluation={"conditions": list(CONDITIONS)},
+        duet={
+            **dict.fromkeys(ROLES, FEW | ADAPTER),
+            "answerers_fraction": 0.5,
+            "validation_fraction": 0.5,
+            "learn_from": list(CONDITIONS),
+            **changes,
+        },
+    )
+
+
+def play(settings):
+    """The outcome, who was tuned, and what was said to a question of anybody's."""
+    folder = Path(settings.run.folder) / settings.run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with players.road(settings) as road, players.cast(settings, road) as cast:
+        tuner = LocalTuner(settings)
+        cast = replace(cast, tuner=tuner)
+        outcome = duet.run(road, cast, folder, settings)
+        said = [answer.answer(road, cast, folder, settings, text) for text in ("Which colour has ball 3.0?", "xyzzy")]
+    return outcome, tuner.asked, said
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, model):
+    return settings_in(tmp_path_factory.mktemp("duet"), model)
+
+
+@pytest.fixture(scope="module")
+def played(settings):
+    return play(settings)
+
+
+@pytest.fixture
+def folder(settings, played):
+    return Path(settings.run.folder) / "duet"
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_papers_table_has_a_row_for_each_of_its_models(played):
+    report = played[0].report
+    labels = ["base", "DSF", "reciter", "discoverer"]
+    arbiters = [f"DuetRAG, {kind}" for kind in ("alignment", "features", "summarizer", "tuned summarizer")]
+    assert report.models == [*labels, *arbiters, EITHER]
+    for condition in CONDITIONS:
+        assert not report.cell("reciter", condition) and report.cell("reciter", "closed_book").rows == 4
+        assert all(report.cell(label, condition).rows == 4 for label in ("base", "DSF", "discoverer", *arbiters))
+
+
+def test_lessons_are_side_by_side_first_the_sides_then_the_arbiters(played):
+    assert played[1] == ["reciter", "discoverer", "DSF", "alignment arbiter", "summarizer"]
+
+
+def test_arbiters_learn_from_questions_that_tuned_neither_side_check_56(folder, settings):
+    data = Path(settings.run.folder) / "data"
+    tuned = {row["id"] for stage in data.glob("recited-[0-9a-f]*") for row in rows(stage / "rows.jsonl")}
+    rated = {row["id"].partition("/")[0] for row in rows(folder / "arbiter" / "rated.jsonl")}
+    summed = {row["id"].partition("/")[0] for row in rows(folder / "arbiter" / "summaries.jsonl")}
+    assert len(rated) == 2 and summed == rated
+    asked = {(row.get("condition"), row.get("question_id")) for row in rows(folder / "evaluation" / "held-out.jsonl")}
+    assert {(kind, key) for key in rated for kind in ("closed_book", *CONDITIONS)} <= asked
+    alone = next(stage for stage in data.glob("discovered-*"))
+    assert rated.isdisjoint(row["id"] for row in rows(alone / "rows.jsonl")) and rated <= tuned  # DSF has all
+
+
+def test_scorers_answer_with_one_of_the_two_and_lie_between_the_bounds_checks_57_63(played):
+    for worth in played[0].worth:
+        if worth.calibration:
+            total = worth.outcomes
+            assert total.both <= total.count(arbiter=True) <= total.rows - total.neither
+
+
+def test_order_effect_is_measured_for_summarizers_alone(played):
+    measured = {(worth.arbiter, worth.condition) for worth in played[0].worth if worth.order_effect is not None}
+    assert {condition for _, condition in measured} <= {"retrieved"}
+    assert all("summarizer" in arbiter for arbiter, _ in measured)
+
+
+def test_same_call_again_trains_and_asks_nothing(played, folder, settings):
+    kept = [
+        *folder.rglob("*.safetensors"),
+        *(folder / "evaluation").iterdir(),
+        *(folder / "arbiter" / "said").iterdir(),
+    ]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    sizes = {path: path.stat().st_size for path in kept}
+    again, _, said = play(settings)
+    assert again.report == played[0].report and said == played[2]
+    assert {path: path.stat().st_size for path in kept} == sizes
+    models = [path for path in kept if path.suffix == ".safetensors"]
+    assert len(models) == 5 and all(path.stat().st_mtime_ns == before[path] for path in models)
+
+
+def test_answer_names_side_confidence_and_documents(played):
+    found, lost = played[2]
+    assert found.documents[0].title == "ball 3.0" and len(found.documents) == 3
+    assert found.verdict.answer in (found.reciter, found.discoverer)
+    assert lost.documents == () and lost.verdict.chosen == "reciter" and lost.verdict.answer == lost.reciter
+
+
+def test_answer_by_an_arbiter_that_was_not_trained_names_those_that_were(settings, played):
+    other = settings.duet.model_copy(update={"arbiter": "teacher_summarizer"})
+    asked = settings.model_copy(update={"duet": other})
+    with players.road(settings) as road, pytest.raises(ConfigError, match=r"duet\.arbiter.*alignment"):
+        answer.answer(road, None, Path("nowhere"), asked, "Which?")
+
+
+def test_where_all_answers_are_wrong_the_discoverers_are_taken(tmp_path, model, capsys):
+    settings = settings_in(
+        tmp_path,
+        model,
+        gold_pairs=False,
+        arbiters=["alignment", "features"],
+        plain_tuning=False,
+        answerers_fraction=0.5,
+    )
+    outcome, tuned, _ = play(settings)
+    assert tuned == ["reciter", "discoverer"]
+    assert "are wrong: the alignment arbiter takes the discoverer's" in capsys.readouterr().err
+    report = outcome.report
+    for condition in CONDITIONS:
+        assert report.cell("DuetRAG, alignment", condition).f1 == report.cell("discoverer", condition).f1
+
+
+def test_steps_that_cannot_be_shared_are_an_error_of_this_job_alone(tmp_path, model):
+    settings = settings_in(tmp_path, model)
+    cluster = settings.cluster.model_copy(update={"workers": 3})
+    with pytest.raises(ConfigError, match=r"duet\.reciter\.examples_per_step=2 .* 2 \* 3"):
+        duet.run(None, None, tmp_path, settings.model_copy(update={"cluster": cluster}))
+    loader.resolve({"cluster": {"workers": 8}, "train": {"examples_per_step": 32}})
+
+
+def test_no_condition_with_documents_is_an_error(tmp_path, model):
+    settings = settings_in(tmp_path, model)
+    closed = settings.evaluation.model_copy(update={"conditions": ("closed_book",)})
+    with pytest.raises(ConfigError, match=r"evaluation\.conditions.*add retrieved"):
+        duet.run(None, None, tmp_path, settings.model_copy(update={"evaluation": closed}))
