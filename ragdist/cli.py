@@ -18,8 +18,8 @@ from ragdist import results, runs
 from ragdist.cli_k8s import k8s
 from ragdist.config import loader
 from ragdist.errors import ConfigError, RagdistError, Stopped
+from ragdist.results import complain, print_json, show, show_exported, show_run, show_sweep
 from ragdist.sweeps import trials
-from ragdist.terminal import complain, print_json, show, show_exported, show_run, show_sweep
 
 
 class Commands(typer.core.TyperGroup):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ragdist.terminal import print_json, show
+from ragdist.results import print_json, show
 
 UNCHECKED = 3
 """Exit code of a check that found nothing, but had no schema for Ray's objects."""

@@ -23,8 +23,9 @@ import yaml
 
 from ragdist.config import ModelConfig, Settings
 from ragdist.errors import ConfigError, ModelError, StorageError
-from ragdist.storage.stages import UNWRITABLE
-from ragdist.tracking import run as track
+from ragdist.storage.atomic import UNWRITABLE, read_json, write_json
+from ragdist.tracking.progress import say
+from ragdist.tracking.run import versions
 
 ModelForm = Literal["merged", "adapter"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
@@ -135,7 +136,7 @@ def push(folder: Path, name: str, kind: Literal["model", "dataset"], private: bo
         repository = api.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
         if private and not api.repo_info(name, repo_type=kind).private:
             raise StorageError(f"{name} is a public repository and --private is set; make it private or name another")
-        track.say(f"uploading {folder} to {repository.url}")
+        say(f"uploading {folder} to {repository.url}")
         api.upload_folder(repo_id=name, folder_path=folder, repo_type=kind, commit_message="Exported by ragdist")
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -159,11 +160,11 @@ def publish(model: Path, target: Path, settings: Settings) -> None:
         shutil.copytree(model, half)
     base = settings.generator.source or settings.model.source
     made_by = {name: settings.model_dump(mode="json")[name] for name in ("model", "atm", "generator", "seed")}
-    versions = "\n".join(f"- {name} {version}" for name, version in track.versions().items())
+    made_with = "\n".join(f"- {name} {version}" for name, version in versions().items())
     (half / "README.md").write_text(
         f"---\nbase_model: {base}\nlibrary_name: transformers\ntags: [ragdist, atm]\n---\n\nTuned by ragdist from "
         f"`{base}` in {settings.atm.rounds} rounds against an attacker.\n\n## Settings\n\n```yaml\n"
-        f"{yaml.safe_dump(made_by, sort_keys=False).strip()}\n```\n\n## Versions\n\n{versions}\n"
+        f"{yaml.safe_dump(made_by, sort_keys=False).strip()}\n```\n\n## Versions\n\n{made_with}\n"
     )
     half.rename(target)
 
@@ -200,7 +201,7 @@ def _model_of(source: str) -> str | Path:
     if not (Path(source) / "state.json").exists():
         return source
     if not (Path(source) / "model").is_dir():
-        state = track.read_json(Path(source) / "state.json")["state"]
+        state = read_json(Path(source) / "state.json")["state"]
         raise ModelError(
             f"the run in {source} is {state} and has no tuned model; let `ragdist train` finish it, or name a model"
         )
@@ -231,7 +232,7 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
 
 def _rebase(adapter: Path, base: str) -> None:
     named = json.loads(adapter.read_text())
-    track.write_json(adapter, {**named, "base_model_name_or_path": base, "revision": None})
+    write_json(adapter, {**named, "base_model_name_or_path": base, "revision": None})
 
 
 def _card(text: str, form: ModelForm, base: str) -> str:

@@ -61,7 +61,7 @@ def teacher(settings: Settings) -> Teacher | None:
         from ragdist.teacher.endpoint import Endpoint
 
         return Endpoint(config, folder)
-    from ragdist.local import LocalTeacher
+    from ragdist.teacher.local import LocalTeacher
 
     model = settings.model
     if config.model:

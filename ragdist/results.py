@@ -6,11 +6,14 @@ Heavy imports wait inside the functions, so that `ragdist runs` loads no drawing
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragdist.tracking import run as track
+from rich.console import Console
+
+from ragdist.tracking.run import RunFolder, is_held
 
 if TYPE_CHECKING:
     from ragdist.evaluation.report import Report
@@ -42,14 +45,14 @@ class Run:
     """What summary.json holds: scores per model and condition, minutes per stage."""
 
 
-def conclude(run: track.Run, report: Report) -> dict[str, Any]:
+def conclude(run: RunFolder, report: Report) -> dict[str, Any]:
     """summary.json, report.md and a picture."""
     from ragdist.evaluation import report as reporting
 
     return _leave(run, reporting, report)
 
 
-def conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[str, Any]:
+def conclude_rounds(run: RunFolder, report: Rounds, timeline: Timeline) -> dict[str, Any]:
     """summary.json, report.md and a picture of a game."""
     from ragdist.systems.atm import report as rounds_report
 
@@ -57,7 +60,7 @@ def conclude_rounds(run: track.Run, report: Rounds, timeline: Timeline) -> dict[
     return _leave(run, rounds_report, report, idle_share=idle)
 
 
-def conclude_duet(run: track.Run, outcome: Outcome) -> dict[str, Any]:
+def conclude_duet(run: RunFolder, outcome: Outcome) -> dict[str, Any]:
     """summary.json, report.md and a picture of a trio."""
     from ragdist.systems.duet import report as arbitration_report
 
@@ -69,7 +72,7 @@ def conclude_duet(run: track.Run, outcome: Outcome) -> dict[str, Any]:
     return summary
 
 
-def _leave(run: track.Run, reporting: Any, report: Any, **more: Any) -> dict[str, Any]:
+def _leave(run: RunFolder, reporting: Any, report: Any, **more: Any) -> dict[str, Any]:
     """What the report's module makes of it, on disk; `more` goes into the summary."""
     minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
     summary = {**reporting.as_json(report), "minutes": minutes, **more}
@@ -87,9 +90,64 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     found = []
     for state in folder.glob("*/state.json"):
         row = {"name": state.parent.name, **json.loads(state.read_text())}
-        if row["state"] == "running" and not track.is_held(state.parent):
+        if row["state"] == "running" and not is_held(state.parent):
             row["state"] = "killed"
         summary = state.parent / "summary.json"
         row["scores"] = json.loads(summary.read_text())["scores"] if summary.exists() else []
         found.append(row)
     return sorted(found, key=lambda row: row["time"], reverse=True)
+
+
+def print_json(value: Any) -> None:
+    """For programs."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def show_run(run: Run, as_json: bool) -> None:
+    """What came of a job, and where more of it is."""
+    if as_json:
+        return print_json(run.summary)
+    from ragdist.evaluation import report
+    from ragdist.systems.atm import report as rounds_report
+    from ragdist.systems.duet import report as arbitration_report
+
+    if isinstance(run.report, Trial):
+        show(report.table(run.report.report))
+        show(arbitration_report.table(run.report.worth))
+    elif isinstance(run.report, rounds_report.Rounds):
+        show(rounds_report.table(run.report))
+        show(rounds_report.beside(run.report))
+    else:
+        show(report.table(run.report))
+    complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
+
+
+def show_sweep(swept: Any, as_json: bool) -> None:
+    """What is best, and where the curves are."""
+    if as_json:
+        return print_json(swept.summary)
+    from ragdist.sweeps import report as sweep_report
+
+    show(sweep_report.table(swept.report))
+    names = {"best": "best.yaml", "curves": "report.html", "trials": "trials.parquet"}
+    complain("\n".join(f"{what} {swept.folder / name}" for what, name in names.items()))
+
+
+def show_exported(made: Any, as_json: bool) -> None:
+    """Where it went."""
+    if as_json:
+        return print_json({"folder": str(made.folder or ""), "url": made.url, **made.about})
+    show("".join(f"{place}\n" for place in (made.folder, made.url) if place), plain=True)
+
+
+def show(what: Any, plain: bool = False, width: int = 120) -> None:
+    """A table, or text as it is; where nobody watches, as wide as `width` characters."""
+    if plain:
+        sys.stdout.write(what)
+    else:
+        Console(width=None if sys.stdout.isatty() else width).print(what)
+
+
+def complain(text: str) -> None:
+    """A line beside the results."""
+    sys.stderr.write(text + "\n")

@@ -18,8 +18,11 @@ from ragdist.config import Settings
 from ragdist.config.loader import load
 from ragdist.errors import ConfigError
 from ragdist.results import Run
+from ragdist.storage.atomic import read_json
 from ragdist.storage.stages import Rows
-from ragdist.tracking import run as track
+from ragdist.systems.atm.training_rows import open_questions
+from ragdist.tracking.progress import say
+from ragdist.tracking.run import RunFolder, open_run, run_folder, span
 
 if TYPE_CHECKING:
     from ragdist.cluster.submit import Sent
@@ -49,7 +52,7 @@ def raft(settings: Settings) -> Run:
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
-    with track.open_run(settings, "raft") as run, follow(run), players.road(settings) as road:
+    with open_run(settings, "raft") as run, follow(run), players.road(settings) as road:
         outcome = system.run(road, RayTuner(settings), players.opener(settings), run.folder, settings)
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
 
@@ -64,7 +67,7 @@ def atm(settings: Settings) -> Run:
     from ragdist.export import publish
     from ragdist.tracking.mirror import follow
 
-    with track.open_run(settings, "atm") as run, follow(run), players.road(settings) as road:
+    with open_run(settings, "atm") as run, follow(run), players.road(settings) as road:
         outcome, timeline = _game(road, run, settings)
         publish(outcome.generator, run.folder / "model", settings)
         summary = results.conclude_rounds(run, outcome.report, timeline)
@@ -81,7 +84,7 @@ def duet(settings: Settings) -> Run:
     from ragdist.systems.duet import run as system
     from ragdist.tracking.mirror import follow
 
-    with track.open_run(settings, "duet") as run, follow(run), players.road(settings) as road:
+    with open_run(settings, "duet") as run, follow(run), players.road(settings) as road:
         with players.cast(settings, road) as cast:
             outcome = system.run(road, cast, run.folder, settings)
         summary = results.conclude_duet(run, outcome)
@@ -101,7 +104,7 @@ def answer(question: str, folder: Path) -> Answer:
     from ragdist.systems.duet import answer as trio
 
     state = folder / "state.json"
-    if not state.exists() or (found := track.read_json(state))["job"] != "duet" or found["state"] != "finished":
+    if not state.exists() or (found := read_json(state))["job"] != "duet" or found["state"] != "finished":
         raise ConfigError(
             f"{folder} holds no finished DuetRAG run; name one with --run, or make one with `ragdist demo duet`"
         )
@@ -147,11 +150,11 @@ def check_plan(settings: Settings, job: Job) -> None:
 
     if session.is_job():
         session.refuse_relative(settings.run.folder)
-    if (track.run_folder(settings, job) / "model").exists():
+    if (run_folder(settings, job) / "model").exists():
         return
     made = layout.make(settings, job, None, _here(settings)) if session.is_open() else plan(settings, job)
     for warning in layout.check(made):
-        track.say(f"a close call: {warning}")
+        say(f"a close call: {warning}")
 
 
 def _here(settings: Settings) -> Here:
@@ -246,20 +249,20 @@ def sweep(job: str, settings: Settings) -> Swept:
 
 def begin_atm(settings: Settings, until: str) -> None:
     """The beginning of a game of ATM, up to a phase of its first round, in a run's folder of its own."""
-    with track.open_run(settings, "atm") as run, players.road(settings) as road:
+    with open_run(settings, "atm") as run, players.road(settings) as road:
         _game(road, run, settings, until)
 
 
-def _game(road: Road, run: track.Run, settings: Settings, until: str = "") -> tuple[atm_system.Outcome, Timeline]:
+def _game(road: Road, run: RunFolder, settings: Settings, until: str = "") -> tuple[atm_system.Outcome, Timeline]:
     """A game of ATM in the run's folder, to its end or up to a phase."""
     from ragdist.storage import tables
     from ragdist.systems.atm import run as system
     from ragdist.systems.atm.live import Board
     from ragdist.tracking.timeline import Timeline
 
-    with track.span("road"):
+    with span("road"):
         road.make("contexts")
-        train, test = road.open_questions("train"), road.open_questions("test")
+        train, test = open_questions(road, "train"), open_questions(road, "test")
         template = road.forgeries.path
     size = settings.atm.questions_per_microbatch
     timeline = Timeline(run.folder)
@@ -296,7 +299,7 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
     from ragdist.tracking.mirror import follow
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
-    with track.open_run(settings, "evaluate") as run, follow(run), players.road(settings) as road:
+    with open_run(settings, "evaluate") as run, follow(run), players.road(settings) as road:
         asked = system.evaluate(road, named, players.opener(settings), run.folder, settings)
         report = system.report(road, asked, settings)
         return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
@@ -389,7 +392,7 @@ def _labelled(model: str) -> tuple[str, str]:
 
 
 def _models_of(settings: Settings) -> dict[str, str]:
-    tuned = track.run_folder(settings, "raft") / "model"
+    tuned = run_folder(settings, "raft") / "model"
     if not tuned.is_dir():
         raise ConfigError(f"no tuned model at {tuned}; name one with --model, or run `ragdist train raft` first")
     base = {"base": settings.model.source} if settings.evaluation.before else {}

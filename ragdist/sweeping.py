@@ -16,16 +16,21 @@ from typing import Any
 
 from ragdist import players
 from ragdist.config import Settings
-from ragdist.errors import RagdistError, TrainError
+from ragdist.errors import DataError, RagdistError, TrainError
+from ragdist.evaluation.intervals import Interval
+from ragdist.evaluation.report import METRICS, Report
 from ragdist.records import as_row
-from ragdist.storage.phases import Journal
+from ragdist.storage.phases import PhaseCheckpoint
 from ragdist.sweeps import arms, trials
 from ragdist.sweeps import report as sweep_report
 from ragdist.sweeps import summary as summing
 from ragdist.sweeps.trials import Point, Scores
 from ragdist.systems import raft
 from ragdist.systems.atm import run as atm
-from ragdist.tracking import run as track
+from ragdist.systems.atm.report import Rounds
+from ragdist.systems.atm.training_rows import open_questions
+from ragdist.tracking.progress import say
+from ragdist.tracking.run import open_run, run_folder, span
 
 PLAYED = "played"
 """Made when the common game has come to where trials differ."""
@@ -57,11 +62,11 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
     trials.check(job, settings)
     points = trials.points(settings)
     parent = Path(settings.run.folder).resolve()
-    with track.open_run(settings, f"sweep-{job}") as run:
+    with open_run(settings, f"sweep-{job}") as run:
         shared = _with(settings, "run", folder=str(parent), name=str(run.folder.relative_to(parent)))
-        with track.span("what trials share"):
+        with span("what trials share"):
             _prepare_all(job, shared, points, run.folder, begin)
-        with track.span("trials"):
+        with span("trials"):
             play_one = partial(play, job, run_job, run.folder)
             ended = run_trials(Plan(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
         named = trials.arms(settings)
@@ -100,18 +105,18 @@ def play(
         point: what they have of their own.
         share: of the epochs or rounds; each but the whole has a run's folder below the trial's.
     """
-    trial = track.run_folder(settings, job)
+    trial = run_folder(settings, job)
     if share < 1:
         settings = _with(settings, "run", name=f"{settings.run.name}/share-{share:.3g}")
     if job == "raft":
         run = run_job(_with(settings, "train", epochs=settings.train.epochs * share))
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # to go on from, and it is at its end
     else:
-        journal = Journal(track.run_folder(settings, job) / "atm")
+        journal = PhaseCheckpoint(run_folder(settings, job) / "atm")
         for begun in (_begun(sweep, point, settings)[0], *sorted(trial.glob("share-*"))):
             journal.adopt(begun / "atm")
         run = run_job(_with(settings, "atm", rounds=max(1, round(settings.atm.rounds * share))))
-    return summing.scores_of(run.report)
+    return scores_of(run.report)
 
 
 def _prepare_all(job: str, shared: Settings, points: Sequence[Point], sweep: Path, begin: Callable[..., None]) -> None:
@@ -129,7 +134,7 @@ def _prepare_all(job: str, shared: Settings, points: Sequence[Point], sweep: Pat
         except RagdistError as error:
             if error.exit_code != 2:
                 raise
-            track.say(f"{trials.label(point)}: {error}")
+            say(f"{trials.label(point)}: {error}")
             failed.append(error)
     if failed and len(failed) == len(waiting):
         raise failed[0]
@@ -156,7 +161,7 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
     with players.road(settings) as road:
         road.make("contexts")
         for split in ("train", "test"):
-            road.open_questions(split)
+            open_questions(road, split)
 
 
 def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:
@@ -171,3 +176,37 @@ def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:
 def _with(settings: Settings, block: str, **changes: Any) -> Settings:
     """The settings with some values of a block changed."""
     return settings.model_copy(update={block: getattr(settings, block).model_copy(update=changes)})
+
+
+RAFT_NAMES = {"oracle": "clean"}
+
+
+ATM_NAMES = {"template": "attacked"}
+"""The template attack is the same documents for all trials; each trial's own attacker stands beside it."""
+
+
+def scores_of(report: Report | Rounds) -> Scores:
+    """What a trial is judged by, from its job's report: `clean`, `attacked`, and all else that was asked.
+
+    ATM's are those of its last stage.
+
+    Raises:
+        DataError: nothing was asked.
+    """
+    found: Scores = {}
+    if isinstance(report, Report):
+        for cell in report.cells:
+            base = "base_" if cell.model == report.baseline else ""
+            name = base + RAFT_NAMES.get(cell.condition, cell.condition)
+            found[name] = {metric: _bounds(getattr(cell, metric)) for metric in METRICS}
+    else:
+        for score in report.scores:  # later stages take the place of earlier ones
+            name = ATM_NAMES.get(score.condition, score.condition)
+            found[name] = {metric: _bounds(getattr(score, metric)) for metric in METRICS}
+    if not found:
+        raise DataError("no question was asked, so the trial has no score; set evaluation.conditions")
+    return found
+
+
+def _bounds(value: Interval) -> tuple[float, float, float]:
+    return (value.mean, value.low, value.high)

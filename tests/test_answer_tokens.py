@@ -3,7 +3,7 @@
 import pytest
 
 from ragdist.config.loader import resolve
-from ragdist.evaluation import summary as robustness
+from ragdist.evaluation.summary import summarise
 from ragdist.plan import layout, workload
 from ragdist.records import Written
 from ragdist.systems.duet import arbiters
@@ -48,7 +48,7 @@ def test_reasoned_answers_are_not_cut_before_their_answer(tmp_path):
         assert [(row.ended, row.em) for row in said] == [(ended, float(ended))]
         (case,) = world.cases(settings, world.QUESTIONS[4:5])
         assert len(case.prompt.tokens) + settings.answer_tokens <= settings.model.max_tokens
-    assert robustness.summarise({"rule": said}, world.QUESTIONS, settings, {}).cells[0].unfinished == 1
+    assert summarise({"rule": said}, world.QUESTIONS, settings, {}).cells[0].unfinished == 1
 
 
 def test_plans_and_summaries_count_with_the_same_length(tmp_path):

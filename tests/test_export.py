@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ragdist import export
 from ragdist.config import loader
 from ragdist.errors import ConfigError, ModelError, StorageError
-from ragdist.tracking import run as track
+from ragdist.tracking.run import metrics, open_run
 from tests import hub, tiny
 
 HUB_BASE = "owner/tiny"
@@ -95,8 +95,8 @@ def test_card_names_the_base_by_hub_id_and_not_by_a_path_of_this_machine(base, a
 
 
 def test_a_run_gives_its_tuned_model_and_nothing_else_of_its_folder(base, tmp_path):
-    with track.open_run(loader.load([f"run.folder={tmp_path}", "run.name=one"]), "raft") as run:
-        track.metrics("train", step=1, loss=0.5)
+    with open_run(loader.load([f"run.folder={tmp_path}", "run.name=one"]), "raft") as run:
+        metrics("train", step=1, loss=0.5)
         with pytest.raises(ModelError, match="running"):
             export.export_model(str(run.folder), tmp_path / "out")
     (run.folder / "model").symlink_to(base)

@@ -9,11 +9,11 @@ from ragdist.config.loader import resolve
 from ragdist.errors import DataError
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.report import Cell, Report
-from ragdist.storage.phases import Journal
+from ragdist.storage.phases import PhaseCheckpoint
+from ragdist.sweeping import scores_of
 from ragdist.sweeps import trials
-from ragdist.sweeps.summary import scores_of
 from ragdist.systems.atm import run as atm
-from ragdist.tracking import run as track
+from ragdist.tracking.run import run_folder
 
 
 def cell(model, condition, mean):
@@ -33,7 +33,7 @@ def job(asked, name):
     """A job that notes its settings and what its journal begins with."""
 
     def run(settings):
-        folder = track.run_folder(settings, name)
+        folder = run_folder(settings, name)
         begun = sorted(path.stem for path in (folder / "atm").glob("*/*.json"))
         asked.append((settings.run.name, settings.train.epochs, settings.atm.rounds, begun))
         cells = (cell("base", "oracle", 0.25), cell("RAFT", "oracle", 0.5), cell("RAFT", "attacked", 0.125))
@@ -56,9 +56,9 @@ def test_raft_trains_on_a_share_of_its_epochs_and_drops_its_checkpoints(settings
 def test_atm_begins_with_the_common_game_and_goes_on_from_its_last_rung(settings, tmp_path):
     point, asked = {"atm.kl_weight": 0.5}, []
     common = sweeping._begun(tmp_path / "s", point, settings)[0]
-    Journal(common / "atm").note("round-0/forged", [])
+    PhaseCheckpoint(common / "atm").note("round-0/forged", [])
     sweeping.play("atm", job(asked, "atm"), tmp_path / "s", settings, point, 0.25)
-    Journal(tmp_path / "s" / "trials" / "t" / "share-0.25" / "atm").note("round-0/generator", {"steps": []})
+    PhaseCheckpoint(tmp_path / "s" / "trials" / "t" / "share-0.25" / "atm").note("round-0/generator", {"steps": []})
     sweeping.play("atm", job(asked, "atm"), tmp_path / "s", settings, point, 1.0)
     assert [(name, rounds, begun) for name, _, rounds, begun in asked] == [
         ("s/trials/t/share-0.25", 1, ["forged"]),
@@ -97,7 +97,7 @@ def test_a_trial_that_cannot_be_prepared_is_left_to_fail_alone_and_a_common_game
     def begin(settings, until):
         if settings.contexts.documents == 3:
             raise DataError("too few documents")
-        folder = track.run_folder(settings, "atm")
+        folder = run_folder(settings, "atm")
         folder.mkdir(parents=True)
         played.append((settings.contexts.documents, until, folder.parent.name))
 

@@ -15,6 +15,7 @@ from ragdist.evaluation.report import Attack, Cell, Change
 from ragdist.local import SerialMapper
 from ragdist.records import Example, Forgery
 from ragdist.storage.stages import Store
+from ragdist.systems.atm.training_rows import open_questions
 from ragdist.systems.duet.training_rows import Trio
 from tests import tiny
 from tests.teacher import ScriptedTeacher
@@ -116,7 +117,7 @@ def cards(tmp_path_factory):
         store = Store(folder / f"data-{number}")
         road = Road(resolve(common | more), store, tiny.codec(), SerialMapper(), teacher=ScriptedTeacher())
         road.make("examples")
-        _ = (road.forgeries, road.open_questions("train"), road.open_questions("test"))
+        _ = (road.forgeries, open_questions(road, "train"), open_questions(road, "test"))
         if not number:
             trio = Trio(road)
             _ = (trio.retrieved, trio.recited, trio.recited_all, trio.discovered, trio.forgeries)

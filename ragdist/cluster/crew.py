@@ -20,8 +20,8 @@ from ragdist.cluster import place
 from ragdist.cluster.workers import Meeting, Rank, Where, environment, last_line
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import RagdistError, Stopped, TrainError
-from ragdist.storage.stages import make_folder
-from ragdist.tracking import run as track
+from ragdist.storage.atomic import make_folder
+from ragdist.tracking.progress import say
 
 POLL_S = 0.2
 GRACE_S = 5.0
@@ -232,7 +232,7 @@ class Crew:
                 raise TrainError(
                     f"{lost.what}; that is failure {failures} of the {self.plan.name}, atm.max_failures={most}"
                 ) from None
-            track.say(f"{lost.what}; building the {self.plan.name} anew, {failures} of at most {most} times")
+            say(f"{lost.what}; building the {self.plan.name} anew, {failures} of at most {most} times")
             try:
                 self.start(source, version)
             except Lost as again:

@@ -18,7 +18,7 @@ import ray
 from ray.util.metrics import Gauge
 
 from ragdist.tracking import logs
-from ragdist.tracking import run as track
+from ragdist.tracking.run import listeners, owner
 
 TAGS = ("run", "job", "round", "phase")
 _gauges: dict[str, Gauge] = {}
@@ -27,14 +27,14 @@ _gauges: dict[str, Gauge] = {}
 @contextmanager
 def kept() -> Iterator[None]:
     """Lines that this process notes in the block are gauges as well."""
-    if _set in track.listeners:
+    if _set in listeners:
         yield
         return
-    track.listeners.append(_set)
+    listeners.append(_set)
     try:
         yield
     finally:
-        track.listeners.remove(_set)
+        listeners.remove(_set)
 
 
 def _set(folder: Path, phase: str, values: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ def _set(folder: Path, phase: str, values: Mapping[str, Any]) -> None:
     prefix = "ragdist_"
     if phase == "span":
         phase, values, prefix = str(values["name"]), {"seconds": values["seconds"]}, "ragdist_span_"
-    run, job = track.owner(folder)
+    run, job = owner(folder)
     where = logs.phase(phase)
     tags = {"run": run, "job": job, "round": "" if where["round"] is None else str(where["round"])}
     for name, value in values.items():

@@ -25,7 +25,7 @@ from ragdist.errors import Stopped, TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
 from ragdist.roles import Shard
 from ragdist.storage import steps
-from ragdist.storage.stages import make_folder
+from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import Done, Job, Work, kept
 
 KEEP_REFERENCES = 4

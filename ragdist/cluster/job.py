@@ -30,8 +30,9 @@ from ragdist.config import Settings
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.tune import request_stop, tune
 from ragdist.roles import Lesson
-from ragdist.storage.stages import make_folder
-from ragdist.tracking import run as track
+from ragdist.storage.atomic import make_folder, write_json
+from ragdist.tracking.progress import say
+from ragdist.tracking.run import append_metrics, is_open, metrics, owner
 
 FAILURE, LOGS, METRICS = "failure.json", "logs", "metrics.jsonl"
 COLLECTIVE_TIMEOUT_S = 1800
@@ -99,14 +100,14 @@ class Job(threading.Thread):
             elif line["phase"] == "workers_lost":
                 self._waits_since = time.monotonic()
                 lost = "; ".join(f"worker {rank}: {why}" for rank, why in line["ranks"].items())
-                track.say(f"{self.lesson.name}: {lost}")
+                say(f"{self.lesson.name}: {lost}")
             elif line["phase"] in {"train_start", "train"}:
                 self.done = max(self.done, line["step"])
             if line["phase"] == "train":
                 self.latest = line
-                if not track.is_open(self.lesson.folder):
+                if not is_open(self.lesson.folder):
                     numbers = {name: value for name, value in line.items() if name not in ("time", "phase")}
-                    track.metrics(f"train {self.lesson.name}", **numbers)
+                    metrics(f"train {self.lesson.name}", **numbers)
 
     def give_up_waiting(self, stopping: bool) -> None:
         """Waits no longer for workers that are not at work, when there is a reason; nothing is lost.
@@ -185,17 +186,17 @@ def _work(job: dict[str, Any]) -> dict[str, str]:
     if (folder / FAILURE).exists():
         return {}  # Ray restarts workers after any error; this one would only come again
     rank = ray.train.get_context().get_world_rank()
-    run, kind = track.owner(folder)
+    run, kind = owner(folder)
     where = {"run": run, "job": kind, "lesson": job["name"], "phase": "train", "rank": rank}
     with gauges.kept(), log_to(make_folder(folder / LOGS) / f"rank-{rank}.log", "train", **where):
         if rank == 0:
-            track.append_metrics(folder, "workers_started", workers=settings.cluster.workers)
+            append_metrics(folder, "workers_started", workers=settings.cluster.workers)
         try:
             tune(Path(job["rows"]), folder, settings, kind=job["kind"], name=job["name"], callbacks=[Report()])
         except errors.Stopped as stopped:
             return {"stopped": str(stopped)}
         except errors.RagdistError as error:
-            track.write_json(folder / FAILURE, {"kind": type(error).__name__, "message": str(error)})
+            write_json(folder / FAILURE, {"kind": type(error).__name__, "message": str(error)})
             raise
     return {}
 
@@ -220,4 +221,4 @@ class _Note(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         ranks = {str(rank): last_line(error) for rank, error in worker_exceptions.items()}
-        track.append_metrics(self.folder, "workers_lost", ranks=ranks)
+        append_metrics(self.folder, "workers_lost", ranks=ranks)

@@ -22,7 +22,7 @@ from ragdist.cluster.crew import cause_of
 from ragdist.cluster.workers import last_line
 from ragdist.config import ClusterConfig
 from ragdist.errors import Stopped, TrainError
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 from ragdist.tracking.signals import stop_on_signal
 
 Out = TypeVar("Out")
@@ -105,7 +105,7 @@ class RayMapper:
                 )
             if now - said >= SAY_EVERY_S:
                 said = now
-                track.say(f"waiting for {self._late(what)}; {now - start:.0f} s of at most {limit_s:.0f}")
+                say(f"waiting for {self._late(what)}; {now - start:.0f} s of at most {limit_s:.0f}")
 
     def _late(self, what: str) -> str:
         return f"a batch of {self.batch} for {what} on a cluster with {session.room()}"

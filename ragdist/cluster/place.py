@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ragdist.cluster import session
 from ragdist.config import ClusterConfig, Settings, SideConfig
 from ragdist.errors import ConfigError, Stopped, TrainError
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 SAY_EVERY_S = 30.0
 POLL_S = 0.2
@@ -75,7 +75,7 @@ def seat(
         try:
             remove_placement_group(group)
         except RayError:
-            track.say(f"{name}: its seats could not be given back, the cluster is gone")
+            say(f"{name}: its seats could not be given back, the cluster is gone")
 
 
 def await_seats(
@@ -102,7 +102,7 @@ def await_seats(
             )
         if now - said >= SAY_EVERY_S:
             said = now
-            track.say(f"waiting for room for {short}; {now - start:.0f} s of at most {cluster.start_timeout_s:.0f}")
+            say(f"waiting for room for {short}; {now - start:.0f} s of at most {cluster.start_timeout_s:.0f}")
         time.sleep(POLL_S)
 
 
@@ -112,7 +112,7 @@ def tidy() -> list[str]:
     for group in left:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
     if left:
-        track.say(f"gave back {len(left)} placement groups that a trial left behind")
+        say(f"gave back {len(left)} placement groups that a trial left behind")
     return [group.placement_group_id.hex() for group in left]
 
 

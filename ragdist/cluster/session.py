@@ -19,7 +19,7 @@ import ray
 from ragdist.cluster import gauges
 from ragdist.config import ClusterConfig
 from ragdist.errors import ConfigError
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 REACH_S = 10.0
 """Longest wait, in seconds, for the head of a cluster to answer."""
@@ -215,7 +215,7 @@ def _wait_for_room(config: ClusterConfig, deadline_s: float) -> None:
             )
         if now - said >= SAY_EVERY_S:
             said = now
-            track.say(f"waiting for machines: {short}; {now - start:.0f} s of at most {deadline_s:.0f}")
+            say(f"waiting for machines: {short}; {now - start:.0f} s of at most {deadline_s:.0f}")
         time.sleep(1.0)
 
 

@@ -25,7 +25,8 @@ from ragdist.cluster import session
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped, TrainError
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
+from ragdist.tracking.run import run_folder
 
 EXCLUDED = (
     *(".git", ".venv", "venv", "__pycache__", "*.egg-info", "build", "dist", "node_modules"),
@@ -64,7 +65,7 @@ class Order:
     @property
     def name(self) -> str:
         """Of the run, the same for every attempt."""
-        return track.run_folder(self.settings, self.job).name
+        return run_folder(self.settings, self.job).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,10 @@ def submit(order: Order, out: TextIO | None = None) -> Sent:
         going = [found for found in attempts if not found.status.is_terminal()]
         if going:
             found = str(going[0].submission_id)
-            track.say(f"{order.name} is under way as {found}; nothing is sent")
+            say(f"{order.name} is under way as {found}; nothing is sent")
         else:
             found = _send(client, order, f"{order.name}-{1 + _highest(attempts)}")
-            track.say(f"{order.name} is sent as {found}; stop it by `ray job stop --address {order.address} {found}`")
+            say(f"{order.name} is sent as {found}; stop it by `ray job stop --address {order.address} {found}`")
     return _follow(client, order, found, out) if out else _seen(client, order, found)
 
 

@@ -27,7 +27,7 @@ from ragdist.config import Settings
 from ragdist.errors import Stopped, TrainError
 from ragdist.sweeps import trials
 from ragdist.sweeps.trials import OBJECTIVES, Point, Range, Trial
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 from ragdist.tracking.signals import stop_on_signal
 
 POLL_S = 0.5
@@ -215,7 +215,7 @@ class _Watch(TrialProgressCallback):
 
     def on_trial_start(self, *_: Any, **info: Any) -> None:
         """Says so."""
-        track.say(f"trial {trials.label(point_of(info['trial'].config, self.plan))} ...")
+        say(f"trial {trials.label(point_of(info['trial'].config, self.plan))} ...")
 
     def on_trial_result(self, *_: Any, **info: Any) -> None:
         """Nothing: what a rung scored is in the trial's folder."""
@@ -223,7 +223,7 @@ class _Watch(TrialProgressCallback):
     def on_trial_recover(self, *_: Any, **info: Any) -> None:
         """A trial failed and is tried again."""
         found = self._read(info["trial"])
-        track.say(f"trial {trials.label(found.values)} failed and is tried again: {found.error or DIED}")
+        say(f"trial {trials.label(found.values)} failed and is tried again: {found.error or DIED}")
 
     def on_trial_complete(self, *_: Any, **info: Any) -> None:
         """A trial came to its end, or the scheduler stopped it, or all were ended."""
@@ -250,4 +250,4 @@ class _Watch(TrialProgressCallback):
         own = {shown: scores for shown, scores in trial.scores.items() if not shown.startswith("base_")}
         said = ", ".join(f"{shown} {scores[metric][0]:.2f}" for shown, scores in own.items())
         said = {"failed": trial.error, "stopped": f"stopped early, {said}"}.get(trial.state, said)
-        track.say(f"{self.done} of {self.total} trials: {trials.label(trial.values)}: {said}; {trial.seconds:.0f} s")
+        say(f"{self.done} of {self.total} trials: {trials.label(trial.values)}: {said}; {trial.seconds:.0f} s")

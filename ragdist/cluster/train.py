@@ -19,8 +19,8 @@ from ragdist.config import ClusterConfig, Settings
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL
 from ragdist.lm.order import training_steps
 from ragdist.roles import Lesson
-from ragdist.storage.stages import make_folder
-from ragdist.tracking import run as track
+from ragdist.storage.atomic import make_folder, write_json
+from ragdist.tracking.progress import Bar, say
 from ragdist.tracking.signals import stop_on_signal
 
 BEGAN = "began.json"
@@ -71,8 +71,8 @@ class RayTuner:
         with session.connect(cluster), stop_on_signal(ask) as stop:
             rounds = turns(lessons, cluster.workers, session.seats(cluster))
             if len(lessons) > 1:
-                track.say(_plan(rounds, cluster))
-            with track.Bar("train", sum(steps.values()), "steps") as bar:
+                say(_plan(rounds, cluster))
+            with Bar("train", sum(steps.values()), "steps") as bar:
                 for lessons_at_once in rounds:
                     if stop.is_set():
                         raise errors.Stopped("stopped between two lessons; the same command goes on")
@@ -125,7 +125,7 @@ def _begin(lesson: Lesson, workers: int) -> None:
     with lesson.rows.open("rb") as file:
         now = {"rows": hashlib.file_digest(file, "sha256").hexdigest(), "workers": workers}
     if not (folder / BEGAN).exists():
-        track.write_json(folder / BEGAN, now)
+        write_json(folder / BEGAN, now)
     began = json.loads((folder / BEGAN).read_text())
     if began["rows"] != now["rows"]:
         raise errors.DataError(
@@ -140,7 +140,7 @@ def _begin(lesson: Lesson, workers: int) -> None:
         )
 
 
-def _watch(jobs: Sequence[Job], bar: track.Bar, stop: threading.Event) -> None:
+def _watch(jobs: Sequence[Job], bar: Bar, stop: threading.Event) -> None:
     """Shows how the jobs get on until none is waited for any more.
 
     When one fails the others save and end. Those whose workers are not at work when it is time to stop are left alone.

@@ -21,7 +21,7 @@ from ragdist.cluster import session
 from ragdist.cluster.workers import last_line, log_to
 from ragdist.config import Settings
 from ragdist.errors import DataError, RagdistError
-from ragdist.storage.stages import make_folder
+from ragdist.storage.atomic import make_folder
 from ragdist.sweeps import trials
 from ragdist.sweeps.trials import Point, Range, Rung, Scores, Trial
 

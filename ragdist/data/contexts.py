@@ -6,12 +6,15 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ragdist.config import ContextsConfig
-from ragdist.draws import draw, order_for
+from ragdist.draws import draw, draws, order_for
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Context, Question
+
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +106,14 @@ def _too_many(question: Question, config: ContextsConfig) -> ConfigError:
         f"{question.id!r}; raise contexts.documents to {len(question.oracle_ids)} at least, "
         "or set contexts.too_many_oracles=drop"
     )
+
+
+def permuted(documents: Iterable[One], forgeries: Iterable[Other], name: str, seed: int) -> list[One | Other]:
+    """Documents and forgeries, each once, in an order that belongs to (seed, name); every one is equally likely.
+
+    Each has a draw of its own, so that the documents follow one another as they do without the forgeries: what an
+    attacked list shows beside its permuted control is the forgeries alone.
+    """
+    shown: list[One | Other] = [*documents, *forgeries]
+    drawn = draws(seed, "lists", name, len(shown))
+    return [shown[place] for place in sorted(range(len(shown)), key=drawn.__getitem__)]

@@ -26,7 +26,7 @@ from ragdist.data import contexts, prompts
 from ragdist.data.pipeline import Road
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Context, Question, Split, as_row
-from ragdist.storage.stages import encode
+from ragdist.storage.atomic import encode
 
 Form = Literal["hf", "completion", "chat", "eval"]
 ROWS_PER_GROUP = 1000

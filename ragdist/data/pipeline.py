@@ -15,9 +15,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings
-from ragdist.data import chunks, contexts, examples, matching, prompts, questions
-from ragdist.data import distractors
-from ragdist.data import template_attack
+from ragdist.data import chunks, contexts, distractors, examples, matching, questions, template_attack
 from ragdist.data.examples import Sibling
 from ragdist.data.retrieval import hybrid
 from ragdist.data.sources import apidocs, benchmarks, corpus, hub, naming, places
@@ -26,11 +24,11 @@ from ragdist.data.sources.public import PublicRow
 from ragdist.data.teaching.stages import Lessons
 from ragdist.draws import draws
 from ragdist.errors import ConfigError
-from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, OpenQuestion, Question, Split
+from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
 from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
 from ragdist.storage.stages import Rows, Stage, Store
-from ragdist.systems.atm import training_rows
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import progress, say
+from ragdist.tracking.run import span
 
 STAGES = ("chunks", "asked", "taught", "selected", "questions", "forgeries", "candidates", "contexts", "examples")
 
@@ -39,8 +37,6 @@ LEFT_OUT = (
     *("invalid_quotes_dropped", "cut_answers_dropped"),
 )
 """Counts of the stages that say how many questions make no training row."""
-WRONG_ANSWERS = 3
-"""Wrong answers that ATM's forgeries argue for, one a round in turn."""
 
 
 class Road:
@@ -84,14 +80,14 @@ class Road:
         stage = Stage("documents", {"files": places.digest(found)}, settings, version=corpus.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
-            yield from track.progress(corpus.read(found, config, self.mapper, counts), "documents")
+            yield from progress(corpus.read(found, config, self.mapper, counts), "documents")
             if guesses := counts["guesses"]:
-                track.say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
+                say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
             if copies := counts["copies_named"]:
-                track.say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
+                say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
             if near := counts.get("near_duplicates"):
                 done = "left out" if config.near_duplicates == "drop" else "kept, as corpus.near_duplicates is not drop"
-                track.say(f"{near} documents nearly repeat an earlier one and are {done}")
+                say(f"{near} documents nearly repeat an earlier one and are {done}")
 
         return self.store.make(stage, Document, produce)
 
@@ -193,7 +189,7 @@ class Road:
             chunks, retriever = self.chunk_by_id, self.retriever if ranked else None
             seed = self.settings.seed
             find = partial(distractors.candidates, chunks=chunks, retriever=retriever, config=config, seed=seed)
-            asked: Iterable[Question] = track.progress(self.questions, "distractors")
+            asked: Iterable[Question] = progress(self.questions, "distractors")
             if not judge:
                 return find(asked, counts=counts)
             rejected = self._lessons.rejected(asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad))
@@ -244,9 +240,9 @@ class Road:
             trained = [q.id for q in self.questions if q.split == "train" and q.id not in dropped]
             contexts.check_left(trained, counts)
             keep = contexts.keep_oracle(trained, config, seed)
-            for question, distractors in zip(self.questions, self.candidates, strict=True):
+            for question, found in zip(self.questions, self.candidates, strict=True):
                 if question.split == "train" and question.id not in dropped:
-                    context = contexts.assemble(question, distractors, keep(question.id), config, seed)
+                    context = contexts.assemble(question, found, keep(question.id), config, seed)
                     counts["with_oracle"] += bool(context.oracle_positions)
                     yield context
 
@@ -263,7 +259,7 @@ class Road:
             kept = [*rendered, *examples.siblings(shown, stage, self.store)]
             counts |= {"invalid_quotes": len(self._invalid_quotes), "cut_prompts": 0, "cut_answers": 0}
             rows = examples.render(self._shown(shown), kept, self.mapper, (self.codec, config, limit), counts)
-            for row in track.progress(rows, "training rows", total=len(shown)):
+            for row in progress(rows, "training rows", total=len(shown)):
                 counts["cut_prompts"] += row.cut_tokens > 0
                 counts["cut_answers"] += row.cut_answer
                 yield row
@@ -277,46 +273,6 @@ class Road:
         near = ("near_duplicates",) if self.settings.questions.near_duplicates == "drop" else ()
         whys = (*LEFT_OUT, *near)
         return {why: counted.get(why, 0) for why in whys}
-
-    def open_questions(self, split: Split) -> Rows[OpenQuestion]:
-        """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
-        oracles to be judged by; or all as they are retrieved (`atm.lists`)."""
-        config, seed, retrieved = self.settings.contexts, self.settings.seed, self.settings.atm.lists == "retrieved"
-        inputs = {"contexts": self.contexts.fingerprint, "chunks": self.chunks.fingerprint}
-        settings = {"split": split, **self.settings.prompts.model_dump(include={"answer"})}
-        if retrieved:
-            settings |= {"lists": "retrieved", **hybrid.ranked_by(self.settings.retrieval, self.embedder)}
-
-        def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
-            trained = {context.question_id: context for context in self.contexts} if split == "train" else {}
-            listed = self._retrieved(split) if retrieved else trained
-            counts["with_oracle"] = 0
-            pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
-            for question, found in zip(self.questions, self.candidates, strict=True):
-                if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
-                    continue
-                shown = listed.get(question.id) or contexts.assemble(question, found, True, config, seed)
-                wrong = template_attack.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
-                documents = [self.chunk_by_id[i] for i in shown.chunk_ids]
-                target = prompts.target(question, self.settings.prompts)
-                counts["with_oracle"] += bool(shown.oracle_positions)
-                yield training_rows.open_question(question, documents, shown.oracle_positions, target, wrong)
-
-        return self.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
-
-    def _retrieved(self, split: Split) -> dict[str, Context]:
-        """The best documents for each question, in their order, and which of them hold its answer."""
-        asked = [question for question in self.questions if question.split == split]
-        found = self.retriever.search([question.text for question in asked], self.settings.contexts.documents)
-        ids = [tuple(hit.chunk_id for hit in hits) for hits in found]
-        return {
-            question.id: Context(
-                question_id=question.id,
-                chunk_ids=shown,
-                oracle_positions=tuple(at for at, id in enumerate(shown) if id in question.oracle_ids),
-            )
-            for question, shown in zip(asked, ids, strict=True)
-        }
 
     @cached_property
     def chunk_by_id(self) -> dict[str, Chunk]:
@@ -352,7 +308,7 @@ class Road:
         stage = Stage("benchmark", hub.made_by(config), {"broken": config.broken})
         rows = self.store.make(stage, PublicRow, lambda counts: hub.read(config, counts))
         counts = rows.card["counts"]
-        track.say("{repository}, commit {commit}, licence: {licence}; cite {citation}".format(**counts))
+        say("{repository}, commit {commit}, licence: {licence}; cite {citation}".format(**counts))
         return rows
 
     @cached_property
@@ -382,7 +338,7 @@ class Road:
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:
         config = self.settings
-        with track.span("read API documentation"):
+        with span("read API documentation"):
             return apidocs.read(config.corpus.packages, config.seed, config.questions.test_fraction)
 
     def _rows(self, broken: list[str] | None = None) -> Iterator[benchmarks.Row]:

@@ -7,43 +7,14 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ragdist.config import Condition, Settings
 from ragdist.data import prompts
 from ragdist.data.matching import Form
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import Score
-from ragdist.records import Chunk, Forgery, Prompt, Question, Written
-from ragdist.storage.stages import make_folder, translate_errors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One question under one condition, ready to be asked.
-
-    Example: Case(id="attacked/77...", condition="attacked", question_id="77...", documents=(d7, forged, oracle, d2),
-    oracle_ids=("03...",), wrong=("'ascii'",), prompt=Prompt(...), answer=(60, 2))
-    """
-
-    id: str
-    """Also the prompt's."""
-    condition: Condition
-    question_id: str
-    documents: tuple[Chunk | Forgery, ...]
-    """In the order they are shown."""
-    oracle_ids: tuple[str, ...]
-    """Those of `documents` that hold the answer."""
-    wrong: tuple[str, ...]
-    """What the question's forgeries state, in every condition, so that repeating it has a base rate."""
-    prompt: Prompt
-    answer: tuple[int, ...]
-    """The right answer as tokens, with its tag if answers are reasoned, and the end token; what a Reader is asked."""
-
-    @property
-    def forged_ids(self) -> tuple[str, ...]:
-        """Those of `documents` that were written to mislead."""
-        return tuple(document.id for document in self.documents if isinstance(document, Forgery))
+from ragdist.evaluation.cases import Case
+from ragdist.records import Question, Written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +100,7 @@ def fingerprint(asked: Sequence[Case], questions: Mapping[str, Question], settin
 def made_of(
     label: str, sources: Sequence[str], cases: Sequence[Case], questions: Collection[Question], settings: Settings
 ) -> str:
-    """16 hexadecimal digits of all that the predictions of `evaluate` depend on."""
+    """16 hexadecimal digits of all that the predictions of `ask.ask_cases` depend on."""
     reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
     # What was asked before there was a choice of forms is not asked anew.
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
@@ -142,67 +113,3 @@ def weights(sources: Sequence[str], settings: Settings) -> list[object]:
     files = [file for source in sources if Path(source).is_dir() for file in sorted(Path(source).glob("*.safetensors"))]
     written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return [*sources, settings.model.model_dump(mode="json"), written]
-
-
-class Journal:
-    """Rows of JSON appended as they come; the same fingerprint finds them again after a kill, another starts anew.
-
-    The first line holds the fingerprint. A torn last line is dropped.
-
-    Raises:
-        StorageError: the folder cannot be written, or its disk is full.
-    """
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self._path = path
-        make_folder(path.parent)
-        header = {"fingerprint": fingerprint}
-        with translate_errors(path.parent):
-            lines, good = _whole_lines(path)
-            if lines[:1] != [header]:
-                lines, good = [], 0
-            self._file = path.open("ab")
-            self._file.truncate(good)
-            if not good:
-                self._write([header])
-        self.rows: list[dict[str, Any]] = lines[1:]
-        """What an earlier process left."""
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Appends rows and hands them to the operating system, so that a killed process loses none."""
-        with translate_errors(self._path.parent):
-            self._write(rows)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-        self._file.flush()
-
-
-def kept_rows(path: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """The rows of a Journal of this fingerprint; none where there is another, or no file."""
-    head, *rows = _whole_lines(path)[0] or [{}]
-    return rows if head == {"fingerprint": fingerprint} else []
-
-
-def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The rows up to the first torn line, and the bytes that they fill."""
-    rows: list[dict[str, Any]] = []
-    good = 0
-    if path.exists():
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    row = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    row = None
-                if not isinstance(row, dict):
-                    break
-                rows.append(row)
-                good += len(line)
-    return rows, good

@@ -15,7 +15,7 @@ from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
 from ragdist.evaluation.intervals import Interval, note
 from ragdist.records import as_row
-from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.storage.atomic import make_folder, translate_errors
 
 Metric = Literal["em", "f1", "subspan"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from ragdist.errors import ConfigError, TrainError
 from ragdist.kube import check
 from ragdist.kube.findings import Body, Document, at
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 PLURALS = {
     "PersistentVolume": "persistentvolumes",
@@ -195,7 +195,7 @@ def _send(document: Document, cluster: Cluster) -> None:
             f"{document.kind}/{document.name} has no place: namespace {namespace} or its kind is not there; "
             f"`kubectl create namespace {namespace}`, and install KubeRay"
         )
-    track.say(f"{document.kind}/{document.name}: {'changed' if there else 'made'}")
+    say(f"{document.kind}/{document.name}: {'changed' if there else 'made'}")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from ragdist.kube import objects, pods
 from ragdist.kube.objects import JOB, RUN, Manifest, named
 from ragdist.kube.pods import Job, Pods
 from ragdist.plan.layout import Plan
-from ragdist.tracking import run as track
+from ragdist.tracking.run import run_folder
 
 SETTINGS_FOLDER = "/etc/ragdist"
 FILES = ("settings.yaml", "access.yaml", "storage.yaml", "network.yaml", "job.yaml", "cluster.yaml")
@@ -47,7 +47,7 @@ def render(settings: Settings, job: Job, plan: Plan, standing: bool = False) -> 
     Raises:
         ConfigError: settings that cannot work in pods.
     """
-    run = settings.run.name or track.run_folder(settings, job).name
+    run = settings.run.name or run_folder(settings, job).name
     inside = pods.for_pods(settings, job, run)
     _refuse(inside)
     name = name_of(run)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ragdist.errors import StorageError
-from ragdist.tracking.run import read_json, write_json
+from ragdist.storage.atomic import read_json, write_json
 
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""

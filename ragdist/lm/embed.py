@@ -16,7 +16,7 @@ from ragdist.lm.hub import snapshot
 from ragdist.lm.source import commit
 from ragdist.lm.zero import quiet
 from ragdist.plan.shape import PACKAGE
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 MODULES = "modules.json"
 """Marks the folder of a sentence-transformers model."""
@@ -93,7 +93,7 @@ class SentenceEmbedder:
         lengths = [len(ids) for ids in self._model.tokenizer(list(texts), verbose=False)["input_ids"]]
         if most and max(lengths) > most and not self._cuts:
             self._cuts = True
-            track.say(
+            say(
                 f"{self.source} reads {most} tokens of a text, some have more and are found by their beginning alone; "
                 "lower chunks.tokens, or set retrieval.embedder to a model that reads more"
             )

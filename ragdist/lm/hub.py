@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ragdist.errors import ModelError
 from ragdist.lm.zero import quiet
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 
 def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted: Sequence[str], knob: str) -> Path:
@@ -44,7 +44,7 @@ def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted
             try:
                 fetch(offline=True)
             except LocalEntryNotFoundError:
-                track.say(f"downloading {source} from the hub")
+                say(f"downloading {source} from the hub")
             return fetch(offline=False)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -34,7 +34,7 @@ from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
 from ragdist.roles import Codec
-from ragdist.tracking.run import read_json, write_json
+from ragdist.storage.atomic import read_json, write_json
 
 SHARDED = "ranks"
 """What DeepSpeed writes in a checkpoint."""

@@ -14,7 +14,7 @@ from ragdist.config import Settings
 from ragdist.lm.checkpoints import MODEL, publish
 from ragdist.lm.load import load_codec, stop_at, with_adapter
 from ragdist.lm.rows import Plan
-from ragdist.tracking import run as track
+from ragdist.tracking.run import versions
 
 
 def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Settings], Any], card: str) -> None:
@@ -60,7 +60,7 @@ def card(name: str, trainer: Any, plan: Plan, rows: Path, settings: Settings) ->
     """The model card: what was tuned, on what, how, with which versions."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     made_by = {key: settings.model_dump(mode="json")[key] for key in ("model", "train", "seed")}
-    versions = "\n".join(f"- {name} {version}" for name, version in track.versions().items())
+    made_with = "\n".join(f"- {name} {version}" for name, version in versions().items())
     return f"""---
 base_model: {settings.model.source}
 library_name: transformers
@@ -79,5 +79,5 @@ The {name} model, tuned by ragdist from `{settings.model.source}` on {plan.rows}
 
 ## Versions
 
-{versions}
+{made_with}
 """

@@ -20,7 +20,7 @@ from ragdist.errors import ModelError, StorageError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
 from ragdist.plan.shape import PACKAGE, converted, in_package
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")
@@ -121,7 +121,7 @@ def _converted(gguf: Path) -> Path:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                track.say(f"waiting for the process that converts {gguf.name}")
+                say(f"waiting for the process that converts {gguf.name}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not final.exists():
                 _convert(gguf, final)
@@ -140,7 +140,7 @@ def _convert(gguf: Path, final: Path) -> None:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    track.say(f"converting {gguf.name} to safetensors in {final}: once, about 25 s for 135M weights")
+    say(f"converting {gguf.name} to safetensors in {final}: once, about 25 s for 135M weights")
     half = final.with_name(f"{final.name}.tmp")  # we hold the lock: what is there is left from a killed process
     shutil.rmtree(half, ignore_errors=True)
     prepare()  # saving imports deepspeed

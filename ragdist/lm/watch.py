@@ -16,7 +16,7 @@ from ragdist.errors import TrainError
 from ragdist.lm import checkpoints
 from ragdist.lm.checkpoints import CHECKPOINTS, STOP
 from ragdist.lm.rows import Plan
-from ragdist.tracking import run as track
+from ragdist.tracking.run import append_metrics
 
 
 class Watch(TrainerCallback):
@@ -29,7 +29,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.noted, self.time = state.global_step, time.monotonic()
         if self.first:
-            track.append_metrics(self.folder, "train_start", step=state.global_step, steps=state.max_steps)
+            append_metrics(self.folder, "train_start", step=state.global_step, steps=state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         asked = torch.tensor(int(self.first and (self.folder / STOP).exists()), device=args.device)
@@ -55,7 +55,7 @@ class Watch(TrainerCallback):
             values["grad_norm"] = logs["grad_norm"]
         self.noted, self.time = step, now
         if self.first:
-            track.append_metrics(self.folder, "train", step=step, steps=state.max_steps, **values)
+            append_metrics(self.folder, "train", step=step, steps=state.max_steps, **values)
         if not math.isfinite(values["loss"]):
             raise TrainError(f"the loss is {values['loss']} at step {step}; lower train.learning_rate")
 

@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from ragdist.config import ModelConfig, Settings
+from ragdist.storage.atomic import read_json
 from ragdist.storage.stages import CARD, ROWS
-from ragdist.tracking.run import read_json, versions
+from ragdist.tracking.run import versions
 
 CODECS = "codecs.json"
 """Beside the stages: the fingerprint of each model's tokenizer."""

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.roles import Shard
-from ragdist.storage.stages import make_folder, translate_errors
-from ragdist.tracking.run import read_json, write_json
+from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
 
 MODEL = "model"
 
 
-class Journal:
+class PhaseCheckpoint:
     """The finished phases below a folder."""
 
     def __init__(self, folder: Path) -> None:

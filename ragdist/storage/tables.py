@@ -24,7 +24,8 @@ from ragdist import records
 from ragdist.errors import DataError
 from ragdist.records import as_row, from_row
 from ragdist.roles import Model, Shard
-from ragdist.storage.stages import Rows, translate_errors
+from ragdist.storage.atomic import translate_errors
+from ragdist.storage.stages import Rows
 
 KIND, DIGEST, NOTES = b"ragdist.kind", b"ragdist.digest", b"ragdist.notes"
 SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ragdist.config import Settings
 from ragdist.evaluation.intervals import ALPHA, ENOUGH, Interval, difference, holm, interval, p_value, shown
 from ragdist.evaluation.report import bounds, grid
-from ragdist.storage.stages import translate_errors
+from ragdist.storage.atomic import translate_errors
 from ragdist.storage.tables import rows_at
 from ragdist.sweeps.trials import TRIALS, Point, Trial
 

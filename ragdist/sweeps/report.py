@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ragdist.config import Settings, loader
 from ragdist.evaluation.report import COLOURS, NAMES, bounds, grid
-from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.sweeps import trials
 from ragdist.sweeps.summary import Sweep, Tried
 

@@ -13,15 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ragdist.config import SweepConfig
-from ragdist.errors import DataError
 from ragdist.evaluation.intervals import Interval
-from ragdist.evaluation.report import METRICS, Report
-from ragdist.sweeps.trials import OBJECTIVES, Point, Scores, Trial
-from ragdist.systems.atm.report import Rounds
+from ragdist.sweeps.trials import OBJECTIVES, Point, Trial
 
-RAFT_NAMES = {"oracle": "clean"}
-ATM_NAMES = {"template": "attacked"}
-"""The template attack is the same documents for all trials; each trial's own attacker stands beside it."""
 ARM = "arm"
 T975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -74,29 +68,6 @@ class Sweep:
     def of(self, tried: Tried) -> list[float]:
         """The point's objectives."""
         return [tried.scores[name].mean for name in self.objective]
-
-
-def scores_of(report: Report | Rounds) -> Scores:
-    """What a trial is judged by, from its job's report: `clean`, `attacked`, and all else that was asked.
-
-    ATM's are those of its last stage.
-
-    Raises:
-        DataError: nothing was asked.
-    """
-    found: Scores = {}
-    if isinstance(report, Report):
-        for cell in report.cells:
-            base = "base_" if cell.model == report.baseline else ""
-            name = base + RAFT_NAMES.get(cell.condition, cell.condition)
-            found[name] = {metric: _plain(getattr(cell, metric)) for metric in METRICS}
-    else:
-        for score in report.scores:  # later stages take the place of earlier ones
-            name = ATM_NAMES.get(score.condition, score.condition)
-            found[name] = {metric: _plain(getattr(score, metric)) for metric in METRICS}
-    if not found:
-        raise DataError("no question was asked, so the trial has no score; set evaluation.conditions")
-    return found
 
 
 def summarise(job: str, trials: Sequence[Trial], config: SweepConfig, arms: Mapping[str, Point] | None = None) -> Sweep:
@@ -170,7 +141,3 @@ def _tried(group: Sequence[Trial], metric: str, arms: Mapping[str, Point]) -> Tr
 
 def _unseeded(point: Mapping[str, object]) -> Point:
     return {key: value for key, value in point.items() if key != "seed"}
-
-
-def _plain(value: Interval) -> tuple[float, float, float]:
-    return (value.mean, value.low, value.high)

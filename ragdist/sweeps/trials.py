@@ -25,7 +25,7 @@ from ragdist.config import Settings, SweepConfig, loader
 from ragdist.draws import rng_for
 from ragdist.errors import ConfigError
 from ragdist.records import as_row
-from ragdist.tracking.run import read_json, write_json
+from ragdist.storage.atomic import read_json, write_json
 
 TRIALS, TRIAL = "trials", "trial.json"
 OBJECTIVES = {"clean": ("clean",), "attacked": ("attacked",), "both": ("clean", "attacked")}

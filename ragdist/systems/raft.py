@@ -23,12 +23,15 @@ from ragdist.config import Settings
 from ragdist.data.pipeline import Road
 from ragdist.data.sources import apidocs
 from ragdist.evaluation import apicalls, predictions
-from ragdist.evaluation import summary as robustness
-from ragdist.evaluation.predictions import Case, Prediction
+from ragdist.evaluation.ask import ask_cases, kept_predictions
+from ragdist.evaluation.cases import Case, by_question, make_cases
+from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
+from ragdist.evaluation.summary import summarise
 from ragdist.records import Forgery, Question
 from ragdist.roles import Lesson, Reader, Tuner, Writer
-from ragdist.storage.stages import Stage, make_folder
+from ragdist.storage.atomic import make_folder
+from ragdist.storage.stages import Stage
 from ragdist.tracking.run import span
 
 OpenModel = Callable[[str], AbstractContextManager[tuple[Writer, Reader]]]
@@ -108,11 +111,11 @@ def cases(
         settings: the conditions.
         forgeries: of these questions; None are the test questions'.
     """
-    return robustness.cases(
+    return make_cases(
         questions,
         road.chunk_by_id,
         {found.question_id: found for found in road.candidates},
-        robustness.by_question(road.forgeries if forgeries is None else forgeries),
+        by_question(road.forgeries if forgeries is None else forgeries),
         road.retriever,
         road.codec,
         settings,
@@ -129,10 +132,10 @@ def _asked(
     settings: Settings,
 ) -> list[Prediction]:
     with span(f"evaluate {label}"):
-        if (kept := robustness.kept(label, [source], every, tests, folder, settings)) is not None:
+        if (kept := kept_predictions(label, [source], every, tests, folder, settings)) is not None:
             return kept
         with open_model(source) as (writer, reader):
-            return robustness.evaluate(label, [source], writer, reader, every, tests, folder, settings)
+            return ask_cases(label, [source], writer, reader, every, tests, folder, settings)
 
 
 def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -> Report:
@@ -141,7 +144,7 @@ def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -
     tests = test_questions(road)
     floor = apidocs.floor(train, tests) if settings.corpus.source == "apidocs" else {}
     judge = apicalls.Judge(tests, road.chunk_by_id)
-    return robustness.summarise(asked, tests, settings, floor, api_judge=judge)
+    return summarise(asked, tests, settings, floor, api_judge=judge)
 
 
 def test_questions(road: Road) -> list[Question]:

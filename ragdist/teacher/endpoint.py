@@ -29,7 +29,7 @@ from ragdist.records import Reply, Request
 from ragdist.teacher import completions
 from ragdist.teacher.completions import Again
 from ragdist.teacher.reply_cache import STOPPED, Ledger, key_of
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import Bar, say
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -97,7 +97,7 @@ class Endpoint:
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
         """See `roles.Teacher`. At most `teacher.in_flight` calls are under way, over all that is asked at once."""
-        with self.ledger.held() as stop, track.Bar(what, unit="replies") as bar:
+        with self.ledger.held() as stop, Bar(what, unit="replies") as bar:
             asking, owed = Asking(stop), deque[Pending]()
             try:
                 for request in requests:
@@ -142,7 +142,7 @@ class Endpoint:
         del self._calls[key]
         self._room.release()
 
-    def _reply(self, pending: Pending, bar: track.Bar) -> Reply:
+    def _reply(self, pending: Pending, bar: Bar) -> Reply:
         pending.call.result()
         again = f", {self._tried_again} calls tried again" if self._tried_again else ""
         bar.advance(1, note=self.ledger.note + again)
@@ -207,7 +207,7 @@ class Endpoint:
             except completions.NotTaken as error:
                 if str(error) not in self._left_out:
                     self._left_out.add(str(error))
-                    track.say(f"{self.config.model} does not take {error}; it is asked without")
+                    say(f"{self.config.model} does not take {error}; it is asked without")
             except completions.Refused as error:
                 if not error.certain and not self.ledger.answered:  # as likely to be wrong for every request
                     raise TeacherError(f"{error}; check teacher.url, teacher.model and the prompts") from None

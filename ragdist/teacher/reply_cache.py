@@ -22,8 +22,8 @@ from typing import BinaryIO, NamedTuple
 from ragdist.config import TeacherConfig
 from ragdist.errors import Stopped
 from ragdist.records import Reply, Request, as_row
-from ragdist.storage.stages import make_folder, translate_errors
-from ragdist.tracking import run as track
+from ragdist.storage.atomic import make_folder, translate_errors
+from ragdist.tracking.progress import say
 from ragdist.tracking.signals import stop_on_signal
 
 SAY_EVERY_S = 30.0
@@ -167,7 +167,7 @@ class Ledger:
                     raise Stopped(STOPPED) from None
                 if time.monotonic() - said > SAY_EVERY_S:
                     said = time.monotonic()
-                    track.say(f"waiting for another process that asks this teacher ({self.path}), {said - began:.0f} s")
+                    say(f"waiting for another process that asks this teacher ({self.path}), {said - began:.0f} s")
 
     def _take_in(self) -> None:
         """Reads what another process, or an earlier one, added; cuts off a line that was not finished."""
@@ -186,7 +186,7 @@ class Ledger:
                     row = json.loads(line)
                     self._note(row["key"], row["read"], row["written"], not row["failed"], len(line))
                 except (ValueError, LookupError, TypeError):
-                    track.say(f"{self.path}: the line at byte {self._end} cannot be read and is left out")
+                    say(f"{self.path}: the line at byte {self._end} cannot be read and is left out")
                     self._end += len(line)
         self._synced = self._end
 

@@ -1,6 +1,6 @@
 """Trackers: what a run notes in its folder, shown elsewhere while it goes.
 
-    with track.open_run(settings, "raft") as run, follow(run):     # run.trackers=[tensorboard, wandb]
+    with open_run(settings, "raft") as run, follow(run):     # run.trackers=[tensorboard, wandb]
         ...
 
 The run's folder is the truth and a tracker its mirror. Each is told the resolved settings, every number of
@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped
-from ragdist.storage.stages import make_folder
+from ragdist.storage.atomic import make_folder, read_json, write_json
 from ragdist.tracking import clients
-from ragdist.tracking import run as track
 from ragdist.tracking.clients import Outcome, Shown, Tracker
+from ragdist.tracking.progress import say
+from ragdist.tracking.run import RunFolder
 
 POLL_S = 1.0
 CLOSE_S = 30.0
@@ -63,7 +64,7 @@ class Sent:
 
 
 @contextmanager
-def follow(run: track.Run) -> Iterator[None]:
+def follow(run: RunFolder) -> Iterator[None]:
     """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended.
 
     Raises:
@@ -103,7 +104,7 @@ def results(folder: Path) -> dict[str, float]:
     """The numbers of summary.json worth a column: each score's mean by model and condition, minutes by phase."""
     if not (folder / "summary.json").exists():
         return {}
-    summary = track.read_json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
     found = {f"minutes/{name}": float(value) for name, value in summary.get("minutes", {}).items()}
     for row in summary.get("scores", []):
         scores = {name: value["mean"] for name, value in row.items() if isinstance(value, dict) and "mean" in value}
@@ -119,11 +120,11 @@ def presentable(settings: Settings) -> dict[str, Any]:
 class _Mirror(threading.Thread):
     """Reads what is new in metrics.jsonl once a second and hands it to one tracker."""
 
-    def __init__(self, name: str, run: track.Run) -> None:
+    def __init__(self, name: str, run: RunFolder) -> None:
         super().__init__(name=f"tracker-{name}", daemon=True)
         self.tracker_name, self.folder, self.job, self.settings = name, run.folder, run.job, run.settings
         self.file = make_folder(run.folder / "trackers") / f"{name}.json"
-        self.sent = Sent(**track.read_json(self.file)) if self.file.exists() else Sent()
+        self.sent = Sent(**read_json(self.file)) if self.file.exists() else Sent()
         self.outcome: Outcome = "failed"
         self._ended = threading.Event()
         self.start()
@@ -138,7 +139,7 @@ class _Mirror(threading.Thread):
             self._mirror()
         except BaseException as error:  # whatever a client throws: a run is worth more than its picture
             reason = str(error).strip().partition("\n")[0][:300]
-            track.say(
+            say(
                 f"{self.tracker_name} fails ({type(error).__name__}: {reason}); the run goes on without it, "
                 f"all numbers are in {self.folder / 'metrics.jsonl'}"
             )
@@ -186,7 +187,7 @@ class _Mirror(threading.Thread):
         self._note()
 
     def _note(self) -> None:
-        track.write_json(self.file, asdict(self.sent))
+        write_json(self.file, asdict(self.sent))
 
 
 def _end(mirrors: list[_Mirror], outcome: Outcome) -> None:
@@ -196,7 +197,7 @@ def _end(mirrors: list[_Mirror], outcome: Outcome) -> None:
     for mirror in mirrors:
         mirror.join(max(0.0, deadline - time.monotonic()))
         if mirror.is_alive():
-            track.say(
+            say(
                 f"{mirror.tracker_name} has not taken everything after {CLOSE_S:.0f} s; the run ends without it, "
                 f"all numbers are in {mirror.folder / 'metrics.jsonl'}"
             )

@@ -1,8 +1,8 @@
 """What a run leaves behind and what a person sees of it: settings, versions, metrics, spans, log, progress.
 
-    with track.open_run(settings, job="raft") as run:      # locked: one process a run folder
-        with track.span("train"): ...
-        track.metrics("train", step=3, loss=0.41)
+    with open_run(settings, job="raft") as run:      # locked: one process a run folder
+        with span("train"): ...
+        metrics("train", step=3, loss=0.41)
 
 Progress goes to stderr: bars on a terminal, a line every ten seconds elsewhere. Results never pass through here.
 Without an open run (in tests, in workers) metrics are dropped and progress is shown all the same.
@@ -15,9 +15,8 @@ import json
 import logging
 import os
 import platform
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -27,12 +26,12 @@ from typing import Any, TypeVar
 from ragdist.config import KubeConfig, RunConfig, Settings
 from ragdist.config.loader import dump, flatten, load
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
-from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
 from ragdist.tracking import logs
+from ragdist.tracking.progress import say
 
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
-LINE_EVERY_S = 10.0
 STATE = "state.json"
 listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
@@ -59,7 +58,7 @@ OPTIONAL = ("sentence-transformers", "faiss-cpu")
 
 
 @dataclass
-class Run:
+class RunFolder:
     """A run's folder: settings.yaml, versions.json, state.json, metrics.jsonl, log.txt, log.jsonl; a job adds more."""
 
     folder: Path
@@ -77,7 +76,7 @@ class Run:
         self.write_json(STATE, {"job": self.job, "state": state, "time": time.time(), "pid": os.getpid(), **more})
 
 
-_open: list[Run] = []
+_open: list[RunFolder] = []
 
 
 def run_folder(settings: Settings, job: str) -> Path:
@@ -100,13 +99,13 @@ def is_held(folder: Path) -> bool:
 
 
 @contextmanager
-def open_run(settings: Settings, job: str) -> Iterator[Run]:
+def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
     """The run's folder, locked until the block ends; its state says how the block ended.
 
     Raises:
         StorageError: the folder cannot be written, or another process works in it.
     """
-    run = Run(make_folder(run_folder(settings, job)).resolve(), settings, job)
+    run = RunFolder(make_folder(run_folder(settings, job)).resolve(), settings, job)
     with translate_errors(run.folder), (run.folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,7 +144,7 @@ def open_run(settings: Settings, job: str) -> Iterator[Run]:
                 kept.close()
 
 
-def _refuse_other_settings(run: Run) -> None:
+def _refuse_other_settings(run: RunFolder) -> None:
     """A run goes on with what it began with; where it runs and what is asked of it afterwards may change."""
     if not (run.folder / "settings.yaml").exists():
         return
@@ -202,75 +201,6 @@ def span(name: str) -> Iterator[None]:
     metrics("span", name=name, seconds=round(seconds, 3))
     if _open:
         _open[-1].seconds[name] = _open[-1].seconds.get(name, 0.0) + seconds
-
-
-def say(text: str) -> None:
-    """One line on stderr and in the log."""
-    log.info(text)
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
-
-
-class Bar:
-    """Progress of one phase on stderr. Use `progress` for loops; this one where work arrives in lumps."""
-
-    def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
-        self.what, self.total, self.unit, self.done = what, total, unit, 0
-        self._start = self._last = time.monotonic()
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(what, total=total)
-            self._bar.start()
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more items are done; `note` stands beside the bar (a loss, a rate)."""
-        self.done += count
-        if self._bar:
-            self._bar.update(self._task, advance=count, description=f"{self.what} {note}".strip())
-        elif time.monotonic() - self._last >= LINE_EVERY_S:
-            self._last = time.monotonic()
-            of = f" of {self.total}" if self.total else ""
-            left = ""
-            if self.total and self.done:
-                left = f", {(self._last - self._start) * (self.total - self.done) / self.done:.0f} s left"
-            say(f"{self.what}: {self.done}{of} {self.unit}{left} {note}".rstrip())
-
-    def close(self) -> None:
-        """Takes the bar off the screen."""
-        if self._bar:
-            self._bar.stop()
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """The items, with progress on stderr while they are consumed."""
-    with Bar(what, total if total is not None else (len(items) if hasattr(items, "__len__") else None)) as bar:  # type: ignore[arg-type]
-        for item in items:
-            yield item
-            bar.advance()
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Writes `value` as JSON, replacing the file in one step."""
-    half = path.with_name(path.name + ".tmp")
-    half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    half.replace(path)
-    return path
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text())
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 
 def nothing() -> None:
@@ -35,7 +35,7 @@ def stop_on_signal(
             raise KeyboardInterrupt
         stop.set()
         ask()
-        track.say(f"stopping: {what}; once more ends at once")
+        say(f"stopping: {what}; once more ends at once")
 
     before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.storage.atomic import make_folder, translate_errors
 
 LINES, TABLE, TRACE = "timeline.jsonl", "timeline.parquet", "trace.json"
 Stretch = tuple[float, float]

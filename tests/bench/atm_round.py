@@ -2,7 +2,7 @@
 
 python -m tests.bench.atm_round            # both results, `atm_round` and `atm_forge_grade`, from one run
 
-Ours is the round of `ragdist train atm` (`systems.atm.run.Game`) on two groups of a Ray of this machine, in a process of
+Ours is the round of `ragdist train atm` (`atm.run.Game`) on two groups of a Ray of this machine, in a process of
 its own; the questions it is played on, and nothing else, are ready made. Theirs is seven programs, one after another.
 Seconds are of the wall, from the start of a process to its end; loading is part of it: theirs for every program,
 ours once.
@@ -123,16 +123,16 @@ class NoBoard:
 
 def ours(folder: Path, half: bool) -> dict[str, float]:
     """Seconds of each phase, or of the first alone."""
-    from ragdist.storage.phases import Journal
+    from ragdist.storage.phases import PhaseCheckpoint
     from ragdist.systems.atm.run import Game
-    from ragdist.tracking import run as track
+    from ragdist.tracking.run import open_run
 
     made = Settings.model_validate_json((folder / "settings.json").read_text())
     made = made.model_copy(update={"run": RunConfig(folder=str(folder), name="run")})
     board: Any = NoBoard()
-    with track.open_run(made, "atm") as run, atm_rows.groups(folder, made) as (attacker, generator):
+    with open_run(made, "atm") as run, atm_rows.groups(folder, made) as (attacker, generator):
         parts = atm_rows.parts(folder, made)
-        game = Game(attacker, generator, parts, [], "", Journal(folder / "atm"), made, board)
+        game = Game(attacker, generator, parts, [], "", PhaseCheckpoint(folder / "atm"), made, board)
         game.prepare()
         if half:
             game.forge_and_grade(0)

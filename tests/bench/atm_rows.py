@@ -20,6 +20,7 @@ from ragdist.records import OpenQuestion
 from ragdist.roles import Shard
 from ragdist.storage.stages import Rows, Store
 from ragdist.storage.tables import split
+from ragdist.systems.atm.training_rows import open_questions
 from tests.bench.raft_useful_tokens import MODEL, REPOSITORY
 
 QUESTIONS = int(os.environ.get("RAGDIST_BENCH_QUESTIONS", "32"))
@@ -47,7 +48,7 @@ def settings(dtype: str = "float32", **atm: Any) -> Settings:
 
 def questions(folder: Path, made: Settings) -> Rows[OpenQuestion]:
     """The training questions with their documents, by ragdist's road."""
-    return Road(made, Store(folder / "data"), load_codec(made.model), SerialMapper()).open_questions("train")
+    return open_questions(Road(made, Store(folder / "data"), load_codec(made.model), SerialMapper()), "train")
 
 
 def prepare(folder: Path, made: Settings) -> None:

@@ -23,7 +23,7 @@ import torch
 from ragdist.config import LoraConfig, Settings
 from ragdist.config.loader import resolve
 from ragdist.data.pipeline import Road
-from ragdist.evaluation.summary import cases
+from ragdist.evaluation.cases import make_cases
 from ragdist.lm.beside import SideBySide
 from ragdist.lm.load import add_lora, load_codec, load_model
 from ragdist.lm.shared import SharedBase
@@ -106,7 +106,7 @@ def prompts(folder: Path, made: Settings) -> tuple[list[Prompt], list[Prompt]]:
     """Of the reciter and of the discoverer, by ragdist's road."""
     road = Road(made, Store(folder / "data"), load_codec(made.model), SerialMapper())
     questions = [question for question in road.selected if question.split == "test"]
-    found = [case.prompt for case in cases(questions, road.chunk_by_id, {}, {}, road.retriever, road.codec, made)]
+    found = [case.prompt for case in make_cases(questions, road.chunk_by_id, {}, {}, road.retriever, road.codec, made)]
     return found[: len(questions)], found[len(questions) :]
 
 

@@ -12,8 +12,8 @@ it. A stage loads its models with plain transformers and ends when its file is w
     dpo                  policy and a second, frozen model; batches of 2 pairs, full logits           -> model
     mito                 likewise; clean and attacked rows padded to one batch                        -> model
 
-Wording, parsing and the choice of pairs are ragdist's own (`systems.atm.forging`, `systems.atm.training_rows`), and draws have ragdist's
-keys, so both flows work on the same rows: what differs is how models are held, fed and chained.
+Wording, parsing and the choice of pairs are ragdist's own (`forging` and `training_rows` of `systems.atm`), and draws
+have ragdist's keys, so both flows work on the same rows: what differs is how models are held, fed and chained.
 
 Axes: B rows, T tokens, V vocabulary.
 """

@@ -18,9 +18,9 @@ from ragdist.config.loader import resolve
 from ragdist.errors import DataError, ModelError
 from ragdist.records import Bundle, Forgery, Grade, Question
 from ragdist.roles import Shard
-from ragdist.storage.stages import Stage, Store, make_folder
+from ragdist.storage.atomic import make_folder, write_json
+from ragdist.storage.stages import Stage, Store
 from ragdist.storage.tables import split
-from ragdist.tracking.run import write_json
 
 WEIGHTS = "weights.json"
 

@@ -22,6 +22,7 @@ from ragdist.storage import tables
 from ragdist.storage.stages import Store
 from ragdist.systems.atm import run as atm
 from ragdist.systems.atm.live import Board
+from ragdist.systems.atm.training_rows import open_questions
 from ragdist.tracking.timeline import Timeline
 from tests import game
 from tests.systems import test_atm as alone
@@ -65,9 +66,9 @@ def play(here, watch=lambda groups: None):
             yield first, second
 
     size = here.atm.questions_per_microbatch
-    train, test = (tables.split(road.open_questions(split), size) for split in ("train", "test"))
+    train, test = (tables.split(open_questions(road, split), size) for split in ("train", "test"))
     with Board(here.atm.rounds) as board:
-        outcome = atm.run(train, test, road.open_questions("test"), road.forgeries.path, open_sides, run, here, board)
+        outcome = atm.run(train, test, open_questions(road, "test"), road.forgeries.path, open_sides, run, here, board)
     timeline.close()
     return outcome, timeline
 

@@ -17,7 +17,8 @@ from ragdist.lm.checkpoints import MODEL, complete
 from ragdist.lm.score import load_scorer
 from ragdist.lm.tune import tune
 from ragdist.records import as_row
-from ragdist.tracking import run as track
+from ragdist.storage.atomic import write_json
+from ragdist.tracking.run import append_metrics, open_run
 from tests.cluster.test_train import REPOSITORY, wait_for_step
 from tests.training import lesson, losses, noted, rated, settings, write_rated
 
@@ -99,7 +100,7 @@ def test_lessons_without_room_are_trained_in_turn_and_the_runs_curves_show_both(
     made = settings(model, workers=2, epochs=1)
     made = made.model_copy(update={"run": made.run.model_copy(update={"folder": str(tmp_path)})})
     rows = write_rated(tmp_path / "rated.jsonl")
-    with track.open_run(made, "raft") as run:
+    with open_run(made, "raft") as run:
         lessons = [
             lesson(examples, run.folder / "reciter", made, "reciter"),
             lesson(rows, run.folder / "alignment", made, "alignment", "scorer"),
@@ -126,7 +127,7 @@ def test_failure_of_one_lesson_lets_the_other_save_and_ends_the_call(ray_here, m
             self.given, self.made = given, made
 
         def fit(self):
-            track.append_metrics(self.given.folder, "workers_started", workers=1)
+            append_metrics(self.given.folder, "workers_started", workers=1)
             if self.given.kind == "scorer":
                 wait_for_step(tmp_path / "reciter", 3)
             try:
@@ -134,7 +135,7 @@ def test_failure_of_one_lesson_lets_the_other_save_and_ends_the_call(ray_here, m
             except Stopped as stopped:
                 return SimpleNamespace(return_value={"stopped": str(stopped)})
             except DataError as error:
-                track.write_json(self.given.folder / job.FAILURE, {"kind": "DataError", "message": str(error)})
+                write_json(self.given.folder / job.FAILURE, {"kind": "DataError", "message": str(error)})
             return SimpleNamespace(return_value={})
 
     monkeypatch.setattr(job, "_trainer", Here)

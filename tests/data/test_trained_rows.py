@@ -16,6 +16,7 @@ from ragdist.data.prompts import parse
 from ragdist.errors import DataError
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.storage.stages import Store
+from ragdist.systems.atm.training_rows import open_questions
 from tests import tiny
 
 CODEC = tiny.codec()
@@ -187,13 +188,13 @@ def test_nothing_left_to_train_on_is_said_before_rows_are_made(tmp_path):
 def test_open_questions_are_those_that_are_trained_with_their_oracles_where_the_context_has_them(tmp_path):
     """T2: ATM learns the same targets, so a bad quote is left out there too; positions are those of the oracle."""
     made = road(tmp_path / "data", written(tmp_path, 20, bad={0, 1, 2, 3}), 0.5)
-    opened, contexts = list(made.open_questions("train")), list(made.contexts)
+    opened, contexts = list(open_questions(made, "train")), list(made.contexts)
     assert [question.id for question in opened] == [context.question_id for context in contexts]
     assert len(opened) == 16 and sum(bool(question.oracle_positions) for question in opened) == 8
-    for question in [*opened, *made.open_questions("test")]:
+    for question in [*opened, *open_questions(made, "test")]:
         number = question.text.removeprefix("Where is lamp ").removesuffix("?")
         golden = tuple(at for at, title in enumerate(question.titles) if title == number)
         assert question.oracle_positions == golden and len(question.titles) == 2
     assert {question.oracle_positions for question in opened} == {(), (0,), (1,)}
-    (tested,) = made.open_questions("test")
+    (tested,) = open_questions(made, "test")
     assert tested.oracle_positions and tested.text == "Where is lamp 20?"

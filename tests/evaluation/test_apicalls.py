@@ -10,9 +10,9 @@ import pytest
 from ragdist.config import CorpusConfig
 from ragdist.data.sources import benchmarks
 from ragdist.evaluation import apicalls
-from ragdist.evaluation import summary as robustness
 from ragdist.evaluation.apicalls import Call, Database, Judge, Tally
 from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.summary import summarise
 from ragdist.records import Chunk, Question
 from tests.evaluation import world
 
@@ -188,10 +188,10 @@ def test_tallies_of_shards_merge_to_the_whole():
 def test_report_has_the_score_for_apibench_and_for_nothing_else():
     settings = world.settings()
     judge = Judge(QUESTIONS, CHUNKS)
-    shown = robustness.summarise({"RAFT": SAID}, QUESTIONS, settings, {}, api_judge=judge)
+    shown = summarise({"RAFT": SAID}, QUESTIONS, settings, {}, api_judge=judge)
     assert shown.cells[0].api_calls == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
     others = [replace(question, dataset="nq_open") for question in QUESTIONS]
-    plain = robustness.summarise({"RAFT": SAID}, others, settings, {}, api_judge=Judge(others, CHUNKS))
+    plain = summarise({"RAFT": SAID}, others, settings, {}, api_judge=Judge(others, CHUNKS))
     assert plain.cells[0].api_calls is None
 
 

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from ragdist.evaluation import report
-from ragdist.evaluation import summary as robustness
 from ragdist.evaluation.intervals import holm
+from ragdist.evaluation.summary import compare, summarise
 from ragdist.sweeps import arms
 from ragdist.systems.atm import report as rounds_report
 from ragdist.systems.atm import summary as rounds
@@ -35,7 +35,7 @@ def test_models_are_compared_question_by_question():
     """
     before = group("base", lambda number: number < 60, range(100))
     after = group("tuned", lambda number: number >= 50, range(119, 19, -1))
-    found = robustness.compare(before, after, "em", SETTINGS)
+    found = compare(before, after, "em", SETTINGS)
     assert found.rows == 80 and found.change.mean == pytest.approx((40 - 30) / 80)
     assert found.p == pytest.approx(stats.binomtest(40, 70).pvalue)
     spread = 1.96 * ((70 / 80 - (10 / 80) ** 2) / 80) ** 0.5
@@ -45,7 +45,7 @@ def test_models_are_compared_question_by_question():
 def test_the_same_answers_in_another_order_are_no_change():
     before = group("base", lambda number: number % 3 == 0, range(120))
     after = group("tuned", lambda number: number % 3 == 0, range(119, -1, -1))
-    found = robustness.compare(before, after, "em", SETTINGS)
+    found = compare(before, after, "em", SETTINGS)
     assert (found.change, found.p) == ((0.0, 0.0, 0.0), 1.0)
 
 
@@ -77,7 +77,7 @@ def test_changes_of_the_robustness_table_are_one_family():
         rows = group(model, lambda number: lost <= number < 60 + gained, range(120)).values()
         return [replace(row, condition=condition) for condition in conditions for row in rows]
 
-    made = robustness.summarise(
+    made = summarise(
         {"base": said("base", 0, 0), "one": said("one", 3, 13), "two": said("two", 0, 20)},
         world.QUESTIONS,
         SETTINGS,

@@ -8,7 +8,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from ragdist.evaluation import report as reporting
-from ragdist.evaluation import summary as robustness
+from ragdist.evaluation.summary import summarise
 from tests.evaluation import world
 from tests.evaluation.world import RuleWriter, majority, stubborn
 
@@ -17,7 +17,7 @@ def build(folder, *conditions, **models):
     chosen = world.settings(conditions=list(conditions))
     asked = {label: world.evaluate(RuleWriter(rule), folder, chosen, label) for label, rule in models.items()}
     floor = {question.id: "103" for question in world.QUESTIONS}
-    return robustness.summarise(asked, world.QUESTIONS, chosen, floor)
+    return summarise(asked, world.QUESTIONS, chosen, floor)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_one_model_alone_is_one_row_compared_with_nothing(tmp_path):
 
 
 def test_nothing_asked_is_said_so_in_every_form(tmp_path):
-    empty = robustness.summarise({}, [], world.settings(), {})
+    empty = summarise({}, [], world.settings(), {})
     assert "0 questions" in printed(empty)
     assert "0 questions" in reporting.markdown(empty)
     assert reporting.picture(empty, tmp_path / "empty.png").exists()
@@ -105,6 +105,6 @@ def test_picture_of_many_models_grows_so_that_their_numbers_stay_apart(tmp_path)
     widths = []
     for count in (2, 8):
         asked = {f"model {n}": [replace(row, model=f"model {n}") for row in rows] for n in range(count)}
-        report = robustness.summarise(asked, world.QUESTIONS, chosen, {})
+        report = summarise(asked, world.QUESTIONS, chosen, {})
         widths.append(imread(reporting.picture(report, tmp_path / "report.png")).shape[1])
     assert widths[1] > 1.3 * widths[0]

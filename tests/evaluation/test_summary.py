@@ -14,8 +14,10 @@ from scipy import stats
 from ragdist import config
 from ragdist.data import prompts
 from ragdist.errors import DataError
-from ragdist.evaluation import summary as robustness
+from ragdist.evaluation.ask import ask_cases
+from ragdist.evaluation.cases import by_question, make_cases
 from ragdist.evaluation.report import markdown
+from ragdist.evaluation.summary import compare, summarise
 from ragdist.records import Forgery
 from tests import tiny
 from tests.evaluation import world
@@ -42,7 +44,7 @@ def predictions(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(predictions):
     floor = {question.id: "103" for question in world.QUESTIONS}
-    return robustness.summarise(predictions, world.QUESTIONS, world.settings(), floor)
+    return summarise(predictions, world.QUESTIONS, world.settings(), floor)
 
 
 def test_cases_hold_each_question_once_under_each_condition():
@@ -143,7 +145,7 @@ def test_retrieval_is_not_judged_where_no_oracle_is_known(tmp_path):
 
 
 def test_questions_without_forgeries_are_not_attacked():
-    found = robustness.cases(
+    found = make_cases(
         world.QUESTIONS[:1],
         world.CHUNKS,
         world.CANDIDATES,
@@ -172,16 +174,16 @@ def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path)
     """T6: all oracles of these have their answer behind long texts; prompts without an oracle lose none."""
     long = {i: replace(chunk, text="words " * 2000 + chunk.text) for i, chunk in world.CHUNKS.items()}
     chosen = world.settings(conditions=["closed_book", "oracle", "absent", "attacked"])
-    given = (robustness.by_question(world.FORGERIES), world.TitleRetriever(), tiny.codec(), chosen)
+    given = (by_question(world.FORGERIES), world.TitleRetriever(), tiny.codec(), chosen)
     for chunks, expected in ((world.CHUNKS, False), (long, True)):
-        cases = list(robustness.cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
+        cases = list(make_cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
         assert {case.condition for case in cases} == set(chosen.evaluation.conditions)
         for case in cases:
             assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "permuted", "attacked"))
     writer = RuleWriter(majority)
-    found = robustness.evaluate("base", ["a"], writer, None, cases, world.QUESTIONS[:3], tmp_path, chosen)
+    found = ask_cases("base", ["a"], writer, None, cases, world.QUESTIONS[:3], tmp_path, chosen)
     assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
-    shown = robustness.summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
+    shown = summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
     shares = {cell.condition: cell.cut_answers for cell in shown.cells}
     assert shares == {"closed_book": 0.0, "oracle": 1.0, "absent": 0.0, "permuted": 1.0, "attacked": 1.0}
 
@@ -218,7 +220,7 @@ def test_attack_success_is_measured_against_the_permuted_list(predictions):
     for condition in ("permuted", "attacked"):
         for q in world.QUESTIONS:
             by_id[condition, q.id] = replace(by_id[condition, q.id], em=half[q.id])
-    report = robustness.summarise({"RAFT": by_id.values()}, world.QUESTIONS, world.settings(), {})
+    report = summarise({"RAFT": by_id.values()}, world.QUESTIONS, world.settings(), {})
     (attack,) = (attack for attack in report.attacks if attack.metric == "em")
     assert (attack.rows, attack.success.mean) == (world.COUNT // 2, 0.0)
     assert report.cell("RAFT", "oracle").em.mean == 1.0 and report.cell("RAFT", "permuted").em.mean == 0.5
@@ -230,21 +232,21 @@ def test_comparing_pairs_questions_whatever_their_order_and_what_is_missing(pred
     ids = sorted(rows)
     before = {id: replace(rows[id], em=float(number < 60)) for number, id in enumerate(ids[:110])}
     after = {id: replace(rows[id], em=float(id in ids[:60] or id >= ids[100])) for id in reversed(ids[10:])}
-    change = robustness.compare(before, after, "em", world.settings())
+    change = compare(before, after, "em", world.settings())
     assert (change.rows, change.change.mean) == (100, pytest.approx(0.1)) and change.change.low > 0
 
 
 def test_questions_whose_documents_cannot_be_made_false_are_counted_in_the_report(predictions):
     """T3: they are asked under every condition but the attack."""
     found = [p for p in predictions["RAFT"] if p.condition != "attacked" or p.question_id >= "q003"]
-    report = robustness.summarise({"RAFT": found}, world.QUESTIONS, world.settings(), {})
+    report = summarise({"RAFT": found}, world.QUESTIONS, world.settings(), {})
     assert report.unforged == 3
     assert "3 questions are not asked, as no document could be made false." in markdown(report)
 
 
 def test_attack_success_of_a_model_that_is_never_right_is_not_defined(predictions):
     wrong = {"base": [replace(p, em=0.0) for p in predictions["base"]]}
-    report = robustness.summarise(wrong, world.QUESTIONS, world.settings(), {})
+    report = summarise(wrong, world.QUESTIONS, world.settings(), {})
     assert report.attacks[0].success is None
     assert report.floor is None
 
@@ -258,9 +260,9 @@ def test_changes_are_paired_and_put_into_words(report):
 
 def test_no_change_is_said_where_a_model_meets_itself_or_has_few_rows(predictions):
     twice = {"base": predictions["base"], "again": [replace(p, model="again") for p in predictions["base"]]}
-    report = robustness.summarise(twice, world.QUESTIONS, world.settings(), {})
+    report = summarise(twice, world.QUESTIONS, world.settings(), {})
     assert {change.verdict for change in report.changes} == {"no difference shown, +0.00 [+0.00, +0.00]"}
-    few = robustness.summarise(predictions, world.QUESTIONS[:20], world.settings(), {})
+    few = summarise(predictions, world.QUESTIONS[:20], world.settings(), {})
     assert all("fewer than 100 questions" in change.verdict for change in few.changes)
     assert {cell.rows for cell in few.cells} == {20}
 
@@ -287,9 +289,7 @@ def test_a_real_model_answers_alike_twice_and_in_any_batch_check_70(tmp_path):
     for run, tokens in enumerate((4096, 4096, 600)):
         writer, reader = ModelWriter(model, codec, tokens), ModelReader(model, tokens)
         given = world.cases(chosen, asked)
-        found.append(
-            robustness.evaluate("tiny", held.source, writer, reader, given, asked, tmp_path / str(run), chosen)
-        )
+        found.append(ask_cases("tiny", held.source, writer, reader, given, asked, tmp_path / str(run), chosen))
     assert found[0] == found[1]
     assert [replace(p, perplexity=None) for p in found[2]] == [replace(p, perplexity=None) for p in found[0]]
     assert [p.perplexity for p in found[2]] == pytest.approx([p.perplexity for p in found[0]], rel=1e-4)
@@ -320,7 +320,7 @@ def rule(asked, documents):
     if asked == "What is the default of `size` in `m.f60`?" and not documents:
         os.kill(os.getpid(), signal.SIGKILL)
     return majority(asked, documents)
-evaluate(RuleWriter(rule), Path({str(tmp_path)!r}), settings(), "RAFT")
+ask_cases(RuleWriter(rule), Path({str(tmp_path)!r}), settings(), "RAFT")
 """
     root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=120)
@@ -348,7 +348,7 @@ def test_other_prompts_answers_or_weights_start_anew(tmp_path):
         writer = RuleWriter(majority)
         asked = world.cases(chosen, questions)
         reader = world.FlatReader()
-        robustness.evaluate("RAFT", str(weights), writer, reader, asked, questions, tmp_path, chosen)
+        ask_cases("RAFT", str(weights), writer, reader, asked, questions, tmp_path, chosen)
         return len(writer.asked)
 
     assert [ask(base, two), ask(base, two)] == [2, 0]
@@ -366,7 +366,7 @@ def test_perplexity_is_read_on_request_and_kept(tmp_path):
     assert world.evaluate(RuleWriter(majority), tmp_path, chosen) == first
     lines = (tmp_path / "rule.perplexity.jsonl").read_text().splitlines()
     assert len(lines) == 1 + world.COUNT
-    report = robustness.summarise({"rule": first}, world.QUESTIONS, chosen, {})
+    report = summarise({"rule": first}, world.QUESTIONS, chosen, {})
     assert report.cell("rule", "oracle").perplexity == pytest.approx(2)
 
 
@@ -379,7 +379,7 @@ def test_the_answer_that_is_read_is_the_one_that_training_shows():
 def test_answers_cut_by_the_limit_are_counted(tmp_path):
     chosen = world.settings(conditions=["oracle"], max_new_tokens=1)
     predictions = world.evaluate(RuleWriter(lambda *_: "It is one hundred"), tmp_path, chosen)
-    report = robustness.summarise({"rule": predictions}, world.QUESTIONS, chosen, {})
+    report = summarise({"rule": predictions}, world.QUESTIONS, chosen, {})
     assert report.cell("rule", "oracle").unfinished == 1
 
 
@@ -396,7 +396,7 @@ def test_quotes_and_tags_of_reasoned_answers_are_counted(tmp_path, rule, valid, 
     chosen = world.settings(conditions=["oracle"], max_new_tokens=200)
     chosen = chosen.model_copy(update={"prompts": config.PromptsConfig(answer="reasoned")})
     predictions = world.evaluate(RuleWriter(rule), tmp_path, chosen)
-    cell = robustness.summarise({"rule": predictions}, world.QUESTIONS, chosen, {}).cell("rule", "oracle")
+    cell = summarise({"rule": predictions}, world.QUESTIONS, chosen, {}).cell("rule", "oracle")
     assert (cell.quotes_valid, cell.untagged) == (valid, untagged)
     assert tiny.codec().decode(world.cases(chosen)[4].answer[:-1]) == "<ANSWER>: 104"
 
@@ -411,7 +411,7 @@ def test_yes_no_maybe_data_gets_label_accuracy_check_68(tmp_path):
     chosen = world.settings(conditions=["closed_book"])
     writer = RuleWriter(lambda text, _: said[text])
     predictions = world.evaluate(writer, tmp_path, chosen, questions=asked)
-    cell = robustness.summarise({"rule": predictions}, asked, chosen, {}).cell("rule", "closed_book")
+    cell = summarise({"rule": predictions}, asked, chosen, {}).cell("rule", "closed_book")
     assert cell.three_way == (4, 0.75, pytest.approx(0.6))
     assert cell.two_way == (3, 1.0, 1.0)
 

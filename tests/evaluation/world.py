@@ -10,7 +10,9 @@ from typing import Any
 
 from ragdist.config import loader
 from ragdist.data import prompts
-from ragdist.evaluation import summary as robustness
+from ragdist.evaluation.ask import ask_cases
+from ragdist.evaluation.cases import Case, by_question, make_cases
+from ragdist.evaluation.predictions import Prediction
 from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, Written
 from tests import tiny
 
@@ -144,13 +146,13 @@ class FlatReader:
             yield [(e.id, [-0.6931471805599453] * (len(e.tokens) - e.prompt_tokens)) for e in batch]
 
 
-def cases(chosen: loader.Settings, questions: Sequence[Question] = tuple(QUESTIONS)) -> list[robustness.Case]:
-    forgeries = robustness.by_question(FORGERIES)
-    return list(robustness.cases(questions, CHUNKS, CANDIDATES, forgeries, TitleRetriever(), tiny.codec(), chosen))
+def cases(chosen: loader.Settings, questions: Sequence[Question] = tuple(QUESTIONS)) -> list[Case]:
+    forgeries = by_question(FORGERIES)
+    return list(make_cases(questions, CHUNKS, CANDIDATES, forgeries, TitleRetriever(), tiny.codec(), chosen))
 
 
 def evaluate(
     writer: RuleWriter, folder: Path, chosen: loader.Settings, label: str = "rule", questions: Any = tuple(QUESTIONS)
-) -> list[robustness.Prediction]:
+) -> list[Prediction]:
     asked = cases(chosen, questions)
-    return robustness.evaluate(label, "nowhere", writer, FlatReader(), asked, questions, folder, chosen)
+    return ask_cases(label, "nowhere", writer, FlatReader(), asked, questions, folder, chosen)

@@ -13,6 +13,7 @@ from ragdist.data.pipeline import Road
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
 from ragdist.storage.stages import Store
+from ragdist.systems.atm.training_rows import open_questions
 from tests import tiny
 from tests.kube.bundles import SWEPT
 from tests.plan import shapes
@@ -60,7 +61,7 @@ def go_elsewhere(tmp_path, monkeypatch):
     settings = load([*MODEL, *RANKS, f"corpus.questions=[{there / 'q.jsonl'}]"])
     road = Road(settings, Store(there / "runs" / "data"), tiny.codec(), SerialMapper())
     road.make("examples")
-    road.open_questions("train")
+    open_questions(road, "train")
     workload.note_codec(there / "runs" / "data", settings.model, tiny.codec().fingerprint)
 
 

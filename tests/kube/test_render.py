@@ -9,7 +9,7 @@ from ragdist.errors import ConfigError
 from ragdist.kube import check, pods, render
 from ragdist.plan import layout
 from ragdist.plan.seats import GIB
-from ragdist.tracking import run as track
+from ragdist.tracking.run import run_folder
 from tests.kube.bundles import CRDS, JOBS, needs_crds, rendered, settings_of
 
 
@@ -85,9 +85,9 @@ def test_the_run_has_the_name_it_would_have_anywhere(job):
     settings = settings_of(job).model_copy(update={"run": loader.Settings().run})
     manifests = rendered(job, settings)
     inside = loader.resolve(loader.yaml.safe_load(manifests["settings.yaml"][0]["data"]["settings.yaml"]))
-    assert inside.run.name == track.run_folder(settings, job).name
+    assert inside.run.name == run_folder(settings, job).name
     assert inside == pods.for_pods(settings, job, inside.run.name)
-    assert track.run_folder(inside, job).as_posix() == f"/shared/runs/{inside.run.name}"
+    assert run_folder(inside, job).as_posix() == f"/shared/runs/{inside.run.name}"
     verb = f"sweep {job.removeprefix('sweep-')}" if job.startswith("sweep") else f"train {job}"
     assert manifests["job.yaml"][0]["spec"]["entrypoint"] == f"ragdist {verb} /etc/ragdist/settings.yaml"
     assert manifests == rendered(job, settings)

@@ -12,6 +12,7 @@ from ragdist.data.sources import places
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
 from ragdist.storage.stages import Store
+from ragdist.systems.atm.training_rows import open_questions
 from ragdist.tracking.run import versions
 from tests import tiny
 
@@ -36,7 +37,7 @@ def made(tmp_path):
     )
     road = Road(settings, Store(tmp_path / "runs" / "data"), tiny.codec(), SerialMapper())
     road.make("examples")
-    road.open_questions("train")
+    open_questions(road, "train")
     workload.note_codec(tmp_path / "runs" / "data", settings.model, tiny.codec().fingerprint)
     return settings, road
 

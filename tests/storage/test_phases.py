@@ -5,7 +5,7 @@ import pytest
 
 from ragdist.errors import StorageError
 from ragdist.roles import Shard
-from ragdist.storage.phases import Journal
+from ragdist.storage.phases import PhaseCheckpoint
 
 
 def shard(name, notes=None):
@@ -13,7 +13,7 @@ def shard(name, notes=None):
 
 
 def test_phase_is_made_once_and_noted_in_the_order_of_names_whatever_order_it_came_in(tmp_path):
-    one, other = Journal(tmp_path / "one"), Journal(tmp_path / "other")
+    one, other = PhaseCheckpoint(tmp_path / "one"), PhaseCheckpoint(tmp_path / "other")
     first = one.shards("round-0/forged", lambda _: [shard("00001"), shard("00000")])
     assert [found.name for found in first] == ["00000", "00001"]
     other.shards("round-0/forged", lambda _: [shard("00000"), shard("00001")])
@@ -22,7 +22,7 @@ def test_phase_is_made_once_and_noted_in_the_order_of_names_whatever_order_it_ca
 
 
 def test_finished_phase_is_its_files(tmp_path):
-    journal = Journal(tmp_path)
+    journal = PhaseCheckpoint(tmp_path)
     journal.shards("round-0/forged", lambda _: [shard("00000")])
 
     def make(_):
@@ -34,7 +34,7 @@ def test_finished_phase_is_its_files(tmp_path):
 
 
 def test_phase_that_failed_is_not_noted(tmp_path):
-    journal = Journal(tmp_path)
+    journal = PhaseCheckpoint(tmp_path)
 
     def fail(_):
         yield shard("00000")
@@ -46,7 +46,7 @@ def test_phase_that_failed_is_not_noted(tmp_path):
 
 
 def test_what_was_learned_is_noted_without_times(tmp_path):
-    journal = Journal(tmp_path)
+    journal = PhaseCheckpoint(tmp_path)
     journal.learned("round-0/attacker", lambda _: [{"step": 1, "loss": 0.5, "seconds": 3.2}])
     assert json.loads((tmp_path / "round-0" / "attacker.json").read_text()) == {"steps": [{"step": 1, "loss": 0.5}]}
     assert journal.learned("round-0/attacker", lambda _: []) == [{"step": 1, "loss": 0.5}]
@@ -56,11 +56,11 @@ def test_what_was_learned_is_noted_without_times(tmp_path):
 def test_folder_that_is_a_file_names_the_knob(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"run\.folder"):
-        Journal(tmp_path / "file")
+        PhaseCheckpoint(tmp_path / "file")
 
 
 def test_adopted_phases_are_those_finished_elsewhere_and_not_here(tmp_path):
-    there, here = Journal(tmp_path / "there"), Journal(tmp_path / "here")
+    there, here = PhaseCheckpoint(tmp_path / "there"), PhaseCheckpoint(tmp_path / "here")
     for name in ("a", "b"):
         folder = there.folder / "round-0" / name / "model"
         folder.mkdir(parents=True)

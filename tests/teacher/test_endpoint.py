@@ -14,9 +14,9 @@ import pytest
 
 from ragdist.config import TeacherConfig
 from ragdist.errors import Stopped, TeacherError
-from ragdist.local import LocalTeacher
 from ragdist.records import Request
 from ragdist.teacher.endpoint import Endpoint
+from ragdist.teacher.local import LocalTeacher
 from tests import faults, tiny
 
 ROOT = Path(__file__).parents[2]

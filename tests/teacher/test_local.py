@@ -8,8 +8,8 @@ import pytest
 
 from ragdist.config import ModelConfig, TeacherConfig
 from ragdist.errors import Stopped
-from ragdist.local import LocalTeacher
 from ragdist.records import Prompt, Request
+from ragdist.teacher.local import LocalTeacher
 from tests import faults, tiny
 
 TEXTS = [question.text for question in tiny.questions()] * 3

@@ -9,9 +9,11 @@ import pytest
 
 from ragdist.config import loader
 from ragdist.errors import ConfigError
+from ragdist.storage.atomic import write_json
 from ragdist.systems.atm.live import Board
 from ragdist.tracking import clients, mirror
-from ragdist.tracking import run as track
+from ragdist.tracking.run import metrics as note_metrics
+from ragdist.tracking.run import open_run
 from tests.trackers import world
 
 
@@ -35,7 +37,7 @@ def test_steps_of_rounds_are_counted_on_and_lines_without_a_step_stay_here():
 
 
 def test_a_game_of_two_models_is_mirrored_while_it_goes(tmp_path):
-    with track.open_run(settings(tmp_path), "atm") as run, mirror.follow(run), Board(2) as board:
+    with open_run(settings(tmp_path), "atm") as run, mirror.follow(run), Board(2) as board:
         board.step("round-0/attacker", 3, 40, {"loss": 0.5})
         board.step("round-1/generator", 1, 20, {"loss": 1.5})
         board.result(1, right_clean=0.25)
@@ -50,8 +52,8 @@ def test_numbers_arrive_while_the_run_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(mirror, "POLL_S", 0.01)
     arrived = threading.Event()
     monkeypatch.setattr(clients.TensorBoard, "flush", lambda self: (self._writer.flush(), arrived.set()))
-    with track.open_run(settings(tmp_path), "raft") as run, mirror.follow(run):
-        track.metrics("train", step=1, loss=0.5)
+    with open_run(settings(tmp_path), "raft") as run, mirror.follow(run):
+        note_metrics("train", step=1, loss=0.5)
         assert arrived.wait(30)
         assert world.tensorboard(run.folder / "tensorboard") == [("train/loss", 1, 0.5)]
 
@@ -99,8 +101,8 @@ def test_a_tracker_that_never_answers_does_not_hold_the_run(tmp_path, monkeypatc
     monkeypatch.setattr(mirror, "CLOSE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection, says nothing
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with track.open_run(settings(tmp_path, "run.trackers=[mlflow]"), "raft") as run, mirror.follow(run):
-            track.metrics("train", step=1, loss=0.5)
+        with open_run(settings(tmp_path, "run.trackers=[mlflow]"), "raft") as run, mirror.follow(run):
+            note_metrics("train", step=1, loss=0.5)
         assert "mlflow has not taken everything" in capsys.readouterr().err
     assert json.loads((run.folder / "state.json").read_text())["state"] == "finished"
 
@@ -109,7 +111,7 @@ def test_a_client_that_is_not_installed_is_said_before_the_run(tmp_path, monkeyp
     monkeypatch.setitem(clients.PACKAGES, "wandb", "no_such_package")
     with (
         pytest.raises(ConfigError, match=r"pip install ragdist\[wandb\]"),
-        track.open_run(settings(tmp_path, "run.trackers=[wandb]"), "raft") as run,
+        open_run(settings(tmp_path, "run.trackers=[wandb]"), "raft") as run,
         mirror.follow(run),
     ):
         pytest.fail("the run began")
@@ -137,7 +139,7 @@ def test_every_setting_is_told(tmp_path):
 
 
 def test_results_are_means_by_model_and_condition(tmp_path):
-    track.write_json(
+    write_json(
         tmp_path / "summary.json",
         {
             "scores": [{"model": "RAFT", "condition": "absent", "rows": 12, "em": {"mean": 0.5, "low": 0.2}}],

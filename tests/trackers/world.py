@@ -11,12 +11,13 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 RUN = """
 import json, sys
-from ragdist import loader, track
+from ragdist.config import loader
+from ragdist.tracking.run import append_metrics, open_run
 from ragdist.trackers.follow import follow
 first, last, finish, *arguments = sys.argv[1:]
-with track.open_run(loader.load(arguments), "raft") as run, follow(run):
+with open_run(loader.load(arguments), "raft") as run, follow(run):
     for step in range(int(first), int(last) + 1):
-        track.append_metrics(run.folder, "train", step=step, steps=4, loss=1 / step)
+        append_metrics(run.folder, "train", step=step, steps=4, loss=1 / step)
     if finish == "kill":
         import os, signal, time
         marks = [run.folder / "trackers" / f"{name}.json" for name in run.settings.run.trackers]

@@ -7,7 +7,7 @@ import pytest
 
 from ragdist.config import loader
 from ragdist.tracking import logs
-from ragdist.tracking import run as track
+from ragdist.tracking.run import open_run, span
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def test_phase_of_a_round(name, where):
 
 def test_lines_of_a_run_say_run_job_and_phase_and_errors_their_traceback(tmp_path):
     settings = loader.load([f"run.folder={tmp_path}", "run.name=mine"])
-    with pytest.raises(ZeroDivisionError), track.open_run(settings, "raft"):
-        with track.span("round-1/forged"), logs.at(rank=3):
+    with pytest.raises(ZeroDivisionError), open_run(settings, "raft"):
+        with span("round-1/forged"), logs.at(rank=3):
             logging.getLogger("ragdist.lm").warning("%d rows", 7)
         raise ZeroDivisionError
     begun, warned, done, failed = map(json.loads, (tmp_path / "mine" / "log.jsonl").read_text().splitlines())
@@ -38,6 +38,6 @@ def test_lines_of_a_run_say_run_job_and_phase_and_errors_their_traceback(tmp_pat
 
 
 def test_a_run_that_says_nothing_has_no_file(tmp_path):
-    with track.open_run(loader.load([f"run.folder={tmp_path}", "run.name=mine"]), "raft"):
+    with open_run(loader.load([f"run.folder={tmp_path}", "run.name=mine"]), "raft"):
         pass
     assert not (tmp_path / "mine" / "log.jsonl").exists()

@@ -17,7 +17,7 @@ from ragdist.errors import ConfigError
 from ragdist.records import Chunk, Hit
 from ragdist.roles import Embedder
 from ragdist.storage.stages import Stage, Store
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import Bar
 
 VECTORS = "vectors.npy"
 BLOCK = 256
@@ -112,7 +112,7 @@ def open_vectors(
 def _write_vectors(path: Path, chunks: Mapping[str, Chunk], embedder: Embedder, prefix: str) -> dict[str, int]:
     """Written, not mapped: to a mapped file a full disk is a dead process."""
     ids, shape = sorted(chunks), (0, 0)
-    with path.open("wb") as file, track.Bar("vectors", total=len(ids), unit="chunks") as bar:
+    with path.open("wb") as file, Bar("vectors", total=len(ids), unit="chunks") as bar:
         for start in range(0, len(ids), BLOCK):
             block = [chunks[chunk_id] for chunk_id in ids[start : start + BLOCK]]
             made = embedder.embed([f"{prefix}{chunk.title}\n{chunk.text}" for chunk in block])

@@ -19,7 +19,7 @@ from ragdist.data.sources import encodings
 from ragdist.data.sources.places import Place, at
 from ragdist.data.sources.values import Number
 from ragdist.errors import DataError
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """Each row with where it stands: `path, line 3`."""
@@ -144,7 +144,7 @@ def _separated(place: Place, broken: Broken) -> Rows:
     value."""
     text, note = encodings.decoded(place.read())
     if note:
-        track.say(f"{place.address} {note}")
+        say(f"{place.address} {note}")
     header = text.partition("\n")[0]
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     for cells in table:

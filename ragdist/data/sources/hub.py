@@ -17,7 +17,7 @@ from ragdist.data.sources import places
 from ragdist.data.sources.files import READ_ERRORS, Broken, json_lines
 from ragdist.data.sources.public import BENCHMARKS, Benchmark, PublicRow
 from ragdist.errors import ConfigError, DataError
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import progress, say
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -69,7 +69,7 @@ def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
     counts |= {"licence": benchmark.licence, "citation": benchmark.citation, "repeated": 0, "broken": []}
     seen, policy = set[str](), Broken(config.broken, counts["broken"])
     for path, split in copy.files:
-        for where, row in track.progress(_rows(path, policy), f"rows of {path.name}"):
+        for where, row in progress(_rows(path, policy), f"rows of {path.name}"):
             try:
                 found = replace(benchmark.read(row, path.name), split=split)
             except (KeyError, TypeError, AttributeError, DataError) as error:
@@ -105,7 +105,7 @@ def _fetch(benchmark: Benchmark, config: CorpusConfig) -> Copy:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RevisionNotFoundError
 
-    track.say(f"{config.benchmark}: {benchmark.repository} from the hub ({benchmark.licence})")
+    say(f"{config.benchmark}: {benchmark.repository} from the hub ({benchmark.licence})")
     patterns = [*benchmark.files, "README.md"]
     try:
         folder = Path(

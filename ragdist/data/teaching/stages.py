@@ -15,7 +15,7 @@ from ragdist.errors import DataError
 from ragdist.records import Chunk, Question
 from ragdist.roles import Retriever, Teacher
 from ragdist.storage.stages import Rows, Stage, Store
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 
 ASKING = {"questions_per_chunk", "chunks", "ask", "temperature", "max_new_tokens"}
 ANSWERING = {"answer", "repair", "invalid", "max_new_tokens"}
@@ -86,7 +86,7 @@ class Lessons:
         def produce(counts: dict[str, Any]) -> Iterator[Question]:
             yield from asking.reason(selected, _oracles(chunks), self.teacher, self._config, counts)
             if counts["invalid"] or counts["refused"]:
-                track.say(f"reasoning: {_listed(counts, ('reasoned', 'repaired', *LISTED))}")
+                say(f"reasoning: {_listed(counts, ('reasoned', 'repaired', *LISTED))}")
 
         return self.store.make(self._stage("reasoned", inputs, settings), Question, produce)
 
@@ -126,7 +126,7 @@ def _tell(asked: Rows[Question], counts: Mapping[str, Any]) -> None:
             "look at the replies in the data folder's teacher-*.jsonl, then change teacher.model, teacher.ask or "
             "teacher.answer"
         )
-    track.say(f"{told['taught']} of {len(asked)} questions about {told['chunks']} chunks hold; {_listed(told, LISTED)}")
+    say(f"{told['taught']} of {len(asked)} questions about {told['chunks']} chunks hold; {_listed(told, LISTED)}")
 
 
 def _listed(counts: Mapping[str, Any], names: Iterable[str]) -> str:

@@ -5,7 +5,7 @@
         board.advance(1, forged=24, stated=15)            # sums of a finished microbatch
         board.step("round-0/attacker", 3, 40, {"loss": 0.41, "kl": 0.02})
 
-Both go to stderr; results never pass through here. A terminal shows one Board at a time and no `tracking.run.Bar` beside it.
+Both go to stderr; results never pass through here. A terminal shows one Board at a time and no `Bar` beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ragdist.tracking import logs
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import LINE_EVERY_S, say
+from ragdist.tracking.run import metrics as note_metrics
 from ragdist.tracking.timeline import Timeline
 
 IDLE_WINDOW_S = 120.0
@@ -81,14 +82,14 @@ class Board:
         with self._lock:
             self._name, self._unit, self._total, self._done = spelled(phase, self.rounds), "steps", total, done
             self._values.update(metrics)
-        track.metrics(phase, **{"step": done, "steps": total, **metrics})
+        note_metrics(phase, **{"step": done, "steps": total, **metrics})
         self._changed()
 
     def result(self, round: int, **numbers: float) -> None:
         """Numbers of a whole round: they stay on the panel, and are a line of `rounds` in metrics.jsonl."""
         with self._lock:
             self._seen.update((name.replace("_", " "), _number(value)) for name, value in numbers.items())
-        track.metrics("rounds", **{"step": round, **numbers})
+        note_metrics("rounds", **{"step": round, **numbers})
 
     def line(self) -> str:
         """Phase, progress, and the numbers that this phase has."""
@@ -102,7 +103,7 @@ class Board:
     def _note_sums(self) -> None:
         if self._sums:
             seconds = round(time.monotonic() - self._start, 3)
-            track.metrics(self._phase, **{**self._sums, "seconds": seconds})
+            note_metrics(self._phase, **{**self._sums, "seconds": seconds})
 
     def _numbers(self) -> list[tuple[str, str]]:
         """(name, value) of what this phase has, in the order of WANTED, then by name."""
@@ -127,9 +128,9 @@ class Board:
         return self._idle
 
     def _changed(self) -> None:
-        if not self._live and time.monotonic() - self._said >= track.LINE_EVERY_S:
+        if not self._live and time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
-            track.say(self.line())
+            say(self.line())
 
     def _panel(self) -> Any:
         from rich.panel import Panel

@@ -14,7 +14,7 @@ from rich.text import Text
 from ragdist.evaluation.intervals import ENOUGH, Interval, note, shown
 from ragdist.evaluation.report import COLOURS, NAMES, bounds, grid
 from ragdist.records import as_row
-from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.systems.atm.asking import Condition
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)

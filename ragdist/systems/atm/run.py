@@ -31,12 +31,12 @@ from ragdist.config import Settings
 from ragdist.errors import TrainError
 from ragdist.records import OpenQuestion
 from ragdist.roles import Shard, Side
-from ragdist.storage.phases import Journal
+from ragdist.storage.phases import PhaseCheckpoint
 from ragdist.systems.atm import asking, forging, training_rows
 from ragdist.systems.atm import summary as rounds
 from ragdist.systems.atm.live import Board
 from ragdist.systems.atm.report import Rounds
-from ragdist.tracking import run as track
+from ragdist.tracking.run import span
 
 
 class Start(NamedTuple):
@@ -98,7 +98,7 @@ def run(
     Raises:
         RagdistError: bad input, a stop request, or a side that failed too often; what is finished stays.
     """
-    journal = Journal(folder / "atm")
+    journal = PhaseCheckpoint(folder / "atm")
     learned = {side: _learned(side, journal, settings) for side in ("attacker", "generator")}
     starts = {side: _start(side, phases, journal, settings) for side, phases in learned.items()}
     with open_sides(starts["attacker"], starts["generator"]) as (attacker, generator):
@@ -130,13 +130,13 @@ def common(keys: Iterable[str], settings: Settings) -> str:
     return ATTACKER if ATTACKER in first else GENERATOR
 
 
-def _learned(side: str, journal: Journal, settings: Settings) -> list[str]:
+def _learned(side: str, journal: PhaseCheckpoint, settings: Settings) -> list[str]:
     """The phases in which this side learns, in order."""
     first = {"generator": settings.atm.first_tuning, "attacker": settings.atm.attacker_warmup != "none"}[side]
     return ["first/" + side] * first + [f"round-{number}/{side}" for number in range(settings.atm.rounds)]
 
 
-def _start(side: str, phases: Sequence[str], journal: Journal, settings: Settings) -> Start:
+def _start(side: str, phases: Sequence[str], journal: PhaseCheckpoint, settings: Settings) -> Start:
     """The side's newest model. Version 0 enters round 0, so a side that is tuned first begins at -1."""
     config = settings.attacker if side == "attacker" else settings.generator
     begin = -1 if phases[0].startswith("first/") else 0
@@ -153,7 +153,7 @@ class Game:
     train: list[Shard]
     test: list[Shard]
     template: str
-    journal: Journal
+    journal: PhaseCheckpoint
     settings: Settings
     board: Board
 
@@ -216,7 +216,7 @@ class Game:
 
         if not self.journal.done(grading_phase):
             self.board.phase(f"round {number + 1}, forge and grade", len(self.train))
-            with track.span(f"{forging_phase} and graded"):
+            with span(f"{forging_phase} and graded"):
                 stream = self.generator.each(
                     training_rows.grade,
                     written(),
@@ -280,7 +280,7 @@ class Game:
             return self.journal.shards(phase, _never)
         self.board.phase(phase, len(inputs))
         tuples = (one if isinstance(one, tuple) else (one,) for one in inputs)
-        with track.span(phase):
+        with span(phase):
             return self.journal.shards(
                 phase, lambda folder: self._watched(side.each(work, tuples, *shared, folder=folder, phase=phase))
             )
@@ -306,7 +306,7 @@ class Game:
                 "atm.temperature or atm.max_new_tokens, or warm the attacker up (atm.attacker_warmup=swap)"
             )
         self.board.phase(phase)
-        with track.span(phase):
+        with span(phase):
             self.journal.learned(
                 phase, lambda folder: side.learn(loss, shards, prepare=prepare, folder=folder, phase=phase)
             )

@@ -8,24 +8,84 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ragdist.config import Settings
+from ragdist.data import contexts, prompts
 from ragdist.data import template_attack as template
+from ragdist.data.contexts import permuted
+from ragdist.data.pipeline import Road
 from ragdist.data.prompts import Shown, fit, golden_of, prompt, renderer
-from ragdist.draws import draw, draws, order_for, rng_for
+from ragdist.data.retrieval import hybrid
+from ragdist.draws import draw, order_for, rng_for
 from ragdist.errors import DataError
-from ragdist.records import Bundle, Chunk, Example, Forgery, Grade, OpenQuestion, Page, Prompt, Question, content_id
+from ragdist.records import (
+    Bundle,
+    Chunk,
+    Context,
+    Example,
+    Forgery,
+    Grade,
+    OpenQuestion,
+    Page,
+    Prompt,
+    Question,
+    Split,
+    content_id,
+)
 from ragdist.roles import Codec, Model
+from ragdist.storage.stages import Rows, Stage
 from ragdist.systems.atm import mixing
 from ragdist.systems.atm.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
 
+WRONG_ANSWERS = 3
+"""Wrong answers that the attacker's forgeries argue for, one a round in turn."""
 ROUNDING = 1e-3
 """Perplexities that differ by a smaller share are one: in bfloat16, batches and padding move them by as much."""
 Notes = dict[str, float]
-One = TypeVar("One")
-Other = TypeVar("Other")
+
+
+def open_questions(road: Road, split: Split) -> Rows[OpenQuestion]:
+    """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
+    oracles to be judged by; or all as they are retrieved (`atm.lists`)."""
+    config, seed, retrieved = road.settings.contexts, road.settings.seed, road.settings.atm.lists == "retrieved"
+    inputs = {"contexts": road.contexts.fingerprint, "chunks": road.chunks.fingerprint}
+    settings = {"split": split, **road.settings.prompts.model_dump(include={"answer"})}
+    if retrieved:
+        settings |= {"lists": "retrieved", **hybrid.ranked_by(road.settings.retrieval, road.embedder)}
+
+    def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
+        trained = {context.question_id: context for context in road.contexts} if split == "train" else {}
+        listed = _retrieved(road, split) if retrieved else trained
+        counts["with_oracle"] = 0
+        pool = sorted({answer for question in road.questions for answer in question.answers[:1]})
+        for question, found in zip(road.questions, road.candidates, strict=True):
+            if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
+                continue
+            shown = listed.get(question.id) or contexts.assemble(question, found, True, config, seed)
+            wrong = template.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
+            documents = [road.chunk_by_id[i] for i in shown.chunk_ids]
+            target = prompts.target(question, road.settings.prompts)
+            counts["with_oracle"] += bool(shown.oracle_positions)
+            yield open_question(question, documents, shown.oracle_positions, target, wrong)
+
+    return road.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
+
+
+def _retrieved(road: Road, split: Split) -> dict[str, Context]:
+    """The best documents for each question, in their order, and which of them hold its answer."""
+    asked = [question for question in road.questions if question.split == split]
+    found = road.retriever.search([question.text for question in asked], road.settings.contexts.documents)
+    ids = [tuple(hit.chunk_id for hit in hits) for hits in found]
+    return {
+        question.id: Context(
+            question_id=question.id,
+            chunk_ids=shown,
+            oracle_positions=tuple(at for at, id in enumerate(shown) if id in question.oracle_ids),
+        )
+        for question, shown in zip(asked, ids, strict=True)
+    }
 
 
 def open_question(
@@ -268,17 +328,6 @@ def _answers(question: OpenQuestion, attack: mixing.Attack, codec: Codec, settin
 def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:
     """The question's documents and the forgeries, each once, in an order that belongs to (seed, name)."""
     return permuted(question.documents, forgeries, name, seed)
-
-
-def permuted(documents: Iterable[One], forgeries: Iterable[Other], name: str, seed: int) -> list[One | Other]:
-    """Documents and forgeries, each once, in an order that belongs to (seed, name); every one is equally likely.
-
-    Each has a draw of its own, so that the documents follow one another as they do without the forgeries: what an
-    attacked list shows beside its permuted control is the forgeries alone.
-    """
-    shown: list[One | Other] = [*documents, *forgeries]
-    drawn = draws(seed, "lists", name, len(shown))
-    return [shown[place] for place in sorted(range(len(shown)), key=drawn.__getitem__)]
 
 
 def _both(

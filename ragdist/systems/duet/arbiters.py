@@ -18,12 +18,13 @@ from ragdist.algo.arbiter import prefers_reciter
 from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.data.thoughts import without_thoughts
-from ragdist.evaluation.predictions import Journal, weights
+from ragdist.evaluation.predictions import weights
 from ragdist.records import Request, Verdict, content_id
 from ragdist.roles import Codec, Pair, Scorer, Teacher, Writer
+from ragdist.storage.append import AppendLog
 from ragdist.systems.duet import disputes
 from ragdist.systems.duet.disputes import Dispute, is_flipped
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import Bar
 
 Same = Callable[[Dispute], bool]
 """Whether the two answers of a dispute are one."""
@@ -128,7 +129,7 @@ def by_writer(writer: Writer, codec: Codec, folder: Path, source: str, settings:
         asked = [disputes.summary_prompt(dispute, codec, config, flipped=flipped) for dispute, flipped in shown]
         made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings)])
         name = content_id(made_by)
-        with Journal(folder / f"{name}.jsonl", name) as journal, track.Bar("summaries", len(asked)) as bar:
+        with AppendLog(folder / f"{name}.jsonl", name) as journal, Bar("summaries", len(asked)) as bar:
             texts = {row["id"]: row["text"] for row in journal.rows}
             bar.advance(len(texts))
             missing = [prompt for prompt in asked if prompt.id not in texts]

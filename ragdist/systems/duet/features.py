@@ -19,8 +19,7 @@ from ragdist.draws import draw
 from ragdist.errors import DataError, ModelError
 from ragdist.records import Judgement
 from ragdist.roles import Pair
-from ragdist.storage.stages import make_folder, translate_errors
-from ragdist.tracking.run import read_json, write_json
+from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
 
 VERSION = 1
 """Raised by hand whenever the same text could have other features."""

@@ -14,7 +14,7 @@ from rich.text import Text
 from ragdist.evaluation.intervals import Interval, note
 from ragdist.evaluation.report import COLOURS, NAMES, TITLES, Change, bounds, grid
 from ragdist.records import as_row
-from ragdist.storage.stages import make_folder, translate_errors
+from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.systems.duet.calibration import Calibration
 from ragdist.systems.duet.summary import EITHER, Outcomes, Worth
 

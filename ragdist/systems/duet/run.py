@@ -1,9 +1,9 @@
 """DuetRAG (arXiv 2405.13002): answer from memory and from documents, then let an arbiter decide.
 
-    a_i = M_i(q)                        the reciter, no documents             `systems.duet.training_rows.Trio.recited`
+    a_i = M_i(q)                        the reciter, no documents             `training_rows.Trio.recited`
     D   = retrieve(q)
-    a_e = M_e(q, D)                     the discoverer                        `systems.duet.training_rows.Trio.discovered`
-    a_j = M_j(q, a_i, a_e)              the arbiter                           `systems/duet/arbiters.py`
+    a_e = M_e(q, D)                     the discoverer                        `training_rows.Trio.discovered`
+    a_j = M_j(q, a_i, a_e)              the arbiter                           `arbiters.py`
 
     L_i = - sum_t log M_i(a_t | q, a_<t)         L_e = - sum_t log M_e(a_t | q, D, a_<t)
     L_j = - [y log c(q, a) + (1 - y) log(1 - c(q, a))],  y = whether a is right      `algo.arbiter.judgement_loss`
@@ -31,12 +31,13 @@ from ragdist.data.pipeline import Road
 from ragdist.data.prompts import right_answer
 from ragdist.errors import ConfigError
 from ragdist.evaluation import answers
-from ragdist.evaluation import summary as robustness
+from ragdist.evaluation.ask import ask_cases
+from ragdist.evaluation.cases import by_question
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Forgery, Judgement, Question, Verdict
 from ragdist.roles import Lesson, Scorer, Teacher, Tuner, Writer
-from ragdist.storage.stages import make_folder, write_rows
+from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
 from ragdist.systems import raft
 from ragdist.systems.duet import disputes
 from ragdist.systems.duet import summary as arbitration
@@ -53,7 +54,7 @@ from ragdist.systems.duet.arbiters import (
 from ragdist.systems.duet.disputes import Dispute
 from ragdist.systems.duet.summary import EITHER, Worth
 from ragdist.systems.duet.training_rows import Trio
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
 from ragdist.tracking.run import span
 
 DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
@@ -178,7 +179,7 @@ class Duet:
         settings = self.settings.model_copy(update={"evaluation": asked})
         cases = list(raft.cases(self.road, questions, settings, forgeries))
         sources = [str(models[RECITER]), str(models[DISCOVERER])]
-        found = robustness.evaluate(label, sources, sides, None, cases, questions, self.folder / "evaluation", settings)
+        found = ask_cases(label, sources, sides, None, cases, questions, self.folder / "evaluation", settings)
         said: dict[Condition, dict[str, Prediction]] = {condition: {} for condition in conditions}
         for row in found:
             side = RECITER if row.condition == "closed_book" else DISCOVERER
@@ -189,7 +190,7 @@ class Duet:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
         duet, codec = self.settings.duet, self.road.codec
         questions = self.trio.shares.arbiter
-        track.say(f"arbiters learn from {len(learned)} answers, {sum(row.right for row in learned)} of them right")
+        say(f"arbiters learn from {len(learned)} answers, {sum(row.right for row in learned)} of them right")
         lessons = []
         if "alignment" in duet.arbiters and not disputes.one_label(learned):
             rated = [disputes.rated(row, codec, self.settings.prompts) for row in learned]
@@ -227,12 +228,12 @@ class Duet:
         label = disputes.one_label(learned)
         for kind in (kind for kind in SCORERS if kind in self.settings.duet.arbiters):
             if label:
-                track.say(f"all {len(learned)} answers are {label}: the {kind} arbiter takes the discoverer's")
+                say(f"all {len(learned)} answers are {label}: the {kind} arbiter takes the discoverer's")
                 margins[kind] = None
                 continue
             with self.scorer(kind, learned) as scorer:
                 margins[kind] = self._margin(kind, scorer, held)
-        track.write_json(self.arbiters / SETTLED, margins)
+        write_json(self.arbiters / SETTLED, margins)
 
     def _margin(self, kind: Kind, scorer: Scorer, held: Said) -> float:
         chosen = self.settings.duet.margin
@@ -251,7 +252,7 @@ class Duet:
         second = [self._is_right(held[condition][one.question_id]) for condition, one in open_]
         margin = best_margin(gaps, first, second)
         asked = len(rows) * len(self.settings.duet.learn_from)
-        track.say(f"{kind}: margin {margin:.3f}, chosen on {len(open_)} answers that differ, of {asked}")
+        say(f"{kind}: margin {margin:.3f}, chosen on {len(open_)} answers that differ, of {asked}")
         return margin
 
     @contextmanager
@@ -272,7 +273,7 @@ class Duet:
         """
         seed = self.settings.seed
         if kind in SCORERS:
-            margin = track.read_json(self.arbiters / SETTLED)[kind]
+            margin = read_json(self.arbiters / SETTLED)[kind]
             if margin is None:
                 yield Discoverer(same)
                 return
@@ -312,7 +313,7 @@ class Duet:
         """The paper's table, and what each arbiter is good for."""
         reciter = list(said["closed_book"].values())
         found = {**asked, RECITER: reciter, DISCOVERER: []}
-        forged = robustness.by_question(self.road.forgeries)
+        forged = by_question(self.road.forgeries)
         wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
         bound: list[Prediction] = []
         worth: list[Worth] = []

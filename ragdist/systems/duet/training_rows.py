@@ -21,7 +21,7 @@ from ragdist.draws import draw
 from ragdist.errors import ConfigError
 from ragdist.records import Chunk, Context, Example, Forgery, Question
 from ragdist.storage.stages import Rows, Stage
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import progress
 
 
 class Shares(NamedTuple):
@@ -135,6 +135,6 @@ class Trio:
         def produce(_: dict[str, Any]) -> Iterator[Example]:
             pairs = ((question, shown(question)) for question in questions)
             rows = road.mapper.map(examples.from_row, pairs, road.codec, config, limit)
-            yield from track.progress(rows, f"{name} rows", total=len(questions))
+            yield from progress(rows, f"{name} rows", total=len(questions))
 
         return road.store.make(stage, Example, produce)

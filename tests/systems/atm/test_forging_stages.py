@@ -11,6 +11,7 @@ from ragdist.data.pipeline import Road
 from ragdist.local import SerialMapper
 from ragdist.plan import layout, seats
 from ragdist.storage.stages import Store
+from ragdist.systems.atm.training_rows import open_questions
 from tests import tiny
 from tests.plan.shapes import LLAMA_2_7B
 
@@ -108,13 +109,13 @@ def test_road_forges_a_question_without_an_oracle_in_the_form_of_a_distractor(ro
 def test_lists_of_the_paper_are_those_that_were_retrieved(road):
     """The deviation of T: D is what the retriever found, with the oracle or without, not thinned out by P%."""
     plain, retrieved = road(), road(lists="retrieved")
-    assert plain.open_questions("train").card["counts"]["with_oracle"] == 3  # half of 6
-    rows = list(retrieved.open_questions("train"))
-    assert retrieved.open_questions("train").card["counts"]["with_oracle"] == 6  # each question names its ball
+    assert open_questions(plain, "train").card["counts"]["with_oracle"] == 3  # half of 6
+    rows = list(open_questions(retrieved, "train"))
+    assert open_questions(retrieved, "train").card["counts"]["with_oracle"] == 6  # each question names its ball
     found = retrieved.retriever.search([question.text for question in rows], 3)
     assert [one.document_ids for one in rows] == [tuple(hit.chunk_id for hit in hits) for hits in found]
     oracles = {question.id: question.oracle_ids for question in retrieved.questions}
-    for one in (*rows, *retrieved.open_questions("test")):
+    for one in (*rows, *open_questions(retrieved, "test")):
         assert tuple(at for at, id in enumerate(one.document_ids) if id in oracles[one.id]) == one.oracle_positions
 
 

@@ -9,7 +9,8 @@ import pytest
 from ragdist.config import loader
 from ragdist.systems.atm import live
 from ragdist.systems.atm.live import Board
-from ragdist.tracking import run as track
+from ragdist.tracking.progress import say
+from ragdist.tracking.run import open_run
 from ragdist.tracking.timeline import Span, Timeline
 
 
@@ -86,7 +87,7 @@ def test_steps_show_their_metrics(clock):
 
 def test_sums_and_steps_are_lines_of_metrics(tmp_path):
     settings = loader.load([f"run.folder={tmp_path}", "run.name=one"])
-    with track.open_run(settings, "raft") as run, Board(1) as board:
+    with open_run(settings, "raft") as run, Board(1) as board:
         board.phase("round-0/forged", 2)
         board.advance(1, forged=3, stated=2)
         board.advance(1, forged=3, stated=1)
@@ -113,7 +114,7 @@ def test_terminal_gets_a_panel_with_all_rows(monkeypatch):
     with Board(2) as board:
         board.phase("round-0/forged", 4)
         board.advance(1, forged=3, stated=1)
-        track.say("a line of its own")
+        say("a line of its own")
     text = shown.getvalue()
     for row in ("round 1 of 2, forged", "1 of 4", "forged per second", "mean perplexity", "attack success", "kl"):
         assert row in text

@@ -24,6 +24,7 @@ from ragdist.storage.stages import Store
 from ragdist.systems.atm import report, training_rows
 from ragdist.systems.atm import run as atm
 from ragdist.systems.atm.live import Board
+from ragdist.systems.atm.training_rows import open_questions
 from tests import game, tiny
 
 
@@ -40,11 +41,11 @@ def play(settings):
         )
 
     train, test = (
-        tables.split(road.open_questions(split), settings.atm.questions_per_microbatch) for split in ("train", "test")
+        tables.split(open_questions(road, split), settings.atm.questions_per_microbatch) for split in ("train", "test")
     )
     run = folder / settings.run.name
     with Board(settings.atm.rounds) as board:
-        return atm.run(train, test, road.open_questions("test"), road.forgeries.path, open_sides, run, settings, board)
+        return atm.run(train, test, open_questions(road, "test"), road.forgeries.path, open_sides, run, settings, board)
 
 
 def rows(run, phase):
@@ -203,7 +204,7 @@ def test_perplexity_depends_on_the_document_check_32(tmp_path, model):
     """A generator that learned from golden documents is less perplexed by them than by forgeries of them."""
     here = game.settings(tmp_path, model, generator={"train": {"epochs": 40, "learning_rate": 5e-3}})
     road = Road(here, Store(tmp_path / "data"), load_codec(here.model), SerialMapper())
-    asked = list(road.open_questions("train"))
+    asked = list(open_questions(road, "train"))
     golden = [
         replace(q, document_ids=("golden",), titles=("",), texts=(q.texts[q.oracle_positions[0]],)) for q in asked
     ]

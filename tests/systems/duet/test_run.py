@@ -10,7 +10,7 @@ from ragdist import players
 from ragdist.config import loader
 from ragdist.errors import ConfigError
 from ragdist.lm.tune import tune
-from ragdist.storage.stages import make_folder
+from ragdist.storage.atomic import make_folder
 from ragdist.systems.duet import answer
 from ragdist.systems.duet import run as duet
 from ragdist.systems.duet.summary import EITHER

@@ -16,8 +16,8 @@ from sklearn.metrics import brier_score_loss
 from ragdist.config import loader
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
-from ragdist.evaluation import summary as robustness
 from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.summary import summarise
 from ragdist.records import Verdict
 from ragdist.systems.duet import report as reporting
 from ragdist.systems.duet import summary as arbitration
@@ -324,6 +324,6 @@ def test_picture_is_a_png_with_something_in_it(worths, tmp_path):
 def test_the_robustness_report_takes_duetrag_as_one_more_model():
     made = arbitration.predictions(VERDICTS, RECITER, DISCOVERER, QUESTIONS, "DuetRAG", SETTINGS)
     asked = {"discoverer": DISCOVERER, "DuetRAG": made, EITHER: arbitration.either(RECITER, DISCOVERER)}
-    report = robustness.summarise(asked, QUESTIONS, SETTINGS, {})
+    report = summarise(asked, QUESTIONS, SETTINGS, {})
     means = {model: report.cell(model, "retrieved").em.mean for model in report.models}
     assert means == pytest.approx({"discoverer": 0.6, "DuetRAG": 0.6, EITHER: 0.8})

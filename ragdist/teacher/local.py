@@ -1,0 +1,90 @@
+"""A teacher in this process: a model whose replies are kept as those of an endpoint."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+from pathlib import Path
+
+from ragdist.config import ModelConfig, TeacherConfig
+from ragdist.errors import Stopped
+from ragdist.records import Prompt, Reply, Request, Written
+from ragdist.roles import Codec, Writer
+from ragdist.teacher.reply_cache import STOPPED, Ledger, key_of
+from ragdist.tracking.progress import Bar
+
+ASKED = 256
+"""Requests that a local teacher looks at together, to write prompts of like length as one batch."""
+
+
+class LocalTeacher:
+    """Plays Teacher with a model in this process; the ledger keeps its replies as those of an endpoint.
+
+    Args:
+        config: budgets; its prices are most likely 0.
+        folder: keeps the ledger, `teacher-FINGERPRINT.jsonl`.
+        model: names the model and bounds prompt and reply together.
+        open_model: loads the model when the first reply is not in the ledger.
+    """
+
+    def __init__(
+        self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: Callable[[], tuple[Writer, Codec]]
+    ) -> None:
+        self.config, self.model, self.open_model = config, model, open_model
+        named = ["local", *model.model_dump(include={"source", "revision", "dtype"}).values()]
+        self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
+        self.ledger = Ledger(folder / f"teacher-{self.fingerprint}.jsonl", config)
+        self._opened: tuple[Writer, Codec] | None = None
+
+    def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
+        """See `roles.Teacher`. A stop or a spent budget is heeded after each microbatch."""
+        with self.ledger.held() as stop, Bar(what, unit="replies") as bar:
+            source = iter(requests)
+            while asked := [(key_of(request, self.fingerprint), request) for request in islice(source, ASKED)]:
+                missing = {key: request for key, request in asked if key not in self.ledger}
+                failed = self._write(missing) if missing else {}
+                for key, _ in asked:
+                    bar.advance(1, note=self.ledger.note)
+                    yield failed.get(key) or self.ledger.reply(key)
+            if stop.is_set():
+                raise Stopped(STOPPED)
+
+    def close(self) -> None:
+        """Frees the model's memory."""
+        self._opened = None
+        gc.collect()
+
+    def _write(self, missing: dict[str, Request]) -> dict[str, Reply]:
+        """Puts a reply to each request into the ledger, by key; those to requests that are too long are returned."""
+        writer, codec = self._opened = self._opened or self.open_model()
+        failed, prompts = {}, {}
+        for key, request in missing.items():
+            tokens = tuple(codec.encode(codec.chat(request.text)).ids)
+            if len(tokens) + request.max_new_tokens > self.model.max_tokens:
+                why = f"{len(tokens)} tokens and {request.max_new_tokens} new ones are over model.max_tokens"
+                failed[key] = Reply(id=request.id, text="", ended=True, read=0, written=0, failed=why)
+            else:
+                prompts[key] = Prompt(id=key, tokens=tokens)
+
+        def manner(key: str) -> tuple[int, float, int]:
+            return missing[key].max_new_tokens, missing[key].temperature, missing[key].seed
+
+        for (limit, temperature, seed), keys in groupby(sorted(prompts, key=manner), manner):
+            self.ledger.check()
+            alike = [prompts[key] for key in keys]
+            for batch in writer.write(alike, max_new_tokens=limit, temperature=temperature, seed=seed):
+                for text in batch:
+                    self._keep(missing[text.prompt_id], text, prompts.pop(text.prompt_id))
+                self.ledger.sync()
+                if prompts:
+                    self.ledger.check()
+        return failed
+
+    def _keep(self, request: Request, text: Written, prompt: Prompt) -> None:
+        read = len(prompt.tokens)
+        self.ledger.add(
+            text.prompt_id, Reply(id=request.id, text=text.text, ended=text.ended, read=read, written=text.tokens)
+        )

@@ -1,0 +1,69 @@
+"""What a person sees of work that goes on: bars on a terminal, a line every ten seconds elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+log = logging.getLogger("ragdist")
+LINE_EVERY_S = 10.0
+
+
+def say(text: str) -> None:
+    """One line on stderr and in the log."""
+    log.info(text)
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+class Bar:
+    """Progress of one phase on stderr. Use `progress` for loops; this one where work arrives in lumps."""
+
+    def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
+        self.what, self.total, self.unit, self.done = what, total, unit, 0
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(what, total=total)
+            self._bar.start()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` more items are done; `note` stands beside the bar (a loss, a rate)."""
+        self.done += count
+        if self._bar:
+            self._bar.update(self._task, advance=count, description=f"{self.what} {note}".strip())
+        elif time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            of = f" of {self.total}" if self.total else ""
+            left = ""
+            if self.total and self.done:
+                left = f", {(self._last - self._start) * (self.total - self.done) / self.done:.0f} s left"
+            say(f"{self.what}: {self.done}{of} {self.unit}{left} {note}".rstrip())
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        if self._bar:
+            self._bar.stop()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """The items, with progress on stderr while they are consumed."""
+    with Bar(what, total if total is not None else (len(items) if hasattr(items, "__len__") else None)) as bar:  # type: ignore[arg-type]
+        for item in items:
+            yield item
+            bar.advance()
