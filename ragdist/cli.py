@@ -245,7 +245,7 @@ def build(
     made = runs.build(loader.load(settings or []), until)
     if as_json:
         return print_json([{"stage": name, "rows": len(rows), "folder": str(rows.folder)} for name, rows in made])
-    table = Table("stage", "rows", "folder", "notes", title="The road", title_justify="left")
+    table = Table("stage", "rows", "folder", "notes", title="The data pipeline", title_justify="left")
     for name, rows in made:
         counted = {key: len(v) if isinstance(v, list) else v for key, v in rows.card["counts"].items()}
         notes = ", ".join(f"{key} {value}" for key, value in counted.items() if value)

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
-from ragdist.roles import Shard
+from ragdist.roles import MicrobatchRef
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
-from ragdist.storage.tables import Job, Work, do, kept, rows_at
+from ragdist.storage.tables import MicrobatchTask, Work, kept, rows_at, run_microbatch
 
 Out = TypeVar("Out")
 BATCH = 256
@@ -129,8 +129,8 @@ class LocalSide:
         return self._version
 
     def each(
-        self, work: Work, inputs: Iterable[tuple[Shard, ...]], *shared: Any, folder: Path, phase: str
-    ) -> Iterator[Shard]:
+        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+    ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`; one after another, in order."""
         folder = make_folder(folder).resolve()
         for shards in inputs:
@@ -140,13 +140,17 @@ class LocalSide:
                 if not self._opened:
                     self._model.open_phase()
                     self._opened = True
-                do(Job(work, shared, target, name), self._model, [shard.path or shard.at for shard in shards])
+                run_microbatch(
+                    MicrobatchTask(work, shared, target, name),
+                    self._model,
+                    [shard.path or shard.at for shard in shards],
+                )
             yield kept(name, target)
 
     def learn(
         self,
         loss: Callable[..., Any],
-        shards: Sequence[Shard],
+        shards: Sequence[MicrobatchRef],
         *,
         prepare: Callable[..., Any] | None,
         folder: Path,

@@ -16,19 +16,19 @@ from ragdist.plan.workload import note_codec
 from ragdist.storage.stages import Store
 
 if TYPE_CHECKING:
-    from ragdist.data.pipeline import Road
+    from ragdist.data.pipeline import Pipeline
     from ragdist.records import Judgement, Prompt
     from ragdist.roles import Codec, Embedder, Mapper, Reader, Scorer, Side, Teacher, Writer
     from ragdist.systems.atm.live import Board
     from ragdist.systems.atm.run import Start
-    from ragdist.systems.duet.run import Cast
+    from ragdist.systems.duet.run import DuetRoles
     from ragdist.tracking.timeline import Timeline
 
 
 @contextmanager
-def road(settings: Settings) -> Iterator[Road]:
-    """The road of these settings, with all whom it may ask."""
-    from ragdist.data.pipeline import Road
+def pipeline(settings: Settings) -> Iterator[Pipeline]:
+    """The data pipeline of these settings, with all whom it may ask."""
+    from ragdist.data.pipeline import Pipeline
     from ragdist.lm.load import load_codec
 
     store = Store(Path(settings.run.folder) / "data")
@@ -36,7 +36,7 @@ def road(settings: Settings) -> Iterator[Road]:
     note_codec(store.folder, settings.model, codec.fingerprint)
     with mapper(settings) as mapping:
         try:
-            yield Road(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings))
+            yield Pipeline(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings))
         finally:
             if asked:
                 asked.close()
@@ -112,16 +112,16 @@ def opener(settings: Settings) -> Any:
 
 
 @contextmanager
-def cast(settings: Settings, road: Road) -> Iterator[Cast]:
+def cast(settings: Settings, pipeline: Pipeline) -> Iterator[DuetRoles]:
     """Who plays DuetRAG's roles. Models that are open together hold their base once."""
     from ragdist.cluster.train import RayTuner
-    from ragdist.lm.beside import SideBySide
+    from ragdist.lm.beside import ConcurrentWriters
     from ragdist.lm.load import release
     from ragdist.lm.score import ModelScorer
     from ragdist.lm.shared import SharedBase
     from ragdist.lm.write import ModelWriter
     from ragdist.systems.duet import disputes, features
-    from ragdist.systems.duet.run import Cast
+    from ragdist.systems.duet.run import DuetRoles
 
     bases: list[SharedBase] = []
     batch = settings.evaluation.tokens_per_batch
@@ -140,11 +140,13 @@ def cast(settings: Settings, road: Road) -> Iterator[Cast]:
     @contextmanager
     def open_sides(*sources: str) -> Iterator[Writer]:
         with base() as shared:
-            yield SideBySide([ModelWriter(shared.answers(source), road.codec, batch) for source in sources], is_open)
+            yield ConcurrentWriters(
+                [ModelWriter(shared.answers(source), pipeline.codec, batch) for source in sources], is_open
+            )
 
     @contextmanager
     def open_scorer(source: str) -> Iterator[Scorer]:
-        render = partial(disputes.pair_tokens, codec=road.codec, config=settings.prompts)
+        render = partial(disputes.pair_tokens, codec=pipeline.codec, config=settings.prompts)
         with base() as shared:
             yield ModelScorer(shared.classifier(source), render, batch)
 
@@ -153,7 +155,7 @@ def cast(settings: Settings, road: Road) -> Iterator[Cast]:
             features.FeatureScorer.fit(learned, settings.seed).save(folder)
         return features.FeatureScorer.load(folder)
 
-    yield Cast(RayTuner(settings), opener(settings), open_sides, open_scorer, open_features, road.teacher)
+    yield DuetRoles(RayTuner(settings), opener(settings), open_sides, open_scorer, open_features, pipeline.teacher)
 
 
 def is_open(prompt: Prompt) -> int:
@@ -167,16 +169,16 @@ def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) ->
     @contextmanager
     def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
         from ragdist.cluster import session
-        from ragdist.cluster.crew import Plan
-        from ragdist.cluster.group import Group, seated
+        from ragdist.cluster.group import WorkerGroup, seated
+        from ragdist.cluster.ranks import GroupSpec
         from ragdist.lm.resident import Resident
         from ragdist.tracking.signals import stop_on_signal
 
         with session.connect(settings.cluster), stop_on_signal() as stop:
             sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
             groups = (
-                Group(
-                    Plan(name, settings, side, Resident, folder, stop.is_set),
+                WorkerGroup(
+                    GroupSpec(name, settings, side, Resident, folder, stop.is_set),
                     start.source,
                     start.version,
                     on_span=timeline.add,

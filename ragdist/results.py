@@ -18,18 +18,18 @@ from ragdist.tracking.run import RunFolder, is_held
 if TYPE_CHECKING:
     from ragdist.evaluation.report import Report
     from ragdist.systems.atm.report import Rounds
-    from ragdist.systems.duet.run import Outcome
-    from ragdist.systems.duet.summary import Worth
+    from ragdist.systems.duet.run import DuetOutcome
+    from ragdist.systems.duet.summary import ArbiterEffect
     from ragdist.tracking.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class DuetReport:
     """What came of DuetRAG."""
 
     report: Report
     """The paper's table."""
-    worth: list[Worth]
+    worth: list[ArbiterEffect]
     """What each arbiter is good for, under each condition."""
 
 
@@ -40,7 +40,7 @@ class Run:
     folder: Path
     model: Path
     """The tuned model, a plain transformers folder."""
-    report: Report | Rounds | Trial
+    report: Report | Rounds | DuetReport
     summary: dict[str, Any]
     """What summary.json holds: scores per model and condition, minutes per stage."""
 
@@ -60,7 +60,7 @@ def conclude_rounds(run: RunFolder, report: Rounds, timeline: Timeline) -> dict[
     return _leave(run, rounds_report, report, idle_share=idle)
 
 
-def conclude_duet(run: RunFolder, outcome: Outcome) -> dict[str, Any]:
+def conclude_duet(run: RunFolder, outcome: DuetOutcome) -> dict[str, Any]:
     """summary.json, report.md and a picture of a trio."""
     from ragdist.systems.duet import report as arbitration_report
 
@@ -111,7 +111,7 @@ def show_run(run: Run, as_json: bool) -> None:
     from ragdist.systems.atm import report as rounds_report
     from ragdist.systems.duet import report as arbitration_report
 
-    if isinstance(run.report, Trial):
+    if isinstance(run.report, DuetReport):
         show(report.table(run.report.report))
         show(arbitration_report.table(run.report.worth))
     elif isinstance(run.report, rounds_report.Rounds):

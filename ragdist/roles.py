@@ -163,7 +163,7 @@ class Model(Writer, Reader, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class MicrobatchRef:
     """Rows of one microbatch, somewhere: here, in a file, or at another process by reference.
 
     Whoever directs the work passes shards on without looking into them.
@@ -193,11 +193,11 @@ class Side(Protocol):
     def each(
         self,
         work: Callable[..., tuple[Sequence[Any], Mapping[str, float]]],
-        inputs: Iterable[tuple[Shard, ...]],
+        inputs: Iterable[tuple[MicrobatchRef, ...]],
         *shared: Any,
         folder: Path,
         phase: str,
-    ) -> Iterator[Shard]:
+    ) -> Iterator[MicrobatchRef]:
         """`work(model, *rows of each shard of an input, *shared) -> (records, notes)`, for each input, on some rank.
 
         A stream: an input is asked for when a rank has room for it, results come in any order. Each is kept as
@@ -216,7 +216,7 @@ class Side(Protocol):
     def learn(
         self,
         loss: Callable[..., Any],
-        shards: Sequence[Shard],
+        shards: Sequence[MicrobatchRef],
         *,
         prepare: Callable[..., Any] | None,
         folder: Path,
@@ -237,7 +237,7 @@ class Side(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingJob:
     """One model to be tuned."""
 
     name: str
@@ -257,7 +257,7 @@ class Lesson:
 class Tuner(Protocol):
     """Examples -> a folder with the tuned model. Played by `cluster.train.RayTuner`."""
 
-    def tune(self, lessons: Sequence[Lesson]) -> list[Path]:
+    def tune(self, lessons: Sequence[TrainingJob]) -> list[Path]:
         """Trains each lesson and returns the models' folders: side by side where there is room for all, else in turn.
 
         Raises:

@@ -1,6 +1,6 @@
 """One function for each job: settings -> roles -> system -> Run. The Python API; `cli.py` and `jobs/` only call it.
 
-With `players.py` the only place where the road, the papers and the engine room meet. Heavy imports wait inside the
+With `players.py` the only place where the data pipeline, the papers and the engine room meet. Heavy imports wait inside the
 functions, so that `ragdist --help` loads neither torch nor ray.
 """
 
@@ -17,7 +17,7 @@ from ragdist import players, results
 from ragdist.config import Settings
 from ragdist.config.loader import load
 from ragdist.errors import ConfigError
-from ragdist.results import Run
+from ragdist.results import DuetReport, Run
 from ragdist.storage.atomic import read_json
 from ragdist.storage.stages import Rows
 from ragdist.systems.atm.training_rows import open_questions
@@ -25,15 +25,15 @@ from ragdist.tracking.progress import say
 from ragdist.tracking.run import RunFolder, open_run, run_folder, span
 
 if TYPE_CHECKING:
-    from ragdist.cluster.submit import Sent
+    from ragdist.cluster.submit import Submission
     from ragdist.data.audit import Audit
-    from ragdist.data.pipeline import Road
+    from ragdist.data.pipeline import Pipeline
     from ragdist.export import Exported
-    from ragdist.kube.pods import Job as KubeJob
+    from ragdist.kube.pods import KubeJob
     from ragdist.plan.layout import Job, Plan
     from ragdist.plan.workload import Here
     from ragdist.sweeping import Swept
-    from ragdist.systems.atm import run as atm_system
+    from ragdist.systems.atm.run import AtmOutcome
     from ragdist.systems.duet.answer import Answer
     from ragdist.tracking.timeline import Timeline
 
@@ -52,8 +52,8 @@ def raft(settings: Settings) -> Run:
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "raft") as run, follow(run), players.road(settings) as road:
-        outcome = system.run(road, RayTuner(settings), players.opener(settings), run.folder, settings)
+    with open_run(settings, "raft") as run, follow(run), players.pipeline(settings) as pipeline:
+        outcome = system.run(pipeline, RayTuner(settings), players.opener(settings), run.folder, settings)
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
 
 
@@ -67,8 +67,8 @@ def atm(settings: Settings) -> Run:
     from ragdist.export import publish
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "atm") as run, follow(run), players.road(settings) as road:
-        outcome, timeline = _game(road, run, settings)
+    with open_run(settings, "atm") as run, follow(run), players.pipeline(settings) as pipeline:
+        outcome, timeline = _game(pipeline, run, settings)
         publish(outcome.generator, run.folder / "model", settings)
         summary = results.conclude_rounds(run, outcome.report, timeline)
         return Run(run.folder, run.folder / "model", outcome.report, summary)
@@ -84,11 +84,11 @@ def duet(settings: Settings) -> Run:
     from ragdist.systems.duet import run as system
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "duet") as run, follow(run), players.road(settings) as road:
-        with players.cast(settings, road) as cast:
-            outcome = system.run(road, cast, run.folder, settings)
+    with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
+        with players.cast(settings, pipeline) as cast:
+            outcome = system.run(pipeline, cast, run.folder, settings)
         summary = results.conclude_duet(run, outcome)
-        return Run(run.folder, outcome.models[system.DISCOVERER], results.Trial(outcome.report, outcome.worth), summary)
+        return Run(run.folder, outcome.models[system.DISCOVERER], DuetReport(outcome.report, outcome.worth), summary)
 
 
 def answer(question: str, folder: Path) -> Answer:
@@ -109,8 +109,8 @@ def answer(question: str, folder: Path) -> Answer:
             f"{folder} holds no finished DuetRAG run; name one with --run, or make one with `ragdist demo duet`"
         )
     settings = load([str(folder / "settings.yaml")])
-    with players.road(settings) as road, players.cast(settings, road) as cast:
-        return trio.answer(road, cast, folder, settings, question)
+    with players.pipeline(settings) as pipeline, players.cast(settings, pipeline) as cast:
+        return trio.answer(pipeline, cast, folder, settings, question)
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:
@@ -200,7 +200,7 @@ def submit(
     excluded: Sequence[str] = (),
     driver_cpus: float = 0.0,
     driver_gpus: float = 0.0,
-) -> Sent:
+) -> Submission:
     """Sends a job to a cluster under its run's name and follows it; the same call goes on with it, or follows it again.
 
     Args:
@@ -249,21 +249,21 @@ def sweep(job: str, settings: Settings) -> Swept:
 
 def begin_atm(settings: Settings, until: str) -> None:
     """The beginning of a game of ATM, up to a phase of its first round, in a run's folder of its own."""
-    with open_run(settings, "atm") as run, players.road(settings) as road:
-        _game(road, run, settings, until)
+    with open_run(settings, "atm") as run, players.pipeline(settings) as pipeline:
+        _game(pipeline, run, settings, until)
 
 
-def _game(road: Road, run: RunFolder, settings: Settings, until: str = "") -> tuple[atm_system.Outcome, Timeline]:
+def _game(pipeline: Pipeline, run: RunFolder, settings: Settings, until: str = "") -> tuple[AtmOutcome, Timeline]:
     """A game of ATM in the run's folder, to its end or up to a phase."""
     from ragdist.storage import tables
     from ragdist.systems.atm import run as system
     from ragdist.systems.atm.live import Board
     from ragdist.tracking.timeline import Timeline
 
-    with span("road"):
-        road.make("contexts")
-        train, test = open_questions(road, "train"), open_questions(road, "test")
-        template = road.forgeries.path
+    with span("data"):
+        pipeline.make("contexts")
+        train, test = open_questions(pipeline, "train"), open_questions(pipeline, "test")
+        template = pipeline.forgeries.path
     size = settings.atm.questions_per_microbatch
     timeline = Timeline(run.folder)
     try:
@@ -299,26 +299,26 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
     from ragdist.tracking.mirror import follow
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
-    with open_run(settings, "evaluate") as run, follow(run), players.road(settings) as road:
-        asked = system.evaluate(road, named, players.opener(settings), run.folder, settings)
-        report = system.report(road, asked, settings)
+    with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
+        asked = system.evaluate(pipeline, named, players.opener(settings), run.folder, settings)
+        report = system.report(pipeline, asked, settings)
         return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
 
 
 def build(settings: Settings, until: str = "examples") -> list[tuple[str, Rows[Any]]]:
-    """The road's stages up to `until`, each made now or found: (name, rows)."""
-    with players.road(settings) as road:
-        return road.make(until)
+    """The data pipeline's stages up to `until`, each made now or found: (name, rows)."""
+    with players.pipeline(settings) as pipeline:
+        return pipeline.make(until)
 
 
 def audit(settings: Settings, picture: Path | None = None) -> Audit:
     """What the training data really is: realised P%, positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
-    with players.road(settings) as road:
-        road.make("examples")
-        rows = (road.questions, road.contexts, road.chunk_by_id, road.examples)
-        found = auditing.audit(*rows, settings, road.dropped)
+    with players.pipeline(settings) as pipeline:
+        pipeline.make("examples")
+        rows = (pipeline.questions, pipeline.contexts, pipeline.chunk_by_id, pipeline.examples)
+        found = auditing.audit(*rows, settings, pipeline.dropped)
     if picture:
         auditing.picture(found, picture)
     return found
@@ -340,13 +340,13 @@ def export_model(source: str, to: Path | None, hub: str = "", private: bool = Fa
 
 
 def export_data(settings: Settings, to: Path | None, hub: str = "", private: bool = False, **how: Any) -> Exported:
-    """The road's rows for other trainers; `how` is that of `data.export.export`, the rest as in `export_model`."""
+    """The data pipeline's rows for other trainers; `how` is that of `data.export.export`, the rest as in `export_model`."""
     from ragdist import export
     from ragdist.data import export as rows
 
     def write(folder: Path) -> dict[str, Any]:
-        with players.road(settings) as road, export.new_folder(folder) as half:
-            return asdict(rows.export(road, half, **how))
+        with players.pipeline(settings) as pipeline, export.new_folder(folder) as half:
+            return asdict(rows.export(pipeline, half, **how))
 
     return export.hand_on(write, to, hub, "dataset", private)
 

@@ -57,7 +57,7 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
         begin: `runs.begin_atm`.
     """
     from ragdist.cluster.sweep import run as run_trials
-    from ragdist.cluster.trial import Plan
+    from ragdist.cluster.trial import SweepSpec
 
     trials.check(job, settings)
     points = trials.points(settings)
@@ -68,7 +68,7 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
             _prepare_all(job, shared, points, run.folder, begin)
         with span("trials"):
             play_one = partial(play, job, run_job, run.folder)
-            ended = run_trials(Plan(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
+            ended = run_trials(SweepSpec(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
         named = trials.arms(settings)
         found = summing.summarise(job, ended, settings.sweep, named)
         summary = sweep_report.write(found, settings, run.folder)
@@ -147,9 +147,9 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
     """
     settings = trials.at(shared, {key: value for key, value in point.items() if value is not None})
     if job == "raft":
-        with players.road(settings) as road:
-            road.make("examples")
-            raft.before(road, players.opener(settings), sweep, settings)
+        with players.pipeline(settings) as pipeline:
+            pipeline.make("examples")
+            raft.before(pipeline, players.opener(settings), sweep, settings)
         return
     folder, until = _begun(sweep, point, settings)
     if (folder / PLAYED).exists():
@@ -158,10 +158,10 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
         begin(_with(settings, "run", name=str(folder.relative_to(settings.run.folder))), until)
         (folder / PLAYED).touch()
         return
-    with players.road(settings) as road:
-        road.make("contexts")
+    with players.pipeline(settings) as pipeline:
+        pipeline.make("contexts")
         for split in ("train", "test"):
-            open_questions(road, split)
+            open_questions(pipeline, split)
 
 
 def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from ragdist.config.loader import resolve
 from ragdist.data.audit import Audit
-from ragdist.data.pipeline import STAGES, Road
+from ragdist.data.pipeline import STAGES, Pipeline
 from ragdist.evaluation.report import Attack, Cell, Change
 from ragdist.local import SerialMapper
 from ragdist.records import Example, Forgery
@@ -115,11 +115,11 @@ def cards(tmp_path_factory):
     found = {}
     for number, more in enumerate(builds):
         store = Store(folder / f"data-{number}")
-        road = Road(resolve(common | more), store, tiny.codec(), SerialMapper(), teacher=ScriptedTeacher())
-        road.make("examples")
-        _ = (road.forgeries, open_questions(road, "train"), open_questions(road, "test"))
+        pipeline = Pipeline(resolve(common | more), store, tiny.codec(), SerialMapper(), teacher=ScriptedTeacher())
+        pipeline.make("examples")
+        _ = (pipeline.forgeries, open_questions(pipeline, "train"), open_questions(pipeline, "test"))
         if not number:
-            trio = Trio(road)
+            trio = Trio(pipeline)
             _ = (trio.retrieved, trio.recited, trio.recited_all, trio.discovered, trio.forgeries)
         for card in store.folder.glob("*/stage.json"):
             said = json.loads(card.read_text())

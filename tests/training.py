@@ -13,7 +13,7 @@ from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.lm.tune import request_stop
 from ragdist.records import Example, Rated, as_row
-from ragdist.roles import Lesson, Pair
+from ragdist.roles import Pair, TrainingJob
 from tests import tiny
 
 
@@ -78,9 +78,9 @@ def settings(model: Path, *, workers: int = 1, cluster: dict[str, Any] | None = 
     )
 
 
-def lesson(rows: Path, folder: Path, made: Settings, name: str = "RAFT", kind: Any = "answers") -> Lesson:
+def lesson(rows: Path, folder: Path, made: Settings, name: str = "RAFT", kind: Any = "answers") -> TrainingJob:
     """One to be tuned as the settings' `train` says."""
-    return Lesson(name, rows, folder, made.train, kind)
+    return TrainingJob(name, rows, folder, made.train, kind)
 
 
 def noted(folder: Path, phase: str = "train") -> list[dict[str, Any]]:

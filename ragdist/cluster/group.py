@@ -18,15 +18,15 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from ragdist.cluster.crew import OBJECT_LOST, POLL_S, Crew, Lost, Plan, cause_of
-from ragdist.cluster.tasks import Held, Task, place_of
+from ragdist.cluster.ranks import OBJECT_LOST, POLL_S, GroupSpec, Ranks, WorkerGroupDied, cause_of
+from ragdist.cluster.tasks import MicrobatchRun, TableRef, place_of
 from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
-from ragdist.roles import Shard
+from ragdist.roles import MicrobatchRef
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
-from ragdist.storage.tables import Done, Job, Work, kept
+from ragdist.storage.tables import Done, MicrobatchTask, Work, kept
 
 KEEP_REFERENCES = 4
 """Of how many times the microbatches under way the tables stay in memory; older ones are read from their files."""
@@ -34,7 +34,7 @@ OBJECT_TRIES = 3
 
 
 @contextmanager
-def seated(*groups: Group) -> Iterator[tuple[Group, ...]]:
+def seated(*groups: WorkerGroup) -> Iterator[tuple[WorkerGroup, ...]]:
     """The groups for as long as the block lasts, started side by side: each loads a model."""
     with ExitStack() as stack, ThreadPoolExecutor(len(groups)) as pool:
         started = [pool.submit(group.__enter__) for group in groups]
@@ -57,7 +57,7 @@ def _clear(folder: Path) -> None:
         half.unlink(missing_ok=True)
 
 
-class Group:
+class WorkerGroup:
     """Plays Side with N actors in a placement group of their own, as a context.
 
     Args:
@@ -70,7 +70,7 @@ class Group:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: GroupSpec,
         source: str,
         version: int,
         *,
@@ -81,15 +81,15 @@ class Group:
         self.failures = 0
         """Times that a rank died."""
         self._version = version
-        self._crew = Crew(plan)
+        self._crew = Ranks(plan)
         self._opened = False
-        self._queues: list[list[tuple[Any, Task]]] = [[] for _ in range(plan.side.workers)]
+        self._queues: list[list[tuple[Any, MicrobatchRun]]] = [[] for _ in range(plan.side.workers)]
         """What each rank was told and has not been seen to finish, in order."""
         self._since = [0.0] * plan.side.workers
         """When the head of each queue began, as far as the driver saw."""
-        self._fresh: deque[Held] = deque()
+        self._fresh: deque[TableRef] = deque()
 
-    def __enter__(self) -> Group:
+    def __enter__(self) -> WorkerGroup:
         self._crew.open()
         try:
             self._start()
@@ -124,8 +124,8 @@ class Group:
         self._start()
 
     def each(
-        self, work: Work, inputs: Iterable[tuple[Shard, ...]], *shared: Any, folder: Path, phase: str
-    ) -> Iterator[Shard]:
+        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+    ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`. At most `atm.in_flight` microbatches a rank are asked for and not yet yielded.
 
         Raises:
@@ -136,9 +136,9 @@ class Group:
         folder = make_folder(folder).resolve()
         source = iter(inputs)
         limit = self.plan.settings.atm.in_flight * self.plan.side.workers
-        under_way: dict[Any, Task] = {}
-        again: deque[Task] = deque()
-        done: deque[Shard] = deque()
+        under_way: dict[Any, MicrobatchRun] = {}
+        again: deque[MicrobatchRun] = deque()
+        done: deque[MicrobatchRef] = deque()
         more = True
         try:
             while more or again or under_way or done:
@@ -147,7 +147,7 @@ class Group:
                     if again:
                         task = again.popleft()
                     elif (shards := next(source, None)) is not None:
-                        task = Task(shards, folder / f"{shards[0].name}.parquet", phase)
+                        task = MicrobatchRun(shards, folder / f"{shards[0].name}.parquet", phase)
                     else:
                         more = False
                         continue
@@ -168,7 +168,7 @@ class Group:
     def learn(
         self,
         loss: Callable[..., Any],
-        shards: Sequence[Shard],
+        shards: Sequence[MicrobatchRef],
         *,
         prepare: Callable[..., Any] | None,
         folder: Path,
@@ -185,7 +185,7 @@ class Group:
         while not (folder / MODEL).exists():
             try:
                 model = self._learn(loss, shards, prepare, folder, phase)
-            except Lost as lost:  # perhaps after the model was whole, before anyone said so
+            except WorkerGroupDied as lost:  # perhaps after the model was whole, before anyone said so
                 self._rebuild(lost)
             else:
                 self.source, self._version = str(model), self._version + 1
@@ -194,7 +194,9 @@ class Group:
             self.restart(str(folder / MODEL), self._version + 1)
         return steps.noted(folder)
 
-    def _learn(self, loss: Callable[..., Any], shards: Sequence[Shard], prepare: Any, folder: Path, phase: str) -> Path:
+    def _learn(
+        self, loss: Callable[..., Any], shards: Sequence[MicrobatchRef], prepare: Any, folder: Path, phase: str
+    ) -> Path:
         """One attempt, from the newest checkpoint to the model.
 
         Raises:
@@ -229,7 +231,7 @@ class Group:
         self._spans(phase, "finish", begun, time.time())
         return model
 
-    def _submit(self, work: Work, shared: tuple[Any, ...], task: Task) -> Any:
+    def _submit(self, work: Work, shared: tuple[Any, ...], task: MicrobatchRun) -> Any:
         """Hands the task to the rank with the least to do."""
         while True:
             try:
@@ -237,11 +239,11 @@ class Group:
                     self._crew.call(lambda rank: rank.open_phase.remote(), f"{task.phase}: open_phase")
                     self._opened = True
                 break
-            except Lost as lost:
+            except WorkerGroupDied as lost:
                 self._rebuild(lost)
         task.rank = min(range(len(self._queues)), key=lambda rank: len(self._queues[rank]))
         task.life = self._crew.life
-        job = Job(work, shared, task.target, task.name)
+        job = MicrobatchTask(work, shared, task.target, task.name)
         order, refs = pack_order(job, [place_of(shard, by_file=task.tries > 0) for shard in task.shards])
         each: Any = self._crew.ranks[task.rank].each.options(num_returns=2)
         done, task.table = each.remote(order, *refs)
@@ -281,7 +283,7 @@ class Group:
             if len(left) < len(queue):
                 self._queues[rank], self._since[rank] = left, time.monotonic()
 
-    def _settle(self, ref: Any, task: Task, done: deque[Shard], again: deque[Task]) -> None:
+    def _settle(self, ref: Any, task: MicrobatchRun, done: deque[MicrobatchRef], again: deque[MicrobatchRun]) -> None:
         """Makes a finished task's shard, or finds out what became of it.
 
         Raises:
@@ -303,19 +305,19 @@ class Group:
                     ) from None
             elif task.life == self._crew.life:
                 why = self._crew.blame({task.rank: error}, self._doing(task, told, error), together=False)
-                if not isinstance(why, Lost):
+                if not isinstance(why, WorkerGroupDied):
                     raise why from None
                 self._rebuild(why)
             again.append(task)
             return
         self._span(task.rank, task.phase, task.name, found.start, found.end)
-        held = Held(task.table, task.target)
+        held = TableRef(task.table, task.target)
         self._fresh.append(held)
         while len(self._fresh) > KEEP_REFERENCES * self.plan.settings.atm.in_flight * self.plan.side.workers:
             self._fresh.popleft().ref = None
-        done.append(Shard(task.name, found.rows, found.digest, found.notes, at=held, path=str(task.target)))
+        done.append(MicrobatchRef(task.name, found.rows, found.digest, found.notes, at=held, path=str(task.target)))
 
-    def _doing(self, task: Task, told: Sequence[tuple[Any, Task]], error: BaseException) -> str:
+    def _doing(self, task: MicrobatchRun, told: Sequence[tuple[Any, MicrobatchRun]], error: BaseException) -> str:
         """What the rank was at when this task failed: if it died, the first that it was told and had not kept."""
         died = isinstance(cause_of(error), RayActorError)
         at = next((other for _, other in told if died and not other.target.exists()), task)
@@ -325,10 +327,10 @@ class Group:
         """New processes with the last version's weights, more than once if one dies meanwhile."""
         try:
             self._crew.start(self.source, self._version)
-        except Lost as lost:
+        except WorkerGroupDied as lost:
             self._rebuild(lost)
 
-    def _rebuild(self, lost: Lost) -> None:
+    def _rebuild(self, lost: WorkerGroupDied) -> None:
         """New processes with the last version's weights; what was under way is done again by who asked for it."""
         self._forget()
         self.failures = self._crew.rebuild(lost, self.source, self._version, self.failures)

@@ -29,7 +29,7 @@ from ragdist.cluster.workers import environment, last_line, log_to
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.tune import request_stop, tune
-from ragdist.roles import Lesson
+from ragdist.roles import TrainingJob
 from ragdist.storage.atomic import make_folder, write_json
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import append_metrics, is_open, metrics, owner
@@ -39,7 +39,7 @@ COLLECTIVE_TIMEOUT_S = 1800
 """A rank that waits longer than this for the others takes the job down, and Ray restarts it."""
 
 
-class Job(threading.Thread):
+class TrainingThread(threading.Thread):
     """`TorchTrainer.fit` in a thread, so that the signals stay ours; it dies with the process.
 
     Args:
@@ -48,7 +48,7 @@ class Job(threading.Thread):
         steps: optimizer steps of the whole lesson.
     """
 
-    def __init__(self, lesson: Lesson, settings: Settings, steps: int) -> None:
+    def __init__(self, lesson: TrainingJob, settings: Settings, steps: int) -> None:
         super().__init__(daemon=True)
         self.lesson, self.settings, self.steps = lesson, settings, steps
         self.done = 0
@@ -158,7 +158,7 @@ class Job(threading.Thread):
         return errors.TrainError(f"training failed: {why}; the whole story is in {self.lesson.folder / LOGS}")
 
 
-def _trainer(lesson: Lesson, settings: Settings) -> TorchTrainer:
+def _trainer(lesson: TrainingJob, settings: Settings) -> TorchTrainer:
     cluster = settings.cluster
     cpus = session.worker_cpus(cluster)
     resources = {"CPU": cpus} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
@@ -192,7 +192,9 @@ def _work(job: dict[str, Any]) -> dict[str, str]:
         if rank == 0:
             append_metrics(folder, "workers_started", workers=settings.cluster.workers)
         try:
-            tune(Path(job["rows"]), folder, settings, kind=job["kind"], name=job["name"], callbacks=[Report()])
+            tune(
+                Path(job["rows"]), folder, settings, kind=job["kind"], name=job["name"], callbacks=[ProgressCallback()]
+            )
         except errors.Stopped as stopped:
             return {"stopped": str(stopped)}
         except errors.RagdistError as error:
@@ -201,7 +203,7 @@ def _work(job: dict[str, Any]) -> dict[str, str]:
     return {}
 
 
-class Report(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Tells Ray of each checkpoint, once all ranks have written their part.
 
     Ray is not handed the checkpoint itself: it would copy it once a rank, or keep a list of its own, which a

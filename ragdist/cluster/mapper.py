@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from ragdist.cluster import session
-from ragdist.cluster.crew import cause_of
+from ragdist.cluster.ranks import cause_of
 from ragdist.cluster.workers import last_line
 from ragdist.config import ClusterConfig
 from ragdist.errors import Stopped, TrainError

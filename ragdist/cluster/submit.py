@@ -69,8 +69,8 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A submission. Example: Sent(id="raft-1f0a2b-1", run="raft-1f0a2b", status="SUCCEEDED", exit_code=0)"""
+class Submission:
+    """A submission. Example: Submission(id="raft-1f0a2b-1", run="raft-1f0a2b", status="SUCCEEDED", exit_code=0)"""
 
     id: str
     run: str
@@ -80,7 +80,7 @@ class Sent:
     """Of the job's process, as on a laptop: 0 done, 1 failed, 2 bad input, 130 stopped; None while it runs."""
 
 
-def submit(order: Order, out: TextIO | None = None) -> Sent:
+def submit(order: Order, out: TextIO | None = None) -> Submission:
     """Sends the job, or finds the one of that name that is under way.
 
     Args:
@@ -150,17 +150,17 @@ def _highest(attempts: list[JobDetails]) -> int:
     return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
-def _seen(client: JobSubmissionClient, order: Order, name: str) -> Sent:
+def _seen(client: JobSubmissionClient, order: Order, name: str) -> Submission:
     found = client.get_job_info(name)
     code = found.driver_exit_code
     if found.status == JobStatus.STOPPED:
         code = 130
     elif found.status == JobStatus.FAILED and not code:
         code = 1  # its process was killed, or never began
-    return Sent(name, order.name, found.status.value, code)
+    return Submission(name, order.name, found.status.value, code)
 
 
-def _follow(client: JobSubmissionClient, order: Order, name: str, out: TextIO) -> Sent:
+def _follow(client: JobSubmissionClient, order: Order, name: str, out: TextIO) -> Submission:
     """The job's log until it ends; picked up where it broke off when the connection does."""
     log, heard = _Log(client, name, out), time.monotonic()
     while True:

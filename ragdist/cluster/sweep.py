@@ -20,8 +20,8 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from ragdist.cluster import place, session
-from ragdist.cluster.crew import cause_of
-from ragdist.cluster.trial import Plan, point_of, work
+from ragdist.cluster.ranks import cause_of
+from ragdist.cluster.trial import SweepSpec, point_of, work
 from ragdist.cluster.workers import last_line
 from ragdist.config import Settings
 from ragdist.errors import Stopped, TrainError
@@ -36,7 +36,7 @@ NO_SEAT = {"memory": 1.0}
 """One byte: Ray has no request for nothing, and a processor less would leave the workers none."""
 
 
-def run(plan: Plan) -> list[Trial]:
+def run(plan: SweepSpec) -> list[Trial]:
     """All trials as they ended; those that are finished already are not run again.
 
     Raises:
@@ -47,7 +47,7 @@ def run(plan: Plan) -> list[Trial]:
     plan = replace(plan, here=os.getcwd())
     with session.connect(plan.settings.cluster), stop_on_signal(what="trials under way are ended") as stop:
         plan = replace(plan, settings=shared_out(plan.settings))
-        asked = _Asked(stop)
+        asked = _StopRequested(stop)
         watch = _Watch(plan, asked)
         if watch.waiting or not plan.points:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told of by `watch`
@@ -83,7 +83,7 @@ def shared_out(settings: Settings) -> Settings:
     return settings.model_copy(update=changed)
 
 
-def _tuner(plan: Plan, watch: _Watch, asked: _Asked) -> tune.Tuner:
+def _tuner(plan: SweepSpec, watch: _Watch, asked: _StopRequested) -> tune.Tuner:
     config, metrics = plan.settings.sweep, list(OBJECTIVES[plan.settings.sweep.objective])
     scheduler: Any = None
     if config.scheduler == "asha":
@@ -119,7 +119,7 @@ def _tuner(plan: Plan, watch: _Watch, asked: _Asked) -> tune.Tuner:
     )
 
 
-def _optuna(plan: Plan, metrics: list[str]) -> Any:
+def _optuna(plan: SweepSpec, metrics: list[str]) -> Any:
     """Optuna's sampler, told of all trials that are there: those that are finished tell again what they told."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -175,7 +175,7 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-class _Asked(tune.Stopper):
+class _StopRequested(tune.Stopper):
     """Ends all trials when a stop was asked for."""
 
     def __init__(self, stop: threading.Event) -> None:
@@ -199,7 +199,7 @@ class _Watch(TrialProgressCallback):
     Tune's own callback of this kind prints to stdout, and stays away where there is another.
     """
 
-    def __init__(self, plan: Plan, asked: _Asked) -> None:
+    def __init__(self, plan: SweepSpec, asked: _StopRequested) -> None:
         super().__init__()
         self.plan, self.asked = plan, asked
         compared = plan.settings.sweep.scheduler != "none"  # then those that are over tell the scheduler again

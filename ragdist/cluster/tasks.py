@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragdist.roles import Shard
+from ragdist.roles import MicrobatchRef
 
 
-class Held:
+class TableRef:
     """A shard's rows: by reference while they are fresh, then by file."""
 
     def __init__(self, ref: Any, path: Path) -> None:
@@ -17,10 +17,10 @@ class Held:
 
 
 @dataclass(slots=True, eq=False)
-class Task:
+class MicrobatchRun:
     """A microbatch on its way."""
 
-    shards: tuple[Shard, ...]
+    shards: tuple[MicrobatchRef, ...]
     target: Path
     phase: str
     rank: int = -1
@@ -35,8 +35,8 @@ class Task:
         return self.shards[0].name
 
 
-def place_of(shard: Shard, *, by_file: bool) -> Any:
+def place_of(shard: MicrobatchRef, *, by_file: bool) -> Any:
     """Where a rank gets the rows: a reference, which Ray resolves on the way, or what it reads itself."""
-    if isinstance(shard.at, Held):
+    if isinstance(shard.at, TableRef):
         return shard.at.path if by_file or shard.at.ref is None else shard.at.ref
     return shard.at

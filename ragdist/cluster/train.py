@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ragdist import errors
 from ragdist.cluster import session
-from ragdist.cluster.job import Job
+from ragdist.cluster.job import TrainingThread
 from ragdist.config import ClusterConfig, Settings
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL
 from ragdist.lm.order import training_steps
-from ragdist.roles import Lesson
+from ragdist.roles import TrainingJob
 from ragdist.storage.atomic import make_folder, write_json
 from ragdist.tracking.progress import Bar, say
 from ragdist.tracking.signals import stop_on_signal
@@ -33,7 +33,7 @@ class RayTuner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def tune(self, lessons: Sequence[Lesson]) -> list[Path]:
+    def tune(self, lessons: Sequence[TrainingJob]) -> list[Path]:
         """The tuned models' folders; at once where they are already there.
 
         A signal to stop, or a job that fails, lets every job save after the step that it is in.
@@ -60,9 +60,9 @@ class RayTuner:
             self._train(todo, {lesson.name: _steps(lesson) for lesson in todo})
         return [lesson.folder / MODEL for lesson in given]
 
-    def _train(self, lessons: Sequence[Lesson], steps: Mapping[str, int]) -> None:
+    def _train(self, lessons: Sequence[TrainingJob], steps: Mapping[str, int]) -> None:
         cluster = self.settings.cluster
-        jobs: list[Job] = []
+        jobs: list[TrainingThread] = []
 
         def ask() -> None:
             for job in jobs:
@@ -76,12 +76,12 @@ class RayTuner:
                 for lessons_at_once in rounds:
                     if stop.is_set():
                         raise errors.Stopped("stopped between two lessons; the same command goes on")
-                    jobs[:] = [Job(lesson, self.settings, steps[lesson.name]) for lesson in lessons_at_once]
+                    jobs[:] = [TrainingThread(lesson, self.settings, steps[lesson.name]) for lesson in lessons_at_once]
                     _watch(jobs, bar, stop)
                     _raise_what_went_wrong(jobs)
 
 
-def turns(lessons: Sequence[Lesson], workers: int, seats: int) -> list[list[Lesson]]:
+def turns(lessons: Sequence[TrainingJob], workers: int, seats: int) -> list[list[TrainingJob]]:
     """The lessons that are tuned at once, turn by turn: all, where there is a seat for every worker, else one each.
 
     Args:
@@ -92,7 +92,7 @@ def turns(lessons: Sequence[Lesson], workers: int, seats: int) -> list[list[Less
     return [list(lessons)] if workers * len(lessons) <= seats else [[lesson] for lesson in lessons]
 
 
-def _plan(rounds: Sequence[Sequence[Lesson]], cluster: ClusterConfig) -> str:
+def _plan(rounds: Sequence[Sequence[TrainingJob]], cluster: ClusterConfig) -> str:
     names = [lesson.name for lessons in rounds for lesson in lessons]
     takes = f"{session.worker_cpus(cluster):g} CPUs and {cluster.gpus_per_worker:g} GPUs"
     why = f"{len(names)} x {cluster.workers} workers with {takes} each, room for {session.seats(cluster)}"
@@ -104,7 +104,7 @@ def _plan(rounds: Sequence[Sequence[Lesson]], cluster: ClusterConfig) -> str:
     )
 
 
-def _steps(lesson: Lesson) -> int:
+def _steps(lesson: TrainingJob) -> int:
     """Optimizer steps of the whole lesson."""
     with lesson.rows.open() as lines:
         rows = sum(1 for _ in lines)
@@ -114,7 +114,7 @@ def _steps(lesson: Lesson) -> int:
         raise errors.ConfigError(f"{lesson.name}: {error}") from None
 
 
-def _begin(lesson: Lesson, workers: int) -> None:
+def _begin(lesson: TrainingJob, workers: int) -> None:
     """Notes what the run is begun with, and refuses to go on with anything else.
 
     Raises:
@@ -140,7 +140,7 @@ def _begin(lesson: Lesson, workers: int) -> None:
         )
 
 
-def _watch(jobs: Sequence[Job], bar: Bar, stop: threading.Event) -> None:
+def _watch(jobs: Sequence[TrainingThread], bar: Bar, stop: threading.Event) -> None:
     """Shows how the jobs get on until none is waited for any more.
 
     When one fails the others save and end. Those whose workers are not at work when it is time to stop are left alone.
@@ -164,7 +164,7 @@ def _watch(jobs: Sequence[Job], bar: Bar, stop: threading.Event) -> None:
         going[0].join(POLL_S)
 
 
-def _note(jobs: Sequence[Job]) -> str:
+def _note(jobs: Sequence[TrainingThread]) -> str:
     """What stands beside the bar."""
     alone = len(jobs) == 1
     return "; ".join(
@@ -175,10 +175,10 @@ def _note(jobs: Sequence[Job]) -> str:
     )
 
 
-def _raise_what_went_wrong(jobs: Sequence[Job]) -> None:
+def _raise_what_went_wrong(jobs: Sequence[TrainingThread]) -> None:
     """Raises the first failure, else that jobs were stopped."""
 
-    def said(job: Job) -> str:
+    def said(job: TrainingThread) -> str:
         return f"{job.error}" if len(jobs) == 1 else f"{job.lesson.name}: {job.error}"
 
     for job in jobs:

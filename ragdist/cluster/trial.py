@@ -27,7 +27,7 @@ from ragdist.sweeps.trials import Point, Range, Rung, Scores, Trial
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepSpec:
     """What all trials share."""
 
     settings: Settings
@@ -43,7 +43,7 @@ class Plan:
     """The driver's working directory, which paths in settings start from."""
 
 
-def point_of(config: dict[str, Any], plan: Plan) -> Point:
+def point_of(config: dict[str, Any], plan: SweepSpec) -> Point:
     """What Tune's configuration of a trial stands for."""
     if plan.points:
         number: int = config["number"]
@@ -53,7 +53,7 @@ def point_of(config: dict[str, Any], plan: Plan) -> Point:
     return trials.canonical(plan.settings, drawn)
 
 
-def work(config: dict[str, Any], plan: Plan) -> None:
+def work(config: dict[str, Any], plan: SweepSpec) -> None:
     """What a trial's process runs: the job, rung by rung; reports what each scored."""
     point = point_of(config, plan)
     name = trials.name_of(point)
@@ -90,7 +90,7 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, RagdistError) else f"{type(error).__name__}: {last_line(error)}"
 
 
-def _scored(plan: Plan, trial: Trial, rung: Rung) -> Scores:
+def _scored(plan: SweepSpec, trial: Trial, rung: Rung) -> Scores:
     scores = plan.play(_settings_of(plan, trial), trial.values, rung.share)
     for name in trials.OBJECTIVES[plan.settings.sweep.objective]:
         if name not in scores:
@@ -98,7 +98,7 @@ def _scored(plan: Plan, trial: Trial, rung: Rung) -> Scores:
     return scores
 
 
-def _settings_of(plan: Plan, trial: Trial) -> Settings:
+def _settings_of(plan: SweepSpec, trial: Trial) -> Settings:
     found = trials.at(plan.settings, trial.values)
     name = f"{plan.settings.run.name}/{trials.TRIALS}/{trial.name}"
     return found.model_copy(update={"run": found.run.model_copy(update={"name": name})})

@@ -21,7 +21,7 @@ import ray
 from ray import cloudpickle
 
 from ragdist.config import ClusterConfig
-from ragdist.storage.tables import Job, do, packed, rows_at
+from ragdist.storage.tables import MicrobatchTask, packed, rows_at, run_microbatch
 from ragdist.tracking import logs
 
 log = logging.getLogger("ragdist")
@@ -37,7 +37,7 @@ class Where(NamedTuple):
     pid: int
 
 
-class Meeting(NamedTuple):
+class Rendezvous(NamedTuple):
     """How the ranks of a group find each other."""
 
     rank: int
@@ -72,7 +72,7 @@ class Rank:
         ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return Where(node, ip, port, os.getpid())
 
-    def start(self, make: Callable[..., Any], about: tuple[Any, ...], meeting: Meeting, *ranks: Where) -> Where:
+    def start(self, make: Callable[..., Any], about: tuple[Any, ...], meeting: Rendezvous, *ranks: Where) -> Where:
         """Joins the group's process group, if it has one, and makes the plain object, `make(*about)`."""
         with self._logged("start"):
             pa.array([])  # loads pandas, once a process; the first microbatch has a deadline
@@ -91,7 +91,7 @@ class Rank:
         """
         job, places = unpack_order(order, tables)
         with self._logged("done", job.target.parent, microbatch=job.name):
-            done, table = do(job, self.model, places)
+            done, table = run_microbatch(job, self.model, places)
             return list(done), packed(table)
 
     def begin(self, loss: Callable[..., Any], prepare: Callable[..., Any] | None, folder: Path, *places: Any) -> Any:
@@ -131,7 +131,7 @@ class Rank:
         return log_to(self.log, what, **(phase_at(folder) if folder else {}), **where)
 
 
-def pack_order(job: Job, places: Sequence[Any]) -> tuple[bytes, list[Any]]:
+def pack_order(job: MicrobatchTask, places: Sequence[Any]) -> tuple[bytes, list[Any]]:
     """The job and where its rows are, for `Rank.each`: bytes, which Ray carries cheaper than objects, and references.
 
     Ray sends references that are arguments of their own after what they refer to.
@@ -141,14 +141,14 @@ def pack_order(job: Job, places: Sequence[Any]) -> tuple[bytes, list[Any]]:
     return order, [place for place in places if isinstance(place, ray.ObjectRef)]
 
 
-def unpack_order(order: bytes, tables: Sequence[pa.Buffer]) -> tuple[Job, list[Any]]:
+def unpack_order(order: bytes, tables: Sequence[pa.Buffer]) -> tuple[MicrobatchTask, list[Any]]:
     """What `pack_order` was given, with the tables where references were."""
     job, known = cloudpickle.loads(order)
     brought = iter(tables)
     return job, [next(brought) if place is None else place for place in known]
 
 
-def join(meeting: Meeting, ranks: Sequence[Where], door: socket.socket) -> None:
+def join(meeting: Rendezvous, ranks: Sequence[Where], door: socket.socket) -> None:
     """Makes this process one of the ranks of a torch process group that meets at rank 0.
 
     Args:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from ragdist.config.block import Block
-from ragdist.config.duet import Arbiter, DuetConfig
-from ragdist.config.kube import KubeConfig
-from ragdist.config.road import (
+from ragdist.config.block import SettingsBlock
+from ragdist.config.data import (
     ChunksConfig,
     ColumnsConfig,
     ContextsConfig,
@@ -22,6 +20,8 @@ from ragdist.config.road import (
     RunConfig,
     TeacherConfig,
 )
+from ragdist.config.duet import Arbiter, DuetConfig
+from ragdist.config.kube import KubeConfig
 from ragdist.config.sweep import SweepConfig
 from ragdist.config.training import (
     AtmConfig,
@@ -87,7 +87,7 @@ def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
     )
 
 
-class Settings(Block):
+class Settings(SettingsBlock):
     """All settings of a job."""
 
     seed: int = Field(0, ge=0)

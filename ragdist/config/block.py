@@ -8,7 +8,7 @@ import json
 from pydantic import BaseModel, ConfigDict
 
 
-class Block(BaseModel):
+class SettingsBlock(BaseModel):
     """A group of settings that one part of the house owns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

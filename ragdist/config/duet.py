@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ragdist.config.block import Block
+from ragdist.config.block import SettingsBlock
 from ragdist.config.training import LoraConfig, TrainConfig
 
 Arbiter = Literal["alignment", "features", "summarizer", "tuned_summarizer", "teacher_summarizer"]
@@ -18,7 +18,7 @@ def adapter(learning_rate: float, epochs: float) -> TrainConfig:
     return TrainConfig(lora=lora, learning_rate=learning_rate, epochs=epochs, schedule="linear")
 
 
-class DuetConfig(Block):
+class DuetConfig(SettingsBlock):
     """Reciter (closed book), discoverer (open book) and arbiter (DuetRAG, arXiv 2405.13002)."""
 
     answerers_fraction: float = Field(0.6, gt=0, le=1)

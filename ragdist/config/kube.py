@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from ragdist.config.block import Block
+from ragdist.config.block import SettingsBlock
 
 LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 """What Kubernetes takes for a name (DNS-1123 label)."""
 
 
-class KubeConfig(Block):
+class KubeConfig(SettingsBlock):
     """A job on Kubernetes through KubeRay (`ragdist k8s`)."""
 
     namespace: str = Field("ragdist", pattern=LABEL)

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from ragdist.config import Block, Settings
+from ragdist.config import Settings
+from ragdist.config.block import SettingsBlock
 from ragdist.errors import ConfigError
 
 
@@ -56,23 +57,23 @@ def dump(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def describe(block: Block | None = None, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def describe(block: SettingsBlock | None = None, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """(key, type, default, sentence) of every setting, in the order of the house."""
     block = block or Settings()
     for name, field in type(block).model_fields.items():
         value = getattr(block, name)
-        if isinstance(value, Block):
+        if isinstance(value, SettingsBlock):
             yield from describe(value, f"{prefix}{name}.")
         else:
             sentence = " ".join((field.description or "").split())
             yield f"{prefix}{name}", _kind(field.annotation), json.dumps(value), sentence
 
 
-def flatten(settings: Block, prefix: str = "") -> dict[str, Any]:
+def flatten(settings: SettingsBlock, prefix: str = "") -> dict[str, Any]:
     """Every setting's value by its dotted key."""
     found: dict[str, Any] = {}
     for name, value in settings:
-        if isinstance(value, Block):
+        if isinstance(value, SettingsBlock):
             found |= flatten(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = value

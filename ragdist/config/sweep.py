@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ragdist.config.block import Block
+from ragdist.config.block import SettingsBlock
 
 
-class SweepConfig(Block):
+class SweepConfig(SettingsBlock):
     """Many runs of one job that differ in some settings (`ragdist sweep`)."""
 
     over: dict[str, Any] = Field(default_factory=dict)

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ragdist.config.block import Block
+from ragdist.config.block import SettingsBlock
 
 
-class LoraConfig(Block):
+class LoraConfig(SettingsBlock):
     """Low-rank adapters (peft)."""
 
     rank: int = Field(0, ge=0)
@@ -24,7 +24,7 @@ class LoraConfig(Block):
     """Write the tuned model with adapters merged; otherwise the adapter alone."""
 
 
-class TrainConfig(Block):
+class TrainConfig(SettingsBlock):
     """Fine-tuning: TRL's SFTTrainer on DeepSpeed ZeRO."""
 
     epochs: float = Field(1.0, gt=0)
@@ -74,7 +74,7 @@ class TrainConfig(Block):
         return min(self.zero_stage, 1 if width == 2 else 0)
 
 
-class SideConfig(Block):
+class SideConfig(SettingsBlock):
     """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
 
     source: str = ""
@@ -94,7 +94,7 @@ class SideConfig(Block):
     """How it learns in each round."""
 
 
-class MixConfig(Block):
+class MixConfig(SettingsBlock):
     """What the generator is shown beside the clean list in each row that it learns from. The paper shows D and all
     forgeries, always, which teaches that every list is attacked (beyond the paper, arXiv 2310.01558)."""
 
@@ -119,7 +119,7 @@ class MixConfig(Block):
 Replayed = Literal["earlier", "template", "swap", "injection"]
 
 
-class ReplayConfig(Block):
+class ReplayConfig(SettingsBlock):
     """Attacks that the generator learns from beside the newest attacker's forgeries (beyond the paper)."""
 
     attacks: tuple[Replayed, ...] = ()
@@ -133,7 +133,7 @@ class ReplayConfig(Block):
     the right answer has the largest loss before the generator learns (arXiv 2405.20978); `share` is not read then."""
 
 
-class AtmConfig(Block):
+class AtmConfig(SettingsBlock):
     """Alternating rounds of attacker and generator (ATM, arXiv 2405.18111)."""
 
     rounds: int = Field(2, ge=1)
@@ -197,7 +197,7 @@ class AtmConfig(Block):
     """Times that a group with a dead rank is built anew before the run counts as failed."""
 
 
-class ClusterConfig(Block):
+class ClusterConfig(SettingsBlock):
     """Which machines do the work."""
 
     address: str = ""
@@ -219,7 +219,7 @@ class ClusterConfig(Block):
 Condition = Literal["closed_book", "oracle", "permuted", "absent", "retrieved", "attacked"]
 
 
-class EvaluationConfig(Block):
+class EvaluationConfig(SettingsBlock):
     """What is asked of a model before and after."""
 
     conditions: tuple[Condition, ...] = ("closed_book", "oracle", "absent", "retrieved", "permuted", "attacked")

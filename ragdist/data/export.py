@@ -23,7 +23,7 @@ import yaml
 
 from ragdist.config import PromptsConfig, Settings
 from ragdist.data import contexts, prompts
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Context, Question, Split, as_row
 from ragdist.storage.atomic import encode
@@ -36,7 +36,7 @@ LICENCE_ID = re.compile(r"[\w.+-]+")
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-class Row(NamedTuple):
+class ExportRow(NamedTuple):
     """A question with the documents that it is shown with."""
 
     question: Question
@@ -57,12 +57,12 @@ class Counts:
 
 
 def export(
-    road: Road, folder: Path, form: Form, *, forgeries: bool = False, licence: str = "", stop: str = ""
+    pipeline: Pipeline, folder: Path, form: Form, *, forgeries: bool = False, licence: str = "", stop: str = ""
 ) -> Counts:
     """Writes train and test rows and README.md into `folder`, one row in memory at a time.
 
     Args:
-        road: what made the rows; its stages are made now if they are not there.
+        pipeline: what made the rows; its stages are made now if they are not there.
         folder: empty.
         form: see above.
         forgeries: write the forged documents as well, as `forgeries.jsonl`.
@@ -72,10 +72,10 @@ def export(
     Raises:
         DataError: there is not a single row.
     """
-    counts, config = Counts(), road.settings.prompts
+    counts, config = Counts(), pipeline.settings.prompts
     files: dict[str, dict[str, str]] = {"default": {}}
     for split in SPLITS[1:] if form == "eval" else SPLITS:
-        found = (_shaped(row, form, config, stop) for row in _counted(rows(road, split), split, counts))
+        found = (_shaped(row, form, config, stop) for row in _counted(rows(pipeline, split), split, counts))
         name = f"data/{split}.parquet" if form == "hf" else f"{split}.jsonl"
         (_write_parquet if form == "hf" else _write_lines)(folder / name, found)
         if counts.rows.get(split):
@@ -83,35 +83,37 @@ def export(
     if not files["default"]:
         raise DataError(f"no row to export as {form}; `ragdist build` says where questions are left out")
     if forgeries:
-        counts.forgeries = _write_lines(folder / "forgeries.jsonl", map(as_row, road.forgeries))
+        counts.forgeries = _write_lines(folder / "forgeries.jsonl", map(as_row, pipeline.forgeries))
         if counts.forgeries:
             files["forgeries"] = {"test": "forgeries.jsonl"}
-    (folder / "README.md").write_text(card(road, form, counts, files, licence))
+    (folder / "README.md").write_text(card(pipeline, form, counts, files, licence))
     return counts
 
 
-def rows(road: Road, split: Split) -> Iterator[Row]:
+def rows(pipeline: Pipeline, split: Split) -> Iterator[ExportRow]:
     """Training questions as `contexts` shows them, test questions with their oracles among distractors."""
-    settings, by_id = road.settings, road.chunk_by_id
+    settings, by_id = pipeline.settings, pipeline.chunk_by_id
     if split == "train":
-        asked = {question.id: question for question in road.questions if question.split == "train"}
-        pairs: Iterable[tuple[Question, Context]] = ((asked[context.question_id], context) for context in road.contexts)
+        asked = {question.id: question for question in pipeline.questions if question.split == "train"}
+        pairs: Iterable[tuple[Question, Context]] = (
+            (asked[context.question_id], context) for context in pipeline.contexts
+        )
     else:
         pairs = (
             (question, contexts.assemble(question, found, True, settings.contexts, settings.seed))
-            for question, found in zip(road.questions, road.candidates, strict=True)
+            for question, found in zip(pipeline.questions, pipeline.candidates, strict=True)
             if question.split == "test"
         )
     for question, context in pairs:
-        yield Row(question, context, tuple(by_id[i] for i in context.chunk_ids))
+        yield ExportRow(question, context, tuple(by_id[i] for i in context.chunk_ids))
 
 
-def card(road: Road, form: Form, counts: Counts, files: dict[str, dict[str, str]], licence: str = "") -> str:
+def card(pipeline: Pipeline, form: Form, counts: Counts, files: dict[str, dict[str, str]], licence: str = "") -> str:
     """README.md: a head that `datasets` and the hub read, counts, licence, and what made the rows.
 
     Paths and addresses of the documents are not in it.
     """
-    settings, noted = road.settings, road.chunks.card["counts"]
+    settings, noted = pipeline.settings, pipeline.chunks.card["counts"]
     licence = licence or noted.get("licence", UNKNOWN)
     cite = f"\nCite {noted['citation']}." if "citation" in noted else ""
     head: dict[str, Any] = {
@@ -128,7 +130,7 @@ def card(road: Road, form: Form, counts: Counts, files: dict[str, dict[str, str]
         f"| {split} | {total} | {counts.with_oracle.get(split, 0)} | {counts.with_oracle.get(split, 0) / total:.1%} |"
         for split, total in counts.rows.items()
     ]
-    counted = ", ".join(f"{name} {count}" for name, count in _stage_counts(road).items())
+    counted = ", ".join(f"{name} {count}" for name, count in _stage_counts(pipeline).items())
     unknown = (
         "\nThe licence of the documents is not known to ragdist: find out before you hand this on "
         "(`--licence` writes it here)."
@@ -164,7 +166,7 @@ Licence of the documents: {licence}.{unknown}{cite}
 """
 
 
-def _counted(found: Iterable[Row], split: Split, counts: Counts) -> Iterator[Row]:
+def _counted(found: Iterable[ExportRow], split: Split, counts: Counts) -> Iterator[ExportRow]:
     for row in found:
         counts.rows[split] = counts.rows.get(split, 0) + 1
         counts.with_oracle[split] = counts.with_oracle.get(split, 0) + bool(row.context.oracle_positions)
@@ -172,7 +174,7 @@ def _counted(found: Iterable[Row], split: Split, counts: Counts) -> Iterator[Row
         yield row
 
 
-def _shaped(row: Row, form: Form, config: PromptsConfig, stop: str) -> dict[str, Any]:
+def _shaped(row: ExportRow, form: Form, config: PromptsConfig, stop: str) -> dict[str, Any]:
     question, documents = row.question, row.documents
     asked, target = prompts.user_text(question.text, documents, config), prompts.target(question, config)
     if form == "completion":
@@ -242,15 +244,17 @@ def _write_parquet(path: Path, found: Iterable[dict[str, Any]]) -> int:
     return written
 
 
-def _stage_counts(road: Road) -> dict[str, int]:
+def _stage_counts(pipeline: Pipeline) -> dict[str, int]:
     """What the stages left out or met, by their own names."""
     found: dict[str, int] = {}
-    for stage in (road.questions, road.candidates, road.contexts):
+    for stage in (pipeline.questions, pipeline.candidates, pipeline.contexts):
         for name, value in stage.card["counts"].items():
             number = len(value) if isinstance(value, list) else value
             if isinstance(number, int) and number and name not in ("with_oracle", *SPLITS):
                 found[name.replace("_", " ")] = number
-    if road.settings.prompts.answer == "reasoned" and (invalid := road.examples.card["counts"]["invalid_quotes"]):
+    if pipeline.settings.prompts.answer == "reasoned" and (
+        invalid := pipeline.examples.card["counts"]["invalid_quotes"]
+    ):
         found["invalid quotes"] = invalid
     return found
 

@@ -1,4 +1,4 @@
-"""The road from documents to training rows: every stage in order, each made once and found again.
+"""The data pipeline from documents to training rows: every stage in order, each made once and found again.
 
     corpus -> chunks -> questions -> candidates -> contexts -> examples
                   |           ^ `-> forgeries (for the attacked condition)
@@ -19,6 +19,7 @@ from ragdist.data import chunks, contexts, distractors, examples, matching, ques
 from ragdist.data.examples import Sibling
 from ragdist.data.retrieval import hybrid
 from ragdist.data.sources import apidocs, benchmarks, corpus, hub, naming, places
+from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
 from ragdist.data.sources.public import PublicRow
 from ragdist.data.teaching.stages import Lessons
@@ -39,7 +40,7 @@ LEFT_OUT = (
 """Counts of the stages that say how many questions make no training row."""
 
 
-class Road:
+class Pipeline:
     """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
 
     def __init__(
@@ -341,7 +342,7 @@ class Road:
         with span("read API documentation"):
             return apidocs.read(config.corpus.packages, config.seed, config.questions.test_fraction)
 
-    def _rows(self, broken: list[str] | None = None) -> Iterator[benchmarks.Row]:
+    def _rows(self, broken: list[str] | None = None) -> Iterator[SourceRow]:
         settings, fraction = self.settings, self.settings.questions.test_fraction
         return benchmarks.read(self._question_files, test_fraction=fraction, seed=settings.seed, broken=broken)
 
@@ -380,7 +381,9 @@ class Road:
     @cached_property
     def _lessons(self) -> Lessons:
         if self.teacher is None:
-            raise ConfigError("settings of teacher ask for one, and the road was given none; pass Road(teacher=...)")
+            raise ConfigError(
+                "settings of teacher ask for one, and the data pipeline was given none; pass Pipeline(teacher=...)"
+            )
         return Lessons(self.settings, self.store, self.teacher)
 
     @cached_property

@@ -39,7 +39,7 @@ ANSWER_TAG = re.compile(r"<answer>\s?[:\uff1a]|##\s?answer\s?[:\uff1a]", re.IGNO
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
 
 
-class Shown(Protocol):
+class Showable(Protocol):
     """What can be shown as a document: a Chunk, a Forgery."""
 
     @property
@@ -88,7 +88,7 @@ class Extracted(NamedTuple):
 
 def prompt(
     question: str,
-    documents: Sequence[Shown],
+    documents: Sequence[Showable],
     codec: Codec,
     config: PromptsConfig,
     *,
@@ -117,10 +117,10 @@ def prompt(
     return fit(documents, (render,), codec, id=id, max_tokens=max_tokens, room=room, golden=golden)[0]
 
 
-def renderer(question: str, codec: Codec, config: PromptsConfig) -> Callable[[Sequence[Shown]], str]:
+def renderer(question: str, codec: Codec, config: PromptsConfig) -> Callable[[Sequence[Showable]], str]:
     """What makes the whole text of a prompt of the documents that are shown with this question."""
 
-    def render(shown: Sequence[Shown]) -> str:
+    def render(shown: Sequence[Showable]) -> str:
         return codec.chat(user_text(question, shown, config), config.system if shown else config.system_closed)
 
     return render
@@ -133,8 +133,8 @@ def golden_of(question: Question | OpenQuestion, positions: Iterable[int]) -> Go
 
 
 def fit(
-    documents: Sequence[Shown],
-    renders: Sequence[Callable[[Sequence[Shown]], str]],
+    documents: Sequence[Showable],
+    renders: Sequence[Callable[[Sequence[Showable]], str]],
     codec: Codec,
     *,
     id: str,
@@ -151,7 +151,7 @@ def fit(
         DataError: one does not fit even without the documents' text.
     """
 
-    def encode(shown: Sequence[Shown]) -> list[list[int]]:
+    def encode(shown: Sequence[Showable]) -> list[list[int]]:
         return [codec.encode(render(shown)).ids for render in renders]
 
     def excess() -> int:
@@ -207,7 +207,7 @@ def _stands(span: str, texts: Iterable[str]) -> bool:
     return any(quoted_in(span, text) for text in texts)
 
 
-def user_text(question: str, documents: Sequence[Shown], config: PromptsConfig) -> str:
+def user_text(question: str, documents: Sequence[Showable], config: PromptsConfig) -> str:
     """The user's message: documents, question, how to answer."""
     how = PLAIN
     if config.answer == "reasoned":
@@ -216,7 +216,7 @@ def user_text(question: str, documents: Sequence[Shown], config: PromptsConfig) 
     return "".join(blocks) + "\n" * bool(blocks) + f"Question: {question}\n{how}"
 
 
-def block(document: Shown) -> str:
+def block(document: Showable) -> str:
     """One document as it stands in a prompt; what looks like a delimiter in it is escaped."""
     return f"<DOCUMENT>{_escape(_line(document.title))}\n{_escape(document.text)}</DOCUMENT>\n"
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import regex
 
 from ragdist.data.matching import contains, flat, letters, shows, spans, words
-from ragdist.data.prompts import Shown
+from ragdist.data.prompts import Showable
 from ragdist.data.teaching.listing import ASKS
 from ragdist.draws import rng_for
 from ragdist.errors import DataError
@@ -87,12 +87,12 @@ class Falsified(NamedTuple):
 
 def forge(
     question: Question | OpenQuestion,
-    sources: Sequence[Shown],
+    sources: Sequence[Showable],
     pool: Sequence[str],
     *,
     count: int,
     seed: int,
-    others: Sequence[Shown] = (),
+    others: Sequence[Showable] = (),
     counts: dict[str, Any] | None = None,
 ) -> list[Forgery]:
     """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike.
@@ -212,7 +212,7 @@ def _distance(one: tuple[str, int, int], other: tuple[str, int, int]) -> tuple[b
     return one[0] != other[0], abs(one[1] - other[1]), abs(one[2] - other[2])
 
 
-def falsified(question: Question | OpenQuestion, document: Shown, wrong: str) -> Falsified:
+def falsified(question: Question | OpenQuestion, document: Showable, wrong: str) -> Falsified:
     """The document with the wrong answer wherever a right one stands, in the title too.
 
     Where a parameter's default is asked for and the text gives it as one, only there: `1` stands in many a text.

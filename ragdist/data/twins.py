@@ -76,7 +76,7 @@ def _negations() -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Indexed:
     """A question as it is compared."""
 
     question: Question
@@ -97,9 +97,9 @@ class Tests:
         self.labels = labels
         self._asked = [_read(question) for question in questions if question.split == "test"]
         self._often = Counter(word for one in self._asked for word in one.bag)
-        self._equal: dict[tuple[tuple[str, ...], frozenset[str]], _Asked] = {}
-        self._with: defaultdict[str, list[_Asked]] = defaultdict(list)
-        self._rarest: defaultdict[str, list[_Asked]] = defaultdict(list)
+        self._equal: dict[tuple[tuple[str, ...], frozenset[str]], _Indexed] = {}
+        self._with: defaultdict[str, list[_Indexed]] = defaultdict(list)
+        self._rarest: defaultdict[str, list[_Indexed]] = defaultdict(list)
         for one in self._asked:
             self._equal.setdefault((one.words, one.signs), one)
             for word in one.bag:
@@ -118,10 +118,10 @@ class Tests:
         near += [other for word in one.bag if word in self._rarest for other in self._rarest[word]]
         return next((other.question for other in near if self._repeats(one, other)), None)
 
-    def _rare(self, one: _Asked) -> str:
+    def _rare(self, one: _Indexed) -> str:
         return min(one.bag, key=lambda word: (self._often[word], word))
 
-    def _repeats(self, one: _Asked, other: _Asked) -> bool:
+    def _repeats(self, one: _Indexed, other: _Indexed) -> bool:
         short, long = sorted((one, other), key=lambda asked: len(asked.words))
         if (
             short.signs != long.signs
@@ -174,12 +174,12 @@ def sift(
     return [question for question in questions if question.split == "test" or question.id not in dropped]
 
 
-def _read(question: Question) -> _Asked:
+def _read(question: Question) -> _Indexed:
     said = words(question.text).split()
     left = _bare(said)
     empty = EMPTY - (_names(question.text) & {"a"})  # the A of vitamin A is a name
     kept = tuple(word for word in left if word not in empty) or tuple(left)
-    return _Asked(question, kept, frozenset(kept), frozenset(_SIGNS.findall(letters(question.text))))
+    return _Indexed(question, kept, frozenset(kept), frozenset(_SIGNS.findall(letters(question.text))))
 
 
 def _bare(said: list[str]) -> list[str]:

@@ -56,15 +56,15 @@ class ApiCalls(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Counts over answers, so that shards merge by `+` to what the whole would give. Example: Tally(100, 61, 12)."""
+class ApiTally:
+    """Counts over answers, so that shards merge by `+` to what the whole would give. Example: ApiTally(100, 61, 12)."""
 
     rows: int = 0
     right: int = 0
     made_up: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.rows + other.rows, self.right + other.right, self.made_up + other.made_up)
+    def __add__(self, other: ApiTally) -> ApiTally:
+        return ApiTally(self.rows + other.rows, self.right + other.right, self.made_up + other.made_up)
 
     @property
     def shares(self) -> ApiCalls:
@@ -120,7 +120,7 @@ class Judge:
             hub: Database(hub, (api for api in apis.values() if _hub(api[0]) == hub)) for hub in get_args(Hub)
         }
 
-    def tally(self, predictions: Iterable[Prediction]) -> Tally:
+    def tally(self, predictions: Iterable[Prediction]) -> ApiTally:
         """Counts over the answers to questions whose API is known. Untagged answers are read whole: code has many
         lines."""
         rows = right = made_up = 0
@@ -129,7 +129,7 @@ class Judge:
                 hub, wanted = self._wanted[said.question_id]
                 domains = self._databases[hub].domains(said.answer if said.tagged else said.text)
                 rows, right, made_up = rows + 1, right + (wanted in (domains or ())), made_up + (domains == set())
-        return Tally(rows, right, made_up)
+        return ApiTally(rows, right, made_up)
 
 
 def called(answer: str) -> str:

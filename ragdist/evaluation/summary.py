@@ -15,7 +15,7 @@ from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change,
 from ragdist.records import Question
 
 RIGHT_OR_WRONG: tuple[Metric, ...] = ("em", "subspan")
-Group = dict[str, Prediction]
+PredictionsById = dict[str, Prediction]
 """Predictions of one model under one condition, by question id."""
 
 
@@ -40,7 +40,7 @@ def summarise(
         api_judge: who judges the API calls of APIBench's questions; None leaves that score out.
     """
     by_id = {question.id: question for question in questions}
-    groups: dict[tuple[str, Condition], Group] = {}
+    groups: dict[tuple[str, Condition], PredictionsById] = {}
     for prediction in (prediction for predictions in asked.values() for prediction in predictions):
         if prediction.question_id in by_id:
             groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
@@ -72,7 +72,7 @@ def summarise(
     )
 
 
-def _unforged(groups: Mapping[tuple[str, Condition], Group], model: str) -> int:
+def _unforged(groups: Mapping[tuple[str, Condition], PredictionsById], model: str) -> int:
     """Questions with a known oracle that this model was not attacked on."""
     if (model, "attacked") not in groups:
         return 0
@@ -86,7 +86,7 @@ def _labels(questions: Iterable[Question]) -> dict[str, str]:
     return {q.id: answers.pubmed_label(q.answers[0]) for q in asked if q.dataset not in free}
 
 
-def _cell(group: Group, labels: Mapping[str, str], settings: Settings, api_judge: Judge | None) -> Cell:
+def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings, api_judge: Judge | None) -> Cell:
     rows = list(group.values())
     bounds = _bounds(settings)
     truth = {key: labels[key] for key in group if key in labels}
@@ -114,14 +114,14 @@ def _cell(group: Group, labels: Mapping[str, str], settings: Settings, api_judge
     )
 
 
-def _attack(control: Group, attacked: Group, metric: Metric, settings: Settings) -> Attack:
+def _attack(control: PredictionsById, attacked: PredictionsById, metric: Metric, settings: Settings) -> Attack:
     right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
     lost = [1.0 - getattr(attacked[key], metric) for key in right]
     success = _bounds(settings)(lost) if lost else None
     return Attack(model=next(iter(control.values())).model, metric=metric, rows=len(right), success=success)
 
 
-def compare(before: Group, after: Group, metric: Metric, settings: Settings) -> Change:
+def compare(before: PredictionsById, after: PredictionsById, metric: Metric, settings: Settings) -> Change:
     """The paired change from one group to another, over the questions of both; the condition is that of `after`."""
     shared = [key for key in before if key in after]
     old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))

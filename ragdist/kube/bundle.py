@@ -12,8 +12,9 @@ import yaml
 from ragdist.config import Settings, loader
 from ragdist.errors import ConfigError
 from ragdist.kube import pods
-from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, number, ray_groups
+from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups
 from ragdist.kube.hardening import size
+from ragdist.kube.pods import KubeJob, WorkerRequest
 from ragdist.kube.schema import Loader
 
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -22,10 +23,10 @@ CHANGES = re.compile(r"\$|`|\bdate\b|\buuidgen\b")
 """What makes an entrypoint another one each time."""
 NO_FILE_SYSTEM = ("s3.csi.aws.com", "gcsfuse.csi.storage.gke.io")
 """Drivers that mount a bucket but neither append to files nor lock them."""
-Found = Iterator[tuple[Document, Problem]]
+Found = Iterator[tuple[Manifest, Violation]]
 
 
-def problems(documents: Sequence[Document]) -> Found:
+def problems(documents: Sequence[Manifest]) -> Found:
     """What does not fit together among the objects of one folder."""
     policies = [one for one in documents if one.kind == "NetworkPolicy"]
     for document in documents:
@@ -39,57 +40,59 @@ def problems(documents: Sequence[Document]) -> Found:
         yield from ((document, problem) for problem in _kept(document))
 
 
-def _kept(document: Document) -> Iterator[Problem]:
+def _kept(document: Manifest) -> Iterator[Violation]:
     """Storage that all pods can write, and no secret beside it."""
     body = document.body
     if document.kind == "PersistentVolumeClaim" and "ReadWriteMany" not in at(body, "spec.accessModes", []):
         modes = ", ".join(map(str, at(body, "spec.accessModes", [])))
-        yield Problem("spec.accessModes", modes or "missing", "ReadWriteMany: all pods write there")
+        yield Violation("spec.accessModes", modes or "missing", "ReadWriteMany: all pods write there")
     if at(body, "spec.csi.driver") in NO_FILE_SYSTEM:
         wanted = "a driver whose files can be appended to, renamed and locked, such as csi.juicefs.com"
-        yield Problem("spec.csi.driver", at(body, "spec.csi.driver"), wanted)
+        yield Violation("spec.csi.driver", at(body, "spec.csi.driver"), wanted)
     for key in ("data", "stringData"):
         if document.kind == "Secret" and body.get(key):
-            yield Problem(key, "a secret in clear", "none among manifests; `kubectl create secret` makes it")
+            yield Violation(key, "a secret in clear", "none among manifests; `kubectl create secret` makes it")
 
 
-def _shut_off(path: str, spec: Body, policies: Sequence[Document]) -> Iterator[Problem]:
+def _shut_off(path: str, spec: Body, policies: Sequence[Manifest]) -> Iterator[Violation]:
     for group_path, _, group in ray_groups(path, spec):
         labels = at(group, "template.metadata.labels", {})
         if not any(_covers(policy, labels) for policy in policies):
             wanted = "labels that a NetworkPolicy of this folder selects, with policyTypes Ingress"
-            yield Problem(f"{group_path}.template.metadata.labels", "no policy shuts these pods off", wanted)
+            yield Violation(f"{group_path}.template.metadata.labels", "no policy shuts these pods off", wanted)
 
 
-def _covers(policy: Document, labels: Body) -> bool:
+def _covers(policy: Manifest, labels: Body) -> bool:
     selected = at(policy.body, "spec.podSelector.matchLabels", {})
     shuts = "Ingress" in at(policy.body, "spec.policyTypes", [])
     return shuts and bool(selected) and selected.items() <= labels.items()
 
 
-def _resumes(document: Document) -> Iterator[Problem]:
+def _resumes(document: Manifest) -> Iterator[Violation]:
     spec = at(document.body, "spec", {})
     entrypoint = str(spec.get("entrypoint", ""))
     if CHANGES.search(entrypoint):
-        yield Problem("spec.entrypoint", entrypoint, "the same command at every retry, nothing that a shell fills in")
+        yield Violation("spec.entrypoint", entrypoint, "the same command at every retry, nothing that a shell fills in")
     if not spec.get("backoffLimit") and not spec.get("clusterSelector"):
-        yield Problem("spec.backoffLimit", str(spec.get("backoffLimit", 0)), "1 or more: a lost head ends the job else")
+        yield Violation(
+            "spec.backoffLimit", str(spec.get("backoffLimit", 0)), "1 or more: a lost head ends the job else"
+        )
 
 
-def _queued(document: Document) -> Iterator[Problem]:
+def _queued(document: Manifest) -> Iterator[Violation]:
     """What Kueue needs of a job that it admits."""
     if not at(document.body, "metadata.labels", {}).get(QUEUE):
         return
     spec = at(document.body, "spec", {})
     if not spec.get("shutdownAfterJobFinishes"):
-        yield Problem("spec.shutdownAfterJobFinishes", "not true", f"true with label {QUEUE}")
+        yield Violation("spec.shutdownAfterJobFinishes", "not true", f"true with label {QUEUE}")
     if at(spec, "rayClusterSpec.enableInTreeAutoscaling"):
-        yield Problem("spec.rayClusterSpec.enableInTreeAutoscaling", "true", f"none with label {QUEUE}")
+        yield Violation("spec.rayClusterSpec.enableInTreeAutoscaling", "true", f"none with label {QUEUE}")
     if spec.get("clusterSelector"):
-        yield Problem("spec.clusterSelector", "set", f"none with label {QUEUE}")
+        yield Violation("spec.clusterSelector", "set", f"none with label {QUEUE}")
 
 
-def _runs(job: Document, documents: Sequence[Document]) -> Found:
+def _runs(job: Manifest, documents: Sequence[Manifest]) -> Found:
     """The command, the settings that it reads, the storage, and the seats that it will ask for."""
     command = COMMAND.fullmatch(str(at(job.body, "spec.entrypoint", "")))
     found = cluster(job)
@@ -100,23 +103,26 @@ def _runs(job: Document, documents: Sequence[Document]) -> Found:
     holder = _mounted(head, command[3], documents)
     if holder is None:
         wanted = f"a ConfigMap of this folder that is mounted at {PurePosixPath(command[3]).parent}"
-        yield job, Problem("spec.entrypoint", f"no {command[3]} in the head's pod", wanted)
+        yield job, Violation("spec.entrypoint", f"no {command[3]} in the head's pod", wanted)
         return
     name = PurePosixPath(command[3]).name
     try:
         values = yaml.load(holder.body["data"][name], Loader) or {}
         settings = loader.load(command[4].split(), base=values)
     except (yaml.YAMLError, ConfigError, AttributeError, ValueError) as error:
-        yield holder, Problem(f"data.{name}", " ".join(str(error).split())[:300], "settings as `ragdist settings` has")
+        yield (
+            holder,
+            Violation(f"data.{name}", " ".join(str(error).split())[:300], "settings as `ragdist settings` has"),
+        )
         return
     if not settings.run.name:
-        yield holder, Problem(f"data.{name}: run.name", "empty", "a name, so that every retry goes on with the run")
+        yield holder, Violation(f"data.{name}: run.name", "empty", "a name, so that every retry goes on with the run")
     yield from ((job, one) for one in _stored(path, spec, settings.run.folder))
     kind: Any = (command[1] or command[2]).replace(" ", "-")
     yield from ((job, one) for one in _seated(path, spec, settings, kind))
 
 
-def _mounted(pod: Body, file: str, documents: Sequence[Document]) -> Document | None:
+def _mounted(pod: Body, file: str, documents: Sequence[Manifest]) -> Manifest | None:
     """The ConfigMap that a file of a pod comes from."""
     name = PurePosixPath(file).name
     volume = _volume(pod, file)
@@ -133,16 +139,16 @@ def _volume(pod: Body, path: str) -> Body:
     return next((one for one in mappings(pod, "volumes") if name and one.get("name") == name), {})
 
 
-def _stored(path: str, spec: Body, folder: str) -> Iterator[Problem]:
+def _stored(path: str, spec: Body, folder: str) -> Iterator[Violation]:
     """The run's folder lies on a claim in every pod: each rank writes there, and the next cluster reads it."""
     for group_path, _, group in ray_groups(path, spec):
         pod = at(group, "template.spec", {})
         if "persistentVolumeClaim" not in _volume(pod, folder):
             wanted = f"a claim mounted over run.folder, {folder}"
-            yield Problem(f"{group_path}.template.spec.volumes", "the run folder would end with the pod", wanted)
+            yield Violation(f"{group_path}.template.spec.volumes", "the run folder would end with the pod", wanted)
 
 
-def _seated(path: str, spec: Body, settings: Settings, job: pods.Job) -> Iterator[Problem]:
+def _seated(path: str, spec: Body, settings: Settings, job: KubeJob) -> Iterator[Violation]:
     groups = mappings(spec, "workerGroupSpecs")
     for seats in pods.asked(settings, job):
         fits = [group for group in groups if seats.labels.items() <= at(group, "labels", {}).items()]
@@ -150,10 +156,10 @@ def _seated(path: str, spec: Body, settings: Settings, job: pods.Job) -> Iterato
         if room < seats.ranks:
             labelled = "".join(f", labelled {key}={value}" for key, value in seats.labels.items())
             wanted = f"{seats.ranks} ranks of {seats.name} with {seats.cpus:g} CPUs and {seats.gpus:g} GPUs{labelled}"
-            yield Problem(f"{path}.workerGroupSpecs", f"seats for {room}", f"seats for {wanted}")
+            yield Violation(f"{path}.workerGroupSpecs", f"seats for {room}", f"seats for {wanted}")
 
 
-def _room(group: Body, seats: pods.Asked) -> int:
+def _room(group: Body, seats: WorkerRequest) -> int:
     """Ranks that fit into one pod of a group."""
     needs = {"CPU": seats.cpus, "GPU": seats.gpus, **seats.resources}
     has = {kind: _has(group, kind) for kind in needs}

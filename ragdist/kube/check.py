@@ -12,7 +12,7 @@ import yaml
 
 from ragdist.errors import ConfigError
 from ragdist.kube import bundle, core, hardening, rules
-from ragdist.kube.findings import Document, Finding, Problem
+from ragdist.kube.findings import Finding, Manifest, Violation
 from ragdist.kube.schema import KINDS, Loader, Schemas
 
 KUSTOMIZE = "kustomize.config.k8s.io/"
@@ -46,7 +46,7 @@ def check(folder: Path, crds: Path | None = None) -> Checked:
     return Checked(len(documents), [*findings, *findings_of(documents, schemas)], unchecked)
 
 
-def findings_of(documents: Sequence[Document], schemas: Schemas | None = None) -> list[Finding]:
+def findings_of(documents: Sequence[Manifest], schemas: Schemas | None = None) -> list[Finding]:
     """What is wrong with each object, then what objects of one folder do not keep of what they promise each other."""
     found = [_finding(document, one) for document in documents for one in _of_one(document, schemas)]
     for _, together in groupby(sorted(documents, key=_folder), key=_folder):
@@ -54,15 +54,15 @@ def findings_of(documents: Sequence[Document], schemas: Schemas | None = None) -
     return found
 
 
-def _folder(document: Document) -> str:
+def _folder(document: Manifest) -> str:
     return str(PurePosixPath(document.file).parent)
 
 
-def _finding(document: Document, problem: Problem) -> Finding:
+def _finding(document: Manifest, problem: Violation) -> Finding:
     return Finding(document.file, f"{document.kind}/{document.name}", *problem)
 
 
-def _of_one(document: Document, schemas: Schemas | None) -> Iterator[Problem]:
+def _of_one(document: Manifest, schemas: Schemas | None) -> Iterator[Violation]:
     yield from hardening.in_clear(document.body)
     if document.kind in KINDS:
         if schemas:
@@ -74,9 +74,9 @@ def _of_one(document: Document, schemas: Schemas | None) -> Iterator[Problem]:
         yield from core.problems(document)
 
 
-def read(folder: Path) -> tuple[list[Document], list[Finding]]:
+def read(folder: Path) -> tuple[list[Manifest], list[Finding]]:
     """The objects of all files below a folder, and what cannot be read. Kustomizations are left to kustomize."""
-    documents: list[Document] = []
+    documents: list[Manifest] = []
     findings: list[Finding] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml")):
         file = path.relative_to(folder).as_posix()
@@ -91,5 +91,5 @@ def read(folder: Path) -> tuple[list[Document], list[Finding]]:
             if not isinstance(body, dict) or not body.get("kind") or not body.get("apiVersion"):
                 findings.append(Finding(file, "", f"document {number + 1}", "no object", "apiVersion and kind"))
             elif not str(body["apiVersion"]).startswith(KUSTOMIZE):
-                documents.append(Document(file, body))
+                documents.append(Manifest(file, body))
     return documents, findings

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 from ragdist.errors import ConfigError, TrainError
 from ragdist.kube import check
-from ragdist.kube.findings import Body, Document, at
+from ragdist.kube.findings import Body, Manifest, at
 from ragdist.tracking.progress import say
 
 PLURALS = {
@@ -183,7 +183,7 @@ def submit(folder: Path, cluster: Cluster) -> str:
     return main.name
 
 
-def _send(document: Document, cluster: Cluster) -> None:
+def _send(document: Manifest, cluster: Cluster) -> None:
     there = cluster.call("GET", path_of(document.body))
     if there and document.kind in LASTING:
         return
@@ -199,7 +199,7 @@ def _send(document: Document, cluster: Cluster) -> None:
 
 
 @contextmanager
-def _kuberay(main: Document) -> Iterator[None]:
+def _kuberay(main: Manifest) -> Iterator[None]:
     """Says what a refusal may come from."""
     try:
         yield
@@ -207,7 +207,7 @@ def _kuberay(main: Document) -> Iterator[None]:
         raise ConfigError(f"{main.kind}/{main.name} was not submitted: {error}") from None
 
 
-def _await_gone(document: Document, cluster: Cluster) -> None:
+def _await_gone(document: Manifest, cluster: Cluster) -> None:
     end = time.monotonic() + GONE_S
     while cluster.call("GET", path_of(document.body)):
         if time.monotonic() > end:
@@ -231,14 +231,14 @@ def status(folder: Path, cluster: Cluster) -> Status:
     )
 
 
-def _pods(main: Document, cluster: Cluster) -> Iterator[Pod]:
+def _pods(main: Manifest, cluster: Cluster) -> Iterator[Pod]:
     for pod in _raw_pods(main, cluster):
         labels = at(pod, "metadata.labels", {})
         group = labels.get("ray.io/group") or ("submitter" if "job-name" in labels else "")
         yield Pod(pod["metadata"]["name"], group, str(at(pod, "status.phase", "Unknown")), _why(pod))
 
 
-def _raw_pods(main: Document, cluster: Cluster) -> list[Body]:
+def _raw_pods(main: Manifest, cluster: Cluster) -> list[Body]:
     namespace = main.body["metadata"]["namespace"]
     run = main.body["metadata"]["labels"]["ragdist.io/run"]
     found = cluster.call("GET", f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"ragdist.io/run={run}") or {}
@@ -297,7 +297,7 @@ def finished(found: Status) -> None:
         raise TrainError(f"{found.name} failed {found.failed} times: {found.message}; `ragdist k8s logs` has the story")
 
 
-def _objects(folder: Path) -> list[Document]:
+def _objects(folder: Path) -> list[Manifest]:
     """The folder's objects, in the order in which they are sent.
 
     Raises:
@@ -315,7 +315,7 @@ def _objects(folder: Path) -> list[Document]:
     return sorted(documents, key=lambda one: list(PLURALS).index(one.kind))
 
 
-def _main(objects: list[Document], folder: Path) -> Document:
+def _main(objects: list[Manifest], folder: Path) -> Manifest:
     found = [one for one in objects if one.kind in ("RayJob", "RayCluster")]
     if len(found) != 1:
         raise ConfigError(

@@ -13,11 +13,11 @@ from importlib.resources import files
 from typing import Any
 
 from ragdist.errors import ConfigError
-from ragdist.kube.findings import Document, Problem
+from ragdist.kube.findings import Manifest, Violation
 from ragdist.kube.schema import bare, explained, kept
 
 
-def problems(document: Document) -> Iterator[Problem]:
+def problems(document: Manifest) -> Iterator[Violation]:
     """What the API server would refuse.
 
     Raises:
@@ -27,7 +27,7 @@ def problems(document: Document) -> Iterator[Problem]:
     group, slash, number = version.rpartition("/")
     validator = _validator(f"{document.kind.lower()}-{group.partition('.')[0]}{'-' if slash else ''}{number}.json")
     if validator is None:
-        yield Problem("kind", f"{version} {document.kind} is not known", "an object of Kubernetes or KubeRay")
+        yield Violation("kind", f"{version} {document.kind} is not known", "an object of Kubernetes or KubeRay")
     else:
         yield from map(explained, validator.iter_errors(document.body))
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 Body = dict[str, Any]
 
 
-class Problem(NamedTuple):
-    """Something wrong in a document. Example: Problem("spec.entrypoint", "missing", "a command")."""
+class Violation(NamedTuple):
+    """Something wrong in a document. Example: Violation("spec.entrypoint", "missing", "a command")."""
 
     path: str
     what: str
@@ -18,7 +18,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class Manifest:
     """One object of a file of manifests."""
 
     file: str
@@ -80,7 +80,7 @@ def mappings(body: Any, path: str) -> list[Body]:
     return [one for one in at(body, path, []) if isinstance(one, dict)]
 
 
-def cluster(document: Document) -> tuple[str, Body] | None:
+def cluster(document: Manifest) -> tuple[str, Body] | None:
     """(path, body) of the Ray cluster in a document; None where there is none."""
     spec = document.body.get("spec")
     if not isinstance(spec, dict):
@@ -99,7 +99,7 @@ def ray_groups(path: str, spec: Body) -> Iterator[tuple[str, str, Body]]:
         yield f"{path}.workerGroupSpecs[{number}]", str(group.get("groupName", "")), group
 
 
-def pod_specs(document: Document) -> Iterator[tuple[str, Body]]:
+def pod_specs(document: Manifest) -> Iterator[tuple[str, Body]]:
     """(path, body) of every pod's specification in a Ray document, the submitter's too."""
     found = cluster(document)
     groups = list(ray_groups(*found)) if found else []

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, pod_specs, ray_groups
+from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, pod_specs, ray_groups
 
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY)", re.I)
 SECRET_VALUE = re.compile(
@@ -21,13 +21,13 @@ UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]*)")
 
 
-def problems(document: Document) -> Iterator[Problem]:
+def problems(document: Manifest) -> Iterator[Violation]:
     """What is not as it must be in the pods of a RayJob or RayCluster."""
     found = cluster(document)
     if found:
         path, spec = found
         if at(spec, "authOptions.mode") != "token":
-            yield Problem(f"{path}.authOptions.mode", str(at(spec, "authOptions.mode", "missing")), "token")
+            yield Violation(f"{path}.authOptions.mode", str(at(spec, "authOptions.mode", "missing")), "token")
         yield from _exposed(f"{path}.headGroupSpec", at(spec, "headGroupSpec", {}))
         for group_path, _, group in ray_groups(path, spec):
             yield from _shared_memory(group_path, group)
@@ -36,7 +36,7 @@ def problems(document: Document) -> Iterator[Problem]:
         submitter = "submitterPodTemplate" in path
         yield from _pod(path, pod, needs_token=scales and ".headGroupSpec." in path)
         if not submitter and _seconds(pod) < LEAST_GRACE_S:
-            yield Problem(f"{path}.terminationGracePeriodSeconds", str(_seconds(pod)), f"{LEAST_GRACE_S} or more")
+            yield Violation(f"{path}.terminationGracePeriodSeconds", str(_seconds(pod)), f"{LEAST_GRACE_S} or more")
         for kind in ("initContainers", "containers"):
             for number, container in enumerate(mappings(pod, kind)):
                 yield from _container(f"{path}.{kind}[{number}]", container, at(pod, "securityContext", {}))
@@ -47,53 +47,53 @@ def _seconds(pod: Body) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _exposed(path: str, head: Body) -> Iterator[Problem]:
+def _exposed(path: str, head: Body) -> Iterator[Violation]:
     """The dashboard is a remote shell; it stays in the cluster."""
     for key in ("serviceType", "headService.spec.type"):
         if at(head, key, "ClusterIP") != "ClusterIP":
-            yield Problem(f"{path}.{key}", str(at(head, key)), "ClusterIP: the dashboard runs whatever it is sent")
+            yield Violation(f"{path}.{key}", str(at(head, key)), "ClusterIP: the dashboard runs whatever it is sent")
     if head.get("enableIngress"):
-        yield Problem(f"{path}.enableIngress", "true", "none: the dashboard runs whatever it is sent")
+        yield Violation(f"{path}.enableIngress", "true", "none: the dashboard runs whatever it is sent")
 
 
-def _pod(path: str, pod: Body, *, needs_token: bool) -> Iterator[Problem]:
+def _pod(path: str, pod: Body, *, needs_token: bool) -> Iterator[Violation]:
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.get(key):
-            yield Problem(f"{path}.{key}", "true", "none")
+            yield Violation(f"{path}.{key}", "true", "none")
     for number, volume in enumerate(mappings(pod, "volumes")):
         if "hostPath" in volume:
-            yield Problem(f"{path}.volumes[{number}].hostPath", "a folder of the machine", "a claim or emptyDir")
+            yield Violation(f"{path}.volumes[{number}].hostPath", "a folder of the machine", "a claim or emptyDir")
     if pod.get("automountServiceAccountToken") is not False and not needs_token:
         wanted = "false: no process here talks with the API server"
-        yield Problem(f"{path}.automountServiceAccountToken", "not false", wanted)
+        yield Violation(f"{path}.automountServiceAccountToken", "not false", wanted)
     if at(pod, "securityContext.seccompProfile.type") not in ("RuntimeDefault", "Localhost"):
-        yield Problem(f"{path}.securityContext.seccompProfile", "none", "type: RuntimeDefault")
+        yield Violation(f"{path}.securityContext.seccompProfile", "none", "type: RuntimeDefault")
 
 
-def _container(path: str, container: Body, pod_context: Body) -> Iterator[Problem]:
+def _container(path: str, container: Body, pod_context: Body) -> Iterator[Violation]:
     context = at(container, "securityContext", {})
     if context.get("runAsNonRoot", pod_context.get("runAsNonRoot")) is not True:
-        yield Problem(f"{path}.securityContext.runAsNonRoot", "not true", "true, here or for the pod")
+        yield Violation(f"{path}.securityContext.runAsNonRoot", "not true", "true, here or for the pod")
     if context.get("allowPrivilegeEscalation") is not False:
-        yield Problem(f"{path}.securityContext.allowPrivilegeEscalation", "not false", "false")
+        yield Violation(f"{path}.securityContext.allowPrivilegeEscalation", "not false", "false")
     if context.get("privileged"):
-        yield Problem(f"{path}.securityContext.privileged", "true", "none")
+        yield Violation(f"{path}.securityContext.privileged", "true", "none")
     if "ALL" not in at(context, "capabilities.drop", []):
-        yield Problem(f"{path}.securityContext.capabilities.drop", str(at(context, "capabilities.drop", [])), "[ALL]")
+        yield Violation(f"{path}.securityContext.capabilities.drop", str(at(context, "capabilities.drop", [])), "[ALL]")
     for kind in ("cpu", "memory"):
         if not at(container, f"resources.limits.{kind}"):
-            yield Problem(f"{path}.resources.limits.{kind}", "missing", "a limit")
+            yield Violation(f"{path}.resources.limits.{kind}", "missing", "a limit")
     image = str(container.get("image", ""))
     if not PINNED.fullmatch(image.rpartition("/")[2]):
-        yield Problem(f"{path}.image", repr(image), "a tag other than latest, or a digest")
+        yield Violation(f"{path}.image", repr(image), "a tag other than latest, or a digest")
     for number, variable in enumerate(mappings(container, "env")):
         name = str(variable.get("name", ""))
         if SECRET_NAME.search(name) and not name.endswith("_PATH") and variable.get("value"):
             where = f"{path}.env[{number}].value"
-            yield Problem(where, f"the value of {name}", "valueFrom.secretKeyRef, or envFrom a secret")
+            yield Violation(where, f"the value of {name}", "valueFrom.secretKeyRef, or envFrom a secret")
 
 
-def _shared_memory(path: str, group: Body) -> Iterator[Problem]:
+def _shared_memory(path: str, group: Body) -> Iterator[Violation]:
     """Ray's object store lies in /dev/shm, which is 64 MiB where nobody makes it larger."""
     pod = at(group, "template.spec", {})
     mounts = [mount for one in mappings(pod, "containers")[:1] for mount in mappings(one, "volumeMounts")]
@@ -103,12 +103,12 @@ def _shared_memory(path: str, group: Body) -> Iterator[Problem]:
         return  # KubeRay adds one as large as the pod's memory
     where = f"{path}.template.spec.volumes"
     if at(volume, "emptyDir.medium") != "Memory":
-        yield Problem(where, f"{name} on disk at /dev/shm", "emptyDir.medium: Memory")
+        yield Violation(where, f"{name} on disk at /dev/shm", "emptyDir.medium: Memory")
     store = size(at(group, "rayStartParams.object-store-memory"))
     room = size(at(volume, "emptyDir.sizeLimit"))
     if store and room and room < store:
         where = f"{where}[{mappings(pod, 'volumes').index(volume)}].emptyDir.sizeLimit"
-        yield Problem(where, str(at(volume, "emptyDir.sizeLimit")), f"object-store-memory, {int(store)}, or more")
+        yield Violation(where, str(at(volume, "emptyDir.sizeLimit")), f"object-store-memory, {int(store)}, or more")
 
 
 def size(quantity: Any) -> float | None:
@@ -117,7 +117,7 @@ def size(quantity: Any) -> float | None:
     return float(found[1]) * UNITS[found[2]] if found and found[2] in UNITS else None
 
 
-def in_clear(body: Any, path: str = "") -> Iterator[Problem]:
+def in_clear(body: Any, path: str = "") -> Iterator[Violation]:
     """Texts that look like a key or a token, anywhere in an object."""
     if isinstance(body, dict):
         for key, value in body.items():
@@ -126,4 +126,4 @@ def in_clear(body: Any, path: str = "") -> Iterator[Problem]:
         for number, value in enumerate(body):
             yield from in_clear(value, f"{path}[{number}]")
     elif isinstance(body, str) and (found := SECRET_VALUE.search(body)):
-        yield Problem(path, f"what looks like a secret, {found[0][:6]}...", "a Secret that is made by hand")
+        yield Violation(path, f"what looks like a secret, {found[0][:6]}...", "a Secret that is made by hand")

@@ -10,11 +10,11 @@ from typing import Literal
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.plan import memory
-from ragdist.plan.fits import CLOSE, Group
+from ragdist.plan.fits import CLOSE, PlannedGroup
 from ragdist.plan.layout import DRIVER, RAY, Plan
 from ragdist.plan.seats import GIB
 
-Job = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
+KubeJob = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
 ROLE = "ragdist.io/role"
 """Label of a group's pods and Ray nodes; ATM's two sides ask for theirs."""
 LEAST_STORE = 2**30
@@ -43,12 +43,12 @@ class Pods:
     """Custom Ray resources of one pod."""
 
 
-def system(job: Job) -> Literal["raft", "duet", "atm"]:
+def system(job: KubeJob) -> Literal["raft", "duet", "atm"]:
     """What a job runs, once or many times."""
     return "atm" if job.endswith("atm") else "duet" if job == "duet" else "raft"
 
 
-def for_pods(settings: Settings, job: Job, name: str) -> Settings:
+def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
     """The settings as the job is given them in its pods: a run that retries find again, seats on the groups' pods.
 
     Args:
@@ -69,8 +69,8 @@ def for_pods(settings: Settings, job: Job, name: str) -> Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Seats that a job asks of Ray. Example: Asked(name="attacker", ranks=2, cpus=4, gpus=1)."""
+class WorkerRequest:
+    """Seats that a job asks of Ray. Example: WorkerRequest(name="attacker", ranks=2, cpus=4, gpus=1)."""
 
     name: str
     ranks: int
@@ -83,7 +83,7 @@ class Asked:
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
-def asked(settings: Settings, job: Job) -> list[Asked]:
+def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
     """The seats that a job asks for on a cluster that it joins, where a rank takes one CPU if nothing else is said.
 
     Args:
@@ -93,7 +93,7 @@ def asked(settings: Settings, job: Job) -> list[Asked]:
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
         return [
-            Asked(
+            WorkerRequest(
                 name=name,
                 ranks=side.workers * times,
                 cpus=side.cpus_per_worker or 1.0,
@@ -105,13 +105,15 @@ def asked(settings: Settings, job: Job) -> list[Asked]:
         ]
     cluster = settings.cluster
     ranks = cluster.workers * (2 if job == "duet" and settings.kube.side_by_side else times)
-    found = [Asked(name="workers", ranks=ranks, cpus=cluster.cpus_per_worker or 1.0, gpus=cluster.gpus_per_worker)]
+    found = [
+        WorkerRequest(name="workers", ranks=ranks, cpus=cluster.cpus_per_worker or 1.0, gpus=cluster.gpus_per_worker)
+    ]
     if job.startswith("sweep") and settings.sweep.gpus_per_trial:
-        found.append(Asked(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
+        found.append(WorkerRequest(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
     return found
 
 
-def groups(settings: Settings, job: Job, plan: Plan) -> list[Pods]:
+def groups(settings: Settings, job: KubeJob, plan: Plan) -> list[Pods]:
     """The groups of pods with seats for all that the job has under way at once.
 
     Args:
@@ -125,7 +127,7 @@ def groups(settings: Settings, job: Job, plan: Plan) -> list[Pods]:
     return [_pods(seats, _memory(seats, settings, plan), settings, store_gib(plan)) for seats in asked(settings, job)]
 
 
-def _pods(seats: Asked, memory_each: float, settings: Settings, store: int) -> Pods:
+def _pods(seats: WorkerRequest, memory_each: float, settings: Settings, store: int) -> Pods:
     """Pods with these seats.
 
     Args:
@@ -148,7 +150,7 @@ def _pods(seats: Asked, memory_each: float, settings: Settings, store: int) -> P
     )
 
 
-def _memory(seats: Asked, settings: Settings, plan: Plan) -> float:
+def _memory(seats: WorkerRequest, settings: Settings, plan: Plan) -> float:
     """Bytes of host memory of one rank: told, or of the largest group that may have the seat."""
     if seats.name == "trials":
         return _asking(settings, plan) + memory.process(True, "host")
@@ -157,7 +159,7 @@ def _memory(seats: Asked, settings: Settings, plan: Plan) -> float:
     return max(_counted(group) for group in plan.groups if seats.name in ("workers", group.role.name))
 
 
-def _counted(group: Group) -> int:
+def _counted(group: PlannedGroup) -> int:
     """Bytes of one rank, as the plan counts them.
 
     Raises:
@@ -171,7 +173,7 @@ def _counted(group: Group) -> int:
     return group.peak("host")
 
 
-def head(settings: Settings, job: Job, plan: Plan) -> Pods:
+def head(settings: Settings, job: KubeJob, plan: Plan) -> Pods:
     """The pod with the driver and, in a sweep whose trials ask on CPU, the trials' own processes beside it."""
     kube, gpus = settings.kube, int(asks_on_gpu(settings, job, plan.groups))
     driver = plan.driver if job.endswith("atm") else _asking(settings, plan)
@@ -195,7 +197,7 @@ def _asking(settings: Settings, plan: Plan) -> float:
     return DRIVER + GIB * settings.kube.memory_gib if settings.kube.memory_gib else plan.driver
 
 
-def asks_on_gpu(settings: Settings, job: Job, groups: Sequence[Group]) -> bool:
+def asks_on_gpu(settings: Settings, job: KubeJob, groups: Sequence[PlannedGroup]) -> bool:
     """Whether the driver asks a model, on a GPU: ATM's models stay with their ranks."""
     return settings.kube.driver_gpu and system(job) != "atm" and any(group.role.gpus for group in groups)
 

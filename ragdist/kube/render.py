@@ -23,7 +23,7 @@ from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.kube import objects, pods
 from ragdist.kube.objects import JOB, RUN, Manifest, named
-from ragdist.kube.pods import Job, Pods
+from ragdist.kube.pods import KubeJob, Pods
 from ragdist.plan.layout import Plan
 from ragdist.tracking.run import run_folder
 
@@ -35,7 +35,7 @@ USER = 1000
 REMOTE = re.compile(r"[a-z0-9]+://")
 
 
-def render(settings: Settings, job: Job, plan: Plan, standing: bool = False) -> dict[str, list[Manifest]]:
+def render(settings: Settings, job: KubeJob, plan: Plan, standing: bool = False) -> dict[str, list[Manifest]]:
     """Manifests by file name.
 
     Args:
@@ -141,13 +141,13 @@ def _refuse(settings: Settings) -> None:
                 )
 
 
-def entrypoint(job: Job) -> str:
+def entrypoint(job: KubeJob) -> str:
     """The driver's command; the same each time, so that a retry finds the run."""
     verb = job.replace("-", " ") if job.startswith("sweep") else f"train {job}"
     return f"ragdist {verb} {SETTINGS_FOLDER}/settings.yaml"
 
 
-def _job(settings: Settings, name: str, job: Job, labels: dict[str, str], cluster: Manifest) -> Manifest:
+def _job(settings: Settings, name: str, job: KubeJob, labels: dict[str, str], cluster: Manifest) -> Manifest:
     kube = settings.kube
     if kube.queue:
         labels = {**labels, "kueue.x-k8s.io/queue-name": kube.queue}
@@ -169,7 +169,7 @@ def _job(settings: Settings, name: str, job: Job, labels: dict[str, str], cluste
     return named("ray.io/v1", "RayJob", name, settings, labels, spec=spec)
 
 
-def _cluster(settings: Settings, name: str, job: Job, plan: Plan) -> Manifest:
+def _cluster(settings: Settings, name: str, job: KubeJob, plan: Plan) -> Manifest:
     head = pods.head(settings, job, plan)
     workers = pods.groups(settings, job, plan)
     spec: Manifest = {"rayVersion": metadata.version("ray"), "authOptions": {"mode": "token"}}
@@ -211,7 +211,7 @@ def _resources(group: Pods) -> dict[str, str]:
     return found | {kind: f"{count:g}" for kind, count in group.resources.items()}
 
 
-def _template(settings: Settings, name: str, job: Job, group: Pods, no_restart: bool = False) -> Manifest:
+def _template(settings: Settings, name: str, job: KubeJob, group: Pods, no_restart: bool = False) -> Manifest:
     """A pod: hardened, with limits, storage, shared memory, and time to end."""
     kube, in_ray = settings.kube, group.name != "submitter"
     volumes: list[Manifest] = []

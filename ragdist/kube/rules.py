@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import yaml
 
-from ragdist.kube.findings import Body, Document, Problem, at, cluster, mappings, number, ray_groups
+from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -23,13 +23,13 @@ GATED = {"networkPolicy": "RayClusterNetworkPolicy", "tlsOptions": "RayClusterMT
 GATED |= {"historyServerOptions": "RayClusterHistoryServer"}
 
 
-def problems(document: Document) -> Iterator[Problem]:
+def problems(document: Manifest) -> Iterator[Violation]:
     """What the operator would refuse in a RayJob or RayCluster."""
     name = document.name
     longest = LONGEST[document.kind]
     if len(name) > longest or not DNS_1035.fullmatch(name):
         wanted = f"lower case letters, digits and dashes, a letter first, at most {longest}"
-        yield Problem("metadata.name", f"{name!r} of {len(name)} characters", wanted)
+        yield Violation("metadata.name", f"{name!r} of {len(name)} characters", wanted)
     spec = document.body.get("spec")
     if document.kind == "RayJob" and isinstance(spec, dict):
         for part in (_job, _selector, _modes, _deletion):
@@ -41,98 +41,98 @@ def problems(document: Document) -> Iterator[Problem]:
         yield from _tolerance(path, body, document)
         yield from _scaling(path, body)
         for key in GATED.keys() & body.keys():
-            yield Problem(f"{path}.{key}", "set", f"none: it needs the operator's feature gate {GATED[key]}")
+            yield Violation(f"{path}.{key}", "set", f"none: it needs the operator's feature gate {GATED[key]}")
         for group in ray_groups(path, body):
             yield from _group(*group, body)
 
 
-def _job(spec: Body) -> Iterator[Problem]:
+def _job(spec: Body) -> Iterator[Violation]:
     ttl = number(spec.get("ttlSecondsAfterFinished"))
     if ttl < 0:
-        yield Problem("spec.ttlSecondsAfterFinished", str(ttl), "0 or more")
+        yield Violation("spec.ttlSecondsAfterFinished", str(ttl), "0 or more")
     if ttl > 0 and not spec.get("shutdownAfterJobFinishes"):
-        yield Problem("spec.ttlSecondsAfterFinished", str(ttl), "spec.shutdownAfterJobFinishes: true beside it")
+        yield Violation("spec.ttlSecondsAfterFinished", str(ttl), "spec.shutdownAfterJobFinishes: true beside it")
     if spec.get("suspend") and not spec.get("shutdownAfterJobFinishes"):
-        yield Problem("spec.suspend", "true", "spec.shutdownAfterJobFinishes: true beside it")
+        yield Violation("spec.suspend", "true", "spec.shutdownAfterJobFinishes: true beside it")
     if number(spec.get("backoffLimit")) < 0:
-        yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 or more")
+        yield Violation("spec.backoffLimit", str(spec["backoffLimit"]), "0 or more")
     for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
         if number(spec.get(key, 1)) <= 0:
-            yield Problem(f"spec.{key}", str(spec[key]), "1 or more")
+            yield Violation(f"spec.{key}", str(spec[key]), "1 or more")
     try:
         told = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}")
     except yaml.YAMLError:
         told = None
     if not isinstance(told, dict):
-        yield Problem("spec.runtimeEnvYAML", "no YAML mapping", "one, written as a text")
+        yield Violation("spec.runtimeEnvYAML", "no YAML mapping", "one, written as a text")
 
 
-def _selector(spec: Body) -> Iterator[Problem]:
+def _selector(spec: Body) -> Iterator[Violation]:
     chosen = spec.get("clusterSelector")
     if not chosen:
         if "rayClusterSpec" not in spec:
-            yield Problem("spec.rayClusterSpec", "missing", "a cluster, or spec.clusterSelector")
+            yield Violation("spec.rayClusterSpec", "missing", "a cluster, or spec.clusterSelector")
         return
     if not isinstance(chosen, dict) or not chosen.get("ray.io/cluster"):
-        yield Problem("spec.clusterSelector", "names no cluster", "ray.io/cluster: NAME")
+        yield Violation("spec.clusterSelector", "names no cluster", "ray.io/cluster: NAME")
     if spec.get("suspend"):
-        yield Problem("spec.suspend", "true", "none beside spec.clusterSelector")
+        yield Violation("spec.suspend", "true", "none beside spec.clusterSelector")
     if number(spec.get("backoffLimit")) > 0:
-        yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 beside spec.clusterSelector")
+        yield Violation("spec.backoffLimit", str(spec["backoffLimit"]), "0 beside spec.clusterSelector")
     if spec.get("submissionMode") == "SidecarMode":
-        yield Problem("spec.submissionMode", "SidecarMode", "another one beside spec.clusterSelector")
+        yield Violation("spec.submissionMode", "SidecarMode", "another one beside spec.clusterSelector")
 
 
-def _modes(spec: Body) -> Iterator[Problem]:
+def _modes(spec: Body) -> Iterator[Violation]:
     mode = spec.get("submissionMode")
     if mode == "InteractiveMode" and number(spec.get("backoffLimit")) > 0:
-        yield Problem("spec.backoffLimit", str(spec["backoffLimit"]), "0 with submissionMode: InteractiveMode")
+        yield Violation("spec.backoffLimit", str(spec["backoffLimit"]), "0 with submissionMode: InteractiveMode")
     if mode == "SidecarMode":
         for key in ("submitterPodTemplate", "submitterConfig"):
             if key in spec:
-                yield Problem(f"spec.{key}", "set", "none with submissionMode: SidecarMode")
+                yield Violation(f"spec.{key}", "set", "none with submissionMode: SidecarMode")
         policy = at(spec, "rayClusterSpec.headGroupSpec.template.spec.restartPolicy", "Never")
         if policy != "Never":
             path = "spec.rayClusterSpec.headGroupSpec.template.spec.restartPolicy"
-            yield Problem(path, policy, "Never with submissionMode: SidecarMode")
+            yield Violation(path, policy, "Never with submissionMode: SidecarMode")
 
 
-def _deletion(spec: Body) -> Iterator[Problem]:
+def _deletion(spec: Body) -> Iterator[Violation]:
     path, rules = "spec.deletionStrategy.deletionRules", mappings(spec, "deletionStrategy.deletionRules")
     if rules and spec.get("shutdownAfterJobFinishes"):
-        yield Problem(path, "beside shutdownAfterJobFinishes: true", "one of the two")
+        yield Violation(path, "beside shutdownAfterJobFinishes: true", "one of the two")
     waits: dict[str, list[tuple[int, int, int]]] = {}
     for place, rule in enumerate(rules):
         policy, condition = rule.get("policy"), at(rule, "condition", {})
         if policy not in POLICIES or not isinstance(condition, dict):
             continue
         if policy == "DeleteWorkers" and at(spec, "rayClusterSpec.enableInTreeAutoscaling"):
-            yield Problem(f"{path}[{place}].policy", policy, "another one with autoscaling")
+            yield Violation(f"{path}[{place}].policy", policy, "another one with autoscaling")
         if policy != "DeleteSelf" and spec.get("clusterSelector"):
-            yield Problem(f"{path}[{place}].policy", policy, "DeleteSelf beside spec.clusterSelector")
+            yield Violation(f"{path}[{place}].policy", policy, "DeleteSelf beside spec.clusterSelector")
         when = str(condition.get("jobStatus") or condition.get("jobDeploymentStatus"))
         waits.setdefault(when, []).append((POLICIES.index(policy), number(condition.get("ttlSeconds")), place))
     for ordered in map(sorted, waits.values()):
         for (before, earlier, _), (rank, later, place) in pairwise(ordered):
             if rank == before:
-                yield Problem(f"{path}[{place}].policy", f"a second {POLICIES[rank]}", "one for each condition")
+                yield Violation(f"{path}[{place}].policy", f"a second {POLICIES[rank]}", "one for each condition")
             elif later < earlier:
                 wanted = f"{earlier} or more: {POLICIES[rank]} comes after {POLICIES[before]}"
-                yield Problem(f"{path}[{place}].condition.ttlSeconds", str(later), wanted)
+                yield Violation(f"{path}[{place}].condition.ttlSeconds", str(later), wanted)
 
 
-def _authentication(path: str, spec: Body, kind: str) -> Iterator[Problem]:
+def _authentication(path: str, spec: Body, kind: str) -> Iterator[Violation]:
     tokens, by_kubernetes = at(spec, "authOptions.mode") == "token", at(spec, "authOptions.enableK8sTokenAuth")
     version = str(spec.get("rayVersion", ""))
     found = re.match(r"(\d+)\.(\d+)", version)
     if tokens and (not found or (int(found[1]), int(found[2])) < TOKENS_SINCE):
-        yield Problem(f"{path}.rayVersion", repr(version), "2.52.0 or later with authOptions.mode: token")
+        yield Violation(f"{path}.rayVersion", repr(version), "2.52.0 or later with authOptions.mode: token")
     if by_kubernetes and (kind == "RayJob" or not tokens):
         wanted = "none in a RayJob" if kind == "RayJob" else "authOptions.mode: token beside it"
-        yield Problem(f"{path}.authOptions.enableK8sTokenAuth", "true", wanted)
+        yield Violation(f"{path}.authOptions.enableK8sTokenAuth", "true", wanted)
 
 
-def _tolerance(path: str, spec: Body, document: Document) -> Iterator[Problem]:
+def _tolerance(path: str, spec: Body, document: Manifest) -> Iterator[Violation]:
     """GCS fault tolerance and Redis."""
     head = at(spec, "headGroupSpec", {})
     containers = mappings(head, "template.spec.containers")
@@ -141,68 +141,70 @@ def _tolerance(path: str, spec: Body, document: Document) -> Iterator[Problem]:
     params = at(head, "rayStartParams", {})
     tolerant = "gcsFaultToleranceOptions" in spec
     if tolerant and at(document.body, "metadata.annotations", {}).get("ray.io/ft-enabled"):
-        yield Problem("metadata.annotations", "ray.io/ft-enabled", "none beside gcsFaultToleranceOptions")
+        yield Violation("metadata.annotations", "ray.io/ft-enabled", "none beside gcsFaultToleranceOptions")
     for name in ("RAY_REDIS_ADDRESS", "REDIS_PASSWORD"):
         if name in names and (tolerant or name == "RAY_REDIS_ADDRESS"):
-            yield Problem(where, name, f"{path}.gcsFaultToleranceOptions to say so")
+            yield Violation(where, name, f"{path}.gcsFaultToleranceOptions to say so")
     if "REDIS_USERNAME" in names or params.get("redis-username"):
-        yield Problem(where, "a Redis user", f"{path}.gcsFaultToleranceOptions.redisUsername")
+        yield Violation(where, "a Redis user", f"{path}.gcsFaultToleranceOptions.redisUsername")
     if tolerant and params.get("redis-password"):
-        yield Problem(
+        yield Violation(
             f"{path}.headGroupSpec.rayStartParams", "redis-password", "gcsFaultToleranceOptions.redisPassword"
         )
 
 
-def _scaling(path: str, spec: Body) -> Iterator[Problem]:
+def _scaling(path: str, spec: Body) -> Iterator[Violation]:
     scales = bool(spec.get("enableInTreeAutoscaling"))
     containers = mappings(spec, "headGroupSpec.template.spec.containers")
     env = mappings(containers[0], "env") if containers else []
     switch = [one for one in env if one.get("name") == "RAY_enable_autoscaler_v2"]
     where = f"{path}.headGroupSpec.template.spec.containers[0].env"
     if switch and not scales and str(switch[0].get("value")) in ("1", "true"):
-        yield Problem(where, "RAY_enable_autoscaler_v2", "enableInTreeAutoscaling: true beside it")
+        yield Violation(where, "RAY_enable_autoscaler_v2", "enableInTreeAutoscaling: true beside it")
     version = at(spec, "autoscalerOptions.version")
     if switch and scales and version:
-        yield Problem(where, "RAY_enable_autoscaler_v2", "autoscalerOptions.version alone")
+        yield Violation(where, "RAY_enable_autoscaler_v2", "autoscalerOptions.version alone")
     idle = number(at(spec, "autoscalerOptions.idleTimeoutSeconds"))
     if idle < 0:
-        yield Problem(f"{path}.autoscalerOptions.idleTimeoutSeconds", str(idle), "0 or more")
+        yield Violation(f"{path}.autoscalerOptions.idleTimeoutSeconds", str(idle), "0 or more")
     if scales and version != "v1":  # v2 is the default of these versions of Ray
         for group_path, _, group in ray_groups(path, spec):
             policy = at(group, "template.spec.restartPolicy", "Never")
             if policy != "Never":
-                yield Problem(f"{group_path}.template.spec.restartPolicy", policy, "Never, or none, with autoscaler v2")
+                yield Violation(
+                    f"{group_path}.template.spec.restartPolicy", policy, "Never, or none, with autoscaler v2"
+                )
 
 
-def _group(path: str, name: str, group: Body, spec: Body) -> Iterator[Problem]:
+def _group(path: str, name: str, group: Body, spec: Body) -> Iterator[Violation]:
     """A group of pods that become Ray nodes."""
     params = at(group, "rayStartParams", {})
     if not mappings(group, "template.spec.containers"):
-        yield Problem(f"{path}.template.spec.containers", "none", "at least one")
+        yield Violation(f"{path}.template.spec.containers", "none", "at least one")
     doubled = [key for key in RESOURCES if isinstance(params, dict) and params.get(key)]
     if doubled and group.get("resources"):
-        yield Problem(f"{path}.rayStartParams", ", ".join(doubled), f"none beside {path}.resources")
+        yield Violation(f"{path}.rayStartParams", ", ".join(doubled), f"none beside {path}.resources")
     if isinstance(params, dict) and "labels" in params:
-        yield Problem(f"{path}.rayStartParams.labels", str(params["labels"]), f"{path}.labels instead")
+        yield Violation(f"{path}.rayStartParams.labels", str(params["labels"]), f"{path}.labels instead")
     for key, value in at(group, "labels", {}).items():
         if not LABEL_KEY.fullmatch(str(key)) or not LABEL_VALUE.fullmatch(str(value)):
-            yield Problem(f"{path}.labels", f"{key}: {value}", "a key and a value as Kubernetes' labels are")
+            yield Violation(f"{path}.labels", f"{key}: {value}", "a key and a value as Kubernetes' labels are")
     if name != "head":
         yield from _replicas(path, group, spec)
 
 
-def _replicas(path: str, group: Body, spec: Body) -> Iterator[Problem]:
+def _replicas(path: str, group: Body, spec: Body) -> Iterator[Violation]:
     fewest, most = (number(group.get(key, default)) for key, default in (("minReplicas", 0), ("maxReplicas", 2**31)))
     for key, count in (("minReplicas", fewest), ("maxReplicas", most)):
         if count < 0:
-            yield Problem(f"{path}.{key}", str(count), "0 or more")
+            yield Violation(f"{path}.{key}", str(count), "0 or more")
     if fewest > most:
-        yield Problem(f"{path}.minReplicas", str(fewest), f"at most maxReplicas, {most}")
+        yield Violation(f"{path}.minReplicas", str(fewest), f"at most maxReplicas, {most}")
     scales = bool(spec.get("enableInTreeAutoscaling"))
     if scales and group.get("suspend"):
-        yield Problem(f"{path}.suspend", "true", "none with autoscaling")
+        yield Violation(f"{path}.suspend", "true", "none with autoscaling")
     if scales and at(spec, "autoscalerOptions.version") != "v1":
         return
     for key in ("idleTimeoutSeconds", "priority"):
         if group.get(key):
-            yield Problem(f"{path}.{key}", str(group[key]), "none without autoscaler v2")
+            yield Violation(f"{path}.{key}", str(group[key]), "none without autoscaler v2")

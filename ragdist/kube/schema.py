@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from ragdist.errors import ConfigError
-from ragdist.kube.findings import Document, Problem
+from ragdist.kube.findings import Manifest, Violation
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 LIST_TYPE = "x-kubernetes-list-type"
@@ -50,16 +50,16 @@ class Schemas:
             )
         self._known: dict[str, dict[str, Any] | None] = {}
 
-    def problems(self, document: Document) -> Iterator[Problem]:
+    def problems(self, document: Manifest) -> Iterator[Violation]:
         """What the API server would refuse in a Ray object."""
         version = str(document.body.get("apiVersion", "")).removeprefix("ray.io/")
         if document.kind not in self._known:
             self._known[document.kind] = self._read(document.kind)
         versions = self._known[document.kind]
         if versions is None:
-            yield Problem("kind", f"{document.kind} has no schema in {self.folder}", "its CustomResourceDefinition")
+            yield Violation("kind", f"{document.kind} has no schema in {self.folder}", "its CustomResourceDefinition")
         elif version not in versions:
-            yield Problem("apiVersion", document.body.get("apiVersion", "missing"), _served(versions))
+            yield Violation("apiVersion", document.body.get("apiVersion", "missing"), _served(versions))
         else:
             schema = versions[version]
             body = defaulted(schema, copy.deepcopy(document.body))
@@ -135,21 +135,21 @@ def _validator() -> Any:
     return validators.extend(Draft202012Validator, {"properties": properties})
 
 
-def explained(error: Any) -> Problem:
+def explained(error: Any) -> Violation:
     """An error of jsonschema in our words."""
     path, value = joined(error.absolute_path), error.validator_value
     if error.validator == "unknown":
-        return Problem(path, "unknown field", value)
+        return Violation(path, "unknown field", value)
     if error.validator == "additionalProperties":
         name = next(name for name in error.instance if name not in error.schema.get("properties", {}))
-        return Problem(f"{path}.{name}" if path else name, "unknown field", "no such field")
+        return Violation(f"{path}.{name}" if path else name, "unknown field", "no such field")
     if error.validator == "required":
         name = next(name for name in value if name not in error.instance)
-        return Problem(f"{path}.{name}" if path else name, "missing", "a value")
+        return Violation(f"{path}.{name}" if path else name, "missing", "a value")
     if error.validator == "anyOf":
         value = " or ".join(str(part.get("type")) for part in value)
     wanted = " or ".join(map(str, value)) if error.validator == "enum" else f"{error.validator} {value}"
-    return Problem(path, _short(error.instance), wanted)
+    return Violation(path, _short(error.instance), wanted)
 
 
 def _short(value: Any) -> str:
@@ -185,11 +185,11 @@ def defaulted(schema: dict[str, Any], value: Any) -> Any:
     return value
 
 
-def _rules(schema: dict[str, Any], value: Any, path: str) -> Iterator[Problem]:
+def _rules(schema: dict[str, Any], value: Any, path: str) -> Iterator[Violation]:
     """CEL rules and lists whose entries must differ, wherever the value has them."""
     for rule in schema.get(RULES, ()):
         if not holds(rule["rule"], value):
-            yield Problem(path, _short(value), rule.get("message", rule["rule"]))
+            yield Violation(path, _short(value), rule.get("message", rule["rule"]))
     if isinstance(value, dict):
         others = schema.get("additionalProperties")
         for name, one in value.items():
@@ -202,7 +202,7 @@ def _rules(schema: dict[str, Any], value: Any, path: str) -> Iterator[Problem]:
             yield from _rules(schema.get("items", {}), one, f"{path}[{number}]")
 
 
-def _repeated(schema: dict[str, Any], value: list[Any], path: str) -> Iterator[Problem]:
+def _repeated(schema: dict[str, Any], value: list[Any], path: str) -> Iterator[Violation]:
     if schema.get(LIST_TYPE) not in ("map", "set"):
         return
     keys, seen = schema.get("x-kubernetes-list-map-keys"), set()
@@ -210,7 +210,7 @@ def _repeated(schema: dict[str, Any], value: list[Any], path: str) -> Iterator[P
         named = {key: one.get(key) for key in keys if key in one} if keys and isinstance(one, dict) else one
         told = json.dumps(named, sort_keys=True)
         if told in seen:
-            yield Problem(f"{path}[{number}]", f"a second {told}", "each only once")
+            yield Violation(f"{path}[{number}]", f"a second {told}", "each only once")
         seen.add(told)
 
 

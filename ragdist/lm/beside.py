@@ -20,7 +20,7 @@ from ragdist.roles import Writer
 Stream = Iterator[list[Written]]
 
 
-class SideBySide:
+class ConcurrentWriters:
     """Plays Writer with several: each prompt goes to the one that `route` names, and they write at once.
 
     Texts are those of the writers used one after the other.

@@ -19,14 +19,14 @@ from transformers import TrainingArguments
 from ragdist.algo.arbiter import judgement_loss
 from ragdist.config import Settings
 from ragdist.errors import DataError
-from ragdist.lm.fit import Lean, Subject
+from ragdist.lm.fit import CheckpointMixin, TrainerSpec
 from ragdist.lm.load import load_codec
-from ragdist.lm.rows import Plan, plan_of, rows_of
+from ragdist.lm.rows import RowSchedule, plan_of, rows_of
 from ragdist.lm.score import load_classifier, pad
 from ragdist.records import Rated
 
 
-def lay_out(judgements: Path, settings: Settings) -> Plan:
+def lay_out(judgements: Path, settings: Settings) -> RowSchedule:
     """The plan of a run over the rows of `judgements`.
 
     Raises:
@@ -58,7 +58,7 @@ def lay_out(judgements: Path, settings: Settings) -> Plan:
 class Judged(Dataset[dict[str, Any]]):
     """The lines of a plan in the order of training, each with the weight of all rows of its step."""
 
-    def __init__(self, plan: Plan, rows_per_step: int) -> None:
+    def __init__(self, plan: RowSchedule, rows_per_step: int) -> None:
         self.plan = plan
         weights = plan.table["weight"].to_pylist()
         steps = range(0, len(plan.order), rows_per_step)
@@ -92,10 +92,10 @@ def _arguments(shared: dict[str, Any], _: Settings) -> TrainingArguments:
     return TrainingArguments(**shared)
 
 
-def _trainer(model: Any, arguments: TrainingArguments, plan: Plan, settings: Settings) -> Any:
+def _trainer(model: Any, arguments: TrainingArguments, plan: RowSchedule, settings: Settings) -> Any:
     from transformers import Trainer  # here, because it imports deepspeed, which `lm.zero.prepare` makes ready
 
-    class Judging(Lean, Trainer):
+    class Judging(CheckpointMixin, Trainer):
         loss_is_scaled_for_ga = True
 
         def compute_loss(
@@ -118,4 +118,4 @@ def _trainer(model: Any, arguments: TrainingArguments, plan: Plan, settings: Set
     )
 
 
-SCORER = Subject("SEQ_CLS", lay_out, _base, _arguments, _trainer)
+SCORER = TrainerSpec("SEQ_CLS", lay_out, _base, _arguments, _trainer)

@@ -1,6 +1,6 @@
 """The course of a tuning run, whatever is learned: rows laid out, steps, checkpoints, the model saved.
 
-A Subject brings what differs: how its rows are read, the model that it begins with, and a trainer whose loss is
+A TrainerSpec brings what differs: how its rows are read, the model that it begins with, and a trainer whose loss is
 divided by a total of the whole step.
 """
 
@@ -19,9 +19,9 @@ from ragdist.config import Settings
 from ragdist.errors import Stopped
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
-from ragdist.lm.load import Task, add_lora, dtype_of
+from ragdist.lm.load import ModelHead, add_lora, dtype_of
 from ragdist.lm.memory import enough
-from ragdist.lm.rows import Plan
+from ragdist.lm.rows import RowSchedule
 from ragdist.lm.save import card, save
 from ragdist.lm.source import resolve
 from ragdist.lm.watch import Watch
@@ -29,21 +29,21 @@ from ragdist.lm.watch import Watch
 log = logging.getLogger("ragdist")
 
 
-class Subject(NamedTuple):
+class TrainerSpec(NamedTuple):
     """What is learned."""
 
-    task: Task
+    task: ModelHead
     """The model's, in peft's words."""
-    lay_out: Callable[[Path, Settings], Plan]
+    lay_out: Callable[[Path, Settings], RowSchedule]
     base: Callable[[Settings], Any]
     """The model that training begins with, without adapters."""
     arguments: Callable[[dict[str, Any], Settings], TrainingArguments]
     """Given those that all trainers share."""
-    trainer: Callable[[Any, TrainingArguments, Plan, Settings], Any]
+    trainer: Callable[[Any, TrainingArguments, RowSchedule, Settings], Any]
     """Given the model to train."""
 
 
-class Lean:
+class CheckpointMixin:
     """For trainers: writes no second copy of the weights beside DeepSpeed's, and no card, into a checkpoint."""
 
     args: Any
@@ -78,7 +78,7 @@ class _Alone(TrainerCallback):
 
 
 def fit(
-    subject: Subject, rows: Path, folder: Path, settings: Settings, name: str, callbacks: Sequence[TrainerCallback]
+    subject: TrainerSpec, rows: Path, folder: Path, settings: Settings, name: str, callbacks: Sequence[TrainerCallback]
 ) -> Path:
     """See `lm.tune.tune`."""
     if (folder / MODEL).exists():
@@ -101,7 +101,7 @@ def fit(
     return folder / MODEL
 
 
-def _trainer(subject: Subject, plan: Plan, folder: Path, settings: Settings) -> tuple[Any, Path | None]:
+def _trainer(subject: TrainerSpec, plan: RowSchedule, folder: Path, settings: Settings) -> tuple[Any, Path | None]:
     """The subject's trainer, and the checkpoint that it goes on from."""
     resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
     arguments = subject.arguments(_arguments(folder, settings, len(plan.useful)), settings)

@@ -29,7 +29,7 @@ Prepare = Callable[..., Mapping[str, Tensor]]
 """prepare(forward, batch) -> {name: [B]}"""
 
 
-class Task(NamedTuple):
+class LearningTask(NamedTuple):
     """What is learned, from what, how."""
 
     loss: LossOf
@@ -87,7 +87,7 @@ class Learning:
         DataError: rows that cannot be learned from.
     """
 
-    def __init__(self, engine: Any, task: Task) -> None:
+    def __init__(self, engine: Any, task: LearningTask) -> None:
         self.engine, self.task = engine, task
         self.plan = lay_out(task.rows, task.train, task.seed)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()

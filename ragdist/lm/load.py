@@ -26,7 +26,7 @@ from ragdist.lm.zero import quiet
 from ragdist.plan.seats import native_bfloat16
 from ragdist.roles import Tokens
 
-Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+ModelHead = Literal["CAUSAL_LM", "SEQ_CLS"]
 ADAPTER_ALONE = (
     "model.source={!r} is an adapter alone and cannot be trained on; "
     "write it merged (train.lora.merge=true) and train the merged model"
@@ -145,7 +145,7 @@ def release(model: PreTrainedModel) -> None:
         torch.cuda.empty_cache()
 
 
-def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: Task = "CAUSAL_LM") -> Any:
+def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: ModelHead = "CAUSAL_LM") -> Any:
     """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0.
 
     Args:

@@ -26,7 +26,7 @@ from ragdist.config import ModelConfig, Settings, SideConfig, TrainConfig
 from ragdist.errors import ConfigError
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
-from ragdist.lm.learn import Learning, LossOf, Prepare, Task
+from ragdist.lm.learn import Learning, LearningTask, LossOf, Prepare
 from ragdist.lm.load import dtype_of, load_codec, load_model, stop_at
 from ragdist.lm.memory import enough, give_back_freed_memory
 from ragdist.lm.read import ModelReader
@@ -144,7 +144,7 @@ class Resident:
         self._lock.close()
         self._lock.enter_context(checkpoints.alone(folder))
         self.module.train(self.train.gradient_checkpointing)  # which transformers does in training mode alone
-        self._learning = Learning(self.engine, Task(loss, prepare, rows, self.train, self.seed))
+        self._learning = Learning(self.engine, LearningTask(loss, prepare, rows, self.train, self.seed))
         self.engine.basic_optimizer.state.clear()
         if hasattr(self.engine.optimizer, "refresh_fp32_params"):
             self.engine.optimizer.refresh_fp32_params()

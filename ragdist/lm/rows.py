@@ -18,7 +18,7 @@ from ragdist.records import Example, Record, from_row
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RowSchedule:
     """The run laid out in rows: what is trained on, when, and how much of it is padding."""
 
     table: pa.Table
@@ -34,7 +34,7 @@ class Plan:
     """Tokens of each step, rows of a microbatch padded to the longest; as `useful` when rows are packed."""
 
 
-def lay_out(examples: Path, settings: Settings) -> Plan:
+def lay_out(examples: Path, settings: Settings) -> RowSchedule:
     """The plan of a run over the rows of `examples`.
 
     Raises:
@@ -62,7 +62,7 @@ def rows_of(kind: type[Record], path: Path) -> list[Record]:
         return [from_row(kind, json.loads(line)) for line in lines]
 
 
-def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, packed: bool = False) -> Plan:
+def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, packed: bool = False) -> RowSchedule:
     """The plan of a run over a table with a column `tokens`.
 
     A last step that is not full is filled up with a blank row, so that every worker has as many microbatches as in any
@@ -90,7 +90,7 @@ def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, pa
     padded = [
         sum(lengths[step[at]] * train.microbatch for at in range(0, len(step), train.microbatch)) for step in steps
     ]
-    return Plan(table, rows, [row for step in steps for row in step], useful, useful if packed else padded)
+    return RowSchedule(table, rows, [row for step in steps for row in step], useful, useful if packed else padded)
 
 
 def features(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:

@@ -13,7 +13,7 @@ import yaml
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import MODEL, publish
 from ragdist.lm.load import load_codec, stop_at, with_adapter
-from ragdist.lm.rows import Plan
+from ragdist.lm.rows import RowSchedule
 from ragdist.tracking.run import versions
 
 
@@ -56,7 +56,7 @@ def _merge(adapter: Path, base: Callable[[Settings], Any], settings: Settings) -
     merged.save_pretrained(adapter)
 
 
-def card(name: str, trainer: Any, plan: Plan, rows: Path, settings: Settings) -> str:
+def card(name: str, trainer: Any, plan: RowSchedule, rows: Path, settings: Settings) -> str:
     """The model card: what was tuned, on what, how, with which versions."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     made_by = {key: settings.model_dump(mode="json")[key] for key in ("model", "train", "seed")}

@@ -26,9 +26,9 @@ from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.classify import SCORER
-from ragdist.lm.fit import Lean, Subject, fit
+from ragdist.lm.fit import CheckpointMixin, TrainerSpec, fit
 from ragdist.lm.load import load_codec, load_model
-from ragdist.lm.rows import Plan, features, lay_out, packs
+from ragdist.lm.rows import RowSchedule, features, lay_out, packs
 
 
 def request_stop(folder: Path) -> None:
@@ -75,7 +75,7 @@ def _arguments(shared: dict[str, Any], settings: Settings) -> TrainingArguments:
     )
 
 
-def _trainer(model: Any, arguments: TrainingArguments, plan: Plan, settings: Settings) -> Any:
+def _trainer(model: Any, arguments: TrainingArguments, plan: RowSchedule, settings: Settings) -> Any:
     """TRL's trainer over the plan."""
     from datasets import Dataset
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -87,7 +87,7 @@ def _trainer(model: Any, arguments: TrainingArguments, plan: Plan, settings: Set
             "its weight past an adapter; take it out, or tune all weights (train.lora.rank=0)"
         )
 
-    class Trainer(Lean, SFTTrainer):
+    class Trainer(CheckpointMixin, SFTTrainer):
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
@@ -109,4 +109,4 @@ def _trainer(model: Any, arguments: TrainingArguments, plan: Plan, settings: Set
     )
 
 
-ANSWERS = Subject("CAUSAL_LM", lay_out, _base, _arguments, _trainer)
+ANSWERS = TrainerSpec("CAUSAL_LM", lay_out, _base, _arguments, _trainer)

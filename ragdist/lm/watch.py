@@ -15,14 +15,14 @@ from ragdist.config import Settings
 from ragdist.errors import TrainError
 from ragdist.lm import checkpoints
 from ragdist.lm.checkpoints import CHECKPOINTS, STOP
-from ragdist.lm.rows import Plan
+from ragdist.lm.rows import RowSchedule
 from ragdist.tracking.run import append_metrics
 
 
 class Watch(TrainerCallback):
     """Notes each step in metrics.jsonl, completes checkpoints, and heeds a request to stop."""
 
-    def __init__(self, plan: Plan, folder: Path, settings: Settings) -> None:
+    def __init__(self, plan: RowSchedule, folder: Path, settings: Settings) -> None:
         self.plan, self.folder, self.train = plan, folder, settings.train
         self.first = dist.get_rank() == 0
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ragdist.config import Settings
 from ragdist.plan import memory, seats
-from ragdist.plan.memory import Held, Part, Place, Work, Writing
+from ragdist.plan.memory import ModelFootprint, Part, Place, Work, Writing
 from ragdist.plan.seats import GIB, Node, Role, Seats
 from ragdist.plan.shape import Shape
 
@@ -20,12 +20,12 @@ CLOSE = 0.9
 """Share of a machine's or card's memory from which a plan is a close call."""
 KEPT = 0.75
 """Share of the counted activations without which no step can do, whatever the kernel, LoRA or not."""
-Crowd = Sequence[tuple["Group", int]]
+Crowd = Sequence[tuple["PlannedGroup", int]]
 """Groups that share a machine or a card, and how many ranks of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class PlannedGroup:
     """A model on its ranks."""
 
     role: Role
@@ -33,7 +33,7 @@ class Group:
     """Of its training settings: `train`, `attacker.train`, `duet.reciter`."""
     workers: str
     """Setting that says how many ranks there are."""
-    held: Held | None
+    held: ModelFootprint | None
     """None where the model's shape is not known."""
     work: Work
     """Its largest microbatch."""
@@ -74,7 +74,7 @@ class Problem:
 
 
 def seat(
-    groups: Sequence[Group], nodes: Sequence[Node] | None, *, side_by_side: bool
+    groups: Sequence[PlannedGroup], nodes: Sequence[Node] | None, *, side_by_side: bool
 ) -> tuple[list[Seats], list[Problem]]:
     """Who sits where, turn by turn.
 
@@ -96,7 +96,7 @@ def seat(
     return [sat for _, sat in found if sat is not None], missing
 
 
-def _no_seats(roles: Sequence[Role], groups: Sequence[Group], nodes: Sequence[Node]) -> str:
+def _no_seats(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:
     wanted, knobs = [], []
     for role in roles:
         takes = f"{role.cpus:g} CPUs" + f" and {role.gpus:g} GPUs" * bool(role.gpus)
@@ -110,7 +110,9 @@ def _no_seats(roles: Sequence[Role], groups: Sequence[Group], nodes: Sequence[No
     return f"no seats for {' beside '.join(wanted)}; there is {have}; lower {', '.join(knobs)}, or add machines"
 
 
-def contradictions(settings: Settings, groups: Sequence[Group], width: int, model: Shape | None) -> Iterator[Problem]:
+def contradictions(
+    settings: Settings, groups: Sequence[PlannedGroup], width: int, model: Shape | None
+) -> Iterator[Problem]:
     """Settings that `lm` would refuse later, when the data is made and a model is loaded."""
     if model and model.longest and settings.model.max_tokens > model.longest:
         yield Problem(
@@ -161,7 +163,7 @@ class Load:
         return self.node.ram_gib if self.place == "host" else self.node.gpu_gib
 
 
-def loads(groups: Sequence[Group], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> list[Load]:
+def loads(groups: Sequence[PlannedGroup], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> list[Load]:
     """The loads of all machines in all turns; of those that are alike the first.
 
     Args:

@@ -17,11 +17,11 @@ from typing import Literal
 from ragdist.config import DUET_ROLES, Settings, TrainConfig
 from ragdist.errors import ConfigError
 from ragdist.plan import fits, seats, shape, workload
-from ragdist.plan.fits import Group, Load, Problem
-from ragdist.plan.memory import LIBRARIES, Held, Work, Writing
+from ragdist.plan.fits import Load, PlannedGroup, Problem
+from ragdist.plan.memory import LIBRARIES, ModelFootprint, Work, Writing
 from ragdist.plan.seats import Node, Role, Seats
 from ragdist.plan.shape import Shape
-from ragdist.plan.workload import Asked, Here, Rows
+from ragdist.plan.workload import Here, RowCount, TeacherCalls
 
 Job = Literal["raft", "atm", "duet"]
 RAY = 600 * 2**20
@@ -44,7 +44,7 @@ class Plan:
     """Bytes of a weight."""
     nodes: Sequence[Node] | None
     """None: a cluster that was not described."""
-    groups: Sequence[Group]
+    groups: Sequence[PlannedGroup]
     turns: Sequence[Seats]
     """Who sits where, one turn after another."""
     loads: Sequence[Load]
@@ -53,10 +53,10 @@ class Plan:
     """Bytes of host memory beside the ranks, on the first machine."""
     store: int
     """Bytes in Ray's object store at most."""
-    rows: Rows
+    rows: RowCount
     steps: Mapping[str, int | None]
     """Optimizer steps of each learning; None where they are not known."""
-    asked: Asked | None
+    asked: TeacherCalls | None
     seconds: float | None
     """Of training; None until a run has measured its speed."""
     measured_by: str
@@ -129,7 +129,7 @@ def _width(settings: Settings, nodes: Sequence[Node]) -> int:
     return 2 if any(node.here for node in nodes) and seats.native_bfloat16() else 4
 
 
-def _lessons(settings: Settings, job: Job, width: int, rows: Rows, cores: float | None) -> list[Group]:
+def _lessons(settings: Settings, job: Job, width: int, rows: RowCount, cores: float | None) -> list[PlannedGroup]:
     """The groups of a Ray Train job, one for each model that is tuned."""
     cluster = settings.cluster
     cpus = cluster.cpus_per_worker or (cores / cluster.workers if cores else 1.0)
@@ -137,7 +137,7 @@ def _lessons(settings: Settings, job: Job, width: int, rows: Rows, cores: float 
     if job == "duet":
         lessons = {name: getattr(settings.duet, name) for name in DUET_ROLES}
     return [
-        Group(
+        PlannedGroup(
             role=(role := Role(name=name, ranks=cluster.workers, cpus=cpus, gpus=cluster.gpus_per_worker)),
             knobs=name if job == "raft" else f"duet.{name}",
             workers="cluster.workers",
@@ -154,7 +154,7 @@ def _lessons(settings: Settings, job: Job, width: int, rows: Rows, cores: float 
     ]
 
 
-def _sides(settings: Settings, width: int, cores: float | None) -> list[Group]:
+def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedGroup]:
     """ATM's two groups; DPO's two answers follow one prompt, MITO's two prompts are in the graph together."""
     atm, longest, room = settings.atm, settings.model.max_tokens, settings.evaluation.tokens_per_batch
     ranks = settings.attacker.workers + settings.generator.workers
@@ -172,7 +172,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[Group]:
         )
         new, cached = min(new, longest), max(room, samples * longest)
         groups.append(
-            Group(
+            PlannedGroup(
                 role=role,
                 knobs=f"{name}.train",
                 workers=f"{name}.workers",
@@ -190,13 +190,13 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[Group]:
     return groups
 
 
-def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> Held | None:
+def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> ModelFootprint | None:
     model = settings.model.model_copy(update={"source": source, "revision": ""}) if source else settings.model
     found = shape.read(model)
-    return Held(shape=found, train=train, ranks=role.ranks, width=width, gpu=role.gpus > 0) if found else None
+    return ModelFootprint(shape=found, train=train, ranks=role.ranks, width=width, gpu=role.gpus > 0) if found else None
 
 
-def _driver(settings: Settings, job: Job, model: Shape | None, width: int, groups: Sequence[Group]) -> int:
+def _driver(settings: Settings, job: Job, model: Shape | None, width: int, groups: Sequence[PlannedGroup]) -> int:
     """Bytes of the driver and of Ray beside it; a driver on CPU keeps what the untuned model took when it was asked."""
     asks = settings.evaluation.before and job != "atm" and not any(group.role.gpus for group in groups)
     return DRIVER + (width * model.weights if model and asks else 0)
@@ -209,7 +209,7 @@ def _in_flight(settings: Settings) -> int:
     return rows * (CHARACTERS * atm.max_new_tokens + ROW)
 
 
-def _steps(settings: Settings, job: Job, rows: Rows, questions: int | None) -> dict[str, int | None]:
+def _steps(settings: Settings, job: Job, rows: RowCount, questions: int | None) -> dict[str, int | None]:
     if job == "raft":
         return {"train": settings.train.steps(rows.rows) if rows.rows else None}
     if job == "duet":

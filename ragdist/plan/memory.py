@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class ModelFootprint:
     """How a rank holds its model."""
 
     shape: Shape
@@ -105,7 +105,7 @@ class Writing:
     texts: int
 
 
-def states(held: Held) -> list[Part]:
+def states(held: ModelFootprint) -> list[Part]:
     """Weights, gradients and what the optimizer keeps: there from the first step to the last."""
     stage, ranks, trained = held.stage, held.ranks, held.trained
     away: Place = "host" if held.train.offload != "none" else held.place
@@ -130,7 +130,7 @@ def states(held: Held) -> list[Part]:
     return parts
 
 
-def learning(held: Held, work: Work) -> list[Part]:
+def learning(held: ModelFootprint, work: Work) -> list[Part]:
     """What a training step needs beside `states`: activations, logits, and DeepSpeed's buffers."""
     shape, stage, width = held.shape, held.stage, held.width
     kept = saved_by_layer(shape, work, width)
@@ -155,7 +155,7 @@ def learning(held: Held, work: Work) -> list[Part]:
     return parts + _buffers(held)
 
 
-def _buffers(held: Held) -> list[Part]:
+def _buffers(held: ModelFootprint) -> list[Part]:
     """Gradients on their way to the optimizer.
 
     On a card DeepSpeed takes whole buckets, two where it overlaps, and what else it copies comes when the activations
@@ -201,7 +201,7 @@ def saved_by_layer(shape: Shape, work: Work, width: int) -> int:
     return work.padded * (norms + gated + attention)
 
 
-def writing(held: Held, work: Writing) -> list[Part]:
+def writing(held: ModelFootprint, work: Writing) -> list[Part]:
     """What answering or forging needs beside the weights; at ZeRO-3 every rank gathers all of them."""
     shape, width = held.shape, held.width
     cache = 2 * width * shape.layers * shape.keys * work.cached
@@ -215,7 +215,7 @@ def writing(held: Held, work: Writing) -> list[Part]:
     return parts
 
 
-def loading(held: Held) -> list[Part]:
+def loading(held: ModelFootprint) -> list[Part]:
     """Host memory of a rank on a GPU while it loads: all weights, which are then moved or sharded."""
     return [Part("loading", held.width * held.shape.weights, "host", "all weights, until they are on the card")]
 

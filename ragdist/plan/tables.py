@@ -10,11 +10,11 @@ from typing import Any
 from rich.table import Table
 
 from ragdist.plan import memory
-from ragdist.plan.fits import Group
+from ragdist.plan.fits import PlannedGroup
 from ragdist.plan.layout import Plan
 from ragdist.plan.memory import Place
 from ragdist.plan.seats import GIB
-from ragdist.plan.workload import Rows
+from ragdist.plan.workload import RowCount
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _group(group: PlannedGroup) -> dict[str, Any]:
     parts = {phase: [asdict(part) for part in found] for phase, found in group.parts().items()}
     peak = {"host": group.peak("host"), "gpu": group.peak("gpu")}
     return {"role": asdict(group.role), "knobs": group.knobs, "parts": parts, "peak_bytes_per_rank": peak}
@@ -107,7 +107,7 @@ def _where(seats: Mapping[str, int]) -> str:
     return ", ".join(found)
 
 
-def _rows(rows: Rows) -> str:
+def _rows(rows: RowCount) -> str:
     if rows.exact:
         return f"{rows.rows:,} rows, {rows.tokens:,} tokens, the longest {rows.longest:,}, counted in {rows.stage}"
     number = f"at most {rows.rows:,}" if rows.rows else "unknown"

@@ -1,7 +1,7 @@
 """How much there is to do: rows, tokens, optimizer steps, a teacher's tokens and money, time.
 
 From the settings alone these are bounds, and marked as such. `Here` is told to look into the run folder of this
-machine: there rows are counted where the road has finished the stage that these settings want, and speed is what an
+machine: there rows are counted where the data pipeline has finished the stage that these settings want, and speed is what an
 earlier run of the same model measured.
 """
 
@@ -39,7 +39,7 @@ class Here:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class RowCount:
     """Training rows, counted or bounded."""
 
     rows: int | None
@@ -59,7 +59,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TeacherCalls:
     """What a teacher will read and write at most."""
 
     calls: int
@@ -70,7 +70,7 @@ class Asked:
     why: str
 
 
-def examples(settings: Settings, here: Here | None = None) -> Rows:
+def examples(settings: Settings, here: Here | None = None) -> RowCount:
     """RAFT's training rows."""
     found = _finished(settings, "examples", here)
     return _counted(found) if found else _bounded(settings)
@@ -107,7 +107,7 @@ def speed(settings: Settings) -> tuple[float, str] | None:
     return None
 
 
-def teacher(settings: Settings, here: Here | None = None) -> Asked | None:
+def teacher(settings: Settings, here: Here | None = None) -> TeacherCalls | None:
     """What the teacher may be asked at most; None where nobody is, or where nothing bounds it.
 
     A reply is no longer than `teacher.max_new_tokens`, a chunk no longer than `chunks.tokens`; a verdict is asked of
@@ -135,7 +135,7 @@ def teacher(settings: Settings, here: Here | None = None) -> Asked | None:
     written = number * config.max_new_tokens
     usd = (read * config.usd_per_million_read + written * config.usd_per_million_written) / 1e6
     why = ", ".join(f"{count:,} {name}" for name, (count, _) in calls.items() if count)
-    return Asked(calls=number, read=read, written=written, usd=usd, why=why)
+    return TeacherCalls(calls=number, read=read, written=written, usd=usd, why=why)
 
 
 def _rows_of(stage: str, settings: Settings, here: Here | None) -> int:
@@ -149,7 +149,7 @@ def _words(prompt: str) -> int:
     return len(prompt) // 4 + 64
 
 
-def _counted(folder: Path) -> Rows:
+def _counted(folder: Path) -> RowCount:
     tokens = longest = answer = rows = 0
     with (folder / ROWS).open() as lines:
         for line in lines:
@@ -157,13 +157,13 @@ def _counted(folder: Path) -> Rows:
             length = len(row["tokens"])
             rows, tokens, longest = rows + 1, tokens + length, max(longest, length)
             answer = max(answer, length - row["prompt_tokens"])
-    return Rows(rows=rows, tokens=tokens, longest=longest, answer=answer, stage=str(folder))
+    return RowCount(rows=rows, tokens=tokens, longest=longest, answer=answer, stage=str(folder))
 
 
-def _bounded(settings: Settings) -> Rows:
+def _bounded(settings: Settings) -> RowCount:
     rows, longest = settings.questions.train_rows or None, settings.model.max_tokens
     answer = min(longest // 2, settings.answer_tokens)
-    return Rows(rows=rows, tokens=rows and rows * longest, longest=longest, answer=answer)
+    return RowCount(rows=rows, tokens=rows and rows * longest, longest=longest, answer=answer)
 
 
 def note_codec(folder: Path, model: ModelConfig, fingerprint: str) -> None:

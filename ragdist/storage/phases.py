@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ragdist.roles import Shard
+from ragdist.roles import MicrobatchRef
 from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
 
 MODEL = "model"
@@ -28,7 +28,7 @@ class PhaseCheckpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = make_folder(folder)
 
-    def shards(self, phase: str, make: Callable[[Path], Iterable[Shard]]) -> list[Shard]:
+    def shards(self, phase: str, make: Callable[[Path], Iterable[MicrobatchRef]]) -> list[MicrobatchRef]:
         """The phase's shards by name: those that are noted, else what `make(folder of the phase)` yields, then noted.
 
         Args:
@@ -38,7 +38,9 @@ class PhaseCheckpoint:
         if (noted := self.read(phase)) is not None:
             folder = self.folder / phase
             return [
-                Shard(**row, at=str(folder / f"{row['name']}.parquet"), path=str(folder / f"{row['name']}.parquet"))
+                MicrobatchRef(
+                    **row, at=str(folder / f"{row['name']}.parquet"), path=str(folder / f"{row['name']}.parquet")
+                )
                 for row in noted
             ]
         made = sorted(make(self.folder / phase), key=lambda shard: shard.name)
@@ -104,7 +106,7 @@ def _linked(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _row(shard: Shard) -> dict[str, Any]:
+def _row(shard: MicrobatchRef) -> dict[str, Any]:
     return {"name": shard.name, "rows": shard.rows, "digest": shard.digest, "notes": dict(shard.notes)}
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ragdist import records
 from ragdist.errors import DataError
 from ragdist.records import as_row, from_row
-from ragdist.roles import Model, Shard
+from ragdist.roles import MicrobatchRef, Model
 from ragdist.storage.atomic import translate_errors
 from ragdist.storage.stages import Rows
 
@@ -131,10 +131,10 @@ class FileRange:
         return [from_row(kind, json.loads(line)) for line in lines]
 
 
-def split(rows: Rows[Any], size: int) -> list[Shard]:
+def split(rows: Rows[Any], size: int) -> list[MicrobatchRef]:
     """A finished stage as shards 00000, 00001, ... of `size` consecutive rows, by one pass that keeps no row."""
     return [
-        Shard(
+        MicrobatchRef(
             name=f"{number:05d}",
             rows=count,
             digest=said,
@@ -177,7 +177,7 @@ def rows_at(place: pa.Table | pa.Buffer | FileRange | str | Path) -> list[Any]:
     return place.read() if isinstance(place, FileRange) else from_table(read(Path(place)))
 
 
-class Job(NamedTuple):
+class MicrobatchTask(NamedTuple):
     """What is done beside a model for each microbatch of a phase."""
 
     work: Work
@@ -198,7 +198,7 @@ class Done(NamedTuple):
     end: float
 
 
-def do(job: Job, model: Model, places: Sequence[Any]) -> tuple[Done, pa.Table]:
+def run_microbatch(job: MicrobatchTask, model: Model, places: Sequence[Any]) -> tuple[Done, pa.Table]:
     """Reads the inputs, does the work, keeps its rows in the job's file. The same on every player of Side."""
     start = time.time()
     found, notes = job.work(model, *(rows_at(place) for place in places), *job.shared)
@@ -208,10 +208,10 @@ def do(job: Job, model: Model, places: Sequence[Any]) -> tuple[Done, pa.Table]:
     return done, table
 
 
-def kept(name: str, target: Path) -> Shard:
+def kept(name: str, target: Path) -> MicrobatchRef:
     """The shard in a file that an earlier call wrote."""
     rows, said, notes = peek(target)
-    return Shard(name=name, rows=rows, digest=said, notes=notes, at=str(target), path=str(target))
+    return MicrobatchRef(name=name, rows=rows, digest=said, notes=notes, at=str(target), path=str(target))
 
 
 def _kind(schema: pa.Schema) -> type | None:

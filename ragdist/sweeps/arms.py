@@ -28,8 +28,8 @@ ANSWERS, BEFORE = "answers.parquet", "before"
 MEASURED = {"em": "right (EM)", "subspan": "right (Subspan EM)", "states_forgery": "repeats the forged answer"}
 
 
-class Row(NamedTuple):
-    """One answer of one arm. Example: Row("clean", 0, "attacker a1", "77...", 1.0, 1.0, 0.0, "'ascii'")."""
+class ArmAnswer(NamedTuple):
+    """One answer of one arm. Example: ArmAnswer("clean", 0, "attacker a1", "77...", 1.0, 1.0, 0.0, "'ascii'")."""
 
     arm: str
     seed: int
@@ -61,7 +61,7 @@ class Compared:
     p_first: float | None
 
 
-def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, Point], seed: int) -> list[Row]:
+def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, Point], seed: int) -> list[ArmAnswer]:
     """Every answer of the first and the last model of every finished trial; the first one's are those of `BEFORE`.
 
     Args:
@@ -71,7 +71,7 @@ def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, P
         arms: as `sweeps.trials.arms` gives them.
         seed: of trials that sweep none.
     """
-    found: dict[Row, None] = {}  # all arms begin with the same model, whose answers count once
+    found: dict[ArmAnswer, None] = {}  # all arms begin with the same model, whose answers count once
     for trial in trials:
         name = next((name for name, arm in arms.items() if arm.items() <= trial.values.items()), "")
         if trial.state == "finished" and name:
@@ -79,7 +79,7 @@ def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, P
             answered = _rounds(folder / "atm" / "test") if job == "atm" else _predictions(folder / "evaluation")
             for first, condition, row in answered:
                 scores = (row["em"], row["subspan"], float(row["states_forgery"] or 0))
-                said = Row(BEFORE if first else name, own, condition, row["question_id"], *scores, row["answer"])
+                said = ArmAnswer(BEFORE if first else name, own, condition, row["question_id"], *scores, row["answer"])
                 found[said] = None
     return list(found)
 
@@ -107,7 +107,7 @@ def _predictions(folder: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
             yield path.stem == "base", row["condition"], row
 
 
-def compare(rows: Sequence[Row], arms: Sequence[str], settings: Settings) -> list[Compared]:
+def compare(rows: Sequence[ArmAnswer], arms: Sequence[str], settings: Settings) -> list[Compared]:
     """Every arm under every condition by every measure, against `BEFORE` and against the first arm."""
     found = []
     for condition in dict.fromkeys(row.condition for row in rows):
@@ -139,7 +139,7 @@ Scored = dict[tuple[str, int], float]
 """By question and seed."""
 
 
-def _by_question(rows: Iterable[Row], arm: str, condition: str, measure: str) -> Scored:
+def _by_question(rows: Iterable[ArmAnswer], arm: str, condition: str, measure: str) -> Scored:
     wanted = (row for row in rows if (row.arm, row.condition) == (arm, condition))
     return {(row.question_id, row.seed): getattr(row, measure) for row in wanted}
 
@@ -178,13 +178,13 @@ def _means(scored: Scored) -> list[float]:
     return [math.fsum(values) / len(values) for values in by_question.values()]
 
 
-def write(rows: Sequence[Row], folder: Path) -> Path:
+def write(rows: Sequence[ArmAnswer], folder: Path) -> Path:
     """Every answer as `answers.parquet`.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    columns = {name: [getattr(row, name) for row in rows] for name in Row._fields}
+    columns = {name: [getattr(row, name) for row in rows] for name in ArmAnswer._fields}
     with translate_errors(folder):
         pq.write_table(pa.table(columns), folder / ANSWERS)
     return folder / ANSWERS

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragdist.config import Settings
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import apidocs
 from ragdist.evaluation import apicalls, predictions
 from ragdist.evaluation.ask import ask_cases, kept_predictions
@@ -29,7 +29,7 @@ from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.evaluation.summary import summarise
 from ragdist.records import Forgery, Question
-from ragdist.roles import Lesson, Reader, Tuner, Writer
+from ragdist.roles import Reader, TrainingJob, Tuner, Writer
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.stages import Stage
 from ragdist.tracking.run import span
@@ -40,7 +40,7 @@ BASE, TUNED, EVALUATION = "base", "RAFT", "evaluation"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RaftOutcome:
     """What a RAFT run made."""
 
     model: Path
@@ -48,11 +48,11 @@ class Outcome:
     report: Report
 
 
-def run(road: Road, tuner: Tuner, open_model: OpenModel, folder: Path, settings: Settings) -> Outcome:
+def run(pipeline: Pipeline, tuner: Tuner, open_model: OpenModel, folder: Path, settings: Settings) -> RaftOutcome:
     """The tuned model and how it compares with the one it came from.
 
     Args:
-        road: corpus, questions and training rows.
+        pipeline: corpus, questions and training rows.
         tuner: who trains.
         open_model: who answers; called with the base model's source and with the tuned folder.
         folder: the run's folder.
@@ -61,27 +61,27 @@ def run(road: Road, tuner: Tuner, open_model: OpenModel, folder: Path, settings:
     Raises:
         RagdistError: bad input, a stop request, or a failed training job; what is finished stays.
     """
-    with span("road"):
-        road.make("examples")
-    asked = before(road, open_model, folder, settings)
+    with span("data"):
+        pipeline.make("examples")
+    asked = before(pipeline, open_model, folder, settings)
     with span("train"):
-        (tuned,) = tuner.tune([Lesson(TUNED, road.examples.path, folder, settings.train)])
-    asked |= evaluate(road, {TUNED: str(tuned)}, open_model, folder, settings)
-    return Outcome(tuned, report(road, asked, settings))
+        (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
+    asked |= evaluate(pipeline, {TUNED: str(tuned)}, open_model, folder, settings)
+    return RaftOutcome(tuned, report(pipeline, asked, settings))
 
 
-def before(road: Road, open_model: OpenModel, folder: Path, settings: Settings) -> dict[str, list[Prediction]]:
+def before(pipeline: Pipeline, open_model: OpenModel, folder: Path, settings: Settings) -> dict[str, list[Prediction]]:
     """The untuned model's answers, asked once for all runs with these prompts, whatever they tune; a copy in `folder`.
 
     Nothing where `evaluation.before` is off.
     """
     if not settings.evaluation.before:
         return {}
-    source, tests = settings.model.source, test_questions(road)
-    every = list(cases(road, tests, settings))
+    source, tests = settings.model.source, test_questions(pipeline)
+    every = list(cases(pipeline, tests, settings))
     stage = Stage("answers", {"base": predictions.made_of(BASE, [source], every, tests, settings)})
-    shared = road.store.path(stage)
-    with road.store.holding(stage):
+    shared = pipeline.store.path(stage)
+    with pipeline.store.holding(stage):
         answers = _asked(BASE, source, every, tests, open_model, shared, settings)
     for file in shared.iterdir():
         shutil.copyfile(file, make_folder(folder / EVALUATION) / file.name)
@@ -89,11 +89,11 @@ def before(road: Road, open_model: OpenModel, folder: Path, settings: Settings) 
 
 
 def evaluate(
-    road: Road, models: dict[str, str], open_model: OpenModel, folder: Path, settings: Settings
+    pipeline: Pipeline, models: dict[str, str], open_model: OpenModel, folder: Path, settings: Settings
 ) -> dict[str, list[Prediction]]:
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
-    tests = test_questions(road)
-    every = list(cases(road, tests, settings)) if models else []
+    tests = test_questions(pipeline)
+    every = list(cases(pipeline, tests, settings)) if models else []
     return {
         label: _asked(label, source, every, tests, open_model, folder / EVALUATION, settings)
         for label, source in models.items()
@@ -101,23 +101,23 @@ def evaluate(
 
 
 def cases(
-    road: Road, questions: Sequence[Question], settings: Settings, forgeries: Iterable[Forgery] | None = None
+    pipeline: Pipeline, questions: Sequence[Question], settings: Settings, forgeries: Iterable[Forgery] | None = None
 ) -> Iterator[Case]:
     """These questions under every condition of `evaluation.conditions` that they allow.
 
     Args:
-        road: the corpus.
+        pipeline: the corpus.
         questions: to be asked.
         settings: the conditions.
         forgeries: of these questions; None are the test questions'.
     """
     return make_cases(
         questions,
-        road.chunk_by_id,
-        {found.question_id: found for found in road.candidates},
-        by_question(road.forgeries if forgeries is None else forgeries),
-        road.retriever,
-        road.codec,
+        pipeline.chunk_by_id,
+        {found.question_id: found for found in pipeline.candidates},
+        by_question(pipeline.forgeries if forgeries is None else forgeries),
+        pipeline.retriever,
+        pipeline.codec,
         settings,
     )
 
@@ -138,15 +138,15 @@ def _asked(
             return ask_cases(label, [source], writer, reader, every, tests, folder, settings)
 
 
-def report(road: Road, asked: dict[str, list[Prediction]], settings: Settings) -> Report:
+def report(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Settings) -> Report:
     """Scores with intervals, differences, and the floor that the parameter's name alone reaches."""
-    train = [question for question in road.questions if question.split == "train"]
-    tests = test_questions(road)
+    train = [question for question in pipeline.questions if question.split == "train"]
+    tests = test_questions(pipeline)
     floor = apidocs.floor(train, tests) if settings.corpus.source == "apidocs" else {}
-    judge = apicalls.Judge(tests, road.chunk_by_id)
+    judge = apicalls.Judge(tests, pipeline.chunk_by_id)
     return summarise(asked, tests, settings, floor, api_judge=judge)
 
 
-def test_questions(road: Road) -> list[Question]:
-    """The held-out questions, in the road's order."""
-    return [question for question in road.questions if question.split == "test"]
+def test_questions(pipeline: Pipeline) -> list[Question]:
+    """The held-out questions, in the data pipeline's order."""
+    return [question for question in pipeline.questions if question.split == "test"]

@@ -28,7 +28,7 @@ from ragdist.errors import RagdistError, Stopped, TeacherError
 from ragdist.records import Reply, Request
 from ragdist.teacher import completions
 from ragdist.teacher.completions import Again
-from ragdist.teacher.reply_cache import STOPPED, Ledger, key_of
+from ragdist.teacher.reply_cache import STOPPED, ReplyCache, key_of
 from ragdist.tracking.progress import Bar, say
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Endpoint:
         self.config = config
         named = ["endpoint", config.url.rstrip("/"), config.model]
         self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
-        self.ledger = Ledger(folder / f"teacher-{self.fingerprint}.jsonl", config)
+        self.ledger = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._room = threading.Semaphore(2 * config.in_flight)  # for calls under way, and as many that come next
         self._slots: asyncio.Semaphore
         self._calls: dict[str, Future[None]] = {}

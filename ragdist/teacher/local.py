@@ -13,7 +13,7 @@ from ragdist.config import ModelConfig, TeacherConfig
 from ragdist.errors import Stopped
 from ragdist.records import Prompt, Reply, Request, Written
 from ragdist.roles import Codec, Writer
-from ragdist.teacher.reply_cache import STOPPED, Ledger, key_of
+from ragdist.teacher.reply_cache import STOPPED, ReplyCache, key_of
 from ragdist.tracking.progress import Bar
 
 ASKED = 256
@@ -36,7 +36,7 @@ class LocalTeacher:
         self.config, self.model, self.open_model = config, model, open_model
         named = ["local", *model.model_dump(include={"source", "revision", "dtype"}).values()]
         self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
-        self.ledger = Ledger(folder / f"teacher-{self.fingerprint}.jsonl", config)
+        self.ledger = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._opened: tuple[Writer, Codec] | None = None
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:

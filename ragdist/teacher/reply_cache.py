@@ -30,7 +30,7 @@ SAY_EVERY_S = 30.0
 STOPPED = "stopped; what the teacher wrote so far is kept, the same command goes on from here"
 
 
-class Place(NamedTuple):
+class ReplyPosition(NamedTuple):
     """Where a reply's line stands in the file, in bytes."""
 
     start: int
@@ -42,7 +42,7 @@ def key_of(request: Request, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps([fingerprint, as_row(request)], sort_keys=True).encode()).hexdigest()[:32]
 
 
-class Ledger:
+class ReplyCache:
     """Replies by the key of their request, and what they cost. Use it inside `held`.
 
     Args:
@@ -52,7 +52,7 @@ class Ledger:
 
     def __init__(self, path: Path, config: TeacherConfig) -> None:
         self.path, self.config = path, config
-        self._places: dict[bytes, Place] = {}
+        self._places: dict[bytes, ReplyPosition] = {}
         self._inode = self._end = self._synced = 0
         self.read = self.written = 0
         self.answered = 0
@@ -191,7 +191,7 @@ class Ledger:
         self._synced = self._end
 
     def _note(self, key: str, read: int, written: int, answered: bool, size: int) -> None:
-        self._places[bytes.fromhex(key)] = Place(self._end, size)
+        self._places[bytes.fromhex(key)] = ReplyPosition(self._end, size)
         self._end += size
         self.read += read
         self.written += written

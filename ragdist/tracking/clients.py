@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-Outcome = Literal["finished", "stopped", "failed"]
+EndState = Literal["finished", "stopped", "failed"]
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 VARIABLES = {
     **{"WANDB_ERROR_REPORTING": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
@@ -32,7 +32,7 @@ MLFLOW_VALUE = 6000
 """Characters that MLflow keeps of one parameter."""
 
 
-class Shown(NamedTuple):
+class TrackedRun(NamedTuple):
     """What a tracker is told of a run before its first number."""
 
     id: str
@@ -67,7 +67,7 @@ class Tracker(Protocol):
         """The results of a run that finished, and its picture (PNG)."""
         ...
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: EndState) -> None:
         """The end; nothing comes after."""
         ...
 
@@ -75,7 +75,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files below `run folder/tensorboard`, written without torch or TensorFlow."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: TrackedRun) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.id = shown.id
@@ -103,7 +103,7 @@ class TensorBoard:
             image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=4)
             self._write(0, [{"tag": "result", "image": image}])
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: EndState) -> None:
         """Flushes what is written."""
         self._writer.close()
 
@@ -127,7 +127,7 @@ class TensorBoard:
 class Wandb:
     """A Weights & Biases run; its own files lie below the run's folder unless WANDB_DIR says otherwise."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: TrackedRun) -> None:
         import wandb
         from wandb.sdk.lib import wbauth
 
@@ -181,7 +181,7 @@ class Wandb:
         if picture:
             self._run.log({"result/picture": self._wandb.Image(str(picture))}, step=self._points)
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: EndState) -> None:
         """The run's state is finished, or failed."""
         self._run.finish(exit_code={"finished": 0, "stopped": 130, "failed": 1}[outcome])
 
@@ -189,7 +189,7 @@ class Wandb:
 class MlFlow:
     """An MLflow run in the experiment `run.project`; the client's plain calls add no user, host, command or commit."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: TrackedRun) -> None:
         from mlflow import MlflowClient, get_tracking_uri
         from mlflow.entities import Param
 
@@ -229,7 +229,7 @@ class MlFlow:
         if picture:
             self._client.log_artifact(self.id, str(picture))
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: EndState) -> None:
         """The run's status."""
         self._client.set_terminated(self.id, {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[outcome])
 
@@ -237,7 +237,7 @@ class MlFlow:
 class Trackio:
     """A trackio run; told by its name, so a run folder of the same name in the same project is the same run."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: TrackedRun) -> None:
         import matplotlib.figure  # noqa: F401  # trackio looks for it, and the run may be half through importing it
         import trackio
 
@@ -269,13 +269,13 @@ class Trackio:
         if numbers or shown:
             self._run.log({f"result/{name}": value for name, value in {**numbers, **shown}.items()})
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: EndState) -> None:
         """Writes what is left."""
         with contextlib.redirect_stdout(io.StringIO()):
             self._run.finish()
 
 
-KINDS: dict[str, Callable[[Shown], Tracker]] = {
+KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
     "mlflow": MlFlow,
@@ -283,7 +283,7 @@ KINDS: dict[str, Callable[[Shown], Tracker]] = {
 }
 
 
-def open_tracker(name: str, shown: Shown) -> Tracker:
+def open_tracker(name: str, shown: TrackedRun) -> Tracker:
     """The tracked run, begun or gone on with; blocks as long as its client does."""
     with _importing:  # some change the filters of warnings as they are imported, which threads share
         for variable, value in VARIABLES.items():

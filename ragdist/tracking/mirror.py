@@ -30,7 +30,7 @@ from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped
 from ragdist.storage.atomic import make_folder, read_json, write_json
 from ragdist.tracking import clients
-from ragdist.tracking.clients import Outcome, Shown, Tracker
+from ragdist.tracking.clients import EndState, TrackedRun, Tracker
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import RunFolder
 
@@ -50,7 +50,7 @@ class Point(NamedTuple):
 
 
 @dataclass
-class Sent:
+class SentPosition:
     """What a tracker has been told, kept in the run's folder."""
 
     id: str = ""
@@ -124,12 +124,12 @@ class _Mirror(threading.Thread):
         super().__init__(name=f"tracker-{name}", daemon=True)
         self.tracker_name, self.folder, self.job, self.settings = name, run.folder, run.job, run.settings
         self.file = make_folder(run.folder / "trackers") / f"{name}.json"
-        self.sent = Sent(**read_json(self.file)) if self.file.exists() else Sent()
-        self.outcome: Outcome = "failed"
+        self.sent = SentPosition(**read_json(self.file)) if self.file.exists() else SentPosition()
+        self.outcome: EndState = "failed"
         self._ended = threading.Event()
         self.start()
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: EndState) -> None:
         """The run is over: the rest is sent, then the tracker is told how it ended."""
         self.outcome = outcome
         self._ended.set()
@@ -147,7 +147,7 @@ class _Mirror(threading.Thread):
     def _mirror(self) -> None:
         begun = bool(self.sent.id)
         self.sent.id = self.sent.id or uuid.uuid4().hex
-        shown = Shown(
+        shown = TrackedRun(
             self.sent.id,
             begun,
             self.sent.points,
@@ -190,7 +190,7 @@ class _Mirror(threading.Thread):
         write_json(self.file, asdict(self.sent))
 
 
-def _end(mirrors: list[_Mirror], outcome: Outcome) -> None:
+def _end(mirrors: list[_Mirror], outcome: EndState) -> None:
     for mirror in mirrors:
         mirror.end(outcome)
     deadline = time.monotonic() + CLOSE_S

@@ -52,7 +52,7 @@ def questions(chunk_ids: list[str], count: int) -> Iterator[Question]:
 
 
 def context(question: Question, pool: Pool, keep: Keep) -> Context:
-    """The road's own work on one question: distractors, then the context."""
+    """The data pipeline's own work on one question: distractors, then the context."""
     distractors, _ = find(question, pool, None, CONFIG, 0)
     return assemble(question, distractors, keep(question.id), CONFIG, 0)
 

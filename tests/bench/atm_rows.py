@@ -13,11 +13,11 @@ from typing import Any
 
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.lm.load import load_codec
 from ragdist.local import SerialMapper
 from ragdist.records import OpenQuestion
-from ragdist.roles import Shard
+from ragdist.roles import MicrobatchRef
 from ragdist.storage.stages import Rows, Store
 from ragdist.storage.tables import split
 from ragdist.systems.atm.training_rows import open_questions
@@ -47,8 +47,8 @@ def settings(dtype: str = "float32", **atm: Any) -> Settings:
 
 
 def questions(folder: Path, made: Settings) -> Rows[OpenQuestion]:
-    """The training questions with their documents, by ragdist's road."""
-    return open_questions(Road(made, Store(folder / "data"), load_codec(made.model), SerialMapper()), "train")
+    """The training questions with their documents, by ragdist's data pipeline."""
+    return open_questions(Pipeline(made, Store(folder / "data"), load_codec(made.model), SerialMapper()), "train")
 
 
 def prepare(folder: Path, made: Settings) -> None:
@@ -57,7 +57,7 @@ def prepare(folder: Path, made: Settings) -> None:
     (folder / "questions.jsonl").write_bytes(questions(folder, made).path.read_bytes())
 
 
-def parts(folder: Path, made: Settings) -> list[Shard]:
+def parts(folder: Path, made: Settings) -> list[MicrobatchRef]:
     """The questions that `prepare` left, as microbatches."""
     return split(questions(folder, made), made.atm.questions_per_microbatch)
 
@@ -65,13 +65,15 @@ def parts(folder: Path, made: Settings) -> list[Shard]:
 @contextmanager
 def groups(folder: Path, made: Settings) -> Iterator[tuple[Any, Any]]:
     """Attacker and generator as `ragdist train atm` seats them, on a Ray of this machine."""
-    from ragdist.cluster.crew import Plan
-    from ragdist.cluster.group import Group, seated
+    from ragdist.cluster.group import WorkerGroup, seated
+    from ragdist.cluster.ranks import GroupSpec
     from ragdist.cluster.session import connect
     from ragdist.lm.resident import Resident
 
     with connect(made.cluster):
         sides = (("attacker", made.attacker), ("generator", made.generator))
-        both = (Group(Plan(name, made, side, Resident, folder), made.model.source, 0) for name, side in sides)
+        both = (
+            WorkerGroup(GroupSpec(name, made, side, Resident, folder), made.model.source, 0) for name, side in sides
+        )
         with seated(*both) as (attacker, generator):
             yield attacker, generator

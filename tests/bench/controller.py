@@ -56,8 +56,8 @@ def both(folder: Path) -> dict[str, Any]:
     """Both while all ranks live: one call at a time, so that nobody waits for a core."""
     import ray
 
-    from ragdist.cluster.crew import Plan
-    from ragdist.cluster.group import Group
+    from ragdist.cluster.group import WorkerGroup
+    from ragdist.cluster.ranks import GroupSpec
     from ragdist.cluster.session import connect
     from ragdist.storage.stages import Stage, Store
     from ragdist.storage.tables import split
@@ -70,7 +70,9 @@ def both(folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     with (
         connect(made.cluster),
-        Group(Plan("attacker", made, made.attacker, Empty, folder, meet=False), "", 0, on_span=spans.append) as group,
+        WorkerGroup(
+            GroupSpec("attacker", made, made.attacker, Empty, folder, meet=False), "", 0, on_span=spans.append
+        ) as group,
     ):
         start_s = time.monotonic() - began
         actor = ray.remote(Empty).options(num_cpus=CPUS).remote()

@@ -92,21 +92,21 @@ def read(folder: str, stages: str) -> dict[str, Any]:
     """Makes both stages; the process's peak in MB, rows and seconds."""
     from ragdist.config import Settings
     from ragdist.config.loader import resolve
-    from ragdist.data.pipeline import Road
+    from ragdist.data.pipeline import Pipeline
     from ragdist.local import SerialMapper
     from ragdist.storage.stages import Store
     from tests.tiny import codec
 
     corpus = {"source": "folder", "folder": folder, "near_duplicates": "report"}
     settings: Settings = resolve({"corpus": corpus, "chunks": {"tokens": CHUNK_TOKENS}})
-    road, began = Road(settings, Store(stages), codec(), SerialMapper()), time.monotonic()
-    chunks = road.chunks
+    pipeline, began = Pipeline(settings, Store(stages), codec(), SerialMapper()), time.monotonic()
+    chunks = pipeline.chunks
     return {
         "mb": round(peak_kb() / 1024, 1),
         "seconds": time.monotonic() - began,
-        "documents": len(road.documents),
+        "documents": len(pipeline.documents),
         "chunks": len(chunks),
-        "near": road.documents.card["counts"]["near_duplicates"],
+        "near": pipeline.documents.card["counts"]["near_duplicates"],
     }
 
 

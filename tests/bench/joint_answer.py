@@ -22,9 +22,9 @@ import torch
 
 from ragdist.config import LoraConfig, Settings
 from ragdist.config.loader import resolve
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.evaluation.cases import make_cases
-from ragdist.lm.beside import SideBySide
+from ragdist.lm.beside import ConcurrentWriters
 from ragdist.lm.load import add_lora, load_codec, load_model
 from ragdist.lm.shared import SharedBase
 from ragdist.lm.write import ModelWriter
@@ -65,8 +65,8 @@ def measure(folder: Path) -> dict[str, Any]:
         for seed in range(2)
     ]
     cores = sorted(os.sched_getaffinity(0))[:2]
-    pinned = SideBySide([Pinned(role, core) for role, core in zip(roles, cores, strict=True)], side)
-    free, threads = SideBySide(roles, side), torch.get_num_threads()
+    pinned = ConcurrentWriters([Pinned(role, core) for role, core in zip(roles, cores, strict=True)], side)
+    free, threads = ConcurrentWriters(roles, side), torch.get_num_threads()
     timed(pinned, [*closed[:2], *opened[:2]])
     torch.set_num_threads(1)
     reciter, reciter_s = timed(pinned, closed)
@@ -103,10 +103,13 @@ def settings() -> Settings:
 
 
 def prompts(folder: Path, made: Settings) -> tuple[list[Prompt], list[Prompt]]:
-    """Of the reciter and of the discoverer, by ragdist's road."""
-    road = Road(made, Store(folder / "data"), load_codec(made.model), SerialMapper())
-    questions = [question for question in road.selected if question.split == "test"]
-    found = [case.prompt for case in make_cases(questions, road.chunk_by_id, {}, {}, road.retriever, road.codec, made)]
+    """Of the reciter and of the discoverer, by ragdist's data pipeline."""
+    pipeline = Pipeline(made, Store(folder / "data"), load_codec(made.model), SerialMapper())
+    questions = [question for question in pipeline.selected if question.split == "test"]
+    found = [
+        case.prompt
+        for case in make_cases(questions, pipeline.chunk_by_id, {}, {}, pipeline.retriever, pipeline.codec, made)
+    ]
     return found[: len(questions)], found[len(questions) :]
 
 

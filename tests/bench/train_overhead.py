@@ -21,7 +21,7 @@ import torch
 from ragdist.config import ModelConfig
 from ragdist.lm.load import load_model
 from ragdist.lm.rows import lay_out
-from ragdist.roles import Lesson
+from ragdist.roles import TrainingJob
 from tests.bench import doc_rows
 from tests.bench.raft_useful_tokens import BATCH, MODEL, alone, settings
 
@@ -59,7 +59,7 @@ def ours(folder: Path) -> dict[str, list[float]]:
     from ragdist.cluster.train import RayTuner
 
     made = settings(epochs=1)
-    RayTuner(made).tune([Lesson("RAFT", folder / "rows.jsonl", folder / "ours", made.train)])
+    RayTuner(made).tune([TrainingJob("RAFT", folder / "rows.jsonl", folder / "ours", made.train)])
     lines = [json.loads(line) for line in (folder / "ours" / "metrics.jsonl").read_text().splitlines()]
     return {"seconds": [line["seconds"] for line in lines if line["phase"] == "train"][1:]}
 

@@ -20,7 +20,7 @@ import peft
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from ragdist.lm.beside import SideBySide
+from ragdist.lm.beside import ConcurrentWriters
 from ragdist.lm.load import load_codec, load_model
 from ragdist.lm.memory import give_back_freed_memory
 from ragdist.lm.shared import SharedBase
@@ -84,7 +84,7 @@ def trio(folder: Path) -> dict[str, float]:
     scorer = base.classifier(folder / "scorer")
     loaded = resident_mb()
     rows = asked(folder)
-    answer(SideBySide(writers, side), rows)
+    answer(ConcurrentWriters(writers, side), rows)
     with torch.inference_mode():
         for row in rows[:ASKED]:
             tokens = torch.tensor([row.tokens])

@@ -17,7 +17,7 @@ from ragdist.config import Settings, SideConfig
 from ragdist.config.loader import resolve
 from ragdist.errors import DataError, ModelError
 from ragdist.records import Bundle, Forgery, Grade, Question
-from ragdist.roles import Shard
+from ragdist.roles import MicrobatchRef
 from ragdist.storage.atomic import make_folder, write_json
 from ragdist.storage.stages import Stage, Store
 from ragdist.storage.tables import split
@@ -31,7 +31,7 @@ def settings(*, workers: int = 1, start_timeout_s: float = 60, **atm: Any) -> Se
     return resolve({"attacker": side, "generator": side, "atm": atm, "cluster": {"start_timeout_s": start_timeout_s}})
 
 
-def questions(folder: Path, count: int, size: int = 1) -> list[Shard]:
+def questions(folder: Path, count: int, size: int = 1) -> list[MicrobatchRef]:
     """A stage of that many questions, `size` a shard."""
     rows = (Question(id=f"q{n}", text=f"{n}?\n", answers=("a",), oracle_ids=(), split="train") for n in range(count))
     return split(Store(folder).make(Stage("questions"), Question, lambda _: rows), size)

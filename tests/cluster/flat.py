@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 
 from ragdist.cluster import session
-from ragdist.cluster.crew import Plan
-from ragdist.cluster.group import Group
+from ragdist.cluster.group import WorkerGroup
+from ragdist.cluster.ranks import GroupSpec
 from tests.cluster import fake
 
 
@@ -17,9 +17,9 @@ def main() -> None:
     folder, settings = Path(sys.argv[1]), fake.settings()
     shards = fake.questions(folder, 200)
     part = {shard.name: shard for shard in shards}
-    sides = (Plan(name, settings, settings.attacker, fake.Fake, folder) for name in ("attacker", "generator"))
+    sides = (GroupSpec(name, settings, settings.attacker, fake.Fake, folder) for name in ("attacker", "generator"))
     with session.connect(settings.cluster):
-        attacker, generator = (Group(plan, "", 0) for plan in sides)
+        attacker, generator = (WorkerGroup(plan, "", 0) for plan in sides)
         with attacker, generator:
             made = attacker.each(fake.big, ((shard,) for shard in shards), folder=folder / "big", phase="big")
             both = ((part[shard.name], shard) for shard in made)

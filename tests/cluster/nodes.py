@@ -10,8 +10,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from ragdist.cluster.crew import Plan
-from ragdist.cluster.group import Group
+from ragdist.cluster.group import WorkerGroup
+from ragdist.cluster.ranks import GroupSpec
 from tests.cluster import fake
 
 MEMORY = {"object_store_memory": 80 * 1024**2}
@@ -29,10 +29,12 @@ def main() -> None:
         node = cluster.add_node(num_cpus=1, labels={"group": "attacker"}, **MEMORY)
         ray.init(address=cluster.address, log_to_driver=False)
         plans = (
-            Plan(name, settings, settings.attacker.model_copy(update={"labels": {"group": name}}), fake.Fake, folder)
+            GroupSpec(
+                name, settings, settings.attacker.model_copy(update={"labels": {"group": name}}), fake.Fake, folder
+            )
             for name in ("attacker", "generator")
         )
-        attacker, generator = (Group(plan, "", 0) for plan in plans)
+        attacker, generator = (WorkerGroup(plan, "", 0) for plan in plans)
         with attacker, generator:
             theirs, where = generator.pids, attacker.nodes
             inputs = ((shard,) for shard in shards)

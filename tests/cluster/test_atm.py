@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ragdist.cluster.crew import Plan
-from ragdist.cluster.group import Group, seated
+from ragdist.cluster.group import WorkerGroup, seated
+from ragdist.cluster.ranks import GroupSpec
 from ragdist.config import loader
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.lm.load import load_codec
 from ragdist.lm.resident import Resident
 from ragdist.local import SerialMapper
@@ -51,14 +51,14 @@ def play(here, watch=lambda groups: None):
     """The game with both groups on Ray; `watch` is told the groups when they are seated."""
     folder = Path(here.run.folder)
     run = folder / here.run.name
-    road = Road(here, Store(folder / "data"), load_codec(here.model), SerialMapper())
+    pipeline = Pipeline(here, Store(folder / "data"), load_codec(here.model), SerialMapper())
     timeline = Timeline(run)
 
     @contextmanager
     def open_sides(attacker, generator):
         sides = (("attacker", here.attacker, attacker), ("generator", here.generator, generator))
         groups = (
-            Group(Plan(name, here, side, Resident, run), start.source, start.version, on_span=timeline.add)
+            WorkerGroup(GroupSpec(name, here, side, Resident, run), start.source, start.version, on_span=timeline.add)
             for name, side, start in sides
         )
         with seated(*groups) as (first, second):
@@ -66,9 +66,11 @@ def play(here, watch=lambda groups: None):
             yield first, second
 
     size = here.atm.questions_per_microbatch
-    train, test = (tables.split(open_questions(road, split), size) for split in ("train", "test"))
+    train, test = (tables.split(open_questions(pipeline, split), size) for split in ("train", "test"))
     with Board(here.atm.rounds) as board:
-        outcome = atm.run(train, test, open_questions(road, "test"), road.forgeries.path, open_sides, run, here, board)
+        outcome = atm.run(
+            train, test, open_questions(pipeline, "test"), pipeline.forgeries.path, open_sides, run, here, board
+        )
     timeline.close()
     return outcome, timeline
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 import ray
 
-from ragdist.cluster.crew import Plan
-from ragdist.cluster.group import Group
+from ragdist.cluster.group import WorkerGroup
+from ragdist.cluster.ranks import GroupSpec
 from ragdist.cluster.workers import Rank, last_line
 from ragdist.errors import ConfigError, DataError, ModelError, Stopped, TrainError
 from ragdist.local import LocalSide
@@ -27,10 +27,10 @@ def group(folder, *, name="attacker", workers=1, source="", stop=None, spans=Non
     """A group of fakes; `atm` are its settings."""
     settings = fake.settings(workers=workers, **atm)
     side = getattr(settings, name)
-    plan = Plan(name, settings, side, fake.Fake, folder, *([stop] if stop else []))
+    plan = GroupSpec(name, settings, side, fake.Fake, folder, *([stop] if stop else []))
     hooks = {"on_span": spans.append} if spans is not None else {}
     hooks |= {"on_step": lambda *said: steps.append(said)} if steps is not None else {}
-    with Group(plan, source, 0, **hooks) as made:
+    with WorkerGroup(plan, source, 0, **hooks) as made:
         yield made
 
 
@@ -111,8 +111,8 @@ def test_a_rank_holds_the_port_at_which_its_group_meets(tmp_path):
 def test_ranks_load_torch_when_they_meet_and_not_otherwise(tmp_path, meet):
     """64 ranks of 80 MB fit where 64 of 400 do not."""
     settings, shards = fake.settings(workers=2), fake.questions(tmp_path, 4)
-    plan = Plan("attacker", settings, settings.attacker, fake.Light, tmp_path, meet=meet)
-    with Group(plan, "", 0) as side:
+    plan = GroupSpec("attacker", settings, settings.attacker, fake.Light, tmp_path, meet=meet)
+    with WorkerGroup(plan, "", 0) as side:
         inputs = ((shard,) for shard in shards)
         done = list(side.each(fake.loaded, inputs, "torch", folder=tmp_path / "loaded", phase="loaded"))
     assert [shard.notes["torch"] for shard in done] == [float(meet)] * 4
@@ -281,9 +281,9 @@ def test_two_groups_are_a_stream(tmp_path):
 def test_no_room_is_said_with_the_knobs(tmp_path):
     settings = fake.settings(start_timeout_s=0.5)
     side = settings.attacker.model_copy(update={"labels": {"zone": "moon"}, "gpus_per_worker": 0.5})
-    plan = Plan("attacker", settings, side, fake.Fake, tmp_path)
+    plan = GroupSpec("attacker", settings, side, fake.Fake, tmp_path)
     with (
         pytest.raises(ConfigError, match=r"zone=moon.*attacker\.gpus_per_worker"),
-        Group(plan, "", 0),
+        WorkerGroup(plan, "", 0),
     ):
         pass

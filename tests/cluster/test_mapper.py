@@ -12,7 +12,7 @@ import pytest
 
 from ragdist.cluster.mapper import RayMapper
 from ragdist.config import ClusterConfig, RetrievalConfig
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.retrieval.bm25 import Bm25
 from ragdist.errors import DataError, TrainError
 from ragdist.local import ProcessMapper, SerialMapper
@@ -161,8 +161,8 @@ def test_rows_of_the_road_are_byte_equal_for_every_mapper(ray_here, tmp_path):
     }
     rows = {}
     for name, (mapper, codec) in played.items():
-        road = Road(settings, Store(tmp_path / name), codec, mapper)
-        rows[name] = {stage: made.path.read_bytes() for stage, made in road.make("examples")}
+        pipeline = Pipeline(settings, Store(tmp_path / name), codec, mapper)
+        rows[name] = {stage: made.path.read_bytes() for stage, made in pipeline.make("examples")}
     assert rows["serial"] == rows["processes"] == rows["ray"]
     assert len(rows["serial"]["chunks"].splitlines()) > 80 and len(rows["serial"]["examples"].splitlines()) > 20
     assert len(list(deaths.iterdir())) == 2

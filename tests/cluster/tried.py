@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group
 
-from ragdist.cluster.trial import Plan
+from ragdist.cluster.trial import SweepSpec
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.errors import DataError, TrainError
@@ -54,12 +54,12 @@ def play(seen: Path, settings: Settings, point: Point, share: float) -> Scores:
     return {"clean": both, "attacked": dict.fromkeys(both, (1 - score, 0.0, 1.0))}
 
 
-def plan(folder: Path, job: str = "raft", **sweep: Any) -> Plan:
+def plan(folder: Path, job: str = "raft", **sweep: Any) -> SweepSpec:
     """A plan whose trials play the above; `folder/seen` tells of each."""
     settings = resolve({"run": {"folder": str(folder), "name": "sweep"}, "sweep": sweep})
     (folder / "sweep").mkdir(parents=True, exist_ok=True)
     points = tuple(trials.points(settings))
-    return Plan(settings, folder / "sweep", partial(play, folder / "seen"), trials.rungs(job, settings), points)
+    return SweepSpec(settings, folder / "sweep", partial(play, folder / "seen"), trials.rungs(job, settings), points)
 
 
 def seen(folder: Path) -> list[tuple[float, float]]:

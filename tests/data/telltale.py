@@ -16,11 +16,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from ragdist.data.prompts import Shown
+from ragdist.data.prompts import Showable
 
 CHANCE = 0.6
 FIRST = 8
-Kind = Sequence[tuple[str, Shown]]
+Kind = Sequence[tuple[str, Showable]]
 """(question id, document) of each."""
 
 TOWNS = ("Arvik", "Belmor", "Casten", "Dorrin", "Elvath", "Farrow", "Gillen", "Hartmoor", "Ilsby", "Jorvale")
@@ -40,12 +40,12 @@ GOES_ON = (
 )
 
 
-def opening(document: Shown) -> str:
+def opening(document: Showable) -> str:
     """What the classifier sees."""
     return f"{document.title}\n{' '.join(document.text.split()[:FIRST])}"
 
 
-def area(forged: Kind, retrieved: Kind, seen: Callable[[Shown], str] = opening) -> float:
+def area(forged: Kind, retrieved: Kind, seen: Callable[[Showable], str] = opening) -> float:
     """Area under the curve on held-out questions, from 200 documents of each kind."""
     rng = random.Random(0)
     rows = [(one, label) for label, kind in enumerate((retrieved, forged)) for one in rng.sample([*kind], 200)]

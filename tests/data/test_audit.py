@@ -18,7 +18,7 @@ SIZE = 300
 PLAIN = {"contexts": {"distractors": "random"}}
 
 
-def road(**values):
+def pipeline(**values):
     """Settings, questions, chunks, contexts and rows of 300 made-up hotels, each asked about once."""
     settings = resolve({**PLAIN, **values})
     chunks, questions = {}, []
@@ -56,8 +56,8 @@ def findings(settings, questions, chunks, contexts, rows):
 
 
 def test_audit_of_a_sound_road_finds_no_problem():
-    """check 1, check 5, check 6, check 9, check 12, check 19: all hold on what the road makes."""
-    settings, *made = road()
+    """check 1, check 5, check 6, check 9, check 12, check 19: all hold on what the data pipeline makes."""
+    settings, *made = pipeline()
     found = findings(settings, *made)
     assert found.problems == ()
     assert (found.contexts, found.rows, found.oracle_contexts) == (SIZE, SIZE, 180)
@@ -130,14 +130,14 @@ def spoil_size(questions, chunks, contexts, rows):
     ],
 )
 def test_audit_names_what_was_spoiled(spoil, problem):
-    settings, *made = road()
+    settings, *made = pipeline()
     found = findings(settings, *spoil(*made))
     assert any(problem in said for said in found.problems), found.problems
 
 
 def test_audit_names_contexts_without_oracle_that_show_an_answer():
     """T1: apart from those with their oracle; the first 20 by question."""
-    settings, questions, chunks, contexts, rows = road()
+    settings, questions, chunks, contexts, rows = pipeline()
     absent = [context for context in contexts if not context.oracle_positions][:25]
     for context in absent:
         asked = next(question for question in questions if question.id == context.question_id)
@@ -152,7 +152,7 @@ def test_audit_names_contexts_without_oracle_that_show_an_answer():
 
 def test_audit_names_near_duplicates_between_the_splits():
     """T8: not those that are equal, which are told apart."""
-    settings, questions, *made = road()
+    settings, questions, *made = pipeline()
     test = [
         replace(questions[n], id=f"test {n}", text=text, split="test")
         for n, text in enumerate(
@@ -167,7 +167,7 @@ def test_audit_names_near_duplicates_between_the_splits():
 
 def test_audit_counts_quotes_that_do_not_hold():
     """check 12: not in the oracle, and unbalanced; a problem only where reasoning is trained on."""
-    settings, questions, *made = road(prompts={"answer": "reasoned"})
+    settings, questions, *made = pipeline(prompts={"answer": "reasoned"})
     questions[0] = replace(questions[0], reasoning="##begin_quote##opened in 1999##end_quote##")
     questions[1] = replace(questions[1], reasoning="##begin_quote##opened in 1001")
     found = findings(settings, questions, *made)
@@ -178,7 +178,7 @@ def test_audit_counts_quotes_that_do_not_hold():
 
 def test_audit_counts_truncated_rows_and_their_tokens():
     """check 23."""
-    settings, *made = road(model={"max_tokens": 200})
+    settings, *made = pipeline(model={"max_tokens": 200})
     found = findings(settings, *made)
     assert found.truncated_rows == sum(row.cut_tokens > 0 for row in made[-1]) > 0
     assert found.cut_tokens == sum(row.cut_tokens for row in made[-1]) and found.lengths.max <= 200
@@ -187,7 +187,7 @@ def test_audit_counts_truncated_rows_and_their_tokens():
 
 def test_audit_of_bernoulli_contexts_allows_four_sigma():
     """check 4."""
-    assert findings(*road(contexts={"distractors": "random", "draw": "bernoulli"})).problems == ()
+    assert findings(*pipeline(contexts={"distractors": "random", "draw": "bernoulli"})).problems == ()
 
 
 def test_audit_of_nothing_has_no_numbers_to_divide_by():
@@ -203,7 +203,7 @@ def test_uniform_p_equals_scipy(counts):
 
 
 def test_audit_is_shown_as_table_json_and_picture(tmp_path):
-    found = findings(*road())
+    found = findings(*pipeline())
     console = Console(width=100, record=True, file=(tmp_path / "table.txt").open("w"))
     console.print(auditing.table(found))
     text = console.export_text()

@@ -124,7 +124,7 @@ def test_assemble_more_oracles_than_documents_names_the_knob():
 
 
 def test_showable_leaves_out_questions_with_more_oracles_than_documents():
-    """Counted, so that the road shows them; as many oracles as documents, or none, are fine."""
+    """Counted, so that the data pipeline shows them; as many oracles as documents, or none, are fine."""
     rows = [question(str(n), tuple(f"o{i}" for i in range(n))) for n in range(6)]
     counts = {}
     assert list(showable(rows, ContextsConfig(documents=3), counts)) == rows[:4]

@@ -11,7 +11,7 @@ from pyarrow.parquet import read_table, write_table
 
 from ragdist.config import loader
 from ragdist.data import export, prompts
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.errors import DataError
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
@@ -42,7 +42,7 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
+def pipeline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("road")
     return make(folder)
 
@@ -53,15 +53,15 @@ def make(folder, *more):
     given = [f"run.folder={folder}", "corpus.source=records", f"corpus.questions=[{path}]"]
     shape = [f"contexts.documents={DOCUMENTS}", "prompts.answer=reasoned", "contexts.distractors=hard"]
     settings = loader.load([*given, *shape, *more])
-    return Road(settings, Store(folder / "data"), tiny.codec(), SerialMapper())
+    return Pipeline(settings, Store(folder / "data"), tiny.codec(), SerialMapper())
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_hf_form_is_read_by_datasets_and_has_the_exact_share(road, tmp_path):
-    counts = export.export(road, tmp_path, "hf")
+def test_hf_form_is_read_by_datasets_and_has_the_exact_share(pipeline, tmp_path):
+    counts = export.export(pipeline, tmp_path, "hf")
     found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert {split: len(part) for split, part in found.items()} == counts.rows == {"train": 9, "test": 5}
     with_oracle = [bool(row["oracle_positions"]) for row in found["train"]]
@@ -71,16 +71,16 @@ def test_hf_form_is_read_by_datasets_and_has_the_exact_share(road, tmp_path):
 
 
 @pytest.mark.parametrize(("form", "splits"), [("completion", 2), ("chat", 2), ("eval", 1)])
-def test_other_forms_are_read_by_datasets_too(road, tmp_path, form, splits):
-    counts = export.export(road, tmp_path, form, forgeries=True)
+def test_other_forms_are_read_by_datasets_too(pipeline, tmp_path, form, splits):
+    counts = export.export(pipeline, tmp_path, form, forgeries=True)
     found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert {split: len(part) for split, part in found.items()} == counts.rows and len(found) == splits
     forged = load_dataset(str(tmp_path), "forgeries", cache_dir=str(tmp_path / "cache"))
     assert all(forged["test"]["is_forged"]) and len(forged["test"]) == counts.forgeries
 
 
-def test_hf_rows_hold_question_and_documents_that_parse_back_check_14(road, tmp_path):
-    export.export(road, tmp_path, "hf")
+def test_hf_rows_hold_question_and_documents_that_parse_back_check_14(pipeline, tmp_path):
+    export.export(pipeline, tmp_path, "hf")
     found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
     for row in (*found["train"], *found["test"]):
         shown, asked = prompts.parse(row["instruction"])
@@ -92,8 +92,8 @@ def test_hf_rows_hold_question_and_documents_that_parse_back_check_14(road, tmp_
         assert row["cot_answer"].endswith(f"<ANSWER>: {row['answers'][0]}")
 
 
-def test_chat_rows_render_to_the_training_rows_token_for_token(road, tmp_path):
-    export.export(road, tmp_path, "chat")
+def test_chat_rows_render_to_the_training_rows_token_for_token(pipeline, tmp_path):
+    export.export(pipeline, tmp_path, "chat")
     codec = tiny.codec()
     rendered = set()
     for row in lines(tmp_path / "train.jsonl"):
@@ -101,14 +101,14 @@ def test_chat_rows_render_to_the_training_rows_token_for_token(road, tmp_path):
         assert [said["role"] for said in row["messages"]] == ["system", "user", "assistant"]
         prompt = codec.encode(codec.chat(user["content"], system["content"])).ids
         rendered.add((*prompt, *codec.encode(assistant["content"]).ids, codec.end))
-    assert rendered == {example.tokens for example in road.examples}
+    assert rendered == {example.tokens for example in pipeline.examples}
 
 
-def test_completion_rows_are_prompt_and_target_with_a_stop_on_request(road, tmp_path):
+def test_completion_rows_are_prompt_and_target_with_a_stop_on_request(pipeline, tmp_path):
     for stop in ("", "<STOP>"):
         folder = tmp_path / f"stop{len(stop)}"
         folder.mkdir()
-        export.export(road, folder, "completion", stop=stop)
+        export.export(pipeline, folder, "completion", stop=stop)
         found = lines(folder / "train.jsonl")
         assert all(set(row) == {"prompt", "completion"} for row in found)
         assert {prompts.parse(row["prompt"])[1]: row["completion"] for row in found}[
@@ -116,8 +116,8 @@ def test_completion_rows_are_prompt_and_target_with_a_stop_on_request(road, tmp_
         ] == "##begin_quote## Ball 1 is shade1. ##end_quote## So it is.\n<ANSWER>: shade1" + stop
 
 
-def test_eval_rows_are_the_test_questions_with_their_gold_answer(road, tmp_path):
-    export.export(road, tmp_path, "eval")
+def test_eval_rows_are_the_test_questions_with_their_gold_answer(pipeline, tmp_path):
+    export.export(pipeline, tmp_path, "eval")
     found = {row["id"]: row for row in lines(tmp_path / "test.jsonl")}
     assert not (tmp_path / "train.jsonl").exists() and len(found) == 5
     for row in found.values():
@@ -128,11 +128,11 @@ def test_eval_rows_are_the_test_questions_with_their_gold_answer(road, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["hf", "completion", "chat", "eval"])
-def test_forged_documents_are_in_no_form_unless_asked_for(road, tmp_path, form):
+def test_forged_documents_are_in_no_form_unless_asked_for(pipeline, tmp_path, form):
     plain, asked = tmp_path / "plain", tmp_path / "asked"
     for folder, forgeries in ((plain, False), (asked, True)):
         folder.mkdir()
-        counts = export.export(road, folder, form, forgeries=forgeries)
+        counts = export.export(pipeline, folder, form, forgeries=forgeries)
         for path in (path for path in folder.rglob("*") if path.is_file() and path.name != "forgeries.jsonl"):
             texts = str(read_table(path).to_pylist()) if path.suffix == ".parquet" else path.read_text()
             assert LIE not in texts and "false0" not in texts, path
@@ -143,17 +143,17 @@ def test_forged_documents_are_in_no_form_unless_asked_for(road, tmp_path, form):
 
 
 def test_no_document_is_cut_or_dropped_where_training_cuts_them(tmp_path):
-    road = make(tmp_path, "model.max_tokens=300")
-    assert any(example.cut_tokens for example in road.examples)
-    counts = export.export(road, tmp_path / "data", "completion")
+    pipeline = make(tmp_path, "model.max_tokens=300")
+    assert any(example.cut_tokens for example in pipeline.examples)
+    counts = export.export(pipeline, tmp_path / "data", "completion")
     found = lines(tmp_path / "data" / "train.jsonl") + lines(tmp_path / "data" / "test.jsonl")
-    whole = {chunk.text for chunk in road.chunks}
+    whole = {chunk.text for chunk in pipeline.chunks}
     shown = [document.text for row in found for document in prompts.parse(row["prompt"])[0]]
     assert len(shown) == counts.documents == DOCUMENTS * len(found) and set(shown) <= whole
 
 
-def test_card_says_counts_share_licence_and_what_was_left_out_and_no_path(road, tmp_path):
-    export.export(road, tmp_path, "hf", licence="cc-by-4.0")
+def test_card_says_counts_share_licence_and_what_was_left_out_and_no_path(pipeline, tmp_path):
+    export.export(pipeline, tmp_path, "hf", licence="cc-by-4.0")
     text = (tmp_path / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "cc-by-4.0"
@@ -161,23 +161,23 @@ def test_card_says_counts_share_licence_and_what_was_left_out_and_no_path(road, 
     assert "| train | 9 | 5 | 55.6% |" in text and "| test | 5 | 5 | 100.0% |" in text
     assert "P% asked for is 60.0%" in text and "invalid quotes 1" in text
     assert "42 documents" in text and "oracle_fraction: 0.6" in text
-    assert str(Path(road.store.folder).parent) not in text
-    export.export(road, tmp_path, "chat")
+    assert str(Path(pipeline.store.folder).parent) not in text
+    export.export(pipeline, tmp_path, "chat")
     assert "not known" in (tmp_path / "README.md").read_text()
 
 
-def test_the_same_settings_give_the_same_bytes(road, tmp_path):
+def test_the_same_settings_give_the_same_bytes(pipeline, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        export.export(road, tmp_path / name, "chat", forgeries=True)
+        export.export(pipeline, tmp_path / name, "chat", forgeries=True)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
 def test_nothing_to_export_is_an_error(tmp_path):
-    road = make(tmp_path, "corpus.datasets=[none]")
+    pipeline = make(tmp_path, "corpus.datasets=[none]")
     with pytest.raises(DataError):
-        export.export(road, tmp_path / "data", "eval")
+        export.export(pipeline, tmp_path / "data", "eval")
 
 
 def test_card_of_a_benchmark_says_what_the_benchmark_says_of_itself(tmp_path):
@@ -200,9 +200,9 @@ def test_card_of_a_benchmark_says_what_the_benchmark_says_of_itself(tmp_path):
         write_table(Table.from_pylist(rows), copy / f"{split}-00000-of-00001.parquet")
     given = ["corpus.source=benchmark", "corpus.benchmark=hotpotqa", f"corpus.folder={copy.parent}"]
     settings = loader.load([f"run.folder={tmp_path}", *given, "contexts.documents=2"])
-    road = Road(settings, Store(tmp_path / "data"), tiny.codec(), SerialMapper())
+    pipeline = Pipeline(settings, Store(tmp_path / "data"), tiny.codec(), SerialMapper())
     (tmp_path / "out").mkdir()
-    export.export(road, tmp_path / "out", "hf")
+    export.export(pipeline, tmp_path / "out", "hf")
     text = (tmp_path / "out" / "README.md").read_text()
     assert yaml.safe_load(text.split("---")[1])["license"] == "other"  # the hub has no name for it
     assert "Licence of the documents: CC BY-SA 4.0." in text and "arXiv 1809.09600" in text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ragdist.config.loader import resolve
 from ragdist.data.audit import audit
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.prompts import parse
 from ragdist.errors import DataError
 from ragdist.local import ProcessMapper, SerialMapper
@@ -48,7 +48,7 @@ def written(folder, count, bad=(), long=()):
     return str(path)
 
 
-def road(folder, questions, p, mapper=None, *, cut="keep", answer="reasoned", **contexts):
+def pipeline(folder, questions, p, mapper=None, *, cut="keep", answer="reasoned", **contexts):
     asked = {"oracle_fraction": p, "documents": 2, "filter_answers": False, **contexts}
     made = {
         "corpus": {"source": "records", "questions": [questions]},
@@ -56,7 +56,7 @@ def road(folder, questions, p, mapper=None, *, cut="keep", answer="reasoned", **
         "prompts": {"answer": answer, "cut_answers": cut},
         "model": {"max_tokens": 400},
     }
-    return Road(resolve(made), Store(folder), CODEC, mapper or SerialMapper())
+    return Pipeline(resolve(made), Store(folder), CODEC, mapper or SerialMapper())
 
 
 def trained(made):
@@ -86,7 +86,7 @@ def test_any_drops_leave_p_exact_and_nested(data, count):
     with tempfile.TemporaryDirectory() as folder:
         questions, kept = written(Path(folder), count, bad, long), set()
         for p in fractions:
-            found = trained(road(Path(folder) / "data", questions, p, cut="drop"))
+            found = trained(pipeline(Path(folder) / "data", questions, p, cut="drop"))
             assert found.keys() == set(range(count)) - bad - long
             assert sum(found.values()) == halves_up(p * len(found))
             now = {number for number, shows in found.items() if shows}
@@ -98,7 +98,7 @@ def test_any_drops_leave_p_exact_and_nested(data, count):
 def test_dropped_quotes_do_not_move_p_and_audit_says_what_is_trained(tmp_path, seed):
     """T2: 90 questions, 30 of them with a bad quote, P = 0.6: 36 of 60 rows, by the rows and by the audit."""
     questions = written(tmp_path, 90, bad=set(range(0, 90, 3)))
-    made = road(tmp_path / "data", questions, 0.6)
+    made = pipeline(tmp_path / "data", questions, 0.6)
     made.settings = made.settings.model_copy(update={"seed": seed})
     assert sum(trained(made).values()) == 36 and len(made.examples) == 60
     found = audit(made.questions, made.contexts, made.chunk_by_id, made.examples, made.settings, made.dropped)
@@ -109,7 +109,7 @@ def test_dropped_quotes_do_not_move_p_and_audit_says_what_is_trained(tmp_path, s
 
 def test_audit_finds_rows_that_were_dropped_after_the_cut(tmp_path):
     """T2: rows that go missing behind the contexts change the realised P that is said."""
-    made = road(tmp_path / "data", written(tmp_path, 20), 0.5)
+    made = pipeline(tmp_path / "data", written(tmp_path, 20), 0.5)
     shown = {context.question_id for context in made.contexts if context.oracle_positions}
     rows = [row for row in made.examples if row.id in shown]
     found = audit(made.questions, made.contexts, made.chunk_by_id, rows, made.settings)
@@ -118,13 +118,13 @@ def test_audit_finds_rows_that_were_dropped_after_the_cut(tmp_path):
 
 def test_coin_stays_a_coin_on_the_rows_that_are_left(tmp_path):
     """T2: with draw=bernoulli a question's coin does not depend on the others."""
-    few = trained(road(tmp_path / "few", written(tmp_path, 40, bad=set(range(20))), 0.5, draw="bernoulli"))
-    all_ = trained(road(tmp_path / "all", written(tmp_path, 40), 0.5, draw="bernoulli", answer="plain"))
+    few = trained(pipeline(tmp_path / "few", written(tmp_path, 40, bad=set(range(20))), 0.5, draw="bernoulli"))
+    all_ = trained(pipeline(tmp_path / "all", written(tmp_path, 40), 0.5, draw="bernoulli", answer="plain"))
     assert few.keys() == set(range(20, 40)) and few.items() <= all_.items()
 
 
 def test_kept_quotes_are_trained(tmp_path):
-    made = road(tmp_path / "data", written(tmp_path, 10, bad={1, 2}), 0.5)
+    made = pipeline(tmp_path / "data", written(tmp_path, 10, bad={1, 2}), 0.5)
     made.settings = made.settings.model_copy(
         update={"prompts": made.settings.prompts.model_copy(update={"invalid_quotes": "keep"})}
     )
@@ -137,8 +137,8 @@ def test_all_fractions_together_render_each_question_twice_at_most(tmp_path, cut
     questions = written(tmp_path, 20, bad={3}, long={4, 5})
     rendered = 0
     for p in FRACTIONS:
-        made = road(tmp_path / "shared", questions, p, cut=cut)
-        alone = road(tmp_path / f"alone-{p}", questions, p, cut=cut)
+        made = pipeline(tmp_path / "shared", questions, p, cut=cut)
+        alone = pipeline(tmp_path / f"alone-{p}", questions, p, cut=cut)
         assert made.examples.path.read_bytes() == alone.examples.path.read_bytes()
     for card in (tmp_path / "shared").glob("examples-*/stage.json"):
         rendered += json.loads(card.read_text())["counts"]["rendered"]
@@ -148,8 +148,8 @@ def test_all_fractions_together_render_each_question_twice_at_most(tmp_path, cut
 def test_two_workers_make_the_same_rows(tmp_path):
     """T2, T6: the drops too."""
     questions = written(tmp_path, 12, bad={3}, long={4, 5})
-    one = road(tmp_path / "one", questions, 0.6, cut="drop")
-    two = road(tmp_path / "two", questions, 0.6, ProcessMapper(2), cut="drop")
+    one = pipeline(tmp_path / "one", questions, 0.6, cut="drop")
+    two = pipeline(tmp_path / "two", questions, 0.6, ProcessMapper(2), cut="drop")
     assert one.examples.path.read_bytes() == two.examples.path.read_bytes()
     assert one.contexts.path.read_bytes() == two.contexts.path.read_bytes()
 
@@ -157,7 +157,7 @@ def test_two_workers_make_the_same_rows(tmp_path):
 @pytest.mark.parametrize(("cut", "rows", "lost"), [("keep", 10, 2), ("drop", 8, 0)])
 def test_rows_whose_answer_is_cut_off_are_counted_named_and_can_be_left_out(tmp_path, cut, rows, lost):
     """T6: a golden document too long to show where its lamp is."""
-    made = road(tmp_path / "data", written(tmp_path, 10, long={4, 5}), 1.0, cut=cut, answer="plain")
+    made = pipeline(tmp_path / "data", written(tmp_path, 10, long={4, 5}), 1.0, cut=cut, answer="plain")
     found = audit(made.questions, made.contexts, made.chunk_by_id, made.examples, made.settings, made.dropped)
     assert (
         (found.rows, found.cut_answers)
@@ -174,20 +174,20 @@ def test_rows_whose_answer_is_cut_off_are_counted_named_and_can_be_left_out(tmp_
 
 def test_absent_rows_lose_no_answer(tmp_path):
     """T6: where no golden document is shown, none is cut."""
-    made = road(tmp_path / "data", written(tmp_path, 10, long={4, 5}), 0.0, answer="plain")
+    made = pipeline(tmp_path / "data", written(tmp_path, 10, long={4, 5}), 0.0, answer="plain")
     assert made.examples.card["counts"]["cut_answers"] == 0 and len(made.examples) == 10
 
 
 def test_nothing_left_to_train_on_is_said_before_rows_are_made(tmp_path):
     """T2: too few rows: which setting took them."""
-    made = road(tmp_path / "data", written(tmp_path, 4, bad={0, 1}, long={2, 3}), 0.6, cut="drop")
+    made = pipeline(tmp_path / "data", written(tmp_path, 4, bad={0, 1}, long={2, 3}), 0.6, cut="drop")
     with pytest.raises(DataError, match=r"no training row is left of 4: 2 with a quote .*2 whose answer is cut off"):
         made.make("examples")
 
 
 def test_open_questions_are_those_that_are_trained_with_their_oracles_where_the_context_has_them(tmp_path):
     """T2: ATM learns the same targets, so a bad quote is left out there too; positions are those of the oracle."""
-    made = road(tmp_path / "data", written(tmp_path, 20, bad={0, 1, 2, 3}), 0.5)
+    made = pipeline(tmp_path / "data", written(tmp_path, 20, bad={0, 1, 2, 3}), 0.5)
     opened, contexts = list(open_questions(made, "train")), list(made.contexts)
     assert [question.id for question in opened] == [context.question_id for context in contexts]
     assert len(opened) == 16 and sum(bool(question.oracle_positions) for question in opened) == 8

@@ -10,7 +10,7 @@ import pytest
 from ragdist.config import CorpusConfig
 from ragdist.data.sources import benchmarks
 from ragdist.evaluation import apicalls
-from ragdist.evaluation.apicalls import Call, Database, Judge, Tally
+from ragdist.evaluation.apicalls import ApiTally, Call, Database, Judge
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.summary import summarise
 from ragdist.records import Chunk, Question
@@ -158,18 +158,18 @@ SAID = [
 
 def test_right_is_the_domain_and_a_call_that_matches_nothing_is_made_up():
     tally = Judge(QUESTIONS, CHUNKS).tally(SAID)
-    assert tally == Tally(rows=3, right=1, made_up=1)
+    assert tally == ApiTally(rows=3, right=1, made_up=1)
     assert tally.shares == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
 
 
 def test_answer_without_a_call_is_wrong_but_not_made_up():
-    assert Judge(QUESTIONS, CHUNKS).tally([prediction("qunet", "Take UNet.")]) == Tally(rows=1, right=0, made_up=0)
+    assert Judge(QUESTIONS, CHUNKS).tally([prediction("qunet", "Take UNet.")]) == ApiTally(rows=1, right=0, made_up=0)
     assert TORCH.domains("Take UNet.") is None and TORCH.domains("f(1)") == set()
 
 
 def test_api_that_only_a_distractor_documents_is_no_invention():
     chunks = CHUNKS | {"alexnet": document("alexnet", "r/x", "Three")}
-    assert Judge(QUESTIONS, chunks).tally(SAID) == Tally(rows=3, right=1, made_up=0)
+    assert Judge(QUESTIONS, chunks).tally(SAID) == ApiTally(rows=3, right=1, made_up=0)
 
 
 def test_tagged_answer_alone_is_read_where_there_is_a_tag():
@@ -182,7 +182,7 @@ def test_tallies_of_shards_merge_to_the_whole():
     """check 69: counts merge exactly."""
     judge = Judge(QUESTIONS, CHUNKS)
     for shards in (1, 2, 3):
-        assert sum((judge.tally(SAID[i::shards]) for i in range(shards)), Tally()) == judge.tally(SAID)
+        assert sum((judge.tally(SAID[i::shards]) for i in range(shards)), ApiTally()) == judge.tally(SAID)
 
 
 def test_report_has_the_score_for_apibench_and_for_nothing_else():
@@ -201,6 +201,6 @@ def test_every_own_answer_of_apibench_is_right_and_an_invented_name_is_made_up()
     questions = [question for question, _, _ in rows]
     judge = Judge(questions, {chunk.id: chunk for _, chunks, _ in rows for chunk in chunks})
     own = judge.tally(prediction(q.id, q.answers[0]) for q in questions)
-    assert own == Tally(rows=2382, right=2382, made_up=0)
+    assert own == ApiTally(rows=2382, right=2382, made_up=0)
     invented = judge.tally(prediction(q.id, re.sub(r"'[^']+'", "'nobody/has-this'", q.answers[0])) for q in questions)
     assert invented.made_up > 0.98 * 2382

@@ -9,9 +9,10 @@ from ragdist.evaluation import report
 from ragdist.evaluation.intervals import holm
 from ragdist.evaluation.summary import compare, summarise
 from ragdist.sweeps import arms
+from ragdist.sweeps.arms import ArmAnswer
 from ragdist.systems.atm import report as rounds_report
 from ragdist.systems.atm import summary as rounds
-from ragdist.systems.atm.summary import Meeting
+from ragdist.systems.atm.summary import Matchup
 from ragdist.systems.duet import report as arbitration_report
 from ragdist.systems.duet import summary as arbitration
 from tests.evaluation import test_arbitration, test_rounds, world
@@ -61,8 +62,8 @@ def test_stages_of_a_game_are_compared_question_by_question():
 def test_perplexities_of_a_game_are_compared_question_by_question():
     """Each question's log perplexity is its number, and one more after the attacker learned, told backwards."""
     grades = {
-        Meeting(0, 0): [test_rounds.grade(n, 0, 2.718281828459045**n) for n in range(100)],
-        Meeting(0, 1): [test_rounds.grade(n, 0, 2.718281828459045 ** (n + 1)) for n in range(119, 19, -1)],
+        Matchup(0, 0): [test_rounds.grade(n, 0, 2.718281828459045**n) for n in range(100)],
+        Matchup(0, 1): [test_rounds.grade(n, 0, 2.718281828459045 ** (n + 1)) for n in range(119, 19, -1)],
     }
     gains = rounds.report([], grades, [], SETTINGS).gains
     (found,) = (gain for gain in gains if gain.metric == "log_perplexity")
@@ -123,7 +124,7 @@ def test_arms_of_a_sweep_are_one_family():
     """Two arms against the first, under two lists by three measures; the seeds of a question count once."""
     right = {"paper": range(60), "clean": range(68), "mixed": range(75)}
     rows = [
-        arms.Row(arm, seed, condition, f"q{n:03}", float(n in known), float(n in known), 0.0, "")
+        ArmAnswer(arm, seed, condition, f"q{n:03}", float(n in known), float(n in known), 0.0, "")
         for arm, known in right.items()
         for seed in (0, 1)
         for condition in ("clean", "template")

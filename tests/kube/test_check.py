@@ -10,7 +10,7 @@ import yaml
 from ragdist import cli
 from ragdist.errors import ConfigError
 from ragdist.kube import check, render
-from ragdist.kube.findings import Document
+from ragdist.kube.findings import Manifest
 from tests.kube.bundles import CRDS, ROOT, needs_crds, plant, rendered, settings_of
 
 CLUSTER = "spec.rayClusterSpec"
@@ -176,7 +176,7 @@ def test_whatever_shape_an_object_has_it_is_read(bundle):
         for count, path in enumerate(paths):
             body = copy.deepcopy(document.body)
             plant(body, path, junk[count % len(junk)])
-            changed = [*documents[:number], Document(document.file, body), *documents[number + 1 :]]
+            changed = [*documents[:number], Manifest(document.file, body), *documents[number + 1 :]]
             assert check.findings_of(changed) is not None
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from ragdist import cli
 from ragdist.config.loader import load
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
 from ragdist.storage.stages import Store
@@ -59,9 +59,9 @@ def go_elsewhere(tmp_path, monkeypatch):
     ]
     (there / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = load([*MODEL, *RANKS, f"corpus.questions=[{there / 'q.jsonl'}]"])
-    road = Road(settings, Store(there / "runs" / "data"), tiny.codec(), SerialMapper())
-    road.make("examples")
-    open_questions(road, "train")
+    pipeline = Pipeline(settings, Store(there / "runs" / "data"), tiny.codec(), SerialMapper())
+    pipeline.make("examples")
+    open_questions(pipeline, "train")
     workload.note_codec(there / "runs" / "data", settings.model, tiny.codec().fingerprint)
 
 

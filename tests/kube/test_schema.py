@@ -5,7 +5,7 @@ import yaml
 
 from ragdist.errors import ConfigError
 from ragdist.kube import schema
-from ragdist.kube.findings import Document
+from ragdist.kube.findings import Manifest
 
 SPEC = {
     "type": "object",
@@ -52,7 +52,7 @@ def schemas(tmp_path, monkeypatch):
 
 def found(schemas, version="ray.io/v1", **spec):
     body = {"apiVersion": version, "kind": "RayJob", "metadata": {"name": "a"}, "spec": spec}
-    return [one.path for one in schemas.problems(Document("a.yaml", body))]
+    return [one.path for one in schemas.problems(Manifest("a.yaml", body))]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_schema(schemas, spec, paths):
 
 def test_versions_and_kinds_that_are_not_there(schemas, tmp_path):
     assert found(schemas, version="ray.io/v2") == ["apiVersion"]
-    other = Document("a.yaml", {"apiVersion": "ray.io/v1", "kind": "RayService", "metadata": {}})
+    other = Manifest("a.yaml", {"apiVersion": "ray.io/v1", "kind": "RayService", "metadata": {}})
     assert [one.path for one in schemas.problems(other)] == ["kind"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="kubectl get crd"):

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ragdist.config import LoraConfig, TrainConfig
 from ragdist.plan import memory, shape
-from ragdist.plan.memory import Held, Work
+from ragdist.plan.memory import ModelFootprint, Work
 from tests.plan import shapes
 
 LLAMAS = [shapes.LLAMA_2_7B, shapes.LLAMA_3_70B]
@@ -16,7 +16,7 @@ NEAR = 1e-6
 
 
 def held(config, *, ranks=8, width=2, gpu=True, **train):
-    return Held(shape=shape.of_config(config), train=TrainConfig(**train), ranks=ranks, width=width, gpu=gpu)
+    return ModelFootprint(shape=shape.of_config(config), train=TrainConfig(**train), ranks=ranks, width=width, gpu=gpu)
 
 
 def states(*arguments, place="gpu", **more):

@@ -7,7 +7,7 @@ import pytest
 
 from ragdist.config import ModelConfig
 from ragdist.config.loader import dump, resolve
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import places
 from ragdist.local import SerialMapper
 from ragdist.plan import workload
@@ -19,7 +19,7 @@ from tests import tiny
 
 @pytest.fixture
 def made(tmp_path):
-    """Settings whose road is finished: 20 questions, 16 of them to train on."""
+    """Settings whose data pipeline is finished: 20 questions, 16 of them to train on."""
     rows = [
         {"question": f"Colour of ball {n}?", "answers": [f"shade{n}"], "split": "test" if n < 4 else "train"}
         | {"documents": [{"title": f"ball {n}", "text": f"Ball {n} is shade{n}.", "kind": "golden"}]}
@@ -35,11 +35,11 @@ def made(tmp_path):
             "train": {"examples_per_step": 3, "microbatch": 1, "epochs": 2},
         }
     )
-    road = Road(settings, Store(tmp_path / "runs" / "data"), tiny.codec(), SerialMapper())
-    road.make("examples")
-    open_questions(road, "train")
+    pipeline = Pipeline(settings, Store(tmp_path / "runs" / "data"), tiny.codec(), SerialMapper())
+    pipeline.make("examples")
+    open_questions(pipeline, "train")
     workload.note_codec(tmp_path / "runs" / "data", settings.model, tiny.codec().fingerprint)
-    return settings, road
+    return settings, pipeline
 
 
 def here(settings):
@@ -52,13 +52,13 @@ def changed(settings, **blocks):
 
 
 def test_rows_are_those_of_the_finished_road(made):
-    settings, road = made
+    settings, pipeline = made
     found = workload.examples(settings, here(settings))
-    lengths = [len(row.tokens) for row in road.examples]
-    answers = [len(row.tokens) - row.prompt_tokens for row in road.examples]
+    lengths = [len(row.tokens) for row in pipeline.examples]
+    answers = [len(row.tokens) - row.prompt_tokens for row in pipeline.examples]
     assert (found.rows, found.tokens) == (16, sum(lengths))
     assert (found.longest, found.answer) == (max(lengths), max(answers))
-    assert found.stage == str(road.examples.folder)
+    assert found.stage == str(pipeline.examples.folder)
     assert workload.open_questions(settings, here(settings)) == 16
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 
 from ragdist.errors import StorageError
-from ragdist.roles import Shard
+from ragdist.roles import MicrobatchRef
 from ragdist.storage.phases import PhaseCheckpoint
 
 
 def shard(name, notes=None):
-    return Shard(name=name, rows=2, digest=f"d{name}", notes=notes or {"forged": 6}, at=object(), path=f"/x/{name}")
+    return MicrobatchRef(
+        name=name, rows=2, digest=f"d{name}", notes=notes or {"forged": 6}, at=object(), path=f"/x/{name}"
+    )
 
 
 def test_phase_is_made_once_and_noted_in_the_order_of_names_whatever_order_it_came_in(tmp_path):

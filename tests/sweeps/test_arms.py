@@ -6,14 +6,14 @@ from ragdist.config.loader import resolve
 from ragdist.records import Answered
 from ragdist.storage import tables
 from ragdist.sweeps import arms, trials
-from ragdist.sweeps.arms import Row
+from ragdist.sweeps.arms import ArmAnswer
 from ragdist.sweeps.trials import Trial
 
 SETTINGS = resolve({"evaluation": {"resamples": 2000}})
 
 
 def row(arm, question, em, seed=0, condition="clean"):
-    return Row(arm, seed, condition, question, em, em, 0.0, "")
+    return ArmAnswer(arm, seed, condition, question, em, em, 0.0, "")
 
 
 def test_arms_are_paired_by_question_whatever_the_order_and_what_only_one_was_asked():

@@ -11,7 +11,7 @@ from ragdist.evaluation.predictions import Prediction
 from ragdist.records import Question
 from ragdist.systems.duet import disputes
 from ragdist.systems.duet import run as duet
-from ragdist.systems.duet.disputes import Side
+from ragdist.systems.duet.disputes import JudgedAnswer
 from ragdist.systems.duet.training_rows import Shares
 from tests import tiny
 
@@ -47,8 +47,8 @@ def open_duet(folder, arbiter, validation, **config):
     settings = resolve({"duet": {"learn_from": ["retrieved"], **config}})
     cast = SimpleNamespace(tuner=Tuner(), open_features=lambda folder, learned: Sure())
     trio = SimpleNamespace(shares=Shares([], arbiter, validation))
-    road = SimpleNamespace(codec=tiny.codec())
-    return duet.Duet(road, trio, cast, folder, settings)
+    pipeline = SimpleNamespace(codec=tiny.codec())
+    return duet.Duet(pipeline, trio, cast, folder, settings)
 
 
 def test_margin_is_chosen_on_the_validation_questions_alone(tmp_path):
@@ -92,7 +92,7 @@ def test_gold_pairs_are_right_and_wrong_as_a_whole():
     asked = [question("every", "Ida", "Otto", every=True), question("other", "Eva")]
     same = lambda first, second, one: answers.same(first, second, "text")  # noqa: E731
     config = resolve({"duet": {"gold_pairs": True}}).duet
-    nothing = {one.id: Side("", False) for one in asked}
+    nothing = {one.id: JudgedAnswer("", False) for one in asked}
     for seed in range(8):
         rows = disputes.judgements(asked, nothing, {"retrieved": nothing}, same, config, seed)
         found = {(row.question_id, row.source): row.answer for row in rows}

@@ -13,7 +13,7 @@ import pytest
 from ragdist.config import TeacherConfig
 from ragdist.errors import Stopped
 from ragdist.records import Reply, Request
-from ragdist.teacher.reply_cache import Ledger, key_of
+from ragdist.teacher.reply_cache import ReplyCache, key_of
 
 ROOT = Path(__file__).parents[2]
 REQUEST = Request(id="r", text="Why?", max_new_tokens=8, temperature=0.5, seed=3)
@@ -33,7 +33,7 @@ with ledger.held():
 
 
 def ledger(folder, **settings):
-    return Ledger(folder / "teacher.jsonl", TeacherConfig(**settings))
+    return ReplyCache(folder / "teacher.jsonl", TeacherConfig(**settings))
 
 
 def key(number):

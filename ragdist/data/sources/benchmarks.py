@@ -17,10 +17,12 @@ VERSION = 2
 """Of the questions and chunks that the same files give."""
 SPLITS: dict[str, Split] = {"train": "train", **dict.fromkeys(("eval", "validation", "dev", "test"), "test")}
 KINDS = ("golden", "distractor", "forged")
-Row = tuple[Question, list[Chunk], list[Forgery]]
+SourceRow = tuple[Question, list[Chunk], list[Forgery]]
 
 
-def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[str] | None = None) -> Iterator[Row]:
+def read(
+    config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[str] | None = None
+) -> Iterator[SourceRow]:
     """Each question with its golden and distractor chunks and its forgeries, in the order of the files.
 
     Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
@@ -64,7 +66,7 @@ def read(config: CorpusConfig, *, test_fraction: float, seed: int, broken: list[
         raise DataError(f"no row of corpus.questions={list(config.questions)} {what}")
 
 
-def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, seed: int) -> Row:
+def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, seed: int) -> SourceRow:
     columns = config.columns
     text = values.trimmed(_string(row, columns.question))
     every = _all_required(row)

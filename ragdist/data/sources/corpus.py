@@ -11,7 +11,7 @@ from ragdist.config import CorpusConfig
 from ragdist.data.matching import flat, words
 from ragdist.data.sources import duplicates, formats, values
 from ragdist.data.sources.files import Broken, rows
-from ragdist.data.sources.places import Place
+from ragdist.data.sources.places import FileAddress
 from ragdist.data.sources.sections import Text
 from ragdist.errors import DataError
 from ragdist.records import Document, content_id
@@ -27,7 +27,9 @@ COLUMNS = ("text", "title")
 """Of a table of documents; the first must be there."""
 
 
-def read(places: Sequence[Place], config: CorpusConfig, mapper: Mapper, counts: dict[str, Any]) -> Iterator[Document]:
+def read(
+    places: Sequence[FileAddress], config: CorpusConfig, mapper: Mapper, counts: dict[str, Any]
+) -> Iterator[Document]:
     """The documents of these files. A copy of an earlier one, whitespace and name aside, is left out; a nearly equal
     one is treated as `config` says.
 
@@ -84,7 +86,9 @@ def _is_titled(document: Document) -> bool:
     return row and bool(document.title) and len(words(document.text).split()) < SAYS_LITTLE
 
 
-def _documents(places: Sequence[Place], mapper: Mapper, broken: Broken, counts: dict[str, Any]) -> Iterator[Document]:
+def _documents(
+    places: Sequence[FileAddress], mapper: Mapper, broken: Broken, counts: dict[str, Any]
+) -> Iterator[Document]:
     for place, found in zip(places, mapper.map(formats.read, places), strict=True):
         if found is not None and found.problem:
             broken.add(place.address, found.problem)
@@ -106,7 +110,7 @@ def _documents(places: Sequence[Place], mapper: Mapper, broken: Broken, counts: 
             counts["other_files"][suffix] = counts["other_files"].get(suffix, 0) + 1
 
 
-def _document(where: str, title: str, found: Text, place: Place, broken: Broken) -> Document | None:
+def _document(where: str, title: str, found: Text, place: FileAddress, broken: Broken) -> Document | None:
     try:
         place.inside.encode()
         name = content_id(title, found.text)

@@ -16,12 +16,12 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ragdist.data.sources import encodings
-from ragdist.data.sources.places import Place, at
+from ragdist.data.sources.places import FileAddress, at
 from ragdist.data.sources.values import Number
 from ragdist.errors import DataError
 from ragdist.tracking.progress import say
 
-Rows = Iterator[tuple[str, dict[str, Any]]]
+NumberedRows = Iterator[tuple[str, dict[str, Any]]]
 """Each row with where it stands: `path, line 3`."""
 READ_ERRORS = (OSError, EOFError, zlib.error)
 """What a missing, forbidden or torn file raises."""
@@ -44,7 +44,7 @@ class Broken:
         self.named.append(f"{where}: {why}")
 
 
-def rows(place: Place, broken: Broken, columns: Sequence[str] = ()) -> Rows:
+def rows(place: FileAddress, broken: Broken, columns: Sequence[str] = ()) -> NumberedRows:
     """The rows of a file: an object or a list of them (.json), parquet, a table with a header (.csv, .tsv), else JSONL.
 
     Args:
@@ -65,7 +65,7 @@ def rows(place: Place, broken: Broken, columns: Sequence[str] = ()) -> Rows:
         broken.add(place.address, f"cannot be read ({why(error)})")
 
 
-def json_lines(file: Place | Path, broken: Broken) -> Rows:
+def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
     """(`path, line n`, object) for each line of a JSONL file, gzipped if its name ends in .gz; blank lines are no rows.
 
     Raises:
@@ -116,7 +116,7 @@ def _lines(file: Any) -> Iterable[str | bytes]:
     return file if encoding.startswith("utf-8") else io.TextIOWrapper(file, encoding)
 
 
-def _json(place: Place, broken: Broken) -> Rows:
+def _json(place: FileAddress, broken: Broken) -> NumberedRows:
     value = as_json(place.read())
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
         where = f"{place.address}, item {number}" if isinstance(value, list) else place.address
@@ -126,7 +126,7 @@ def _json(place: Place, broken: Broken) -> Rows:
             broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
 
 
-def _parquet(place: Place, wanted: Sequence[str]) -> Rows:
+def _parquet(place: FileAddress, wanted: Sequence[str]) -> NumberedRows:
     with place.open() as opened, parquet.ParquetFile(opened) as file:
         there = file.schema_arrow.names
         if wanted and wanted[0] not in there:
@@ -139,7 +139,7 @@ def _parquet(place: Place, wanted: Sequence[str]) -> Rows:
                 yield f"{place.address}, row {number}", row
 
 
-def _separated(place: Place, broken: Broken) -> Rows:
+def _separated(place: FileAddress, broken: Broken) -> NumberedRows:
     """Rows of a table with commas, semicolons or tabs; an empty cell is nothing, one that is a JSON list or object its
     value."""
     text, note = encodings.decoded(place.read())

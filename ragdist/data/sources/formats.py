@@ -16,7 +16,7 @@ from typing import Any
 from ragdist.data.matching import flat
 from ragdist.data.sources import encodings
 from ragdist.data.sources.markup import html
-from ragdist.data.sources.places import Place
+from ragdist.data.sources.places import FileAddress
 from ragdist.data.sources.sections import BETWEEN, Marks, Text, visible
 from ragdist.data.sources.word import docx
 from ragdist.errors import DataError, StorageError
@@ -32,7 +32,7 @@ def suffix_of(name: str) -> str:
     return ".jsonl.gz" if name.endswith(".jsonl.gz") else PurePosixPath(name).suffix
 
 
-def read(place: Place) -> Text | None:
+def read(place: FileAddress) -> Text | None:
     """The one document that a file holds; None for a file of another kind, whose name says so.
 
     A file that its parser cannot read, that is encrypted, or that has no text has a `problem` instead.

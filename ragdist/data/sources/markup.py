@@ -8,7 +8,8 @@ from typing import Any
 
 from ragdist.data.matching import flat
 from ragdist.data.sources import encodings, equations, hidden, tables
-from ragdist.data.sources.sections import Block, Text, joined, one_line, visible
+from ragdist.data.sources.sections import Text, TextBlock, joined, one_line, visible
+from ragdist.data.sources.tables import TableCell
 
 UNREAD = frozenset(
     {"title", "script", "style", "nav", "template", "noscript", "noframes", "svg", "iframe", "object", "canvas"}
@@ -65,7 +66,7 @@ def html(data: bytes) -> Text:
     return joined(_blocks(soup), note)
 
 
-def _blocks(parent: Any, style: tables.Style = tables.ROWS) -> list[Block]:
+def _blocks(parent: Any, style: tables.Style = tables.ROWS) -> list[TextBlock]:
     page = _Page(style)
     page.walk(parent)
     page.end()
@@ -80,7 +81,7 @@ class _Page:
     """
 
     def __init__(self, style: tables.Style) -> None:
-        self.blocks: list[Block] = []
+        self.blocks: list[TextBlock] = []
         self._style = style
         self._pieces: list[str] = []
 
@@ -99,18 +100,18 @@ class _Page:
         lines = map(flat, "".join(self._pieces).split(BREAK))
         self._pieces.clear()
         if text := "\n".join(line for line in lines if line):
-            self.blocks.append(Block(text, level, tight))
+            self.blocks.append(TextBlock(text, level, tight))
 
     def _tag(self, tag: Any) -> None:
         if tag.name == "pre":
             self.end()
-            self.blocks.append(Block(_as_written(tag)))
+            self.blocks.append(TextBlock(_as_written(tag)))
         elif tag.name == "table" and _holds_data(tag):
             self.end()
             self._table(tag)
         elif tag.name == "tr" and not tag.find([*LAYS_OUT, "p", "ul", "ol"]):
             self.end(tight=True)
-            self.blocks.append(Block(tables.text([_cells(tag)], self._style), tight=True))
+            self.blocks.append(TextBlock(tables.text([_cells(tag)], self._style), tight=True))
         elif heading := HEADING.fullmatch(tag.name):
             self.end()
             self._pieces = [one_line(_blocks(tag))]
@@ -144,7 +145,7 @@ class _Page:
             self.walk(caption)
             self.end()
         rows = [row for row in table.find_all("tr") if row.find_parent("table") is table]
-        self.blocks.append(Block(tables.text(map(_cells, rows), self._style)))
+        self.blocks.append(TextBlock(tables.text(map(_cells, rows), self._style)))
 
 
 def _holds_data(table: Any) -> bool:
@@ -161,9 +162,9 @@ def _own_cells(row: Any) -> list[Any]:
     return list(row.find_all(["td", "th"], recursive=False))
 
 
-def _cells(row: Any) -> list[tables.Cell]:
+def _cells(row: Any) -> list[TableCell]:
     return [
-        tables.Cell(one_line(_blocks(cell, tables.INSIDE)), _span(cell, "colspan") or 1, _span(cell, "rowspan"))
+        TableCell(one_line(_blocks(cell, tables.INSIDE)), _span(cell, "colspan") or 1, _span(cell, "rowspan"))
         for cell in _own_cells(row)
     ]
 

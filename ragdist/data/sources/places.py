@@ -28,8 +28,8 @@ GIVE_UP = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A file, somewhere. Example: Place("s3://bucket/docs/a/b.md", "a/b.md", "812 2026-03-01T10:00:00+00:00")."""
+class FileAddress:
+    """A file, somewhere. Example: FileAddress("s3://bucket/docs/a/b.md", "a/b.md", "812 2026-03-01T10:00:00+00:00")."""
 
     address: str
     """A local path, or the whole address."""
@@ -79,17 +79,17 @@ class Place:
             raise ConfigError(f"{self.address} cannot be read: {why}; see corpus.questions, corpus.folder") from None
 
 
-def at(address: str) -> Place:
+def at(address: str) -> FileAddress:
     """The file at a path or address, without looking whether it is there.
 
     Raises:
         ConfigError: nothing is known of such addresses, or it holds credentials.
     """
     local = _local(address)
-    return Place(address, address.rpartition("/")[2]) if local is None else Place(str(local), local.name)
+    return FileAddress(address, address.rpartition("/")[2]) if local is None else FileAddress(str(local), local.name)
 
 
-def files(folder: str) -> list[Place]:
+def files(folder: str) -> list[FileAddress]:
     """All files below a folder, in the order of their paths, part by part; none that is hidden or in a hidden folder.
 
     Links to files are followed, links to folders are not.
@@ -117,7 +117,7 @@ def name(folder: str) -> str:
     return folder.rstrip("/").rpartition("/")[2] if local is None else local.resolve().name
 
 
-def digest(found: Iterable[Place]) -> str:
+def digest(found: Iterable[FileAddress]) -> str:
     """16 hexadecimal digits of all these files: where below their folder they are, and what they hold.
 
     Raises:
@@ -129,14 +129,14 @@ def digest(found: Iterable[Place]) -> str:
     return whole.hexdigest()[:16]
 
 
-def _walk(folder: Path, below: str) -> Iterator[Place]:
+def _walk(folder: Path, below: str) -> Iterator[FileAddress]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(folder / entry.name, f"{below}{entry.name}/")
         elif entry.is_file():
-            yield Place(entry.path, below + entry.name)
+            yield FileAddress(entry.path, below + entry.name)
 
 
 def _local(address: str) -> Path | None:
@@ -196,7 +196,7 @@ def _remote(address: str) -> tuple[fs.FileSystem, str]:
         raise _unreachable(address, error) from None
 
 
-def _remote_files(folder: str) -> list[Place]:
+def _remote_files(folder: str) -> list[FileAddress]:
     system, path = _remote(folder)
     try:
         found = system.get_file_info(fs.FileSelector(path, recursive=True))
@@ -205,7 +205,7 @@ def _remote_files(folder: str) -> list[Place]:
     except OSError as error:
         raise _unreachable(folder, error) from None
     places = (
-        Place(f"{folder.partition('://')[0]}://{info.path}", info.path[len(path) + 1 :], _stamp_of(info))
+        FileAddress(f"{folder.partition('://')[0]}://{info.path}", info.path[len(path) + 1 :], _stamp_of(info))
         for info in found
         if info.is_file
     )

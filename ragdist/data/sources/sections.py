@@ -31,7 +31,7 @@ class Text:
     """Why there is no text, as the end of a sentence that begins with the file's name; else empty."""
 
 
-class Block(NamedTuple):
+class TextBlock(NamedTuple):
     """A paragraph, a heading, or one line of a list or table."""
 
     text: str
@@ -75,7 +75,7 @@ def visible(text: str) -> str:
     return _JOINED.sub(lambda found: unicodedata.normalize("NFKC", found[0]), _UNSEEN.sub("", text))
 
 
-def one_line(blocks: Iterable[Block]) -> str:
+def one_line(blocks: Iterable[TextBlock]) -> str:
     """The blocks of a heading or of a table's cell on one line; a semicolon between the lines of a list."""
     line, last_is_tight = "", False
     for block in blocks:
@@ -85,7 +85,7 @@ def one_line(blocks: Iterable[Block]) -> str:
     return line
 
 
-def joined(blocks: Iterable[Block], note: str = "") -> Text:
+def joined(blocks: Iterable[TextBlock], note: str = "") -> Text:
     """The text of all blocks that have any, with the note."""
     marks, pieces, length, last_is_tight = Marks(), list[str](), 0, False
     for block in blocks:

@@ -23,8 +23,8 @@ INSIDE = Style(", ", "; ")
 """Of a table inside a cell of another one."""
 
 
-class Cell(NamedTuple):
-    """A cell's text on one line. Example: Cell("Large", across=1, down=2)."""
+class TableCell(NamedTuple):
+    """A cell's text on one line. Example: TableCell("Large", across=1, down=2)."""
 
     text: str
     across: int = 1
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
     """Rows that it spans; 0 is all that follow."""
 
 
-def text(rows: Iterable[Sequence[Cell]], style: Style = ROWS) -> str:
+def text(rows: Iterable[Sequence[TableCell]], style: Style = ROWS) -> str:
     """A line for each row that has any text.
 
     A cell that spans rows stands in each of them, one that spans columns in each of those, so that what stands under
@@ -47,7 +47,7 @@ def text(rows: Iterable[Sequence[Cell]], style: Style = ROWS) -> str:
     return style.row.join(found)
 
 
-def _line(row: Sequence[Cell], hanging: dict[int, tuple[int, str]]) -> list[str]:
+def _line(row: Sequence[TableCell], hanging: dict[int, tuple[int, str]]) -> list[str]:
     """The texts in each column; `hanging` has for each column in how many more rows a text stands, and which."""
     line, cells = list[str](), iter(row)
     cell = next(cells, None)

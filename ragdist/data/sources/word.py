@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ragdist.data.sources import equations, tables
-from ragdist.data.sources.sections import Block, Text, joined, one_line, visible
+from ragdist.data.sources.sections import Text, TextBlock, joined, one_line, visible
+from ragdist.data.sources.tables import TableCell
 from ragdist.errors import DataError
 
 WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -107,12 +108,12 @@ class _Reader:
 
     styles: Mapping[str, _Style]
     notes: Mapping[tuple[str, str], Any]
-    _beside: list[Block] = field(default_factory=list)
+    _beside: list[TextBlock] = field(default_factory=list)
     """Text boxes and notes of the paragraph that is being read; they follow it."""
     _style: _Style = _Style()
     """Of that paragraph."""
 
-    def blocks(self, parent: Any, style: tables.Style = tables.ROWS) -> Iterator[Block]:
+    def blocks(self, parent: Any, style: tables.Style = tables.ROWS) -> Iterator[TextBlock]:
         """The blocks of a body, cell, text box or note, what stands beside a block after it.
 
         Args:
@@ -130,17 +131,17 @@ class _Reader:
                     yield block._replace(text=(begun + block.text).strip())
                     begun = ""
             elif node.tag == TABLE:
-                yield Block(tables.text(self._rows(node), style))
+                yield TextBlock(tables.text(self._rows(node), style))
             elif node.tag not in UNSEEN:
                 yield from self.blocks(node, style)
             beside, self._beside = self._beside, outer
             yield from beside
-        yield Block(begun.strip())
+        yield TextBlock(begun.strip())
 
-    def _paragraph(self, node: Any) -> Block:
+    def _paragraph(self, node: Any) -> TextBlock:
         outer, self._style = self._style, self.styles.get(_value(node, "pPr/pStyle"), _Style())
         level, listed = self._style.level, self._style.listed or _has(node, "pPr/numPr")
-        block = Block(visible(self._text(node)), level, not level and listed)
+        block = TextBlock(visible(self._text(node)), level, not level and listed)
         self._style = outer
         return block
 
@@ -172,20 +173,20 @@ class _Reader:
             own = self.styles.get(_value(properties, "rStyle"), _Style()).hidden
         return bool(self._style.hidden if own is None else own)
 
-    def _rows(self, table: Any) -> Iterator[list[tables.Cell]]:
+    def _rows(self, table: Any) -> Iterator[list[TableCell]]:
         """The rows' cells; one that goes on from above has its text again, rows that were deleted or are hidden go."""
         above: dict[int, str] = {}
         for row in _own(table, "tr", "tbl"):
             if _has(row, "trPr/del") or _has(row, "trPr/hidden"):
                 continue
-            cells, column = list[tables.Cell](), 0
+            cells, column = list[TableCell](), 0
             for cell in _own(row, "tc", "tr"):
                 text = "" if _has(cell, "tcPr/cellDel") else one_line(self.blocks(cell, tables.INSIDE))
                 merged = cell.find(f"{WORD}tcPr/{WORD}vMerge")
                 if merged is not None and merged.get(f"{WORD}val") != "restart":
                     text = above.get(column, text)
                 span = _value(cell, "tcPr/gridSpan")
-                cells.append(tables.Cell(text, int(span) if span.isdecimal() else 1))
+                cells.append(TableCell(text, int(span) if span.isdecimal() else 1))
                 above[column] = text
                 column += cells[-1].across
             yield cells

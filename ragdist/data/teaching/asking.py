@@ -17,7 +17,15 @@ from typing import Any
 from ragdist.config import TeacherConfig
 from ragdist.data.prompts import block
 from ragdist.data.questions import text_key
-from ragdist.data.teaching.replies import Answered, ask_each, fill, names_document, questions_in, read_answer, spoken
+from ragdist.data.teaching.replies import (
+    ReasonedAnswer,
+    ask_each,
+    fill,
+    names_document,
+    questions_in,
+    read_answer,
+    spoken,
+)
 from ragdist.data.teaching.wordings import Wordings
 from ragdist.draws import draw
 from ragdist.records import Chunk, Question, Reply, Request, Split, content_id
@@ -136,12 +144,12 @@ def answer(
             `invalid_kept`, those of them that are there nevertheless.
     """
     counts |= dict.fromkeys(("unanswerable", "refused", "repaired", "invalid", "invalid_kept"), 0)
-    failing: list[tuple[Question, Reply, Answered]] = []
+    failing: list[tuple[Question, Reply, ReasonedAnswer]] = []
 
     def first(question: Question) -> Request:
         return _request(config.answer, question, sources, config)
 
-    def again(failed: tuple[Question, Reply, Answered]) -> Request:
+    def again(failed: tuple[Question, Reply, ReasonedAnswer]) -> Request:
         question, reply, found = failed
         return _request(config.repair, question, sources, config, problem=found.problem, reply=spoken(reply).text)
 
@@ -201,16 +209,16 @@ def _request(template: str, question: Question, sources: Sources, config: Teache
     return Request(id=question.id, text=text, max_new_tokens=config.max_new_tokens)
 
 
-def _read(question: Question, reply: Reply, sources: Sources) -> Answered:
+def _read(question: Question, reply: Reply, sources: Sources) -> ReasonedAnswer:
     texts = [chunk.text for chunk in sources(question)]
     return read_answer(reply, texts, question.answers, all_known=question.all_answers_required)
 
 
-def _with(question: Question, found: Answered) -> Question:
+def _with(question: Question, found: ReasonedAnswer) -> Question:
     return replace(question, answers=question.answers or (found.answer,), reasoning=found.reasoning)
 
 
-def _least_bad(question: Question, *tried: Answered) -> Question | None:
+def _least_bad(question: Question, *tried: ReasonedAnswer) -> Question | None:
     """The question with the first of these that can be trained on at all: it has an answer, or the answer is known."""
     if question.answers:
         return question

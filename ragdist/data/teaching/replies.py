@@ -68,8 +68,8 @@ _DECLINES = re.compile(
 )
 
 
-class Answered(NamedTuple):
-    """A reasoned answer as it was read. Example: Answered("##begin_quote## ... ##end_quote##", "8443", "", False)."""
+class ReasonedAnswer(NamedTuple):
+    """A reasoned answer as it was read. Example: ReasonedAnswer("##begin_quote## ...", "8443", "", False)."""
 
     reasoning: str
     """What stands before the answer tag; empty where the answer stands alone."""
@@ -141,7 +141,7 @@ def names_document(question: str) -> bool:
 
 def read_answer(
     reply: Reply, sources: Sequence[str], known: Sequence[str] = (), *, all_known: bool = False
-) -> Answered:
+) -> ReasonedAnswer:
     """The reasoned answer in a reply, and what is wrong with it.
 
     It holds when the reply is whole, ends with a tag (`<ANSWER>:` or `##Answer:`) and a short answer, all its quotes
@@ -170,7 +170,7 @@ def read_answer(
         problem = _known_problem(answer, known, all_known)
     elif not problem and not stands and not quotes(reasoning).spans:
         problem = "it quotes nothing, and its answer does not stand in the text"
-    return Answered(reasoning, answer, problem, declined)
+    return ReasonedAnswer(reasoning, answer, problem, declined)
 
 
 def says_yes(reply: Reply) -> bool:

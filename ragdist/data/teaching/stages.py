@@ -1,4 +1,4 @@
-"""The road's stages that a teacher writes, each named by the chunks, the teacher and the wording.
+"""The data pipeline's stages that a teacher writes, each named by the chunks, the teacher and the wording.
 
 None is named by how questions are shown later, so a change of `contexts` or of P% asks the teacher nothing.
 """

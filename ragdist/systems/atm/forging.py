@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ragdist.config import Settings
 from ragdist.data.matching import flat, words
-from ragdist.data.prompts import Shortened, Shown, block, fit
+from ragdist.data.prompts import Shortened, Showable, block, fit
 from ragdist.data.template_attack import before_default, falsified, opening, says, says_right, sentence, stop_of
 from ragdist.draws import order_for, rng_for
 from ragdist.errors import DataError
@@ -190,7 +190,7 @@ def read(raw: str) -> tuple[str, str]:
     return (title, text) if text and len(title) <= LONGEST_TITLE else ("", raw)
 
 
-def whole(forgery: Shown) -> str:
+def whole(forgery: Showable) -> str:
     """The text that `read` was given, as it is learned from."""
     return f"{forgery.title}\n{forgery.text}" if forgery.title else forgery.text
 
@@ -245,7 +245,7 @@ def _lead(question: OpenQuestion, wrong: str, name: str, codec: Codec, settings:
     return Lead("", sentence(wrong) if kind == "passages" else "", -1)
 
 
-def _passage(question: OpenQuestion, document: Shown, wrong: str) -> tuple[str, str]:
+def _passage(question: OpenQuestion, document: Showable, wrong: str) -> tuple[str, str]:
     """Title, and the text up to and with the wrong answer in the right one's place; where none stands near the
     beginning, the first sentence and the wrong answer as the next one's first words."""
     title, text, at = falsified(question, document, wrong)
@@ -257,7 +257,7 @@ def _passage(question: OpenQuestion, document: Shown, wrong: str) -> tuple[str, 
     return title, opening(text) + sentence(wrong)
 
 
-def _signature(question: OpenQuestion, document: Shown, wrong: str) -> tuple[str, str]:
+def _signature(question: OpenQuestion, document: Showable, wrong: str) -> tuple[str, str]:
     """Name of the function that is asked about, and a signature up to and with the wrong default: its own, or that of
     another function with this parameter under its name. Empty where the document gives the parameter no default."""
     named = _NAMED.search(question.text)
@@ -286,7 +286,7 @@ def _kind(settings: Settings) -> str:
     return "apidocs" if settings.corpus.source == "apidocs" else "passages"
 
 
-def _user_text(question: OpenQuestion, shown: Iterable[Shown], wrong: str, kind: str) -> str:
+def _user_text(question: OpenQuestion, shown: Iterable[Showable], wrong: str, kind: str) -> str:
     wording = (PASSAGE if wrong else FREE_PASSAGE) if kind == "passages" else API if wrong else FREE_API
     return wording.format(
         example="".join(f"{block(document)}\n" for document in shown),

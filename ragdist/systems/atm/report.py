@@ -34,8 +34,8 @@ METRIC_NAMES = {**NAMES, "perplexity": "perplexity", "log_perplexity": "log perp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One stage under one condition. Example: Score(model="after round 1", condition="attacker", attacker=1, ...)."""
+class RoundScore:
+    """One stage under one condition. Example: RoundScore(model="after round 1", attacker=1, ...)."""
 
     model: str
     """The stage."""
@@ -69,8 +69,8 @@ class Success:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One stage against an earlier one, the same questions paired. Example: Change(..., verdict="+0.1 [0.0, 0.2]")."""
+class RoundChange:
+    """One stage against an earlier one, the same questions paired. Example: RoundChange(verdict="no difference", ...)."""
 
     before: str
     after: str
@@ -138,11 +138,11 @@ class Beside:
 class Rounds:
     """All that a report on rounds shows."""
 
-    scores: tuple[Score, ...]
+    scores: tuple[RoundScore, ...]
     successes: tuple[Success, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[RoundChange, ...]
     inflicted: tuple[Inflicted, ...]
-    gains: tuple[Change, ...]
+    gains: tuple[RoundChange, ...]
     """Changes of the perplexity that a forgery inflicts, from each stage to the next."""
     forged: tuple[Forged, ...]
     examples: tuple[Beside, ...]
@@ -152,7 +152,7 @@ class Rounds:
         """In the order they were played."""
         return sorted({s.model for s in self.scores} | {s.model for s in self.inflicted}, key=place)
 
-    def score(self, stage: str, condition: Condition) -> Score | None:
+    def score(self, stage: str, condition: Condition) -> RoundScore | None:
         """The score, or None where it was not asked."""
         return next((s for s in self.scores if (s.model, s.condition) == (stage, condition)), None)
 

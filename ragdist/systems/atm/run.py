@@ -30,7 +30,7 @@ from ragdist.algo import consistency, preference, sft
 from ragdist.config import Settings
 from ragdist.errors import TrainError
 from ragdist.records import OpenQuestion
-from ragdist.roles import Shard, Side
+from ragdist.roles import MicrobatchRef, Side
 from ragdist.storage.phases import PhaseCheckpoint
 from ragdist.systems.atm import asking, forging, training_rows
 from ragdist.systems.atm import summary as rounds
@@ -62,7 +62,7 @@ OpenSides = Callable[[Start, Start], AbstractContextManager[tuple[Side, Side]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AtmOutcome:
     """What an ATM run made."""
 
     generator: Path
@@ -72,8 +72,8 @@ class Outcome:
 
 
 def run(
-    train: Sequence[Shard],
-    test: Sequence[Shard],
+    train: Sequence[MicrobatchRef],
+    test: Sequence[MicrobatchRef],
     questions: Iterable[OpenQuestion],
     template: Path,
     open_sides: OpenSides,
@@ -81,7 +81,7 @@ def run(
     settings: Settings,
     board: Board,
     until: str = "",
-) -> Outcome:
+) -> AtmOutcome:
     """Plays `atm.rounds` rounds; what an earlier call finished in `folder` is gone on with.
 
     Args:
@@ -111,7 +111,7 @@ def run(
                 game.play(number)
     models = {side: Path(_start(side, phases, journal, settings).source) for side, phases in learned.items()}
     report = rounds.summarise(journal.folder / "test", settings, questions)
-    return Outcome(models["generator"], models["attacker"], report)
+    return AtmOutcome(models["generator"], models["attacker"], report)
 
 
 def common(keys: Iterable[str], settings: Settings) -> str:
@@ -150,8 +150,8 @@ class Game:
 
     attacker: Side
     generator: Side
-    train: list[Shard]
-    test: list[Shard]
+    train: list[MicrobatchRef]
+    test: list[MicrobatchRef]
     template: str
     journal: PhaseCheckpoint
     settings: Settings
@@ -195,13 +195,13 @@ class Game:
         self._learn(self.generator, mito(self.settings), rows, f"{here}/generator", prepare=prepare)
         self.judge(number + 1)
 
-    def forge_and_grade(self, number: int) -> tuple[list[Shard], list[Shard]]:
+    def forge_and_grade(self, number: int) -> tuple[list[MicrobatchRef], list[MicrobatchRef]]:
         """One stream: while the generator grades a microbatch, the attacker writes the next."""
         forging_phase, grading_phase = f"round-{number}/forged", f"round-{number}/graded"
         part = {shard.name: shard for shard in self.train}
-        forged: list[Shard] = []
+        forged: list[MicrobatchRef] = []
 
-        def written() -> Iterator[tuple[Shard, Shard]]:
+        def written() -> Iterator[tuple[MicrobatchRef, MicrobatchRef]]:
             for shard in self.attacker.each(
                 forging.forge,
                 ((shard,) for shard in self.train),
@@ -229,7 +229,7 @@ class Game:
             self.journal.shards(grading_phase, lambda _: graded)
         return self.journal.shards(forging_phase, _never), self.journal.shards(grading_phase, _never)
 
-    def _replayed(self, number: int) -> list[list[Shard]]:
+    def _replayed(self, number: int) -> list[list[MicrobatchRef]]:
         """What attackers wrote in this round and those before it, each before it learned."""
         if "earlier" not in self.settings.atm.replay.attacks:
             return []
@@ -258,7 +258,7 @@ class Game:
             version, **{f"right_{name}": _share(found, "right", "asked") for name, found in shares.items()}
         )
 
-    def attack(self, attacker: int, generator: int) -> list[Shard]:
+    def attack(self, attacker: int, generator: int) -> list[MicrobatchRef]:
         """How much this attacker's forgeries hurt this generator: perplexity of each alone, answers under all."""
         forged = self.journal.shards(f"test/forged-a{attacker}", _never)
         clean = self.journal.shards(f"test/clean-g{generator}", _never)
@@ -275,7 +275,7 @@ class Game:
 
     def _each(
         self, side: Side, work: Callable[..., Any], phase: str, inputs: Sequence[Any], *shared: Any
-    ) -> list[Shard]:
+    ) -> list[MicrobatchRef]:
         if self.journal.done(phase):
             return self.journal.shards(phase, _never)
         self.board.phase(phase, len(inputs))
@@ -285,7 +285,7 @@ class Game:
                 phase, lambda folder: self._watched(side.each(work, tuples, *shared, folder=folder, phase=phase))
             )
 
-    def _watched(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+    def _watched(self, shards: Iterable[MicrobatchRef]) -> Iterator[MicrobatchRef]:
         for shard in shards:
             self.board.advance(1, **shard.notes)
             yield shard
@@ -294,7 +294,7 @@ class Game:
         self,
         side: Side,
         loss: Callable[..., Any],
-        shards: Sequence[Shard],
+        shards: Sequence[MicrobatchRef],
         phase: str,
         prepare: Callable[..., Any] | None = None,
     ) -> None:
@@ -329,7 +329,7 @@ def mito(settings: Settings) -> Callable[..., Any]:
     )
 
 
-def _zip(*stages: Sequence[Shard]) -> list[tuple[Shard, ...]]:
+def _zip(*stages: Sequence[MicrobatchRef]) -> list[tuple[MicrobatchRef, ...]]:
     """Shards of one name together; stages are in the order of names."""
     return list(zip(*stages, strict=True))
 
@@ -340,17 +340,17 @@ def _fewer(settings: Settings) -> Settings:
     return settings.model_copy(update={"atm": atm})
 
 
-def _share(shards: Sequence[Shard], top: str, bottom: str) -> float:
+def _share(shards: Sequence[MicrobatchRef], top: str, bottom: str) -> float:
     sums = [sum(shard.notes[name] for shard in shards) for name in (top, bottom)]
     return sums[0] / max(1.0, sums[1])
 
 
-def _sums(shards: Sequence[Shard]) -> str:
+def _sums(shards: Sequence[MicrobatchRef]) -> str:
     sums = Counter[str]()
     for shard in shards:
         sums.update(shard.notes)
     return ", ".join(f"{name} {value:g}" for name, value in sums.items())
 
 
-def _never(_: Path) -> Iterable[Shard]:
+def _never(_: Path) -> Iterable[MicrobatchRef]:
     raise AssertionError("a finished phase is not made again")

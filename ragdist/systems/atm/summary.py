@@ -25,11 +25,11 @@ from ragdist.systems.atm.report import (
     COMPARED,
     CONDITIONS,
     Beside,
-    Change,
     Forged,
     Inflicted,
+    RoundChange,
     Rounds,
-    Score,
+    RoundScore,
     Success,
     place,
 )
@@ -41,8 +41,8 @@ SHORT = 300
 """Characters of a text beside another."""
 
 
-class Meeting(NamedTuple):
-    """A generator and what it met; attacker -1: nothing, or the template. Example: Meeting(generator=0, attacker=1)."""
+class Matchup(NamedTuple):
+    """A generator and what it met; attacker -1: nothing, or the template. Example: Matchup(generator=0, attacker=1)."""
 
     generator: int
     attacker: int
@@ -55,7 +55,7 @@ class Meeting(NamedTuple):
         return f"after round {self.generator}" if self.generator else "before"
 
 
-Group = dict[str, Answered]
+AnswersById = dict[str, Answered]
 """By question."""
 
 
@@ -68,9 +68,9 @@ def summarise(folder: Path, settings: Settings, questions: Iterable[OpenQuestion
         questions: those that were asked, for the examples; may be none.
     """
     asked = [row for kind in ("clean", "template", "attacked") for _, row in _read(folder, kind)]
-    grades: dict[Meeting, list[Grade]] = {}
+    grades: dict[Matchup, list[Grade]] = {}
     for (attacker, generator), row in _read(folder, "graded"):
-        grades.setdefault(Meeting(generator, attacker), []).append(row)
+        grades.setdefault(Matchup(generator, attacker), []).append(row)
     return report(asked, grades, [row for _, row in _read(folder, "forged")], settings, questions)
 
 
@@ -84,15 +84,15 @@ def _read(folder: Path, kind: str) -> Iterator[tuple[list[int], Any]]:
 
 def report(
     asked: Iterable[Answered],
-    grades: Mapping[Meeting, Sequence[Grade]],
+    grades: Mapping[Matchup, Sequence[Grade]],
     forgeries: Sequence[Forgery],
     settings: Settings,
     questions: Iterable[OpenQuestion] = (),
 ) -> Rounds:
     """The same from rows in memory; grades by who wrote the forgeries and who read them."""
-    groups: dict[tuple[Condition, Meeting], Group] = {}
+    groups: dict[tuple[Condition, Matchup], AnswersById] = {}
     for row in asked:
-        groups.setdefault((row.condition, Meeting(row.generator, row.attacker)), {})[row.question_id] = row
+        groups.setdefault((row.condition, Matchup(row.generator, row.attacker)), {})[row.question_id] = row
     groups = dict(sorted(groups.items(), key=lambda item: (place(item[0][1].stage), CONDITIONS.index(item[0][0]))))
     hurt = {
         meeting: _by_question(grades[meeting]) for meeting in sorted(grades, key=lambda meeting: place(meeting.stage))
@@ -104,7 +104,7 @@ def report(
         successes=tuple(
             _success(condition, meeting, control, group, metric, settings)
             for (condition, meeting), group in groups.items()
-            if condition in ATTACKS and (control := groups.get(("permuted", Meeting(meeting.generator, -1))))
+            if condition in ATTACKS and (control := groups.get(("permuted", Matchup(meeting.generator, -1))))
             for metric in RIGHT_OR_WRONG
         ),
         changes=compared[: len(changes)],
@@ -115,13 +115,13 @@ def report(
     )
 
 
-def _score(condition: Condition, meeting: Meeting, group: Group, settings: Settings) -> Score:
+def _score(condition: Condition, meeting: Matchup, group: AnswersById, settings: Settings) -> RoundScore:
     rows = list(group.values())
 
     def bounds(name: str) -> Interval:
         return _interval([float(getattr(row, name)) for row in rows], settings)
 
-    return Score(
+    return RoundScore(
         model=meeting.stage,
         condition=condition,
         attacker=meeting.attacker,
@@ -137,7 +137,7 @@ def _score(condition: Condition, meeting: Meeting, group: Group, settings: Setti
 
 
 def _success(
-    condition: Condition, meeting: Meeting, control: Group, attacked: Group, metric: str, settings: Settings
+    condition: Condition, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: str, settings: Settings
 ) -> Success:
     right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
     lost = [1.0 - getattr(attacked[key], metric) for key in right]
@@ -151,7 +151,7 @@ def _success(
     )
 
 
-def _changes(groups: Mapping[tuple[Condition, Meeting], Group], settings: Settings) -> Iterator[Change]:
+def _changes(groups: Mapping[tuple[Condition, Matchup], AnswersById], settings: Settings) -> Iterator[RoundChange]:
     """Each stage against the first and against the one before it, under the same condition."""
     for condition in COMPARED:
         played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]
@@ -163,7 +163,7 @@ def _changes(groups: Mapping[tuple[Condition, Meeting], Group], settings: Settin
                     yield _change(before, after, condition, metric, one, two, settings)
 
 
-def _gains(hurt: Mapping[Meeting, Mapping[str, list[float]]], settings: Settings) -> Iterator[Change]:
+def _gains(hurt: Mapping[Matchup, Mapping[str, list[float]]], settings: Settings) -> Iterator[RoundChange]:
     """Each stage against the one before it: first the attacker learned, then the generator."""
     played = list(hurt.items())
     for (before, old), (after, new) in pairwise(played):
@@ -175,10 +175,10 @@ def _gains(hurt: Mapping[Meeting, Mapping[str, list[float]]], settings: Settings
 
 def _change(
     before: str, after: str, condition: Any, metric: str, old: list[float], new: list[float], settings: Settings
-) -> Change:
+) -> RoundChange:
     change = difference(old, new, settings.evaluation.resamples, settings.seed)
     p = p_value(old, new, settings.seed)
-    return Change(
+    return RoundChange(
         before=before,
         after=after,
         condition=condition,
@@ -201,7 +201,7 @@ def _by_question(grades: Iterable[Grade]) -> dict[str, list[float]]:
 
 
 def _inflicted(
-    meeting: Meeting, logs: Mapping[str, list[float]], grades: Sequence[Grade], settings: Settings
+    meeting: Matchup, logs: Mapping[str, list[float]], grades: Sequence[Grade], settings: Settings
 ) -> Inflicted:
     used = sum(map(len, logs.values()))
     means = {name: _interval([mean(rows) for rows in logs.values()], settings) for name, mean in MEANS.items()}

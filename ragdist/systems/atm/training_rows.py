@@ -15,8 +15,8 @@ from ragdist.config import Settings
 from ragdist.data import contexts, prompts
 from ragdist.data import template_attack as template
 from ragdist.data.contexts import permuted
-from ragdist.data.pipeline import Road
-from ragdist.data.prompts import Shown, fit, golden_of, prompt, renderer
+from ragdist.data.pipeline import Pipeline
+from ragdist.data.prompts import Showable, fit, golden_of, prompt, renderer
 from ragdist.data.retrieval import hybrid
 from ragdist.draws import draw, order_for, rng_for
 from ragdist.errors import DataError
@@ -46,37 +46,41 @@ ROUNDING = 1e-3
 Notes = dict[str, float]
 
 
-def open_questions(road: Road, split: Split) -> Rows[OpenQuestion]:
+def open_questions(pipeline: Pipeline, split: Split) -> Rows[OpenQuestion]:
     """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
     oracles to be judged by; or all as they are retrieved (`atm.lists`)."""
-    config, seed, retrieved = road.settings.contexts, road.settings.seed, road.settings.atm.lists == "retrieved"
-    inputs = {"contexts": road.contexts.fingerprint, "chunks": road.chunks.fingerprint}
-    settings = {"split": split, **road.settings.prompts.model_dump(include={"answer"})}
+    config, seed, retrieved = (
+        pipeline.settings.contexts,
+        pipeline.settings.seed,
+        pipeline.settings.atm.lists == "retrieved",
+    )
+    inputs = {"contexts": pipeline.contexts.fingerprint, "chunks": pipeline.chunks.fingerprint}
+    settings = {"split": split, **pipeline.settings.prompts.model_dump(include={"answer"})}
     if retrieved:
-        settings |= {"lists": "retrieved", **hybrid.ranked_by(road.settings.retrieval, road.embedder)}
+        settings |= {"lists": "retrieved", **hybrid.ranked_by(pipeline.settings.retrieval, pipeline.embedder)}
 
     def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
-        trained = {context.question_id: context for context in road.contexts} if split == "train" else {}
-        listed = _retrieved(road, split) if retrieved else trained
+        trained = {context.question_id: context for context in pipeline.contexts} if split == "train" else {}
+        listed = _retrieved(pipeline, split) if retrieved else trained
         counts["with_oracle"] = 0
-        pool = sorted({answer for question in road.questions for answer in question.answers[:1]})
-        for question, found in zip(road.questions, road.candidates, strict=True):
+        pool = sorted({answer for question in pipeline.questions for answer in question.answers[:1]})
+        for question, found in zip(pipeline.questions, pipeline.candidates, strict=True):
             if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
                 continue
             shown = listed.get(question.id) or contexts.assemble(question, found, True, config, seed)
             wrong = template.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
-            documents = [road.chunk_by_id[i] for i in shown.chunk_ids]
-            target = prompts.target(question, road.settings.prompts)
+            documents = [pipeline.chunk_by_id[i] for i in shown.chunk_ids]
+            target = prompts.target(question, pipeline.settings.prompts)
             counts["with_oracle"] += bool(shown.oracle_positions)
             yield open_question(question, documents, shown.oracle_positions, target, wrong)
 
-    return road.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
+    return pipeline.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
 
 
-def _retrieved(road: Road, split: Split) -> dict[str, Context]:
+def _retrieved(pipeline: Pipeline, split: Split) -> dict[str, Context]:
     """The best documents for each question, in their order, and which of them hold its answer."""
-    asked = [question for question in road.questions if question.split == split]
-    found = road.retriever.search([question.text for question in asked], road.settings.contexts.documents)
+    asked = [question for question in pipeline.questions if question.split == split]
+    found = pipeline.retriever.search([question.text for question in asked], pipeline.settings.contexts.documents)
     ids = [tuple(hit.chunk_id for hit in hits) for hits in found]
     return {
         question.id: Context(
@@ -428,7 +432,7 @@ def _answer(question: OpenQuestion, codec: Codec) -> tuple[int, ...]:
 
 def _asked(
     question: OpenQuestion,
-    documents: Sequence[Shown],
+    documents: Sequence[Showable],
     room: int,
     codec: Codec,
     settings: Settings,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ragdist.config import Settings
 from ragdist.data import prompts
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.errors import ConfigError
 from ragdist.records import Chunk, Question, Verdict, content_id
 from ragdist.systems.duet.disputes import Dispute
-from ragdist.systems.duet.run import DISCOVERER, RECITER, Cast, Duet, agreeing
+from ragdist.systems.duet.run import DISCOVERER, RECITER, Duet, DuetRoles, agreeing
 from ragdist.systems.duet.training_rows import Trio
 
 
@@ -27,11 +27,11 @@ class Answer:
     """What the discoverer read, best first; empty where nothing was retrieved, and then the reciter's answer counts."""
 
 
-def answer(road: Road, cast: Cast, folder: Path, settings: Settings, text: str) -> Answer:
+def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings, text: str) -> Answer:
     """The trio's answer to a question of anybody's, by the arbiter of `duet.arbiter`.
 
     Args:
-        road: the corpus that is searched.
+        pipeline: the corpus that is searched.
         cast: who answers and scores.
         folder: a finished run's.
         settings: that run's.
@@ -40,27 +40,27 @@ def answer(road: Road, cast: Cast, folder: Path, settings: Settings, text: str) 
     Raises:
         ConfigError: the run has no such arbiter.
     """
-    duet = Duet(road, Trio(road), cast, folder, settings)
+    duet = Duet(pipeline, Trio(pipeline), cast, folder, settings)
     if settings.duet.arbiter not in settings.duet.arbiters:
         raise ConfigError(
             f"duet.arbiter={settings.duet.arbiter} was not trained in {folder}, which has "
             f"{', '.join(settings.duet.arbiters)}; set duet.arbiter to one of these"
         )
-    hits = [hit for hit in road.retriever.search([text], settings.retrieval.count)[0] if hit.score]
-    documents = tuple(road.chunk_by_id[hit.chunk_id] for hit in hits)
+    hits = [hit for hit in pipeline.retriever.search([text], settings.retrieval.count)[0] if hit.score]
+    documents = tuple(pipeline.chunk_by_id[hit.chunk_id] for hit in hits)
     question = Question(
         id=content_id(text),
         text=text,
         answers=(),
         oracle_ids=(),
         split="test",
-        dataset=next(iter(road.questions)).dataset,
+        dataset=next(iter(pipeline.questions)).dataset,
     )
     asked = [
         prompts.prompt(
             text,
             shown,
-            road.codec,
+            pipeline.codec,
             settings.prompts,
             id=f"{condition}/{question.id}",
             max_tokens=settings.model.max_tokens,

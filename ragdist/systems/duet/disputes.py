@@ -21,8 +21,8 @@ class Dispute(NamedTuple):
     discoverer: str
 
 
-class Side(NamedTuple):
-    """An answer and whether it is right, by the metric of `duet.right_by`. Example: Side("None", True)."""
+class JudgedAnswer(NamedTuple):
+    """An answer and whether it is right, by the metric of `duet.right_by`. Example: JudgedAnswer("None", True)."""
 
     answer: str
     right: bool
@@ -30,8 +30,8 @@ class Side(NamedTuple):
 
 def judgements(
     questions: Iterable[Question],
-    reciter: Mapping[str, Side],
-    discoverer: Mapping[str, Mapping[str, Side]],
+    reciter: Mapping[str, JudgedAnswer],
+    discoverer: Mapping[str, Mapping[str, JudgedAnswer]],
     same: Callable[[str, str, Question], bool],
     config: DuetConfig,
     seed: int,
@@ -54,7 +54,7 @@ def judgements(
     for question in asked:
         first = reciter[question.id]
         shown = {name: said[question.id] for name, said in discoverer.items() if question.id in said}
-        fresh: dict[str, Side] = {}
+        fresh: dict[str, JudgedAnswer] = {}
         for name, side in shown.items():
             if not any(same(side.answer, other.answer, question) for other in fresh.values()):
                 fresh[name] = side
@@ -66,13 +66,13 @@ def judgements(
             yield _judgement(question, "discoverer", f"discoverer/{name}", side, weight)
         if config.gold_pairs:
             right = prompts.right_answer(question)
-            yield _judgement(question, "gold", "gold", Side(right, True), 1.0)
+            yield _judgement(question, "gold", "gold", JudgedAnswer(right, True), 1.0)
             wrong = [*question.wrong_answers, *rng_for(seed, "duet/other", question.id).sample(golds, len(golds))]
             other = next(
                 (a for a in wrong if not any(same(a, gold, question) for gold in (right, *question.answers))), None
             )
             if other is not None:
-                yield _judgement(question, "other", "other", Side(other, False), 1.0)
+                yield _judgement(question, "other", "other", JudgedAnswer(other, False), 1.0)
 
 
 def rated(judgement: Judgement, codec: Codec, config: PromptsConfig) -> Rated:
@@ -123,7 +123,7 @@ def is_flipped(question_id: str, seed: int) -> bool:
     return draw(seed, "duet/order", question_id) < 0.5
 
 
-def _judgement(question: Question, source: str, name: str, side: Side, weight: float) -> Judgement:
+def _judgement(question: Question, source: str, name: str, side: JudgedAnswer, weight: float) -> Judgement:
     return Judgement(
         id=f"{question.id}/{name}",
         question_id=question.id,

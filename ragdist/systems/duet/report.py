@@ -16,7 +16,7 @@ from ragdist.evaluation.report import COLOURS, NAMES, TITLES, Change, bounds, gr
 from ragdist.records import as_row
 from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.systems.duet.calibration import Calibration
-from ragdist.systems.duet.summary import EITHER, Outcomes, Worth
+from ragdist.systems.duet.summary import EITHER, ArbiterEffect, Outcomes
 
 SIDES = ("#c5ccd4", "#9aa5b1")
 """Of reciter and discoverer; arbiters take COLOURS after the first, which is grey."""
@@ -31,16 +31,16 @@ class Line(NamedTuple):
     """Accuracy where the two answers differ."""
     taken: float | None
     """Where just one of the two is right: share in which this answer is right."""
-    worth: Worth | None = None
+    worth: ArbiterEffect | None = None
     """Of an arbiter."""
 
 
-def table(worths: Sequence[Worth]) -> Group:
+def table(worths: Sequence[ArbiterEffect]) -> Group:
     """For each condition a table at most 110 columns wide, a row for each arbiter; sentences below."""
     return Group(*(_table(group) for group in _by_condition(worths)))
 
 
-def markdown(worths: Sequence[Worth]) -> str:
+def markdown(worths: Sequence[ArbiterEffect]) -> str:
     """For each condition the table and the sentences, as GitHub's Markdown; then the reliability curves' numbers."""
     parts = []
     for group in _by_condition(worths):
@@ -60,12 +60,12 @@ def markdown(worths: Sequence[Worth]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(worths: Sequence[Worth]) -> list[dict[str, Any]]:
+def as_json(worths: Sequence[ArbiterEffect]) -> list[dict[str, Any]]:
     """All numbers, an object for each arbiter and condition, plain values all the way down."""
     return [_plain(worth) for worth in worths]
 
 
-def picture(worths: Sequence[Worth], path: Path) -> Path:
+def picture(worths: Sequence[ArbiterEffect], path: Path) -> Path:
     """A PNG, a row for each condition: reliability curves of arbiters with confidences, and accuracy as bars.
 
     Raises:
@@ -95,7 +95,7 @@ def picture(worths: Sequence[Worth], path: Path) -> Path:
 HEAD = ("where they differ", "right one taken", "turned right / wrong")
 
 
-def lines(group: Sequence[Worth]) -> list[Line]:
+def lines(group: Sequence[ArbiterEffect]) -> list[Line]:
     """Reciter, discoverer, the arbiters, the upper bound; all of one condition."""
     first = group[0]
     every, differing = first.outcomes, first.differing
@@ -121,7 +121,7 @@ def lines(group: Sequence[Worth]) -> list[Line]:
     return [*out, Line(EITHER, first.either, most, 1.0 if every.one else None)]
 
 
-def title(group: Sequence[Worth]) -> str:
+def title(group: Sequence[ArbiterEffect]) -> str:
     """What there is to decide. Example: `retrieved: 400 questions, answers differ in 38%, just one is right in 25%`."""
     every, differing = group[0].outcomes, group[0].differing
     shares = [
@@ -133,7 +133,7 @@ def title(group: Sequence[Worth]) -> str:
     return f"{TITLES[group[0].condition]}: {every.rows} questions, {', '.join(shares)}"
 
 
-def notes(group: Sequence[Worth]) -> list[str]:
+def notes(group: Sequence[ArbiterEffect]) -> list[str]:
     """When each arbiter helps and when it harms, in plain words."""
     better, turned = group[0].against_better.before, group[0].against_discoverer.before
     most, least = group[0].either.mean, max(group[0].reciter.mean, group[0].discoverer.mean)
@@ -150,7 +150,7 @@ def notes(group: Sequence[Worth]) -> list[str]:
     return [*out, said] if said else out
 
 
-def details(group: Sequence[Worth]) -> list[str]:
+def details(group: Sequence[ArbiterEffect]) -> list[str]:
     """Where each arbiter is right, how sure it is, and whether the order of the answers moves it."""
     out = []
     for one in group:
@@ -172,7 +172,7 @@ def details(group: Sequence[Worth]) -> list[str]:
     return out
 
 
-def _table(group: Sequence[Worth]) -> Table:
+def _table(group: Sequence[ArbiterEffect]) -> Table:
     out = Table(
         title=title(group),
         title_justify="left",
@@ -201,7 +201,7 @@ def _table(group: Sequence[Worth]) -> Table:
     return out
 
 
-def _against(group: Sequence[Worth]) -> str:
+def _against(group: Sequence[ArbiterEffect]) -> str:
     return f"against {group[0].against_better.before}"
 
 
@@ -226,7 +226,7 @@ def _trust(line: Line) -> list[str]:
     return [*([f"{found.ece:.2f}", f"{found.brier:.2f}"] if found else ["", ""]), f"{moved.mean:.0%}" if moved else ""]
 
 
-def _reliability(axes: Any, group: Sequence[Worth], colours: dict[str, str]) -> None:
+def _reliability(axes: Any, group: Sequence[ArbiterEffect], colours: dict[str, str]) -> None:
     axes.plot([0, 1], [0, 1], color="#333333", linestyle=(0, (4, 3)), linewidth=1, zorder=1)
     for one in group:
         if one.calibration:
@@ -246,7 +246,7 @@ def _reliability(axes: Any, group: Sequence[Worth], colours: dict[str, str]) -> 
     _plainly(axes, "both")
 
 
-def _bars(axes: Any, group: Sequence[Worth], colours: dict[str, str]) -> None:
+def _bars(axes: Any, group: Sequence[ArbiterEffect], colours: dict[str, str]) -> None:
     shown = lines(group)[::-1]  # the first on top
     known = dict(zip((line.name for line in lines(group)[:2]), SIDES, strict=False)) | colours
     for at, line in enumerate(shown):
@@ -274,7 +274,7 @@ def _plainly(axes: Any, lines_of: str) -> None:
     axes.tick_params(length=0, labelsize=9)
 
 
-def _by_condition(worths: Sequence[Worth]) -> list[list[Worth]]:
+def _by_condition(worths: Sequence[ArbiterEffect]) -> list[list[ArbiterEffect]]:
     conditions = dict.fromkeys(one.condition for one in worths)
     return [[one for one in worths if one.condition == condition] for condition in conditions]
 
@@ -297,7 +297,7 @@ def _plain(value: Any) -> Any:
         return {"answers": value.total.answers, "ece": value.ece, "brier": value.brier, "curve": curve}
     if isinstance(value, Interval):
         return value._asdict()
-    if isinstance(value, Worth):
+    if isinstance(value, ArbiterEffect):
         more = {"against_better": value.against_better, "effect": value.effect}
         return {key: _plain(field) for key, field in {**as_row(value), **more}.items()}
     return {key: _plain(field) for key, field in as_row(value).items()} if isinstance(value, Change) else value

@@ -27,7 +27,7 @@ from typing import Literal
 from ragdist.algo.arbiter import best_margin
 from ragdist.config import DUET_ROLES, Condition, Settings, uneven
 from ragdist.config import Arbiter as Kind
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.prompts import right_answer
 from ragdist.errors import ConfigError
 from ragdist.evaluation import answers
@@ -36,7 +36,7 @@ from ragdist.evaluation.cases import by_question
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Forgery, Judgement, Question, Verdict
-from ragdist.roles import Lesson, Scorer, Teacher, Tuner, Writer
+from ragdist.roles import Scorer, Teacher, TrainingJob, Tuner, Writer
 from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
 from ragdist.systems import raft
 from ragdist.systems.duet import disputes
@@ -51,8 +51,8 @@ from ragdist.systems.duet.arbiters import (
     by_writer,
     confidences,
 )
-from ragdist.systems.duet.disputes import Dispute
-from ragdist.systems.duet.summary import EITHER, Worth
+from ragdist.systems.duet.disputes import Dispute, JudgedAnswer
+from ragdist.systems.duet.summary import EITHER, ArbiterEffect
 from ragdist.systems.duet.training_rows import Trio
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import span
@@ -66,7 +66,7 @@ Said = Mapping[Condition, Mapping[str, Prediction]]
 
 
 @dataclass(frozen=True)
-class Cast:
+class DuetRoles:
     """Who plays the roles."""
 
     tuner: Tuner
@@ -82,21 +82,21 @@ class Cast:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DuetOutcome:
     """What a DuetRAG run made."""
 
     models: Mapping[str, Path]
     """Folders of reciter and discoverer, and of what the arbiters learned, by role."""
     report: Report
-    worth: list[Worth]
+    worth: list[ArbiterEffect]
     """What each arbiter is good for, under each condition."""
 
 
-def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
+def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -> DuetOutcome:
     """Reciter, discoverer and arbiters, and how they compare with the paper's baselines.
 
     Args:
-        road: corpus and questions.
+        pipeline: corpus and questions.
         cast: who trains, answers and scores.
         folder: the run's folder; what an earlier call finished there is gone on with.
         settings: all settings.
@@ -105,15 +105,15 @@ def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
         RagdistError: bad input, a stop request, or a failed training job; what is finished stays.
     """
     settings = _checked(settings)
-    duet = Duet(road, Trio(road), cast, folder, settings)
-    with span("road"):
+    duet = Duet(pipeline, Trio(pipeline), cast, folder, settings)
+    with span("data"):
         lessons = duet.lessons()
-        tests = raft.test_questions(road)
-    asked = raft.before(road, cast.open_model, folder, settings)
+        tests = raft.test_questions(pipeline)
+    asked = raft.before(pipeline, cast.open_model, folder, settings)
     with span("train reciter and discoverer"):
         models = dict(zip([lesson.name for lesson in lessons], cast.tuner.tune(lessons), strict=True))
     plain = {name: str(path) for name, path in models.items() if name == DSF}
-    asked |= raft.evaluate(road, plain, cast.open_model, folder, settings)
+    asked |= raft.evaluate(pipeline, plain, cast.open_model, folder, settings)
     shares = duet.trio.shares
     with span("reciter and discoverer answer"), cast.open_sides(str(models[RECITER]), str(models[DISCOVERER])) as sides:
         given: tuple[Condition, ...] = ("closed_book", *settings.duet.learn_from)
@@ -127,16 +127,16 @@ def run(road: Road, cast: Cast, folder: Path, settings: Settings) -> Outcome:
     with span("judge"):
         judged = {kind: duet.judge(kind, tests, said) for kind in settings.duet.arbiters}
     report, worth = duet.compare(asked, said, judged, tests)
-    return Outcome(models, report, worth)
+    return DuetOutcome(models, report, worth)
 
 
 @dataclass(frozen=True)
 class Duet:
     """The roles, the rows and the run's folder."""
 
-    road: Road
+    pipeline: Pipeline
     trio: Trio
-    cast: Cast
+    cast: DuetRoles
     folder: Path
     settings: Settings
 
@@ -145,10 +145,10 @@ class Duet:
         """Where all that the arbiters learn from and learned is kept."""
         return make_folder(self.folder / "arbiter")
 
-    def lessons(self) -> list[Lesson]:
+    def lessons(self) -> list[TrainingJob]:
         """What reciter and discoverer are tuned on, and DSF."""
         trio = self.trio
-        self.road.make("candidates")
+        self.pipeline.make("candidates")
         lessons = [
             self._lesson(RECITER, trio.recited.path, self.folder / RECITER, "reciter"),
             self._lesson(DISCOVERER, trio.discovered.path, self.folder / DISCOVERER, "discoverer"),
@@ -159,8 +159,8 @@ class Duet:
 
     def _lesson(
         self, name: str, rows: Path, folder: Path, role: str, kind: Literal["answers", "scorer"] = "answers"
-    ) -> Lesson:
-        return Lesson(name, rows, folder, getattr(self.settings.duet, role), kind, f"duet.{role}")
+    ) -> TrainingJob:
+        return TrainingJob(name, rows, folder, getattr(self.settings.duet, role), kind, f"duet.{role}")
 
     def ask(
         self,
@@ -177,7 +177,7 @@ class Duet:
         """
         asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
         settings = self.settings.model_copy(update={"evaluation": asked})
-        cases = list(raft.cases(self.road, questions, settings, forgeries))
+        cases = list(raft.cases(self.pipeline, questions, settings, forgeries))
         sources = [str(models[RECITER]), str(models[DISCOVERER])]
         found = ask_cases(label, sources, sides, None, cases, questions, self.folder / "evaluation", settings)
         said: dict[Condition, dict[str, Prediction]] = {condition: {} for condition in conditions}
@@ -188,7 +188,7 @@ class Duet:
 
     def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
-        duet, codec = self.settings.duet, self.road.codec
+        duet, codec = self.settings.duet, self.pipeline.codec
         questions = self.trio.shares.arbiter
         say(f"arbiters learn from {len(learned)} answers, {sum(row.right for row in learned)} of them right")
         lessons = []
@@ -213,8 +213,8 @@ class Duet:
 
     def judgements(self, held: Said) -> list[Judgement]:
         """What the scorers learn from."""
-        said: dict[str, dict[str, disputes.Side]] = {
-            condition: {key: disputes.Side(row.answer, self._is_right(row)) for key, row in rows.items()}
+        said: dict[str, dict[str, JudgedAnswer]] = {
+            condition: {key: JudgedAnswer(row.answer, self._is_right(row)) for key, row in rows.items()}
             for condition, rows in held.items()
         }
         reciter = said.pop("closed_book")
@@ -287,7 +287,7 @@ class Duet:
             tuned = str(self.arbiters / "summarizer" / "model")
             source = tuned if kind == "tuned_summarizer" else self.settings.model.source
             with self.cast.open_model(source) as (writer, _):
-                ask = by_writer(writer, self.road.codec, self.arbiters / "said", source, self.settings)
+                ask = by_writer(writer, self.pipeline.codec, self.arbiters / "said", source, self.settings)
                 yield Summarizer(ask, same, seed)
 
     def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[Condition, list[list[Verdict]]]:
@@ -309,14 +309,14 @@ class Duet:
         said: Said,
         judged: Mapping[Kind, Mapping[Condition, list[list[Verdict]]]],
         tests: Sequence[Question],
-    ) -> tuple[Report, list[Worth]]:
+    ) -> tuple[Report, list[ArbiterEffect]]:
         """The paper's table, and what each arbiter is good for."""
         reciter = list(said["closed_book"].values())
         found = {**asked, RECITER: reciter, DISCOVERER: []}
-        forged = by_question(self.road.forgeries)
+        forged = by_question(self.pipeline.forgeries)
         wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
         bound: list[Prediction] = []
-        worth: list[Worth] = []
+        worth: list[ArbiterEffect] = []
         for condition in (condition for condition in said if condition != "closed_book"):
             discoverer = list(said[condition].values())
             found[DISCOVERER] += discoverer
@@ -330,7 +330,7 @@ class Duet:
                 if condition != "permuted":  # asked for the sake of attack success alone
                     turned = second[0] if second else ()
                     worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
-        report = raft.report(self.road, {**found, EITHER: bound}, self.settings)
+        report = raft.report(self.pipeline, {**found, EITHER: bound}, self.settings)
         return report, arbitration.compared(worth)
 
     def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:

@@ -16,7 +16,7 @@ from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.intervals import Interval, interval, together
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Change
-from ragdist.evaluation.summary import Group, compare
+from ragdist.evaluation.summary import PredictionsById, compare
 from ragdist.records import Question, Verdict
 from ragdist.systems.duet.calibration import Calibration
 
@@ -77,10 +77,10 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worth:
+class ArbiterEffect:
     """One arbiter under one condition.
 
-    Example: Worth(arbiter="alignment", condition="retrieved", metric="em", outcomes=Outcomes(...), ...)
+    Example: ArbiterEffect(arbiter="alignment", condition="retrieved", metric="em", outcomes=Outcomes(...), ...)
     """
 
     arbiter: str
@@ -191,7 +191,7 @@ def worth(
     label: str,
     settings: Settings,
     swapped: Sequence[Verdict] = (),
-) -> Worth:
+) -> ArbiterEffect:
     """What these verdicts are worth beside the two answers that they are on.
 
     Args:
@@ -222,7 +222,7 @@ def worth(
         key: asked[key] for key in made if not _same(recited[key].answer, found[key].answer, asked[key], settings)
     }
     total = Outcomes(Counter(outcomes.values()))
-    return Worth(
+    return ArbiterEffect(
         arbiter=label,
         condition=next(iter(made.values())).condition,
         metric=metric,
@@ -239,7 +239,7 @@ def worth(
     )
 
 
-def compared(worths: Sequence[Worth]) -> list[Worth]:
+def compared(worths: Sequence[ArbiterEffect]) -> list[ArbiterEffect]:
     """These arbiters as one table for each condition, whose comparisons with both sides are corrected together."""
     found = list(worths)
     for condition in dict.fromkeys(one.condition for one in found):
@@ -316,5 +316,5 @@ def _renamed(said: Prediction, label: str, shown: Prediction) -> Prediction:
     )
 
 
-def _by_question(predictions: Iterable[Prediction]) -> Group:
+def _by_question(predictions: Iterable[Prediction]) -> PredictionsById:
     return {prediction.question_id: prediction for prediction in predictions}

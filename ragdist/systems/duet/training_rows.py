@@ -1,4 +1,4 @@
-"""DuetRAG's stages on the road: who learns from which questions, and the rows that reciter and discoverer learn from.
+"""DuetRAG's stages of the data pipeline: who learns from which questions, and the rows that reciter and discoverer learn from.
 
 questions -> answerers        tune reciter (no documents) and discoverer (retrieved documents)
           -> arbiter          answered by both, then the arbiter learns who was right
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ragdist.config import DuetConfig
 from ragdist.data import examples
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.retrieval import hybrid
 from ragdist.draws import draw
 from ragdist.errors import ConfigError
@@ -56,25 +56,25 @@ def share(questions: Sequence[Question], config: DuetConfig, seed: int) -> Share
 class Trio:
     """The stages of one settings file that only DuetRAG has."""
 
-    def __init__(self, road: Road) -> None:
-        self.road, self.settings = road, road.settings
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline, self.settings = pipeline, pipeline.settings
 
     @cached_property
     def shares(self) -> Shares:
         """Who learns from which training question."""
-        train = [question for question in self.road.questions if question.split == "train"]
+        train = [question for question in self.pipeline.questions if question.split == "train"]
         return share(train, self.settings.duet, self.settings.seed)
 
     @cached_property
     def retrieved(self) -> Rows[Context]:
         """The best `retrieval.count` chunks for each training question, best first."""
-        road, config = self.road, self.settings.retrieval
-        inputs = {"questions": road.questions.fingerprint, "chunks": road.chunks.fingerprint}
-        settings = {"count": config.count, **hybrid.ranked_by(config, road.embedder)}
+        pipeline, config = self.pipeline, self.settings.retrieval
+        inputs = {"questions": pipeline.questions.fingerprint, "chunks": pipeline.chunks.fingerprint}
+        settings = {"count": config.count, **hybrid.ranked_by(config, pipeline.embedder)}
 
         def produce(counts: dict[str, Any]) -> Iterator[Context]:
-            asked = [question for question in road.questions if question.split == "train"]
-            found = road.retriever.search([question.text for question in asked], config.count)
+            asked = [question for question in pipeline.questions if question.split == "train"]
+            found = pipeline.retriever.search([question.text for question in asked], config.count)
             counts["with_oracle"] = 0
             for question, hits in zip(asked, found, strict=True):
                 ids = tuple(hit.chunk_id for hit in hits)
@@ -82,14 +82,14 @@ class Trio:
                 counts["with_oracle"] += bool(places)
                 yield Context(question_id=question.id, chunk_ids=ids, oracle_positions=places)
 
-        return road.store.make(Stage("retrieved", inputs, settings), Context, produce)
+        return pipeline.store.make(Stage("retrieved", inputs, settings), Context, produce)
 
     @cached_property
     def forgeries(self) -> Rows[Forgery]:
         """Forged documents for the questions that neither side is tuned on."""
         duet = self.settings.duet
         shares = {"answerers": duet.answerers_fraction, "validation": duet.validation_fraction}
-        return self.road.forged("forgeries-held", [*self.shares.arbiter, *self.shares.validation], **shares)
+        return self.pipeline.forged("forgeries-held", [*self.shares.arbiter, *self.shares.validation], **shares)
 
     @cached_property
     def recited(self) -> Rows[Example]:
@@ -105,7 +105,7 @@ class Trio:
     def discovered(self) -> Rows[Example]:
         """What the discoverer learns from: the answerers' questions with what is retrieved for them."""
         by_id = {found.question_id: found.chunk_ids for found in self.retrieved}
-        chunks = self.road.chunk_by_id
+        chunks = self.pipeline.chunk_by_id
         return self._rows(
             "discovered",
             self.shares.answerers,
@@ -120,21 +120,21 @@ class Trio:
         shown: Callable[[Question], tuple[Chunk, ...]],
         **more: str,
     ) -> Rows[Example]:
-        road, settings = self.road, self.settings
+        pipeline, settings = self.pipeline, self.settings
         config, limit = settings.prompts, settings.model.max_tokens
         duet = settings.duet
         made_by = {
             **config.model_dump(),
             "max_tokens": limit,
-            "codec": road.codec.fingerprint,
+            "codec": pipeline.codec.fingerprint,
             "seed": settings.seed,
             "fractions": [duet.answerers_fraction, duet.validation_fraction],
         }
-        stage = Stage(name, {"questions": road.questions.fingerprint, **more}, made_by, version=2)
+        stage = Stage(name, {"questions": pipeline.questions.fingerprint, **more}, made_by, version=2)
 
         def produce(_: dict[str, Any]) -> Iterator[Example]:
             pairs = ((question, shown(question)) for question in questions)
-            rows = road.mapper.map(examples.from_row, pairs, road.codec, config, limit)
+            rows = pipeline.mapper.map(examples.from_row, pairs, pipeline.codec, config, limit)
             yield from progress(rows, f"{name} rows", total=len(questions))
 
-        return road.store.make(stage, Example, produce)
+        return pipeline.store.make(stage, Example, produce)

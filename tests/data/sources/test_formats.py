@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 
 from ragdist.data.sources import formats
-from ragdist.data.sources.places import Place
+from ragdist.data.sources.places import FileAddress
 from tests import documents
 
 
 def read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    return formats.read(Place(str(tmp_path / name), name))
+    return formats.read(FileAddress(str(tmp_path / name), name))
 
 
 def sections(found):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ragdist.config import CorpusConfig, loader
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import hub
 from ragdist.data.sources.public import BENCHMARKS
 from ragdist.errors import ConfigError, DataError
@@ -230,7 +230,7 @@ def test_wrong_folder_or_no_name_is_one_clear_error(tmp_path):
         loader.resolve({"corpus": {"benchmark": "nq"}})
 
 
-def road(folder, runs, **corpus):
+def pipeline(folder, runs, **corpus):
     settings = loader.resolve(
         {
             "corpus": {"source": "benchmark", "folder": str(folder), **corpus},
@@ -238,12 +238,12 @@ def road(folder, runs, **corpus):
             "model": {"max_tokens": 2048},
         }
     )
-    return Road(settings, Store(runs), tiny.codec(), SerialMapper())
+    return Pipeline(settings, Store(runs), tiny.codec(), SerialMapper())
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_road_from_a_benchmark_to_training_rows(name, tmp_path):
-    made = road(repository(name, tmp_path / "copy"), tmp_path / "runs", benchmark=name)
+    made = pipeline(repository(name, tmp_path / "copy"), tmp_path / "runs", benchmark=name)
     stages = dict(made.make("examples"))
     tests = sum(question.split == "test" for question in stages["questions"])
     assert len(stages["examples"]) == 25 - tests and 0 < tests < 15
@@ -252,9 +252,9 @@ def test_road_from_a_benchmark_to_training_rows(name, tmp_path):
 
 def test_stages_are_named_by_the_rows_so_a_moved_copy_is_the_same_data(tmp_path):
     one, two = (repository("popqa", tmp_path / name) for name in ("one", "two"))
-    names = [road(copy, tmp_path / "runs", benchmark="popqa").questions.fingerprint for copy in (one, two)]
+    names = [pipeline(copy, tmp_path / "runs", benchmark="popqa").questions.fingerprint for copy in (one, two)]
     lines(two / "popqa_longtail_w_gs.jsonl", [popqa(i) for i in range(26)])
-    names.append(road(two, tmp_path / "runs", benchmark="popqa").questions.fingerprint)
+    names.append(pipeline(two, tmp_path / "runs", benchmark="popqa").questions.fingerprint)
     assert names[0] == names[1] != names[2]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ragdist.config.loader import resolve
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.storage.stages import Store
 from tests import tiny
@@ -33,7 +33,7 @@ def questions(tmp_path):
 def examples(folder, questions, p, mapper=None, **more):
     contexts = {"oracle_fraction": p, "documents": 2, "filter_answers": False, **more.pop("contexts", {})}
     settings = resolve({"corpus": {"source": "records", "questions": [questions]}, "contexts": contexts, **more})
-    return Road(settings, Store(folder), CODEC, mapper or SerialMapper()).examples
+    return Pipeline(settings, Store(folder), CODEC, mapper or SerialMapper()).examples
 
 
 def rendered(rows):

@@ -15,7 +15,7 @@ from ragdist.config import (
     TeacherConfig,
 )
 from ragdist.data import audit
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.data.prompts import quotes_hold
 from ragdist.errors import ConfigError, DataError, Stopped
 from ragdist.local import SerialMapper
@@ -52,15 +52,15 @@ def settings(folder, **blocks):
     return Settings(**{**defaults, **blocks})
 
 
-def road(made, teacher, runs="runs"):
+def pipeline(made, teacher, runs="runs"):
     store = Store(f"{made.run.folder}/../{runs}/data")
-    return Road(made, store, tiny.codec(), SerialMapper(), teacher=teacher)
+    return Pipeline(made, store, tiny.codec(), SerialMapper(), teacher=teacher)
 
 
 def test_folder_becomes_a_data_set_that_the_audit_passes(folder):
     """checks 12, 13, 19; no question file is needed."""
     teacher, made = ScriptedTeacher(), settings(folder)
-    found = road(made, teacher)
+    found = pipeline(made, teacher)
     names = [name for name, _ in found.make("examples")]
     assert names[:4] == ["chunks", "asked", "taught", "questions"] and teacher.closed == 1
     rows = list(found.questions)
@@ -78,10 +78,10 @@ def test_folder_becomes_a_data_set_that_the_audit_passes(folder):
 
 def test_other_fraction_and_other_contexts_ask_the_teacher_nothing(folder):
     """check 17, also with the ledger gone: the stages themselves are found again."""
-    road(settings(folder), ScriptedTeacher()).make("examples")
+    pipeline(settings(folder), ScriptedTeacher()).make("examples")
     silent = ScriptedTeacher(stops_after=0)
     for contexts in (ContextsConfig(documents=3, oracle_fraction=1), ContextsConfig(documents=4, distractors="hard")):
-        road(settings(folder, contexts=contexts), silent).make("examples")
+        pipeline(settings(folder, contexts=contexts), silent).make("examples")
     assert silent.calls == []
 
 
@@ -98,22 +98,22 @@ def test_other_fraction_and_other_contexts_ask_the_teacher_nothing(folder):
 def test_what_changes_is_asked_and_nothing_else(folder, changed, kinds):
     """check 17: a reply that was paid for is used wherever the same is asked."""
     teacher = ScriptedTeacher()
-    road(settings(folder), teacher).make("taught")
+    pipeline(settings(folder), teacher).make("taught")
     paid = len(teacher.calls)
-    road(settings(folder, teacher=TEACHER.model_copy(update=changed)), teacher).make("taught")
+    pipeline(settings(folder, teacher=TEACHER.model_copy(update=changed)), teacher).make("taught")
     assert {kind(call) for call in teacher.calls[paid:]} == kinds
 
 
 def test_stopped_after_any_call_and_gone_on_gives_the_same_rows(folder):
     """check 18: empty replies too are remembered; no call is made twice."""
     whole = ScriptedTeacher()
-    expected = road(settings(folder), whole).make("examples")
+    expected = pipeline(settings(folder), whole).make("examples")
     for calls in range(0, len(whole.calls), 5):
         teacher, runs = ScriptedTeacher(stops_after=calls), f"runs-{calls}"
         with pytest.raises(Stopped):
-            road(settings(folder), teacher, runs).make("examples")
+            pipeline(settings(folder), teacher, runs).make("examples")
         teacher.stops_after = len(whole.calls)
-        found = road(settings(folder), teacher, runs).make("examples")
+        found = pipeline(settings(folder), teacher, runs).make("examples")
         assert sorted(map(repr, teacher.calls)) == sorted(map(repr, whole.calls))
         assert [rows.path.read_bytes() for _, rows in found] == [rows.path.read_bytes() for _, rows in expected]
 
@@ -123,7 +123,7 @@ def test_own_questions_and_the_teachers_are_both_there(folder):
     own += [{"question": "Which house has owner-1 for an owner?", "answers": ["house 1"], "split": "train"}]
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     corpus = CorpusConfig(source="folder", folder=str(folder / "documents"), questions=(str(folder / "own.jsonl"),))
-    found = road(settings(folder, corpus=corpus), ScriptedTeacher())
+    found = pipeline(settings(folder, corpus=corpus), ScriptedTeacher())
     texts = [row.text for row in found.questions]
     assert all(row["question"] in texts for row in own) and len(texts) == len(set(texts)) >= 20
 
@@ -136,7 +136,7 @@ def test_reasoning_is_written_for_the_users_own_questions(folder):
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     corpus = CorpusConfig(source="folder", folder=str(folder / "documents"), questions=(str(folder / "own.jsonl"),))
     made, teacher = settings(folder, corpus=corpus, teacher=TeacherConfig(reasoning=True)), ScriptedTeacher()
-    found = road(made, teacher)
+    found = pipeline(made, teacher)
     names = [name for name, _ in found.make("examples")]
     assert names[:3] == ["chunks", "selected", "questions"]
     assert all(bool(row.reasoning) == (row.split == "train") for row in found.questions)
@@ -147,14 +147,14 @@ def test_reasoning_is_written_for_the_users_own_questions(folder):
 def test_judged_distractors_are_not_shown(folder):
     """A teacher that says yes to one house: it is nobody's distractor, other rows are as before."""
     shown = ContextsConfig(documents=3, distractors="hard")
-    plain = road(settings(folder, contexts=shown), ScriptedTeacher())
+    plain = pipeline(settings(folder, contexts=shown), ScriptedTeacher())
     plain.make("candidates")
 
     def manner(request):
         return "Yes." if kind(request) == "verdict" and "of house 5 is" in request.text.split("Question:")[0] else None
 
     judge = TEACHER.model_copy(update={"judge": True})
-    taught = road(settings(folder, contexts=shown, teacher=judge), ScriptedTeacher(manner))
+    taught = pipeline(settings(folder, contexts=shown, teacher=judge), ScriptedTeacher(manner))
     taught.make("candidates")
     five = {chunk.id for chunk in taught.chunks if "of house 5 is" in chunk.text}
     assert any(five & set(row.chunk_ids) for row in plain.candidates)
@@ -168,19 +168,21 @@ def test_judged_distractors_are_not_shown(folder):
 
 
 def test_teacher_of_no_use_is_an_error_that_says_why(folder):
-    found = road(settings(folder), ScriptedTeacher(lambda request: "I am sorry." if kind(request) != "ask" else None))
+    found = pipeline(
+        settings(folder), ScriptedTeacher(lambda request: "I am sorry." if kind(request) != "ask" else None)
+    )
     with pytest.raises(DataError, match=r"none is left: without question 1, invalid 22.*teacher\.answer"):
         found.make("taught")
 
 
 def test_stages_that_are_not_asked_for_have_no_name(folder):
-    found = road(settings(folder, teacher=TeacherConfig(reasoning=True)), ScriptedTeacher())
+    found = pipeline(settings(folder, teacher=TeacherConfig(reasoning=True)), ScriptedTeacher())
     with pytest.raises(ConfigError, match="no stage 'taught'"):
         found.make("taught")
     with pytest.raises(ConfigError, match=r"needs question files.*teacher\.questions_per_chunk"):
         found.make("questions")
     with pytest.raises(ConfigError, match="given none"):
-        road(settings(folder), None).make("asked")
+        pipeline(settings(folder), None).make("asked")
 
 
 def test_questions_per_chunk_are_for_a_folder():

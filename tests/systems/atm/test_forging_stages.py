@@ -1,4 +1,4 @@
-"""What the road forges and what lists ATM is given: counts on the stages' cards, and the paper's settings file."""
+"""What the data pipeline forges and what lists ATM is given: counts on the stages' cards, and the paper's settings file."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from ragdist.config.loader import load, resolve
 from ragdist.data.matching import contains
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.local import SerialMapper
 from ragdist.plan import layout, seats
 from ragdist.storage.stages import Store
@@ -61,7 +61,7 @@ ROWS = [
 
 
 @pytest.fixture
-def road(tmp_path):
+def pipeline(tmp_path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ROWS))
 
     def make(**atm):
@@ -74,14 +74,14 @@ def road(tmp_path):
                 "atm": atm,
             }
         )
-        return Road(settings, Store(tmp_path / "data"), tiny.codec(), SerialMapper())
+        return Pipeline(settings, Store(tmp_path / "data"), tiny.codec(), SerialMapper())
 
     return make
 
 
-def test_road_counts_what_it_cannot_falsify_and_uses_none_of_it(road):
+def test_road_counts_what_it_cannot_falsify_and_uses_none_of_it(pipeline):
     """T3: the card of the stage says how many questions, and which kind."""
-    made = road()
+    made = pipeline()
     forged: dict[str, list] = {question.text: [] for question in made.questions if question.split == "test"}
     by_id = {question.id: question for question in made.questions}
     for one in made.forgeries:
@@ -97,18 +97,18 @@ def test_road_counts_what_it_cannot_falsify_and_uses_none_of_it(road):
     assert not any(contains(f"{one.title}\n{one.text}", "Delhi") for one in forged["which city?"])
 
 
-def test_road_forges_a_question_without_an_oracle_in_the_form_of_a_distractor(road):
+def test_road_forges_a_question_without_an_oracle_in_the_form_of_a_distractor(pipeline):
     """T4: no bare statement."""
-    made = road()
+    made = pipeline()
     asked = next(question for question in made.questions if question.text == "what now?")
     forged = [one for one in made.forgeries if one.question_id == asked.id]
     assert {one.title for one in forged} == {"Fog"} and not asked.oracle_ids
     assert all(one.text.startswith("There was fog over the town.") and "What now?" in one.text for one in forged)
 
 
-def test_lists_of_the_paper_are_those_that_were_retrieved(road):
+def test_lists_of_the_paper_are_those_that_were_retrieved(pipeline):
     """The deviation of T: D is what the retriever found, with the oracle or without, not thinned out by P%."""
-    plain, retrieved = road(), road(lists="retrieved")
+    plain, retrieved = pipeline(), pipeline(lists="retrieved")
     assert open_questions(plain, "train").card["counts"]["with_oracle"] == 3  # half of 6
     rows = list(open_questions(retrieved, "train"))
     assert open_questions(retrieved, "train").card["counts"]["with_oracle"] == 6  # each question names its ball

@@ -12,7 +12,7 @@ from ragdist.records import Answered, Forgery, Grade, OpenQuestion
 from ragdist.storage import tables
 from ragdist.systems.atm import report as rounds_report
 from ragdist.systems.atm import summary as rounds
-from ragdist.systems.atm.summary import Meeting
+from ragdist.systems.atm.summary import Matchup
 
 SETTINGS = loader.resolve({"evaluation": {"resamples": 500}})
 COUNT = 120
@@ -87,7 +87,7 @@ GAME = {
 }
 E = math.e
 # log perplexity of two forgeries of each question: mean 1, then 2, then 0.5.
-HURT = {Meeting(0, 0): (0.0, 2.0), Meeting(0, 1): (2.0, 2.0), Meeting(1, 1): (0.0, 1.0)}
+HURT = {Matchup(0, 0): (0.0, 2.0), Matchup(0, 1): (2.0, 2.0), Matchup(1, 1): (0.0, 1.0)}
 
 
 def play(count=COUNT, game=None, hurt=None):
@@ -188,7 +188,7 @@ def test_gains_compare_the_perplexity_that_forgeries_inflict(report):
 
 
 def test_broken_grades_are_left_out_and_counted():
-    grades = {Meeting(0, 0): [grade(0, 0, E), grade(0, 1, math.inf), grade(1, 0, math.nan), grade(1, 1, E**3)]}
+    grades = {Matchup(0, 0): [grade(0, 0, E), grade(0, 1, math.inf), grade(1, 0, math.nan), grade(1, 1, E**3)]}
     found = rounds.report([], grades, [], SETTINGS).inflicted[0]
     assert (found.rows, found.forgeries, found.broken) == (2, 2, 2)
     assert found.log_perplexity.mean == pytest.approx(2.0)

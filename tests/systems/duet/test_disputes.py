@@ -7,7 +7,7 @@ from ragdist.data import prompts
 from ragdist.evaluation import answers
 from ragdist.roles import Pair
 from ragdist.systems.duet import disputes
-from ragdist.systems.duet.disputes import Dispute, Side
+from ragdist.systems.duet.disputes import Dispute, JudgedAnswer
 from tests import tiny
 
 CODEC, CONFIG = tiny.codec(), PromptsConfig()
@@ -23,7 +23,8 @@ def judged(reciter, discoverer, **config):
     """Judgements of the first two questions, by (question number, source)."""
     asked = QUESTIONS[:2]
     first, second = (
-        {question.id: Side(*side) for question, side in zip(asked, said, strict=True)} for said in (reciter, discoverer)
+        {question.id: JudgedAnswer(*side) for question, side in zip(asked, said, strict=True)}
+        for said in (reciter, discoverer)
     )
     rows = disputes.judgements(asked, first, {"retrieved": second}, same, DuetConfig(**config), seed=0)
     numbers = {question.id: number for number, question in enumerate(asked)}
@@ -55,10 +56,10 @@ def test_a_discoverer_that_says_another_thing_under_attack_is_judged_for_both():
     """Said again it is no new row, and where it says what the reciter says under one, that is the row."""
     asked = QUESTIONS[:2]
     key, other = (question.id for question in asked)
-    reciter = {key: Side("1", False), other: Side("x", True)}
+    reciter = {key: JudgedAnswer("1", False), other: JudgedAnswer("x", True)}
     shown = {
-        "retrieved": {key: Side("None", True), other: Side("y", False)},
-        "attacked": {key: Side("1", False)},  # a question without a forgery is not asked
+        "retrieved": {key: JudgedAnswer("None", True), other: JudgedAnswer("y", False)},
+        "attacked": {key: JudgedAnswer("1", False)},  # a question without a forgery is not asked
     }
     config = DuetConfig(gold_pairs=False, disagreement_weight=3.0)
     rows = list(disputes.judgements(asked, reciter, shown, same, config, seed=0))
@@ -80,7 +81,7 @@ def test_gold_pairs_are_the_right_answer_and_another_questions():
 def test_where_all_answers_are_wanted_the_gold_row_holds_them_all():
     """One of two wanted answers is wrong by the scorer, and was taught as right."""
     question = replace(QUESTIONS[0], answers=("Paris", "Rome"), all_answers_required=True)
-    side = {question.id: Side("a", False)}
+    side = {question.id: JudgedAnswer("a", False)}
     (gold,) = (
         row
         for row in disputes.judgements([question], side, {"retrieved": side}, same, DuetConfig(), seed=0)

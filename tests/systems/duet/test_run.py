@@ -64,11 +64,13 @@ def play(settings):
     """The outcome, who was tuned, and what was said to a question of anybody's."""
     folder = Path(settings.run.folder) / settings.run.name
     folder.mkdir(parents=True, exist_ok=True)
-    with players.road(settings) as road, players.cast(settings, road) as cast:
+    with players.pipeline(settings) as pipeline, players.cast(settings, pipeline) as cast:
         tuner = LocalTuner(settings)
         cast = replace(cast, tuner=tuner)
-        outcome = duet.run(road, cast, folder, settings)
-        said = [answer.answer(road, cast, folder, settings, text) for text in ("Which colour has ball 3.0?", "xyzzy")]
+        outcome = duet.run(pipeline, cast, folder, settings)
+        said = [
+            answer.answer(pipeline, cast, folder, settings, text) for text in ("Which colour has ball 3.0?", "xyzzy")
+        ]
     return outcome, tuner.asked, said
 
 
@@ -160,8 +162,8 @@ def test_answer_names_side_confidence_and_documents(played):
 def test_answer_by_an_arbiter_that_was_not_trained_names_those_that_were(settings, played):
     other = settings.duet.model_copy(update={"arbiter": "teacher_summarizer"})
     asked = settings.model_copy(update={"duet": other})
-    with players.road(settings) as road, pytest.raises(ConfigError, match=r"duet\.arbiter.*alignment"):
-        answer.answer(road, None, Path("nowhere"), asked, "Which?")
+    with players.pipeline(settings) as pipeline, pytest.raises(ConfigError, match=r"duet\.arbiter.*alignment"):
+        answer.answer(pipeline, None, Path("nowhere"), asked, "Which?")
 
 
 def test_where_all_answers_are_wrong_the_discoverers_are_taken(tmp_path, model, capsys):

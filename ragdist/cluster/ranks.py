@@ -17,7 +17,7 @@ from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, OutOfMemor
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ragdist.cluster import place
-from ragdist.cluster.workers import Meeting, Rank, Where, environment, last_line
+from ragdist.cluster.workers import Rank, Rendezvous, Where, environment, last_line
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import RagdistError, Stopped, TrainError
 from ragdist.storage.atomic import make_folder
@@ -29,7 +29,7 @@ GRACE_S = 5.0
 OBJECT_LOST = (ObjectLostError, ObjectFetchTimedOutError)
 
 
-class Lost(Exception):
+class WorkerGroupDied(Exception):
     """A rank died or lost its peers; the group can be built anew."""
 
     def __init__(self, what: str) -> None:
@@ -38,7 +38,7 @@ class Lost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GroupSpec:
     """What a group is made of."""
 
     name: str
@@ -56,10 +56,10 @@ class Plan:
     """Whether the ranks share a torch process group, as ranks that learn do; the others are spared loading torch."""
 
 
-class Crew:
+class Ranks:
     """The living actors of a group, in its seats."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: GroupSpec) -> None:
         self.plan = plan
         self.ranks: list[Any] = []
         self.where: list[Where] = []
@@ -102,7 +102,7 @@ class Crew:
         """New actors in the seats, each with the model of `source`; returns when all of them hold it.
 
         Raises:
-            Lost: one died, or they did not find each other.
+            WorkerGroupDied: one died, or they did not find each other.
             ModelError, ConfigError: as a rank met it.
             TrainError: not so after `cluster.start_timeout_s`.
         """
@@ -133,7 +133,7 @@ class Crew:
         meeting = (backend, 2 * plan.settings.atm.deadline_s)
         about = (source, plan.settings, side, version)
         refs = {
-            actor.start.remote(plan.make, about, Meeting(rank, *meeting), *met): rank
+            actor.start.remote(plan.make, about, Rendezvous(rank, *meeting), *met): rank
             for rank, actor in enumerate(self.ranks)
         }
         self.where = self._collect(refs, "start", cluster.start_timeout_s, "cluster.start_timeout_s")
@@ -147,7 +147,7 @@ class Crew:
             limit_s: longest wait, in seconds; 0 is `atm.deadline_s`.
 
         Raises:
-            Lost: a rank died.
+            WorkerGroupDied: a rank died.
             RagdistError: as a rank met it.
             TrainError: another error, or the deadline passed.
         """
@@ -196,7 +196,7 @@ class Crew:
         # A rank whose peer is gone gets a bare RuntimeError from gloo; of a rank alone it is its own.
         bereft = type(causes[rank]) is RuntimeError or type(causes[rank]).__module__.startswith("torch.distributed")
         if dead or (bereft and together and self.plan.side.workers > 1):
-            return Lost(said)
+            return WorkerGroupDied(said)
         return TrainError(said)
 
     def overdue(self, ranks: list[int], what: str, limit_s: float, knob: str) -> TrainError:
@@ -218,7 +218,7 @@ class Crew:
         node = f"{self.where[rank].ip} ({self.where[rank].node[:8]})" if self.where else "a node not known yet"
         return f"{self.plan.name} rank {rank} on {node}"
 
-    def rebuild(self, lost: Lost, source: str, version: int, failures: int) -> int:
+    def rebuild(self, lost: WorkerGroupDied, source: str, version: int, failures: int) -> int:
         """Ends what is left and starts again, more than once if need be. Returns the failures so far, this one too.
 
         Raises:
@@ -235,7 +235,7 @@ class Crew:
             say(f"{lost.what}; building the {self.plan.name} anew, {failures} of at most {most} times")
             try:
                 self.start(source, version)
-            except Lost as again:
+            except WorkerGroupDied as again:
                 lost = again
             else:
                 return failures

