@@ -1,7 +1,7 @@
 """One function for each job: settings -> roles -> system -> Run. The Python API; `cli.py` and `jobs/` only call it.
 
-With `players.py` the only place where the data pipeline, the papers and the engine room meet. Heavy imports wait inside the
-functions, so that `ragdist --help` loads neither torch nor ray.
+With `players.py` the only place where the data pipeline, the papers and the engine room meet. Heavy imports wait inside
+the functions, so that `ragdist --help` loads neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ def export_model(source: str, to: Path | None, hub: str = "", private: bool = Fa
 
 
 def export_data(settings: Settings, to: Path | None, hub: str = "", private: bool = False, **how: Any) -> Exported:
-    """The data pipeline's rows for other trainers; `how` is that of `data.export.export`, the rest as in `export_model`."""
+    """Training rows for other trainers; `how` is that of `data.export.export`, the rest as in `export_model`."""
     from ragdist import export
     from ragdist.data import export as rows
 

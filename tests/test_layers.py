@@ -8,63 +8,59 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"errors", "records", "draws", "logs"}
-SHARED = BASE | {"config", "loader", "track", "store"}
+WORDS = {"errors", "records", "draws", "roles", "config"}
+GROUND = WORDS | {"storage", "tracking"}
 MAY = {
+    # words
     "errors": set(),
     "draws": set(),
-    "logs": set(),
     "records": {"errors"},
+    "roles": {"records"},
+    "config": {"errors"},
+    # ground
+    "storage": WORDS,
+    "tracking": WORDS | {"storage"},
+    # shared
     "algo": {"errors"},
-    "roles": BASE,
-    "config": BASE,
-    "loader": BASE | {"config"},
-    "store": BASE | {"config"},
-    "steps": set(),
-    "parquet": BASE | {"config", "roles", "store"},
-    "track": BASE | {"config", "loader", "store"},
-    "timeline": BASE | {"config", "store", "track"},
-    "live": SHARED | {"timeline"},
-    "journal": SHARED | {"roles"},
-    "data": SHARED | {"roles"},
-    "plan": SHARED,
-    "kube": SHARED | {"plan"},
-    "lm": BASE | {"algo", "roles", "config", "track", "plan"},
-    "trials": SHARED,
-    "evaluation": SHARED | {"roles", "data", "parquet", "trials"},
-    "systems": SHARED | {"roles", "journal", "live", "data", "algo", "evaluation", "features"},
-    "signals": {"track"},
-    "ledger": SHARED | {"signals"},
-    "completions": BASE | {"config"},
-    "endpoint": SHARED | {"roles", "ledger", "completions"},
-    "features": BASE | {"roles", "store", "track"},
-    "local": SHARED | {"roles", "lm", "parquet", "steps", "ledger"},
-    "cluster": SHARED | {"roles", "lm", "parquet", "steps", "signals", "trials"},
-    "doctor": {"track"},
-    "players": SHARED
-    | {"roles", "data", "lm", "local", "cluster", "endpoint", "features", "signals", "systems", "live", "timeline"}
-    | {"plan"},
-    "sweeping": SHARED | {"players", "trials", "journal", "evaluation", "systems", "cluster"},
-    "results": {"track", "evaluation", "systems", "timeline"},
-    "runs": SHARED
-    | {"results", "players", "parquet", "timeline", "live", "data", "evaluation", "systems", "cluster"}
-    | {"export", "trackers", "plan", "sweeping", "kube"},
-    "export": SHARED | {"roles", "data", "lm"},
-    "trackers": SHARED,
-    "terminal": {"results", "evaluation"},
-    "cli": SHARED | {"results", "terminal", "runs", "doctor", "data", "evaluation", "plan", "trials", "cli_k8s"},
-    "cli_k8s": {"errors", "loader", "runs", "trials", "kube", "terminal"},
+    "data": GROUND,
+    "plan": GROUND,
+    "kube": GROUND | {"plan"},
+    "lm": GROUND | {"algo", "plan"},
+    "teacher": GROUND,
+    "local": GROUND | {"lm"},
+    "evaluation": GROUND | {"data"},
+    "sweeps": GROUND | {"evaluation"},
+    "cluster": GROUND | {"lm", "sweeps"},
+    # papers
+    "systems": GROUND | {"data", "algo", "evaluation"},
+    # doors
+    "doctor": {"tracking"},
+    "players": GROUND | {"data", "lm", "local", "cluster", "teacher", "systems", "plan"},
+    "sweeping": GROUND | {"players", "sweeps", "evaluation", "systems", "cluster"},
+    "results": GROUND | {"evaluation", "systems", "sweeps"},
+    "runs": GROUND
+    | {"results", "players", "data", "evaluation", "systems", "cluster", "export", "plan", "sweeping", "kube"},
+    "export": GROUND | {"data", "lm"},
+    "cli": GROUND | {"results", "runs", "doctor", "data", "evaluation", "plan", "sweeps", "cli_k8s"},
+    "cli_k8s": GROUND | {"results", "runs", "sweeps", "kube"},
     "__main__": {"cli"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
 NEVER = {
+    "storage": {"torch", "ray", "transformers"},
     "data": {"torch", "ray", "transformers"},
     "plan": {"torch", "ray", "transformers", "deepspeed"},
     "kube": {"torch", "ray", "transformers", "deepspeed"},
+    "teacher": {"torch", "ray", "transformers"},
     "algo": {"ray"},
     "lm": {"ray"},
     "systems": {"ray", "torch"},
 }
+DOORS = {"cli", "cli_k8s", "runs", "sweeping", "players", "results", "export", "doctor"}
+LOOSE = DOORS | {"records", "roles", "draws", "errors", "local", "__init__", "__main__"}
+"""Rule 1: a loose file is a door, a word, or `local.py`."""
+BELOW = {"raft": set(), "atm": set(), "duet": {"raft"}}
+"""Papers that a paper builds on: DuetRAG asks its discoverer as RAFT asks."""
 FILES = sorted([*(ROOT / "ragdist").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 
 
@@ -104,6 +100,37 @@ def test_imports_run_downwards(path):
 
 def test_table_names_every_part():
     assert {part(path) for path in FILES} - {"__init__"} <= set(MAY)
+
+
+def test_loose_files_are_doors_and_words():
+    """Rule 1."""
+    assert {path.stem for path in (ROOT / "ragdist").glob("*.py")} == LOOSE
+
+
+def paper(path: Path) -> str:
+    parts = path.relative_to(ROOT / "ragdist").with_suffix("").parts
+    return parts[1] if parts[0] == "systems" and len(parts) > 1 else ""
+
+
+def test_what_one_paper_alone_uses_lives_in_its_folder():
+    """Rule 2: no paper uses another's folder, and no file of data or evaluation is used by one paper alone."""
+    users: dict[str, set[str]] = {}
+    for path in FILES:
+        if path.is_relative_to(ROOT / "jobs"):
+            continue
+        here = path.relative_to(ROOT).with_suffix("").parts
+        for name in imports(path):
+            words = name.split(".")
+            if words[:2] == ["ragdist", "systems"] and paper(path) and words[2] in BELOW and words[2] != paper(path):
+                assert words[2] in BELOW[paper(path)], f"{path.name} of {paper(path)} uses {name}"
+            if (
+                len(words) > 2
+                and words[1] in ("data", "evaluation")
+                and (ROOT / Path(*words[:3])).with_suffix(".py").exists()
+            ):
+                users.setdefault(".".join(words[:3]), set()).add(paper(path) or ".".join(here[:2]))
+    lonely = {name: who for name, who in users.items() if len(who) == 1 and who < set(BELOW)}
+    assert not lonely, f"move these: {lonely}"
 
 
 def test_help_loads_neither_torch_nor_ray():

@@ -10,7 +10,7 @@ import pytest
 from ragdist import results, runs
 from ragdist.config import loader
 from tests import tiny
-from tests.trackers import world
+from tests.tracking import world
 
 COLOURS = ("red", "green", "blue", "grey")
 

@@ -1,8 +1,8 @@
 """How much there is to do: rows, tokens, optimizer steps, a teacher's tokens and money, time.
 
 From the settings alone these are bounds, and marked as such. `Here` is told to look into the run folder of this
-machine: there rows are counted where the data pipeline has finished the stage that these settings want, and speed is what an
-earlier run of the same model measured.
+machine: there rows are counted where the data pipeline has finished the stage that these settings want, and speed is
+what an earlier run of the same model measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The data pipeline's first two stages over a folder of documents: what is made anew, and what chunks know of their place."""
+"""The first two stages over a folder of documents: what is made again, and what chunks know of their place."""
 
 import json
 

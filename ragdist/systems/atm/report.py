@@ -70,7 +70,7 @@ class Success:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundChange:
-    """One stage against an earlier one, the same questions paired. Example: RoundChange(verdict="no difference", ...)."""
+    """One stage against an earlier one, questions paired. Example: RoundChange(verdict="no difference", ...)."""
 
     before: str
     after: str

@@ -1,4 +1,4 @@
-"""DuetRAG's stages of the data pipeline: who learns from which questions, and the rows that reciter and discoverer learn from.
+"""DuetRAG's stages of data: who learns from which questions, and the rows that reciter and discoverer learn from.
 
 questions -> answerers        tune reciter (no documents) and discoverer (retrieved documents)
           -> arbiter          answered by both, then the arbiter learns who was right

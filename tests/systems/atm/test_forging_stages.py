@@ -1,4 +1,4 @@
-"""What the data pipeline forges and what lists ATM is given: counts on the stages' cards, and the paper's settings file."""
+"""What is forged and what lists ATM is given: counts on the stages' cards, and the paper's settings file."""
 
 import json
 from pathlib import Path

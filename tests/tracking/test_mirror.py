@@ -14,7 +14,7 @@ from ragdist.systems.atm.live import Board
 from ragdist.tracking import clients, mirror
 from ragdist.tracking.run import metrics as note_metrics
 from ragdist.tracking.run import open_run
-from tests.trackers import world
+from tests.tracking import world
 
 
 def settings(tmp_path, *more):

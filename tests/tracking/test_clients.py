@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.trackers import world
+from tests.tracking import world
 
 ALL = "run.trackers=[tensorboard,wandb,mlflow,trackio]"
 SECRET, PERSON = "hunter2-planted", "planted-person"
