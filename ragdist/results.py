@@ -66,8 +66,8 @@ def conclude_duet(run: RunFolder, outcome: DuetOutcome) -> dict[str, Any]:
 
     summary = {**conclude(run, outcome.report), "arbiters": arbitration_report.as_json(outcome.worth)}
     run.write_json("summary.json", summary)
-    with (run.folder / "report.md").open("a") as file:
-        file.write("\n" + arbitration_report.markdown(outcome.worth))
+    report = run.folder / "report.md"
+    report.write_text(report.read_text() + "\n" + arbitration_report.markdown(outcome.worth))
     arbitration_report.picture(outcome.worth, run.folder / "report.png")
     return summary
 

@@ -87,8 +87,9 @@ def _compare_arms(
     rows = arms.rows_of(job, folder, ended, named, settings.seed)
     arms.write(rows, folder)
     compared = arms.compare(rows, list(named), settings)
-    with (folder / "report.md").open("a") as report:
-        report.write(f"\nArms, question by question:\n\n{arms.markdown(compared, named)}\n")
+    report = folder / "report.md"
+    part = f"\nArms, question by question:\n\n{arms.markdown(compared, named)}\n"
+    report.write_text(report.read_text() + part)
     return [as_row(row) for row in compared]
 
 

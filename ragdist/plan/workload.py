@@ -8,7 +8,6 @@ what an earlier run of the same model measured.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 
 from ragdist.config import ModelConfig, Settings
-from ragdist.storage.atomic import read_json
+from ragdist.storage.atomic import read_json, write_json
 from ragdist.storage.stages import CARD, ROWS
 from ragdist.tracking.run import versions
 
@@ -173,9 +172,7 @@ def note_codec(folder: Path, model: ModelConfig, fingerprint: str) -> None:
     """
     known = _codecs(folder)
     if known.get(_named(model)) != fingerprint:
-        half = folder / f"{CODECS}.{os.getpid()}"
-        half.write_text(json.dumps(known | {_named(model): fingerprint}))
-        half.replace(folder / CODECS)
+        write_json(folder / CODECS, known | {_named(model): fingerprint})
 
 
 def _codecs(folder: Path) -> dict[str, str]:

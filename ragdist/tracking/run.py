@@ -10,7 +10,6 @@ Without an open run (in tests, in workers) metrics are dropped and progress is s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -26,13 +25,15 @@ from typing import Any, TypeVar
 from ragdist.config import KubeConfig, RunConfig, Settings
 from ragdist.config.loader import dump, flatten, load
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
+from ragdist.storage.append import append_row
 from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
+from ragdist.storage.locks import is_locked, locked
 from ragdist.tracking import logs
 from ragdist.tracking.progress import say
 
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
-STATE = "state.json"
+STATE, LOCK = "state.json", ".lock"
 listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
@@ -90,12 +91,7 @@ def run_folder(settings: Settings, job: str) -> Path:
 
 def is_held(folder: Path) -> bool:
     """Whether a process works in this run folder now."""
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+    return is_locked(folder / LOCK)
 
 
 @contextmanager
@@ -106,13 +102,13 @@ def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
         StorageError: the folder cannot be written, or another process works in it.
     """
     run = RunFolder(make_folder(run_folder(settings, job)).resolve(), settings, job)
-    with translate_errors(run.folder), (run.folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
-            ) from None
+
+    def refuse(_: float) -> None:
+        raise StorageError(
+            f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
+        )
+
+    with translate_errors(run.folder), locked(run.folder / LOCK, refuse):
         _refuse_other_settings(run)
         (run.folder / "settings.yaml").write_text(dump(settings))
         run.write_json("versions.json", versions())
@@ -183,8 +179,7 @@ def metrics(phase: str, **values: Any) -> None:
 
 def append_metrics(folder: Path, phase: str, **values: Any) -> None:
     """Adds a line to metrics.jsonl in a run's folder; for workers, that have no open run of their own."""
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), "phase": phase, **values}) + "\n")
+    append_row(folder / "metrics.jsonl", {"time": round(time.time(), 3), "phase": phase, **values})
     for tell in listeners:
         tell(folder, phase, values)
 
