@@ -18,7 +18,7 @@ def locked(path: Path, busy: Callable[[float], object] = lambda waited_s: None) 
 
     Args:
         path: the lock file; made where it is missing, and left there.
-        busy: told the seconds waited so far, every `POLL_S` while another holds the lock; raises to give up, else it is waited for.
+        busy: told the seconds waited so far, every `POLL_S` while another holds the lock; gives up by an error.
 
     Raises:
         OSError: the file cannot be written, or its file system knows no locks.
