@@ -5,6 +5,7 @@ What is shown is said by each system's `sheet()`; Markdown, the terminal's table
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -28,10 +29,10 @@ COLOURS = ("#9aa5b1", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d
 DARK = "#333333"
 """Of what is no result: intervals, floors, the diagonal."""
 DASHES: Any = (0, (4, 3))
-HEIGHT, WIDEST = 4.6, 16.0
-"""Inches of a row of panels: how high, and how wide it may get before the next row begins."""
-LABEL = 16
-"""Characters of a line in a table's first column."""
+WIDEST = 16.0
+"""Inches of panels beside each other; the next begins a row."""
+LABEL, HEAD = 16, 12
+"""Characters of a line in a table's first column and in its heads, on a terminal."""
 
 
 class Value(NamedTuple):
@@ -106,12 +107,31 @@ class Picture:
     """What is drawn lies between 0 and 1."""
 
     @property
+    def bars(self) -> list[Series]:
+        """Those of the series that are bars."""
+        return [series for series in self.series if series.form == "bars"]
+
+    @property
     def width(self) -> float:
         """Inches: numbers over bars stay apart, and so do the names below."""
-        bars = sum(series.form == "bars" for series in self.series)
-        if bars:
-            return max(6.4, max(1.9, 0.5 * bars) * len(self.ticks) + 1)
+        if self.bars:
+            return max(6.4, max(1.9, 0.5 * len(self.bars)) * len(self.ticks) + 1)
         return max(5.2, 0.9 * len(self.ticks) + 1.5)
+
+    @property
+    def labels(self) -> list[str]:
+        """What the legend names."""
+        return [series.label for series in self.series if series.label]
+
+    @property
+    def columns(self) -> int:
+        """Of the legend."""
+        return max(1, int(self.width / (0.07 * max(map(len, self.labels), default=0) + 0.55)))
+
+    @property
+    def height(self) -> float:
+        """Inches: long legends take nothing from what they explain."""
+        return 4.2 + 0.2 * math.ceil(len(self.labels) / self.columns)
 
 
 Block = Table | Notes | Picture
@@ -187,7 +207,11 @@ def _on_terminal(table: Table) -> rich_table.Table:
     out = rich_table.Table(title=Text(table.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for at, name in enumerate(head):
         prose = any(isinstance(row[at], Quote) for row in rows)
-        out.add_column(Text(name), justify="left" if prose or not at else "right", no_wrap=not at and not prose)
+        out.add_column(
+            Text(textwrap.fill(name, HEAD)),
+            justify="left" if prose or not at else "right",
+            no_wrap=not at and not prose,
+        )
     for first, *cells in rows:
         name = Text(first if isinstance(first, Quote) else textwrap.fill(first, LABEL), "bold")
         out.add_row(name, *(_as_text(cell) for cell in cells))
@@ -197,8 +221,8 @@ def _on_terminal(table: Table) -> rich_table.Table:
 def _as_text(cell: str | Value) -> Text:
     if not isinstance(cell, Value):
         return Text(cell)
-    low, high = cell.interval[1:]
-    return Text.assemble(f"{cell.interval.mean:.2f}", ("\n".join(["", f"{low:.2f}-{high:.2f}", cell.more]), "dim"))
+    mean, low, high = cell.interval
+    return Text.assemble(f"{mean:.2f}", (f"\n{low:.2f}-{high:.2f}", "dim"), (f"\n{cell.more}" * bool(cell.more), "dim"))
 
 
 def picture(sheet: Sheet, path: Path) -> Path:
@@ -220,34 +244,35 @@ def figure(pictures: Sequence[Picture]) -> Figure:
 
     rows: list[list[Picture]] = [[]]
     for one in pictures:
-        if rows[-1] and sum(other.width for other in rows[-1]) + one.width > WIDEST:
+        if rows[-1] and (one.bars or rows[-1][0].bars or sum(other.width for other in (one, *rows[-1])) > WIDEST):
             rows.append([])
         rows[-1].append(one)
-    widest = max(6.4, *(sum(one.width for one in row) for row in rows))
+    width = max(6.4, *(sum(one.width for one in row) for row in rows))
+    heights = [max((one.height for one in row), default=4.2) for row in rows]
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    out = Figure(figsize=(widest, HEIGHT * len(rows)), dpi=150, layout=layout)
-    for band, row in zip(out.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+    out = Figure(figsize=(width, sum(heights)), dpi=150, layout=layout)
+    bands = out.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for band, row in zip(bands, rows, strict=True):
         ratios = [one.width for one in row]
-        for panel, one in zip(band.subfigures(1, len(row), squeeze=False, width_ratios=ratios)[0], row, strict=True):
-            _draw(panel, one, one.width * widest / sum(ratios))
+        panels = band.subfigures(1, len(row), squeeze=False, width_ratios=ratios)[0] if row else ()
+        for panel, one in zip(panels, row, strict=True):
+            _draw(panel, one, one.width * width / sum(ratios))
     return out
 
 
 def _draw(panel: Any, picture: Picture, width: float) -> None:
     """The picture into a part of the figure that is so many inches wide."""
-    axes = panel.subplots()
-    bars = [series for series in picture.series if series.form == "bars"]
+    axes, bars = panel.subplots(), picture.bars
     handles = [
-        _bars(axes, series, bars.index(series), len(bars)) if series.form == "bars" else _curve(axes, series)
+        _bars(axes, series, bars.index(series), len(bars)) if series in bars else _curve(axes, series)
         for series in picture.series
     ]
-    labels = [series.label for series in picture.series]
-    shown = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
-    if shown:
-        columns = max(1, int(width / (0.08 * max(map(len, labels)) + 0.7)))
-        panel.legend(*zip(*shown, strict=True), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    named = [handle for handle, series in zip(handles, picture.series, strict=True) if series.label]
+    if named:
+        style: Any = {"loc": "outside lower center", "ncols": picture.columns, "frameon": False, "fontsize": 9}
+        panel.legend(named, picture.labels, **style)
     if picture.ticks:
-        room = max(8, int(9 * width / (len(picture.ticks) + 1)))
+        room = max(8, int(11 * (width - 0.8) / len(picture.ticks)))
         axes.set_xticks(range(len(picture.ticks)), [textwrap.fill(tick, room) for tick in picture.ticks])
         axes.set_xlim(-0.5, len(picture.ticks) - 0.5)
     if picture.share:

@@ -270,7 +270,7 @@ def _curves(report: Rounds) -> list[Picture]:
         scores.append(Series(label=TITLES[condition], points=points, colour=COLOURS[number]))
     hurt = [DataPoint(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
     harm = Series(label=TITLES["attacker"], points=hurt, colour=COLOURS[COMPARED.index("attacker")])
-    title = "mean log perplexity of the right answer after one forgery"
+    title = "log perplexity of the right answer after a forgery"
     return [
         Picture(title="exact match, 95% intervals", series=[one for one in scores if one.points], ticks=stages),
         Picture(title=title, series=[harm] if hurt else (), ticks=stages, share=False),
