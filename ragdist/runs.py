@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -17,7 +17,7 @@ from ragdist import players, results
 from ragdist.config import Settings
 from ragdist.config.loader import load
 from ragdist.errors import ConfigError
-from ragdist.results import DuetReport, Run
+from ragdist.results import Run
 from ragdist.storage.atomic import read_json
 from ragdist.storage.stages import Rows
 from ragdist.systems.atm.training_rows import open_questions
@@ -70,8 +70,9 @@ def atm(settings: Settings) -> Run:
     with open_run(settings, "atm") as run, follow(run), players.pipeline(settings) as pipeline:
         outcome, timeline = _game(pipeline, run, settings)
         publish(outcome.generator, run.folder / "model", settings)
-        summary = results.conclude_rounds(run, outcome.report, timeline)
-        return Run(run.folder, run.folder / "model", outcome.report, summary)
+        idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
+        report = replace(outcome.report, idle_share=idle)
+        return Run(run.folder, run.folder / "model", report, results.conclude(run, report))
 
 
 def duet(settings: Settings) -> Run:
@@ -82,13 +83,14 @@ def duet(settings: Settings) -> Run:
     """
     check_plan(settings, "duet")
     from ragdist.systems.duet import run as system
+    from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.mirror import follow
 
     with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
         with players.cast(settings, pipeline) as cast:
             outcome = system.run(pipeline, cast, run.folder, settings)
-        summary = results.conclude_duet(run, outcome)
-        return Run(run.folder, outcome.models[system.DISCOVERER], DuetReport(outcome.report, outcome.worth), summary)
+        report = DuetReport(outcome.report, outcome.worth)
+        return Run(run.folder, outcome.models[system.DISCOVERER], report, results.conclude(run, report))
 
 
 def answer(question: str, folder: Path) -> Answer:

@@ -11,7 +11,8 @@ import pytest
 from ragdist.config.loader import resolve
 from ragdist.data.audit import Audit
 from ragdist.data.pipeline import STAGES, Pipeline
-from ragdist.evaluation.report import Attack, Cell, Change
+from ragdist.evaluation.intervals import Change
+from ragdist.evaluation.report import Attack, Cell
 from ragdist.local import SerialMapper
 from ragdist.records import Example, Forgery
 from ragdist.storage.stages import Store

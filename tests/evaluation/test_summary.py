@@ -16,7 +16,7 @@ from ragdist.data import prompts
 from ragdist.errors import DataError
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import by_question, make_cases
-from ragdist.evaluation.report import markdown
+from ragdist.evaluation.sheet import markdown
 from ragdist.evaluation.summary import compare, summarise
 from ragdist.records import Forgery
 from tests import tiny
@@ -241,7 +241,7 @@ def test_questions_whose_documents_cannot_be_made_false_are_counted_in_the_repor
     found = [p for p in predictions["RAFT"] if p.condition != "attacked" or p.question_id >= "q003"]
     report = summarise({"RAFT": found}, world.QUESTIONS, world.settings(), {})
     assert report.unforged == 3
-    assert "3 questions are not asked, as no document could be made false." in markdown(report)
+    assert "3 questions are not asked, as no document could be made false." in markdown(report.sheet())
 
 
 def test_attack_success_of_a_model_that_is_never_right_is_not_defined(predictions):
