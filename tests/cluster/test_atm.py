@@ -25,7 +25,7 @@ from ragdist.systems.atm.live import Board
 from ragdist.systems.atm.training_rows import open_questions
 from ragdist.tracking.timeline import Timeline
 from tests import game
-from tests.systems import test_atm as alone
+from tests.systems.atm import test_run as alone
 
 PHASES = (
     ("forged", "attacker", "round-0/forged/*.parquet"),

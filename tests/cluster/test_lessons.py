@@ -26,7 +26,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from ragdist.cluster.train import RayTuner
-from ragdist.loader import load
+from ragdist.config.loader import load
 from ragdist.errors import RagdistError
 from tests.training import lesson
 

@@ -8,7 +8,7 @@ from ragdist.cluster.train import RayTuner
 from ragdist.config import ClusterConfig
 from tests import game, tiny
 from tests.cluster import test_atm as games
-from tests.systems import test_atm as alone
+from tests.systems.atm import test_run as alone
 from tests.training import lesson, losses, settings, weights_hash, write_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]

@@ -24,7 +24,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from ragdist.config import TeacherConfig
-from ragdist.endpoint import Endpoint
+from ragdist.teacher.endpoint import Endpoint
 from ragdist.errors import Stopped
 from tests import faults
 url, folder, count, in_flight = sys.argv[1:]

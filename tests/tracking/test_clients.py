@@ -88,8 +88,8 @@ def test_tensorboard_needs_no_torch(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from ragdist.trackers.clients import Shown, TensorBoard
-board = TensorBoard(Shown("1", False, 0, "ragdist", "one", "raft", Path(sys.argv[1]), {"seed": 0}))
+from ragdist.tracking.clients import TensorBoard, TrackedRun
+board = TensorBoard(TrackedRun("1", False, 0, "ragdist", "one", "raft", Path(sys.argv[1]), {"seed": 0}))
 board.add("train", 1, {"loss": 0.5})
 board.close("finished")
 assert not {"torch", "tensorflow"} & set(sys.modules)

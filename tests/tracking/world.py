@@ -13,7 +13,7 @@ RUN = """
 import json, sys
 from ragdist.config import loader
 from ragdist.tracking.run import append_metrics, open_run
-from ragdist.trackers.follow import follow
+from ragdist.tracking.mirror import follow
 first, last, finish, *arguments = sys.argv[1:]
 with open_run(loader.load(arguments), "raft") as run, follow(run):
     for step in range(int(first), int(last) + 1):

@@ -147,8 +147,8 @@ def test_finished_game_is_not_played_again(settings, run, outcome):
 KILLED = """
 import os, sys
 from pathlib import Path
-from ragdist import loader
-from tests.systems import test_atm
+from ragdist.config import loader
+from tests.systems.atm import test_run
 
 rename, left = Path.replace, int(sys.argv[2])
 def replace(path, target):
@@ -158,7 +158,7 @@ def replace(path, target):
         os.kill(os.getpid(), 9)  # the file beside is written, its name is not
     return rename(path, target)
 Path.replace = replace
-test_atm.play(loader.load([sys.argv[1]]))
+test_run.play(loader.load([sys.argv[1]]))
 """
 
 
