@@ -15,7 +15,9 @@ from ragdist.systems.atm import summary as rounds
 from ragdist.systems.atm.summary import Matchup
 from ragdist.systems.duet import report as arbitration_report
 from ragdist.systems.duet import summary as arbitration
-from tests.evaluation import test_arbitration, test_rounds, world
+from tests.evaluation import world
+from tests.systems.atm import test_summary as test_rounds
+from tests.systems.duet import test_summary as test_arbitration
 
 SETTINGS = world.settings()
 
