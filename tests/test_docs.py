@@ -17,6 +17,14 @@ def test_settings_page_is_current():
     assert (ROOT / "docs" / "settings.md").read_text() == loader.markdown(), "run `make docs`"
 
 
+def test_hooks_before_a_commit_watch_files_that_exist():
+    """A pattern that matches nothing is a hook that never runs."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    for pattern in (part for hook in local["hooks"] for part in hook.get("files", "").split("|") if part):
+        assert any(re.search(pattern, name) for name in tracked), f"{pattern} matches no file"
+
+
 def test_every_setting_has_a_sentence():
     for key, _, _, sentence in loader.describe():
         assert sentence.endswith(".") and len(sentence) > 15, key

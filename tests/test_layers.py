@@ -26,7 +26,7 @@ MAY = {
     "data": GROUND,
     "plan": GROUND,
     "kube": GROUND | {"plan"},
-    "lm": GROUND | {"algo", "plan"},
+    "lm": GROUND | {"algo"},
     "teacher": GROUND,
     "local": GROUND | {"lm"},
     "evaluation": GROUND | {"data"},

@@ -19,7 +19,7 @@ from ragdist.storage.stages import Store
 from ragdist.systems.atm.training_rows import open_questions
 from ragdist.systems.duet.training_rows import Trio
 from tests import tiny
-from tests.teacher import ScriptedTeacher
+from tests.scripted_teacher import ScriptedTeacher
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "what-is-shown.md").read_text()

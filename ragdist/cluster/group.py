@@ -26,10 +26,8 @@ from ragdist.lm.checkpoints import MODEL, last_said
 from ragdist.roles import MicrobatchRef
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
-from ragdist.storage.tables import Done, MicrobatchTask, Work, kept
+from ragdist.storage.tables import KEPT_TABLES, Done, MicrobatchTask, Work, kept
 
-KEEP_REFERENCES = 4
-"""Of how many times the microbatches under way the tables stay in memory; older ones are read from their files."""
 OBJECT_TRIES = 3
 
 
@@ -313,7 +311,7 @@ class WorkerGroup:
         self._span(task.rank, task.phase, task.name, found.start, found.end)
         held = TableRef(task.table, task.target)
         self._fresh.append(held)
-        while len(self._fresh) > KEEP_REFERENCES * self.plan.settings.atm.in_flight * self.plan.side.workers:
+        while len(self._fresh) > KEPT_TABLES * self.plan.settings.atm.in_flight * self.plan.side.workers:
             self._fresh.popleft().ref = None
         done.append(MicrobatchRef(task.name, found.rows, found.digest, found.notes, at=held, path=str(task.target)))
 

@@ -117,6 +117,33 @@ class Settings(SettingsBlock):
         reasoned = max(PLAIN_TOKENS, min(REASONED_TOKENS, self.model.max_tokens // 2))
         return self.evaluation.max_new_tokens or (reasoned if self.prompts.answer == "reasoned" else PLAIN_TOKENS)
 
+    @property
+    def training(self) -> dict[str, TrainConfig]:
+        """Every block that says how a model learns, by its key."""
+        sides = {"attacker.train": self.attacker.train, "generator.train": self.generator.train}
+        return {"train": self.train, **sides, **{f"duet.{role}": getattr(self.duet, role) for role in DUET_ROLES}}
+
+    @model_validator(mode="after")
+    def _what_is_offloaded_is_sharded(self) -> Settings:
+        for block, train in self.training.items():
+            needed = {"none": 0, "optimizer": 1, "all": 3}[train.offload]
+            if train.zero_stage < needed:
+                raise ValueError(
+                    f"{block}.offload={train.offload} needs {block}.zero_stage={needed} or more, got "
+                    f"{train.zero_stage}; change one of the two"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sides_tune_all_weights(self) -> Settings:
+        for name, side in (("attacker", self.attacker), ("generator", self.generator)):
+            if side.train.lora.rank:
+                raise ValueError(
+                    f"{name}.train.lora.rank={side.train.lora.rank}: ATM tunes all weights, adapters are not supported "
+                    f"there; set {name}.train.lora.rank=0"
+                )
+        return self
+
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:
         for prefix, train, owner, workers in (

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ragdist.config.block import SettingsBlock
+from ragdist.errors import ConfigError
 
 
 class LoraConfig(SettingsBlock):
@@ -61,6 +62,19 @@ class TrainConfig(SettingsBlock):
     def steps(self, rows: int) -> int:
         """Optimizer steps over `rows` rows; what does not fill a last step makes a smaller one."""
         return -(-round(rows * self.epochs) // self.examples_per_step)
+
+    def check_precision(self, width: int, block: str = "train") -> None:
+        """Passes where weights of `width` bytes can take small updates. No validator: `model.dtype=auto` goes by the
+        machine.
+
+        Raises:
+            ConfigError: nothing keeps fp32 master weights; it names `block`, the key of these settings.
+        """
+        if width == 2 and not self.zero_stage:
+            raise ConfigError(
+                f"{block}.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "
+                f"set {block}.zero_stage=1 or more, or model.dtype=float32"
+            )
 
     def stage(self, workers: int, width: int) -> int:
         """The ZeRO stage that runs: `zero_stage`, or where one worker holds everything anyway, the lowest that computes

@@ -32,7 +32,13 @@ from ragdist.tracking.progress import progress, say
 from ragdist.tracking.run import span
 
 STAGES = ("chunks", "asked", "taught", "selected", "questions", "forgeries", "candidates", "contexts", "examples")
-
+# Fields of settings blocks by which output is found again; tests/data/test_reuse.py lists those that change nothing.
+DOCUMENTS = {"broken", "near_duplicates", "similarity"}
+QUESTION_FILES = {"columns", "datasets", "truths", "broken"}
+SHOWABLE = {"documents", "too_many_oracles"}
+CANDIDATES = {"documents", "distractors", "hard_share", "filter_answers", "too_few"}
+CONTEXTS = {"oracle_fraction", "draw", "documents", "too_few"}
+QUOTES = {"answer", "invalid_quotes"}
 LEFT_OUT = (
     *("duplicates", "train_in_test", "too_many_oracles", "without_oracle_dropped", "train_over_cap"),
     *("invalid_quotes_dropped", "cut_answers_dropped"),
@@ -77,7 +83,7 @@ class Pipeline:
     def documents(self) -> Rows[Document]:
         """The user's own documents (`corpus.source=folder`)."""
         config, found = self.settings.corpus, places.files(self.settings.corpus.folder)
-        settings = config.model_dump(include={"broken", "near_duplicates", "similarity"})
+        settings = config.model_dump(include=DOCUMENTS)
         stage = Stage("documents", {"files": places.digest(found)}, settings, version=corpus.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
@@ -127,7 +133,7 @@ class Pipeline:
         """Training and test questions, capped, without leakage."""
         shown = self.settings.contexts
         settings = {"seed": self.settings.seed, **self.settings.questions.model_dump()}
-        settings |= shown.model_dump(include={"documents", "too_many_oracles"})
+        settings |= shown.model_dump(include=SHOWABLE)
         inputs = {"source": self._source_stage("source").fingerprint}
         if self.settings.corpus.source == "folder":
             inputs["chunks"] = self.chunks.fingerprint
@@ -177,8 +183,7 @@ class Pipeline:
     def candidates(self) -> Rows[Candidates]:
         """Distractors for every question, the same for every oracle fraction."""
         config = self.settings.contexts
-        used = config.model_dump(include={"documents", "distractors", "hard_share", "filter_answers", "too_few"})
-        settings = {"seed": self.settings.seed, **used}
+        settings = {"seed": self.settings.seed, **config.model_dump(include=CANDIDATES)}
         ranked = distractors.are_ranked(config)
         if ranked:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
@@ -227,9 +232,9 @@ class Pipeline:
     def _contexts(self, config: ContextsConfig, whole: Sibling | None) -> Rows[Context]:
         prompts, seed = self.settings.prompts, self.settings.seed
         inputs = {"questions": self.questions.fingerprint, "candidates": self.candidates.fingerprint}
-        settings = {"seed": seed, **config.model_dump(include={"oracle_fraction", "draw", "documents", "too_few"})}
+        settings = {"seed": seed, **config.model_dump(include=CONTEXTS)}
         if drops_quotes := prompts.answer == "reasoned" and prompts.invalid_quotes == "drop":
-            settings |= prompts.model_dump(include={"answer", "invalid_quotes"})
+            settings |= prompts.model_dump(include=QUOTES)
         if whole:
             inputs["whole"] = whole[1].fingerprint
 
@@ -330,11 +335,9 @@ class Pipeline:
                 f"corpus.source={config.source} needs question files, corpus.questions names none; "
                 "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
             )
-        columns = {"columns": config.columns.model_dump(), "datasets": list(config.datasets), "broken": config.broken}
-        columns["truths"] = list(config.truths)
         files = {"questions": places.digest(map(places.at, config.questions))}
         version = benchmarks.VERSION + matching.VERSION  # either rule, when it changes, makes other rows
-        return Stage(name, files, columns | fraction, version=version)
+        return Stage(name, files, config.model_dump(include=QUESTION_FILES) | fraction, version=version)
 
     @cached_property
     def _apidocs(self) -> tuple[list[Chunk], list[Question]]:

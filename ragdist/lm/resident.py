@@ -51,17 +51,11 @@ class Resident:
         version: of the model in `source`.
 
     Raises:
-        ConfigError: settings that do not go together, or adapters.
+        ConfigError: the ZeRO stage keeps no master weights.
         ModelError: the model does not load.
     """
 
     def __init__(self, source: str, settings: Settings, side: SideConfig, version: int) -> None:
-        if side.train.lora.rank:
-            name = "attacker" if side is settings.attacker or side == settings.attacker else "generator"
-            raise ConfigError(
-                f"{name}.train.lora.rank={side.train.lora.rank}: ATM tunes all weights, adapters are not supported "
-                f"there; set {name}.train.lora.rank=0"
-            )
         self.version, self.seed, self.train = version, settings.seed, side.train
         zero.prepare()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it at every step of ZeRO-3, alone too

@@ -16,9 +16,9 @@ from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
-from ragdist.plan.shape import PACKAGE, converted, in_package
 from ragdist.storage.atomic import atomic_folder, translate_errors
 from ragdist.storage.locks import is_locked, locked
+from ragdist.storage.model_files import PACKAGE, converted, packaged_gguf
 from ragdist.tracking.progress import say
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -35,7 +35,7 @@ def resolve(config: ModelConfig) -> Path:
     """
     source = config.source
     if source.startswith(PACKAGE):
-        return _converted(in_package(source))
+        return _converted(packaged_gguf(source))
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return _converted(path)

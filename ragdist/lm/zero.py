@@ -15,7 +15,6 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ragdist.config import TrainConfig
-from ragdist.errors import ConfigError
 
 NOISY = ("transformers", "trl", "accelerate", "deepspeed", "DeepSpeed", "peft", "datasets", "torch.distributed")
 
@@ -34,19 +33,9 @@ def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[st
         dtype: bfloat16 keeps fp32 master weights in the optimizer; float32 has nothing to keep.
 
     Raises:
-        ConfigError: the stage does not shard what is to be offloaded, or keeps no master weights.
+        ConfigError: the stage keeps no master weights.
     """
-    needed = {"none": 0, "optimizer": 1, "all": 3}[train.offload]
-    if train.zero_stage < needed:
-        raise ConfigError(
-            f"train.offload={train.offload} needs train.zero_stage={needed} or more, got {train.zero_stage}; "
-            "change one of the two"
-        )
-    if dtype == torch.bfloat16 and not train.zero_stage:
-        raise ConfigError(
-            "train.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "
-            "set train.zero_stage=1 or more, or model.dtype=float32"
-        )
+    train.check_precision(dtype.itemsize)
     stage = train.stage(workers, dtype.itemsize)
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": torch.cuda.is_available()}
     if train.offload != "none":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ragdist.config import Settings
+from ragdist.errors import ConfigError
 from ragdist.plan import memory, seats
 from ragdist.plan.memory import ModelFootprint, Part, Place, Work, Writing
 from ragdist.plan.seats import GIB, Node, Role, Seats
@@ -123,26 +124,10 @@ def contradictions(
     for group in groups:
         if group.held is None:
             continue
-        train, knobs = group.held.train, group.knobs
-        needed = {"none": 0, "optimizer": 1, "all": 3}[train.offload]
-        if train.zero_stage < needed:
-            yield Problem(
-                sure=True,
-                text=f"{knobs}.offload={train.offload} needs {knobs}.zero_stage={needed} or more, got "
-                f"{train.zero_stage}; change one of the two",
-            )
-        if width == 2 and not train.zero_stage:
-            yield Problem(
-                sure=True,
-                text=f"{knobs}.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "
-                f"set {knobs}.zero_stage=1 or more, or model.dtype=float32",
-            )
-        if group.writing and train.lora.rank:
-            yield Problem(
-                sure=True,
-                text=f"{knobs}.lora.rank={train.lora.rank}: ATM tunes all weights, adapters are not supported there; "
-                f"set {knobs}.lora.rank=0",
-            )
+        try:
+            group.held.train.check_precision(width, group.knobs)
+        except ConfigError as error:
+            yield Problem(sure=True, text=str(error))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

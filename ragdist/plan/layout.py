@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ragdist.config import DUET_ROLES, Settings, TrainConfig
+from ragdist.config.hardware import native_bfloat16
 from ragdist.errors import ConfigError
-from ragdist.plan import fits, seats, shape, workload
+from ragdist.plan import fits, shape, workload
 from ragdist.plan.fits import Load, PlannedGroup, Problem
 from ragdist.plan.memory import LIBRARIES, ModelFootprint, Work, Writing
 from ragdist.plan.seats import Node, Role, Seats
 from ragdist.plan.shape import Shape
 from ragdist.plan.workload import Here, RowCount, TeacherCalls
+from ragdist.storage.tables import KEPT_TABLES
 
 Job = Literal["raft", "atm", "duet"]
 RAY = 600 * 2**20
 """Ray's own processes on the machine with the driver."""
 DRIVER = LIBRARIES + RAY
 """Bytes of a driver that asks no model, and of Ray beside it."""
-KEPT_TABLES = 4
-"""Of how many times the microbatches under way `cluster.group` keeps the tables in memory."""
 ROW, CHARACTERS = 400, 4
 """Bytes of a forgery's record without its text, and characters of a token."""
 
@@ -126,7 +126,7 @@ def _width(settings: Settings, nodes: Sequence[Node]) -> int:
         return 2 if settings.model.dtype == "bfloat16" else 4
     if settings.cluster.gpus_per_worker or settings.attacker.gpus_per_worker or settings.generator.gpus_per_worker:
         return 2 if all(node.bfloat16 for node in nodes) else 4
-    return 2 if any(node.here for node in nodes) and seats.native_bfloat16() else 4
+    return 2 if any(node.here for node in nodes) and native_bfloat16() else 4
 
 
 def _lessons(settings: Settings, job: Job, width: int, rows: RowCount, cores: float | None) -> list[PlannedGroup]:

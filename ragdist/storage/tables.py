@@ -26,6 +26,8 @@ from ragdist.storage.atomic import atomic_file, translate_errors
 from ragdist.storage.stages import Rows
 
 KIND, DIGEST, NOTES = b"ragdist.kind", b"ragdist.digest", b"ragdist.notes"
+KEPT_TABLES = 4
+"""Of how many times the microbatches under way the tables stay in memory; older ones are read from their files."""
 SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 Work = Callable[..., tuple[Sequence[Any], Mapping[str, float]]]
 

@@ -21,7 +21,7 @@ from ragdist.data.retrieval.bm25 import Bm25
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
 from tests import tiny
-from tests.teacher import ScriptedTeacher
+from tests.scripted_teacher import ScriptedTeacher
 
 FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 HOUSES = 200

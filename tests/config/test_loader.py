@@ -1,5 +1,7 @@
 """Settings: layered, ranged, and wrong ones fail by name."""
 
+import re
+
 import pytest
 
 from ragdist.config import loader
@@ -34,6 +36,22 @@ def test_load_round_trips_through_dump(tmp_path):
 def test_load_wrong_setting_names_the_knob(argument, wanted):
     with pytest.raises(ConfigError, match=wanted.replace(".", r"\.")):
         loader.load([argument])
+
+
+@pytest.mark.parametrize("block", ["train", "attacker.train", "generator.train", "duet.reciter", "duet.scorer"])
+@pytest.mark.parametrize(("offload", "stage"), [("optimizer", 1), ("all", 3)])
+def test_what_is_offloaded_has_to_be_sharded(block, offload, stage):
+    loader.load([f"{block}.offload={offload}", f"{block}.zero_stage={stage}"])
+    wanted = f"{block}.offload={offload} needs {block}.zero_stage={stage} or more, got {stage - 1};"
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        loader.load([f"{block}.offload={offload}", f"{block}.zero_stage={stage - 1}"])
+
+
+@pytest.mark.parametrize("side", ["attacker", "generator"])
+def test_atm_tunes_all_weights(side):
+    assert loader.load(["train.lora.rank=4", "duet.reciter.lora.rank=4"]).train.lora.rank == 4
+    with pytest.raises(ConfigError, match=rf"{side}\.train\.lora\.rank=4: ATM tunes all weights"):
+        loader.load([f"{side}.train.lora.rank=4"])
 
 
 def test_workers_of_a_job_do_not_share_a_card():

@@ -10,7 +10,7 @@ from ragdist.records import Request
 from ragdist.systems.duet import arbiters
 from ragdist.systems.duet.disputes import Dispute
 from ragdist.teacher.completions import parse
-from tests.teacher import ScriptedTeacher, reply
+from tests.scripted_teacher import ScriptedTeacher, reply
 
 TEXT = "The relay listens on port 8443. A text is marked by <think> and </think>."
 THOUGHT = "The user wants a question. Should it be about the port?\nIs the port 8444?\n<ANSWER>: 8444"

@@ -143,7 +143,6 @@ def test_second_phase_begins_anew_checks_38_and_53(tmp_path, folder):
     assert learning.checksum(tmp_path / "second/model") != learning.checksum(tmp_path / "first/model") != before
 
 
-def test_resident_with_adapters_raises(folder):
-    made = learning.settings(folder, lora={"rank": 4})
-    with pytest.raises(ConfigError, match=r"attacker\.train\.lora\.rank"):
-        learning.resident(folder, made)
+def test_resident_in_bfloat16_needs_master_weights(folder):
+    with pytest.raises(ConfigError, match=r"zero_stage=0 in bfloat16"):
+        learning.resident(folder, learning.settings(folder, dtype="bfloat16", zero_stage=0))

@@ -169,8 +169,6 @@ def test_loss_that_is_not_a_number_ends_the_run(model, examples, folder):
 @pytest.mark.parametrize(
     ("train", "dtype", "named"),
     [
-        ({"offload": "all", "zero_stage": 2}, "float32", "train.offload=all needs train.zero_stage=3"),
-        ({"offload": "optimizer", "zero_stage": 0}, "float32", "train.offload=optimizer needs train.zero_stage=1"),
         ({"zero_stage": 0}, "bfloat16", "train.zero_stage=0 in bfloat16"),
         ({"epochs": 0.01}, "float32", "24 training rows and train.epochs=0.01 give no row"),
     ],

@@ -37,7 +37,6 @@ def refused(plan):
         (shapes.LLAMA_3_70B, {"zero_stage": 3, "offload": "optimizer"}, "at the very least 1051.3 GiB of mem"),  # 16N
         (shapes.LLAMA_3_70B, {"zero_stage": 3, "lora": {"rank": 16}}, ""),
         (shapes.LLAMA_2_7B, {"zero_stage": 0}, "no fp32 master weights"),
-        (shapes.LLAMA_2_7B, {"zero_stage": 2, "offload": "all"}, "needs train.zero_stage=3"),
     ],
 )
 def test_eight_cards_of_80_gib_take_what_they_can(tmp_path, config, train, wrong):

@@ -10,6 +10,7 @@ import pytest
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError
 from ragdist.plan import shape
+from ragdist.storage.model_files import converted, packaged_gguf
 from tests import tiny
 from tests.plan import shapes
 
@@ -102,7 +103,7 @@ def test_gguf_tells_what_the_converted_folder_tells(tmp_path, monkeypatch):
     found = shape.read(config)
     wanted = shape.of_config(shapes.SMOLLM2_135M, source=found.source)
     assert found == wanted and found.source.endswith(".gguf")
-    folder = shapes.folder(shape.converted(shape.in_package(config.source)), shapes.SMOLLM2_135M)
+    folder = shapes.folder(converted(packaged_gguf(config.source)), shapes.SMOLLM2_135M)
     assert shape.read(config).source == str(folder / "config.json")
 
 

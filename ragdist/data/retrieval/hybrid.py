@@ -13,6 +13,8 @@ from ragdist.records import Chunk, Hit
 from ragdist.roles import Embedder, Retriever
 from ragdist.storage.stages import Store
 
+WORDS, VECTORS, FUSION = {"k1", "b"}, {"kind", "query_prefix", "passage_prefix"}, {"rank_constant"}
+"""Settings that a ranking by words, by vectors, and of both joined depends on."""
 DEPTH = 100
 """Hits of each ranking that are joined, or more if more are wanted."""
 
@@ -54,12 +56,12 @@ def ranked_by(config: RetrievalConfig, embedder: Embedder | None) -> dict[str, A
     """What the ranking depends on, and nothing else: part of the name of every stage that asks for one."""
     found: dict[str, Any] = {}
     if config.kind != "dense":
-        found |= config.model_dump(include={"k1", "b"})
+        found |= config.model_dump(include=WORDS)
     if config.kind != "bm25":
-        found |= config.model_dump(include={"kind", "query_prefix", "passage_prefix"})
+        found |= config.model_dump(include=VECTORS)
         found["embedder"] = _known(embedder, config).fingerprint
     if config.kind == "hybrid":
-        found["rank_constant"] = config.rank_constant
+        found |= config.model_dump(include=FUSION)
     return found
 
 

@@ -6,7 +6,7 @@ from ragdist.config import TeacherConfig
 from ragdist.data.prompts import quotes_hold
 from ragdist.data.teaching import asking
 from ragdist.records import Chunk, Question
-from tests.teacher import ScriptedTeacher, kind, reply
+from tests.scripted_teacher import ScriptedTeacher, kind, reply
 
 
 def chunk(name, text, document=None):

@@ -8,7 +8,7 @@ from ragdist.data import distractors
 from ragdist.data.retrieval.bm25 import Bm25
 from ragdist.data.teaching import judging
 from ragdist.records import Candidates, Chunk, Question
-from tests.teacher import ScriptedTeacher
+from tests.scripted_teacher import ScriptedTeacher
 
 TEXTS = (
     "The port of the relay is 8443. The owner is Ida.",

@@ -3,7 +3,7 @@
 import pytest
 
 from ragdist.data.teaching.replies import fill, names_document, questions_in, read_answer, says_yes
-from tests.teacher import reply
+from tests.scripted_teacher import reply
 
 TEXT = "The relay listens on port 8443 by default.\nIdle connections are closed after 90 seconds. Its author is Ida."
 QUOTE = "##begin_quote## listens on port\n 8443 ##end_quote##"

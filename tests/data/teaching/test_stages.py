@@ -21,7 +21,7 @@ from ragdist.errors import ConfigError, DataError, Stopped
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
 from tests import tiny
-from tests.teacher import ScriptedTeacher, kind
+from tests.scripted_teacher import ScriptedTeacher, kind
 
 THINGS = ("port", "owner", "colour", "height", "weight", "price")
 TEACHER = TeacherConfig(questions_per_chunk=2)
