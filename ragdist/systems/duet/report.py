@@ -210,8 +210,7 @@ def _bars(groups: Sequence[Sequence[ArbiterEffect]]) -> Picture:
     series = [Series(label=name, points=own, form="bars", colour=colours[name]) for name, own in points.items()]
     first = groups[0][0]
     return Picture(
-        title=f"arbiters between {first.against_reciter.before} and {first.against_discoverer.before}, "
-        f"{first.outcomes.rows} questions, 95% intervals",
+        title=f"arbiters, {first.outcomes.rows} questions, 95% intervals",
         series=[*series, Series(label=EITHER, points=bound, form="bars", colour=DARK, dashed=True)],
         ticks=[TITLES[group[0].condition] for group in groups],
         y=NAMES[first.metric],

@@ -191,7 +191,7 @@ def test_check_59_where_all_answers_agree_there_is_nothing_to_decide():
     found = worth(verdicts, reciter=reciter, discoverer=discoverer)
     assert (found.outcomes.one, found.differing.rows, found.calibration, found.order_effect) == (0, 0, None, None)
     assert found.accuracy == found.either == found.discoverer
-    assert "answers differ in 0%" in reporting.markdown([found])
+    assert "answers differ in 0%" in markdown(Sheet(reporting.arbiter_blocks([found]), {}))
 
 
 def test_check_61_order_effect_is_the_share_of_differing_answers_that_move():
@@ -323,7 +323,7 @@ def test_json_holds_every_number_and_survives_a_trip(worths):
 
 def test_picture_is_a_png_with_something_in_it(sheet, tmp_path):
     pixels = imread(picture(sheet, tmp_path / "deep" / "arbiters.png"))
-    assert pixels.shape[0] > 400 and pixels.shape[1] > 1200
+    assert pixels.shape[0] > 1200 and pixels.shape[1] > 900
     assert 0.5 < pixels[..., :3].mean() < 0.99
 
 
