@@ -8,8 +8,10 @@ TORCH ?= cpu
 EXTRAS ?= dev
 BIN := .venv/bin
 PINS := .venv/constraints.txt
+# Targets of their own.
+ALWAYS := not sweeps and not multinode and not gpu
 
-.PHONY: install demo test test-sweeps test-multinode test-gpu lint types bench docs clean
+.PHONY: install demo quick test test-all test-sweeps test-multinode test-gpu lint types bench docs clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -23,8 +25,18 @@ install: .venv/.made
 demo: install
 	$(BIN)/ragdist demo
 
+# No Ray, no model: seconds.
+quick: install
+	$(BIN)/pytest -m 'not model and not cluster and $(ALWAYS)'
+
+# What to run before a commit: minutes.
 test: install lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not cluster and $(ALWAYS)'
+
+# And clusters, kills, several ranks, whole jobs, several machines.
+test-all: install lint types
+	$(BIN)/pytest -m '$(ALWAYS)'
+	$(MAKE) test-multinode
 
 test-sweeps: install
 	$(BIN)/pytest -m sweeps
