@@ -1,8 +1,8 @@
 """What each test needs. Folders and modules in the table are marked whole; the rest needs neither torch nor a cluster.
 
-    make quick        what is in no line: no Ray, no model
-    make test         and `model`
-    make test-all     and `cluster`; then those of several machines
+make quick        what is in no line: no Ray, no model
+make test         and `model`
+make test-all     and `cluster`; then those of several machines
 """
 
 from __future__ import annotations

@@ -82,14 +82,18 @@ class Pipeline:
     @cached_property
     def documents(self) -> Rows[Document]:
         """The user's own documents (`corpus.source=folder`)."""
-        config, found = self.settings.corpus, places.files(self.settings.corpus.folder)
+        config, found = self.settings.corpus, corpus.found(self.settings.corpus)
         settings = config.model_dump(include=DOCUMENTS)
+        settings |= {"kinds": kinds} if (kinds := corpus.later(found)) else {}
         stage = Stage("documents", {"files": places.digest(found)}, settings, version=corpus.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
             yield from progress(corpus.read(found, config, self.mapper, counts), "documents")
             if guesses := counts["guesses"]:
                 say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
+            if others := counts["other_files"]:
+                kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items()))
+                say(f"not read, as files of other kinds: {kinds}")
             if copies := counts["copies_named"]:
                 say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
             if near := counts.get("near_duplicates"):
