@@ -68,8 +68,9 @@ def _keys(node):
 
 
 COUNTERS = [
-    *sorted((ROOT / "ragdist" / "data").glob("*.py")),
-    *(ROOT / "ragdist" / "evaluation" / name for name in ("asking.py",)),
+    *sorted((ROOT / "ragdist" / "data").rglob("*.py")),
+    *(ROOT / "ragdist" / "systems" / name for name in ("atm/asking.py", "atm/forging.py", "atm/mixing.py")),
+    *(ROOT / "ragdist" / "systems" / name for name in ("atm/training_rows.py", "duet/training_rows.py")),
 ]
 PRIVATE = {"audit.py", "signatures.py", "replies.py", "disputes.py", "export.py", "chunks.py"}
 """Modules whose `counts` is something else, or that read those of others; the findings of `audit` are its fields."""
