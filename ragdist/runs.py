@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ragdist import players, results
 from ragdist.config import Settings
-from ragdist.config.loader import load
+from ragdist.config.loader import load, load_kept
 from ragdist.errors import ConfigError
 from ragdist.results import DuetReport, Run
 from ragdist.storage.atomic import read_json
@@ -108,7 +108,7 @@ def answer(question: str, folder: Path) -> Answer:
         raise ConfigError(
             f"{folder} holds no finished DuetRAG run; name one with --run, or make one with `ragdist demo duet`"
         )
-    settings = load([str(folder / "settings.yaml")])
+    settings = load_kept(folder / "settings.yaml")
     with players.pipeline(settings) as pipeline, players.cast(settings, pipeline) as cast:
         return trio.answer(pipeline, cast, folder, settings, question)
 
@@ -198,8 +198,6 @@ def submit(
     *,
     working_dir: Path | None = None,
     excluded: Sequence[str] = (),
-    driver_cpus: float = 0.0,
-    driver_gpus: float = 0.0,
 ) -> Submission:
     """Sends a job to a cluster under its run's name and follows it; the same call goes on with it, or follows it again.
 
@@ -210,8 +208,6 @@ def submit(
         out: where the job's log goes until it ends; None does not wait.
         working_dir: sent along, and where the job runs; None sends nothing.
         excluded: what stays behind of it, as in .gitignore.
-        driver_cpus: CPU cores kept for the job's own process, which asks the models.
-        driver_gpus: GPUs kept for it.
 
     Raises:
         ConfigError: no such job, or the cluster does not take it.
@@ -220,7 +216,7 @@ def submit(
     _refuse_unknown(job)
     from ragdist.cluster import submit as cluster
 
-    order = cluster.Order(job, settings, address, working_dir, tuple(excluded), driver_cpus, driver_gpus)
+    order = cluster.Order(job, settings, address, working_dir, tuple(excluded))
     return cluster.submit(order, out)
 
 
