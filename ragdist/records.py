@@ -262,6 +262,8 @@ class Prompt:
     """Document tokens left out so that the question and the answer fit."""
     cut_answer: bool = False
     """Whether the golden documents no longer show the answer, cut as they are."""
+    model: int = 0
+    """Which of the models that are open together it is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

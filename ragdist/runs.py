@@ -53,7 +53,9 @@ def raft(settings: Settings) -> Run:
     from ragdist.tracking.mirror import follow
 
     with open_run(settings, "raft") as run, follow(run), players.pipeline(settings) as pipeline:
-        outcome = system.run(pipeline, RayTuner(settings), players.opener(settings), run.folder, settings)
+        outcome = system.run(
+            pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
+        )
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
 
 
@@ -85,8 +87,7 @@ def duet(settings: Settings) -> Run:
     from ragdist.tracking.mirror import follow
 
     with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
-        with players.cast(settings, pipeline) as cast:
-            outcome = system.run(pipeline, cast, run.folder, settings)
+        outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         summary = results.conclude_duet(run, outcome)
         return Run(run.folder, outcome.models[system.DISCOVERER], DuetReport(outcome.report, outcome.worth), summary)
 
@@ -109,8 +110,8 @@ def answer(question: str, folder: Path) -> Answer:
             f"{folder} holds no finished DuetRAG run; name one with --run, or make one with `ragdist demo duet`"
         )
     settings = load_kept(folder / "settings.yaml")
-    with players.pipeline(settings) as pipeline, players.cast(settings, pipeline) as cast:
-        return trio.answer(pipeline, cast, folder, settings, question)
+    with players.pipeline(settings) as pipeline:
+        return trio.answer(pipeline, players.cast(settings, pipeline, folder), folder, settings, question)
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:
@@ -296,7 +297,7 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
     with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
-        asked = system.evaluate(pipeline, named, players.opener(settings), run.folder, settings)
+        asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
         return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
 

@@ -108,7 +108,7 @@ class Ranks:
         """Where a rank says what it does."""
         return self.plan.run_folder / "logs" / f"{self.plan.name}-rank-{rank}.log"
 
-    def start(self, source: str, version: int) -> None:
+    def start(self, source: Any, version: int) -> None:
         """New actors in the seats, each with the model of `source`; returns when all of them hold it.
 
         Raises:
@@ -120,6 +120,29 @@ class Ranks:
         place.await_seats(self._seats, plan.block, side, cluster, plan.stop)
         make_folder(plan.run_folder / "logs")
         self.life += 1
+        self.ranks = [self._actor(rank) for rank in range(side.workers)]
+        met = [rank.where.remote() for rank in self.ranks]
+        # The driver gives up first: its error names who is late.
+        whole_card = side.gpus_per_worker >= 1
+        backend = ("cpu:gloo,cuda:nccl" if whole_card else "gloo") if plan.meet else ""
+        meeting = (backend, 2 * cluster.deadline_s)
+        about = (source, plan.settings, side, version)
+        refs = {
+            actor.start.remote(plan.make, about, Rendezvous(rank, *meeting), *met): rank
+            for rank, actor in enumerate(self.ranks)
+        }
+        self.where = self._collect(refs, "start", cluster.start_timeout_s, "cluster.start_timeout_s")
+
+    def replace(self, rank: int, source: Any, version: int) -> Any:
+        """A new actor in the place of one, in a group whose ranks do not meet; the reference to its start."""
+        ray.kill(self.ranks[rank])
+        self.ranks[rank] = actor = self._actor(rank)
+        about = (source, self.plan.settings, self.plan.side, version)
+        return actor.start.remote(self.plan.make, about, Rendezvous(0, "", 0), actor.where.remote())
+
+    def _actor(self, rank: int) -> Any:
+        """A process in the place of this rank, which holds nothing yet."""
+        plan, side = self.plan, self.plan.side
         takes = place.needs(side, self._cpus)
         options: dict[str, Any] = {
             "num_cpus": takes.pop("CPU"),
@@ -128,26 +151,14 @@ class Ranks:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        variables = environment(cluster, place.rank_threads(plan.settings, side), side.gpus_per_worker)
+        threads = place.rank_threads(plan.settings, side)
+        variables = environment(plan.settings.cluster, threads, side.gpus_per_worker)
         variables["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits leaves its core to the other group
-        actor: Any = ray.remote(Rank)
         run, job = owner(plan.run_folder)
-        for rank in range(side.workers):
-            strategy = PlacementGroupSchedulingStrategy(self._seats, placement_group_bundle_index=rank)
-            where = {"run": run, "job": job, "group": plan.name, "rank": rank}
-            made = actor.options(**options, scheduling_strategy=strategy).remote(variables, str(self.log(rank)), where)
-            self.ranks.append(made)
-        met = [rank.where.remote() for rank in self.ranks]
-        # The driver gives up first: its error names who is late.
-        whole_card = side.gpus_per_worker >= 1
-        backend = ("cpu:gloo,cuda:nccl" if whole_card else "gloo") if plan.meet else ""
-        meeting = (backend, 2 * plan.settings.cluster.deadline_s)
-        about = (source, plan.settings, side, version)
-        refs = {
-            actor.start.remote(plan.make, about, Rendezvous(rank, *meeting), *met): rank
-            for rank, actor in enumerate(self.ranks)
-        }
-        self.where = self._collect(refs, "start", cluster.start_timeout_s, "cluster.start_timeout_s")
+        where = {"run": run, "job": job, "group": plan.name, "rank": rank}
+        strategy = PlacementGroupSchedulingStrategy(self._seats, placement_group_bundle_index=rank)
+        actor: Any = ray.remote(Rank).options(**options, scheduling_strategy=strategy)
+        return actor.remote(variables, str(self.log(rank)), where)
 
     def call(self, order: Callable[[Any], Any], what: str, limit_s: float = 0.0) -> list[Any]:
         """Gives all ranks the same order and waits for them: their results by rank.
@@ -230,7 +241,7 @@ class Ranks:
         node = f"{self.where[rank].ip} ({self.where[rank].node[:8]})" if self.where else "a node not known yet"
         return f"{self.plan.name} rank {rank} on {node}"
 
-    def rebuild(self, lost: WorkerGroupDied, source: str, version: int, failures: int) -> int:
+    def rebuild(self, lost: WorkerGroupDied, source: Any, version: int, failures: int) -> int:
         """Ends what is left and starts again, more than once if need be. Returns the failures so far, this one too.
 
         Raises:

@@ -205,7 +205,9 @@ def test_a_rank_that_hangs_is_named(tmp_path):
         with pytest.raises(TrainError) as caught:
             forged(side, fake.questions(tmp_path, 3), tmp_path, {"q1": "sleep"})
         said = str(caught.value)
-        assert all(part in said for part in ("attacker rank 0 on ", "forge, microbatch 00001", "cluster.deadline_s", "1 s"))
+        assert all(
+            part in said for part in ("attacker rank 0 on ", "forge, microbatch 00001", "cluster.deadline_s", "1 s")
+        )
         side.restart("", 0)
         with pytest.raises(TrainError, match="attacker, step 2") as caught:
             learned(side, fake.questions(tmp_path, 3), tmp_path, fake.slow_loss)
