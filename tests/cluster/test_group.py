@@ -237,7 +237,7 @@ def test_a_stop_keeps_what_is_finished(tmp_path, alone):
 
 
 def test_inputs_are_asked_for_when_there_is_room(tmp_path):
-    """check 74: microbatches that are asked for and not taken are at most cluster.in_flight a rank, and the one at hand."""
+    """check 74: microbatches asked for and not taken are at most cluster.in_flight a rank, and the one at hand."""
     shards, pulled = fake.questions(tmp_path, 40), []
 
     def inputs():
