@@ -111,9 +111,10 @@ def mapper(settings: Settings) -> Iterator[Mapper]:
         yield ProcessMapper(settings.run.processes) if settings.run.processes > 1 else SerialMapper()
 
 
-def cast(settings: Settings, pipeline: Pipeline, folder: Path) -> DuetRoles:
-    """Who plays DuetRAG's roles; `folder` is the run's."""
+def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRoles:
+    """Who plays DuetRAG's roles; `folder` is the run's, None asks in this process, with all models open together."""
     from ragdist.cluster.train import RayTuner
+    from ragdist.local import LocalAnswerers
     from ragdist.systems.duet import features
     from ragdist.systems.duet.run import DuetRoles
 
@@ -122,7 +123,8 @@ def cast(settings: Settings, pipeline: Pipeline, folder: Path) -> DuetRoles:
             features.FeatureScorer.fit(learned, settings.seed).save(folder)
         return features.FeatureScorer.load(folder)
 
-    return DuetRoles(RayTuner(settings), answerers(settings, folder), open_features, pipeline.teacher)
+    asked = answerers(settings, folder) if folder else LocalAnswerers(settings)
+    return DuetRoles(RayTuner(settings), asked, open_features, pipeline.teacher)
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:

@@ -111,7 +111,7 @@ def answer(question: str, folder: Path) -> Answer:
         )
     settings = load_kept(folder / "settings.yaml")
     with players.pipeline(settings) as pipeline:
-        return trio.answer(pipeline, players.cast(settings, pipeline, folder), folder, settings, question)
+        return trio.answer(pipeline, players.cast(settings, pipeline, None), folder, settings, question)
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:

@@ -279,6 +279,7 @@ class Duet:
             if self.cast.teacher is None:
                 raise ConfigError("duet.arbiters has teacher_summarizer, and no teacher is named; set teacher.url")
             yield Summarizer(by_teacher(self.cast.teacher, self.settings), same, seed)
+            self.cast.teacher.close()
         else:
             tuned = str(self.arbiters / "summarizer" / "model")
             source = tuned if kind == "tuned_summarizer" else self.settings.model.source
