@@ -388,6 +388,14 @@ class Hit:
     score: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """What a query found, best first. Example: Ranked(chunk_ids=("03...", "a1..."), scores=(7.1, 3.4))."""
+
+    chunk_ids: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
 def as_row(record: object) -> dict[str, object]:
     """The record's fields by name, in declared order, without copying values."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__}  # type: ignore[attr-defined]

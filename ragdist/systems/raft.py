@@ -113,7 +113,7 @@ def cases(
         pipeline.chunk_by_id,
         {found.question_id: found for found in pipeline.candidates},
         by_question(pipeline.forgeries if forgeries is None else forgeries),
-        pipeline.retriever,
+        pipeline.kept_hits,
         pipeline.codec,
         settings,
     )
