@@ -147,7 +147,7 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
     if job == "raft":
         with players.pipeline(settings) as pipeline:
             pipeline.make("examples")
-            raft.before(pipeline, players.opener(settings), sweep, settings)
+            raft.before(pipeline, players.answerers(settings, sweep), sweep, settings)
         return
     folder, until = _begun(sweep, point, settings)
     if (folder / PLAYED).exists():

@@ -181,6 +181,38 @@ def test_only_storage_renames_locks_and_appends():
     assert outside == APPENDS
 
 
+ASKS = {
+    "evaluation/ask.py": "rule 4",
+    "systems/atm/forging.py": "the attacker writes documents beside its ranks, no answers",
+    "systems/atm/training_rows.py": "forgeries are graded beside the generator's ranks",
+    "teacher/local.py": "keeps replies as an endpoint's are kept, each paid for once",
+}
+"""Rule 4: who may call `write` or `read` of a model, and why. `lm/` is the model."""
+MODELS = {"model", "writer", "reader", "answerer", "sides"}
+"""What a variable or an attribute with a Writer, a Reader or an Answerer is called."""
+
+
+def asks(path: Path) -> bool:
+    """Whether a Writer's `write` (it has a `max_new_tokens`) or a model's `read` or `write` is called in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        called, whose = node.func.attr, node.func.value
+        name = getattr(whose, "id", "") or getattr(whose, "attr", "")
+        if called == "write" and any(keyword.arg == "max_new_tokens" for keyword in node.keywords):
+            return True
+        if called in ("write", "read") and name.lstrip("_") in MODELS:
+            return True
+    return False
+
+
+def test_a_model_is_asked_in_evaluation_ask_and_nowhere_else():
+    """Rule 4."""
+    package = ROOT / "ragdist"
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if asks(path) and part(path) != "lm"}
+    assert found == set(ASKS)
+
+
 def test_help_loads_neither_torch_nor_ray():
     code = """
 import sys

@@ -18,6 +18,7 @@ from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsC
 from ragdist.data import chunks, contexts, distractors, examples, matching, questions, template_attack
 from ragdist.data.examples import Sibling
 from ragdist.data.retrieval import hybrid
+from ragdist.data.retrieval.kept import KeptRetriever
 from ragdist.data.sources import apidocs, benchmarks, corpus, hub, naming, places
 from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
@@ -294,6 +295,12 @@ class Pipeline:
         """Who ranks all chunks, as `retrieval.kind` says."""
         config, made_by = self.settings.retrieval, self.chunks.fingerprint
         return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
+
+    @cached_property
+    def kept_hits(self) -> Retriever:
+        """The same; what was searched once is found again, and no index is built before a search that is not kept."""
+        ranked_by = hybrid.ranked_by(self.settings.retrieval, self.embedder)
+        return KeptRetriever(self.store, self.chunks.fingerprint, ranked_by, lambda: self.retriever)
 
     @cached_property
     def _invalid_quotes(self) -> frozenset[str]:

@@ -95,7 +95,7 @@ def speed(settings: Settings) -> tuple[float, str] | None:
                 and json.loads((folder / "versions.json").read_text())["machine"] == machine
                 and ran["model"]["source"] == settings.model.source
                 and ran["model"]["dtype"] == settings.model.dtype
-                and ran["cluster"] == settings.cluster.model_dump(mode="json")
+                and ran["cluster"].items() <= settings.cluster.model_dump(mode="json").items()
             )
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if same else []
         except (OSError, ValueError, LookupError, TypeError):

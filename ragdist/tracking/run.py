@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ragdist.config import KubeConfig, RunConfig, Settings
-from ragdist.config.loader import dump, flatten, load
+from ragdist.config.block import digest
+from ragdist.config.loader import dump, flatten, load_kept
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
 from ragdist.storage.append import append_row
 from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
@@ -38,7 +39,7 @@ listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
-    *("run.", "cluster.", "kube.", "sweep.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
+    *("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
     *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
 )
 MAY_CHANGE = {
@@ -46,7 +47,7 @@ MAY_CHANGE = {
     "evaluate": ("run.", "cluster.", "kube.", "evaluation.", "sweep."),
     "duet": ("run.", "cluster.", "kube.", "evaluation.", "sweep.", "duet.arbiter"),
     "atm": ATM_MAY_CHANGE,
-    "sweep-raft": ("run.", "cluster.", "kube.", "sweep."),
+    "sweep-raft": ("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
@@ -85,8 +86,17 @@ def run_folder(settings: Settings, job: str) -> Path:
 
     Where it runs and who is told of it (`run.*`, `kube.*`) make no other run.
     """
-    made_by = settings.model_copy(update={"run": RunConfig(), "kube": KubeConfig()})
-    return Path(settings.run.folder) / (settings.run.name or f"{job}-{made_by.fingerprint()}")
+    return Path(settings.run.folder) / (settings.run.name or f"{job}-{digest(_naming(settings))}")
+
+
+def _naming(settings: Settings) -> dict[str, Any]:
+    """What names a run: settings in their places of the first version, so that earlier runs are found."""
+    values = settings.model_copy(update={"run": RunConfig(), "kube": KubeConfig()}).model_dump(mode="json")
+    del values["evaluation"]["answerers"]
+    moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
+    values["atm"] |= {**moved, "max_failures": 3}
+    values["kube"]["driver_gpu"] = True
+    return values
 
 
 def is_held(folder: Path) -> bool:
@@ -146,7 +156,7 @@ def _refuse_other_settings(run: RunFolder) -> None:
         return
     began, asked = (
         {key: value for key, value in flatten(settings).items() if not key.startswith(MAY_CHANGE[run.job])}
-        for settings in (load([str(run.folder / "settings.yaml")]), run.settings)
+        for settings in (load_kept(run.folder / "settings.yaml"), run.settings)
     )
     changed = [
         f"{key}={json.dumps(began[key])}, now {json.dumps(asked[key])}" for key in asked if asked[key] != began[key]
