@@ -1,8 +1,8 @@
 """What each test needs. Folders and modules in the table are marked whole; the rest needs neither torch nor a cluster.
 
-    make quick        what is in no line: no Ray, no model
-    make test         and `model`
-    make test-all     and `cluster`; then those of several machines
+make quick        what is in no line: no Ray, no model
+make test         and `model`
+make test-all     and `cluster`; then those of several machines
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ NEEDS = {
         *("test_answer_tokens.py", "test_cli.py", "test_export.py", "test_sweeping.py"),
     ),
     "cluster": (
-        *("cluster", "multinode", "parity", "test_runs.py", "test_retrieval_runs.py", "test_sweeps.py"),
-        *("test_your_documents.py", "test_wheel.py", "kube/test_start.py"),
+        *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
+        *("test_runs.py", "test_retrieval_runs.py", "test_sweeps.py", "test_your_documents.py", "test_wheel.py"),
     ),
 }
 
 
 def need(path: Path) -> str:
-    """The marker of all tests in this file or folder; empty for the quick ones."""
+    """The marker of all tests in this file or folder, the longest line deciding; empty for the quick ones."""
     inside = path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
-    alike = (name for name, places in NEEDS.items() if any(f"{inside}/".startswith(f"{place}/") for place in places))
-    return next(alike, "")
+    found = {place: name for name, places in NEEDS.items() for place in places if f"{inside}/".startswith(f"{place}/")}
+    return found[max(found, key=len)] if found else ""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
