@@ -82,5 +82,5 @@ def test_jax_is_left_alone_where_it_is_installed(tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "__init__.py").write_text("raise SystemExit('jax was loaded')")
     (tmp_path / "jax" / "lax.py").touch()
-    asked = [sys.executable, "-c", "import sys, ragdist.data.bm25; sys.exit('jax' in sys.modules)"]
+    asked = [sys.executable, "-c", "import sys, ragdist.data.retrieval.bm25; sys.exit('jax' in sys.modules)"]
     subprocess.run(asked, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}, check=True, timeout=60)

@@ -269,7 +269,7 @@ def test_commit_of_a_copy_is_the_one_that_the_client_noted(tmp_path):
 FETCH = """
 import json, sys
 from ragdist.config import CorpusConfig
-from ragdist.data import hub
+from ragdist.data.sources import hub
 from ragdist.errors import ConfigError
 counts = {}
 config = CorpusConfig(source="benchmark", benchmark="hotpotqa", revision=sys.argv[1])
