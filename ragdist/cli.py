@@ -192,8 +192,7 @@ def submit(
         Path | None, typer.Option(help="A folder to send along, the job's own there; relative paths are below it.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave this out of it, as in .gitignore; repeat.")] = None,
-    driver_cpus: Annotated[float, typer.Option(help="CPU cores for the job's own process, which asks models.")] = 0.0,
-    driver_gpus: Annotated[float, typer.Option(help="GPUs for it, where the head has none.")] = 0.0,
+    driver: Annotated[float | None, typer.Option("--driver-gpus", "--driver-cpus", hidden=True)] = None,
     follow: Annotated[bool, typer.Option(help="Show the job's log until it ends, and end as it did.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -201,6 +200,11 @@ def submit(
 
     The same command follows it again, and goes on where it stopped. Ctrl-C ends the watching, not the job.
     """
+    if driver is not None:
+        raise ConfigError(
+            "--driver-gpus and --driver-cpus are gone: models are asked by ranks of their own; set "
+            "evaluation.answerers.workers, evaluation.answerers.gpus_per_worker"
+        )
     asked = list(arguments or [])
     job = asked.pop(0) if asked else ""
     settings = trials.load(asked) if job.startswith("sweep-") else loader.load(asked)
@@ -211,8 +215,6 @@ def submit(
         (sys.stderr if as_json else sys.stdout) if follow else None,
         working_dir=working_dir,
         excluded=exclude or (),
-        driver_cpus=driver_cpus,
-        driver_gpus=driver_gpus,
     )
     if as_json:
         print_json(dataclasses.asdict(sent))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ import yaml
 
 from ragdist.config import ModelConfig, Settings
 from ragdist.errors import ConfigError, ModelError, StorageError
-from ragdist.storage.atomic import UNWRITABLE, read_json, write_json
+from ragdist.storage.atomic import atomic_folder, copy_linked, read_json, translate_errors, write_json
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import versions
 
@@ -151,22 +150,17 @@ def publish(model: Path, target: Path, settings: Settings) -> None:
     """The generator under its own name, with its card; files are shared with the round's folder where the disk can."""
     if target.exists():
         return
-    half = target.with_suffix(".tmp")
-    shutil.rmtree(half, ignore_errors=True)
-    try:
-        shutil.copytree(model, half, copy_function=os.link)
-    except (OSError, shutil.Error):
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(model, half)
     base = settings.generator.source or settings.model.source
     made_by = {name: settings.model_dump(mode="json")[name] for name in ("model", "atm", "generator", "seed")}
     made_with = "\n".join(f"- {name} {version}" for name, version in versions().items())
-    (half / "README.md").write_text(
+    card = (
         f"---\nbase_model: {base}\nlibrary_name: transformers\ntags: [ragdist, atm]\n---\n\nTuned by ragdist from "
         f"`{base}` in {settings.atm.rounds} rounds against an attacker.\n\n## Settings\n\n```yaml\n"
         f"{yaml.safe_dump(made_by, sort_keys=False).strip()}\n```\n\n## Versions\n\n{made_with}\n"
     )
-    half.rename(target)
+    with atomic_folder(target) as half:
+        copy_linked(model, half)
+        (half / "README.md").write_text(card)
 
 
 @contextlib.contextmanager
@@ -176,24 +170,11 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         StorageError: `to` holds something, or cannot be written.
     """
-    half = to.with_name(f"{to.name}.tmp")
-    try:
+    with translate_errors(to, "give --to another place"):
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
-        yield half
-        if to.exists():
-            to.rmdir()
-        half.rename(to)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise StorageError(
-            f"cannot write below {to}: {os.strerror(error.errno)}; free space there or give --to another place"
-        ) from None
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
+        with atomic_folder(to) as half:
+            yield half
 
 
 def _model_of(source: str) -> str | Path:

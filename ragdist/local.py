@@ -10,17 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
-from ragdist.roles import MicrobatchRef
+from ragdist.roles import Answerer, MicrobatchRef, Pair, Scorer
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import MicrobatchTask, Work, kept, rows_at, run_microbatch
+
+if TYPE_CHECKING:
+    from ragdist.lm.shared import SharedBase
 
 Out = TypeVar("Out")
 BATCH = 256
@@ -99,6 +103,57 @@ def _end_with_parent() -> None:
 def _run_batch(batch: list[Any]) -> list[Any]:
     function, shared = _work
     return [function(item, *shared) for item in batch]
+
+
+class LocalAnswerers:
+    """Plays Answerers in this process. Models that are open together hold their base once.
+
+    Args:
+        settings: `model` and `evaluation.tokens_per_batch` are read.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.config, self.tokens_per_batch = settings.model, settings.evaluation.tokens_per_batch
+        self._base: SharedBase | None = None
+
+    @contextmanager
+    def open(self, *sources: str) -> Iterator[Answerer]:
+        """See `roles.Answerers`."""
+        from ragdist.lm.answerer import load_answerer
+
+        if len(sources) > 1:
+            with self._shared() as base:
+                yield load_answerer(self.config, sources, self.tokens_per_batch, base)
+            return
+        answerer = load_answerer(self.config, sources, self.tokens_per_batch)
+        try:
+            yield answerer
+        finally:
+            answerer.release()
+
+    @contextmanager
+    def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> Iterator[Scorer]:
+        """See `roles.Answerers`."""
+        from ragdist.lm.score import ModelScorer
+
+        with self._shared() as base:
+            yield ModelScorer(base.classifier(source), render, self.tokens_per_batch)
+
+    @contextmanager
+    def _shared(self) -> Iterator[SharedBase]:
+        """The base, loaded by whoever comes first and let go by the same."""
+        from ragdist.lm.load import release
+        from ragdist.lm.shared import SharedBase
+
+        if self._base:
+            yield self._base
+            return
+        self._base = SharedBase(self.config)
+        try:
+            yield self._base
+        finally:
+            release(self._base.model)
+            self._base = None
 
 
 class LocalSide:

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragdist.config import ModelConfig, Settings
+from ragdist.config import Settings
 from ragdist.plan.workload import note_codec
 from ragdist.storage.stages import Store
 
 if TYPE_CHECKING:
     from ragdist.data.pipeline import Pipeline
-    from ragdist.records import Judgement, Prompt
-    from ragdist.roles import Codec, Embedder, Mapper, Reader, Scorer, Side, Teacher, Writer
+    from ragdist.records import Judgement
+    from ragdist.roles import Answerer, Answerers, Codec, Embedder, Mapper, Scorer, Side, Teacher
     from ragdist.systems.atm.live import Board
     from ragdist.systems.atm.run import Start
     from ragdist.systems.duet.run import DuetRoles
@@ -66,15 +66,35 @@ def teacher(settings: Settings) -> Teacher | None:
     model = settings.model
     if config.model:
         model = model.model_copy(update={"source": config.model, "revision": ""})
-    return LocalTeacher(config, folder, model, partial(_open_writer, settings, model))
+    return LocalTeacher(config, folder, model, partial(_open_teacher, settings.replaced("model", model), folder))
 
 
-def _open_writer(settings: Settings, model: ModelConfig) -> tuple[Writer, Codec]:
-    from ragdist.lm.load import load_codec, load_model
-    from ragdist.lm.write import ModelWriter
+@contextmanager
+def _open_teacher(settings: Settings, folder: Path) -> Iterator[tuple[Answerer, Codec]]:
+    from ragdist.lm.load import load_codec
 
-    codec = load_codec(model)
-    return ModelWriter(load_model(model), codec, settings.evaluation.tokens_per_batch), codec
+    with answerers(settings, folder, heeds=False).open(settings.model.source) as answerer:
+        yield answerer, load_codec(settings.model)
+
+
+def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answerers:
+    """Who is asked questions: this process, or ranks on the cluster.
+
+    Args:
+        settings: all settings.
+        folder: for the ranks' logs; seen by all of them.
+        heeds: whether signals stop ranks between batches; else whoever asks sees to it.
+    """
+    from torch.cuda import is_available
+
+    config = settings.answerers(gpu_here=is_available())
+    if not config.workers:
+        from ragdist.local import LocalAnswerers
+
+        return LocalAnswerers(settings)
+    from ragdist.cluster.answerers import RankAnswerers
+
+    return RankAnswerers(settings.replaced("evaluation.answerers", config), folder, heeds=heeds)
 
 
 @contextmanager
@@ -91,76 +111,20 @@ def mapper(settings: Settings) -> Iterator[Mapper]:
         yield ProcessMapper(settings.run.processes) if settings.run.processes > 1 else SerialMapper()
 
 
-def opener(settings: Settings) -> Any:
-    """A context that holds a model in this process, given its source."""
-
-    @contextmanager
-    def open_model(source: str) -> Iterator[tuple[Writer, Reader]]:
-        from ragdist.lm.load import load_codec, load_model, release
-        from ragdist.lm.read import ModelReader
-        from ragdist.lm.write import ModelWriter
-
-        config = settings.model.model_copy(update={"source": source})
-        model = load_model(config)
-        batch = settings.evaluation.tokens_per_batch
-        try:
-            yield ModelWriter(model, load_codec(config), batch), ModelReader(model, batch)
-        finally:
-            release(model)
-
-    return open_model
-
-
-@contextmanager
-def cast(settings: Settings, pipeline: Pipeline) -> Iterator[DuetRoles]:
-    """Who plays DuetRAG's roles. Models that are open together hold their base once."""
+def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRoles:
+    """Who plays DuetRAG's roles; `folder` is the run's, None asks in this process, with all models open together."""
     from ragdist.cluster.train import RayTuner
-    from ragdist.lm.beside import ConcurrentWriters
-    from ragdist.lm.load import release
-    from ragdist.lm.score import ModelScorer
-    from ragdist.lm.shared import SharedBase
-    from ragdist.lm.write import ModelWriter
-    from ragdist.systems.duet import disputes, features
+    from ragdist.local import LocalAnswerers
+    from ragdist.systems.duet import features
     from ragdist.systems.duet.run import DuetRoles
-
-    bases: list[SharedBase] = []
-    batch = settings.evaluation.tokens_per_batch
-
-    @contextmanager
-    def base() -> Iterator[SharedBase]:
-        first = not bases
-        if first:
-            bases.append(SharedBase(settings.model))
-        try:
-            yield bases[0]
-        finally:
-            if first:
-                release(bases.pop().model)
-
-    @contextmanager
-    def open_sides(*sources: str) -> Iterator[Writer]:
-        with base() as shared:
-            yield ConcurrentWriters(
-                [ModelWriter(shared.answers(source), pipeline.codec, batch) for source in sources], is_open
-            )
-
-    @contextmanager
-    def open_scorer(source: str) -> Iterator[Scorer]:
-        render = partial(disputes.pair_tokens, codec=pipeline.codec, config=settings.prompts)
-        with base() as shared:
-            yield ModelScorer(shared.classifier(source), render, batch)
 
     def open_features(folder: Path, learned: Sequence[Judgement]) -> Scorer:
         if not (folder / features.CARD).exists():
             features.FeatureScorer.fit(learned, settings.seed).save(folder)
         return features.FeatureScorer.load(folder)
 
-    yield DuetRoles(RayTuner(settings), opener(settings), open_sides, open_scorer, open_features, pipeline.teacher)
-
-
-def is_open(prompt: Prompt) -> int:
-    """1 where the prompt shows documents, 0 where it is for the reciter."""
-    return int(not prompt.id.startswith("closed_book/"))
+    asked = answerers(settings, folder) if folder else LocalAnswerers(settings)
+    return DuetRoles(RayTuner(settings), asked, open_features, pipeline.teacher)
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:

@@ -262,6 +262,8 @@ class Prompt:
     """Document tokens left out so that the question and the answer fit."""
     cut_answer: bool = False
     """Whether the golden documents no longer show the answer, cut as they are."""
+    model: int = 0
+    """Which of the models that are open together it is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,6 +386,14 @@ class Hit:
 
     chunk_id: str
     score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """What a query found, best first. Example: Ranked(chunk_ids=("03...", "a1..."), scores=(7.1, 3.4))."""
+
+    chunk_ids: tuple[str, ...]
+    scores: tuple[float, ...]
 
 
 def as_row(record: object) -> dict[str, object]:

@@ -17,20 +17,9 @@ from ragdist.tracking.run import RunFolder, is_held
 
 if TYPE_CHECKING:
     from ragdist.evaluation.report import Report
+    from ragdist.evaluation.sheet import Sheet
     from ragdist.systems.atm.report import Rounds
-    from ragdist.systems.duet.run import DuetOutcome
-    from ragdist.systems.duet.summary import ArbiterEffect
-    from ragdist.tracking.timeline import Timeline
-
-
-@dataclass(frozen=True, slots=True)
-class DuetReport:
-    """What came of DuetRAG."""
-
-    report: Report
-    """The paper's table."""
-    worth: list[ArbiterEffect]
-    """What each arbiter is good for, under each condition."""
+    from ragdist.systems.duet.report import DuetReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +34,15 @@ class Run:
     """What summary.json holds: scores per model and condition, minutes per stage."""
 
 
-def conclude(run: RunFolder, report: Report) -> dict[str, Any]:
-    """summary.json, report.md and a picture."""
-    from ragdist.evaluation import report as reporting
+def conclude(run: RunFolder, report: Report | Rounds | DuetReport) -> dict[str, Any]:
+    """summary.json, which is returned, report.md and report.png."""
+    from ragdist.evaluation.sheet import markdown, picture
 
-    return _leave(run, reporting, report)
-
-
-def conclude_rounds(run: RunFolder, report: Rounds, timeline: Timeline) -> dict[str, Any]:
-    """summary.json, report.md and a picture of a game."""
-    from ragdist.systems.atm import report as rounds_report
-
-    idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
-    return _leave(run, rounds_report, report, idle_share=idle)
-
-
-def conclude_duet(run: RunFolder, outcome: DuetOutcome) -> dict[str, Any]:
-    """summary.json, report.md and a picture of a trio."""
-    from ragdist.systems.duet import report as arbitration_report
-
-    summary = {**conclude(run, outcome.report), "arbiters": arbitration_report.as_json(outcome.worth)}
+    sheet = report.sheet()
+    summary = {**sheet.numbers, "minutes": {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}}
     run.write_json("summary.json", summary)
-    with (run.folder / "report.md").open("a") as file:
-        file.write("\n" + arbitration_report.markdown(outcome.worth))
-    arbitration_report.picture(outcome.worth, run.folder / "report.png")
-    return summary
-
-
-def _leave(run: RunFolder, reporting: Any, report: Any, **more: Any) -> dict[str, Any]:
-    """What the report's module makes of it, on disk; `more` goes into the summary."""
-    minutes = {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}
-    summary = {**reporting.as_json(report), "minutes": minutes, **more}
-    run.write_json("summary.json", summary)
-    (run.folder / "report.md").write_text(reporting.markdown(report))
-    reporting.picture(report, run.folder / "report.png")
+    (run.folder / "report.md").write_text(markdown(sheet))
+    picture(sheet, run.folder / "report.png")
     return summary
 
 
@@ -107,18 +71,7 @@ def show_run(run: Run, as_json: bool) -> None:
     """What came of a job, and where more of it is."""
     if as_json:
         return print_json(run.summary)
-    from ragdist.evaluation import report
-    from ragdist.systems.atm import report as rounds_report
-    from ragdist.systems.duet import report as arbitration_report
-
-    if isinstance(run.report, DuetReport):
-        show(report.table(run.report.report))
-        show(arbitration_report.table(run.report.worth))
-    elif isinstance(run.report, rounds_report.Rounds):
-        show(rounds_report.table(run.report))
-        show(rounds_report.beside(run.report))
-    else:
-        show(report.table(run.report))
+    show_sheet(run.report.sheet())
     complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
 
 
@@ -128,9 +81,16 @@ def show_sweep(swept: Any, as_json: bool) -> None:
         return print_json(swept.summary)
     from ragdist.sweeps import report as sweep_report
 
-    show(sweep_report.table(swept.report))
+    show_sheet(sweep_report.sheet(swept.report))
     names = {"best": "best.yaml", "curves": "report.html", "trials": "trials.parquet"}
     complain("\n".join(f"{what} {swept.folder / name}" for what, name in names.items()))
+
+
+def show_sheet(sheet: Sheet) -> None:
+    """A report's tables and notes."""
+    from ragdist.evaluation.sheet import terminal
+
+    show(terminal(sheet))
 
 
 def show_exported(made: Any, as_json: bool) -> None:

@@ -5,7 +5,8 @@ Who plays a role (this process, Ray workers) is decided in `players.py`, nowhere
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -89,6 +90,49 @@ class Scorer(Protocol):
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """A number in (0, 1) for each pair, in order; it does not depend on the other pairs."""
+        ...
+
+
+class Answerer(Protocol):
+    """One or several models that are open to be asked; each prompt is for one of them (`Prompt.model`)."""
+
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        done: Collection[str] = (),
+    ) -> Iterator[list[Written]]:
+        """As a Writer writes; one list for each finished batch, in any order.
+
+        `prompts` is all that is asked, as batches are cut over all of it; `done` are the ids of those whose texts are
+        there already. Where a batch is not done, all of it is written.
+        """
+        ...
+
+    def read(
+        self, examples: Sequence[Example], *, done: Collection[str] = ()
+    ) -> Iterator[list[tuple[str, list[float]]]]:
+        """As a Reader reads, with the first of the models; `done` as in `write`."""
+        ...
+
+
+class Answerers(Protocol):
+    """Opens models to be asked. Played by `local.LocalAnswerers`, `cluster.answerers.RankAnswerers`."""
+
+    def open(self, *sources: str) -> AbstractContextManager[Answerer]:
+        """The models at these sources for as long as the block lasts; several share the base that the settings name."""
+        ...
+
+    def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> AbstractContextManager[Scorer]:
+        """The classifier at this source, likewise.
+
+        Args:
+            source: what was tuned as a scorer.
+            render: tokens of a pair; pickles by name.
+        """
         ...
 
 

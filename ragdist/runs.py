@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ragdist import players, results
 from ragdist.config import Settings
-from ragdist.config.loader import load
+from ragdist.config.loader import load, load_kept
 from ragdist.errors import ConfigError
-from ragdist.results import DuetReport, Run
+from ragdist.results import Run
 from ragdist.storage.atomic import read_json
 from ragdist.storage.stages import Rows
 from ragdist.systems.atm.training_rows import open_questions
@@ -53,7 +53,9 @@ def raft(settings: Settings) -> Run:
     from ragdist.tracking.mirror import follow
 
     with open_run(settings, "raft") as run, follow(run), players.pipeline(settings) as pipeline:
-        outcome = system.run(pipeline, RayTuner(settings), players.opener(settings), run.folder, settings)
+        outcome = system.run(
+            pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
+        )
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
 
 
@@ -70,8 +72,9 @@ def atm(settings: Settings) -> Run:
     with open_run(settings, "atm") as run, follow(run), players.pipeline(settings) as pipeline:
         outcome, timeline = _game(pipeline, run, settings)
         publish(outcome.generator, run.folder / "model", settings)
-        summary = results.conclude_rounds(run, outcome.report, timeline)
-        return Run(run.folder, run.folder / "model", outcome.report, summary)
+        idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
+        report = replace(outcome.report, idle_share=idle)
+        return Run(run.folder, run.folder / "model", report, results.conclude(run, report))
 
 
 def duet(settings: Settings) -> Run:
@@ -82,13 +85,13 @@ def duet(settings: Settings) -> Run:
     """
     check_plan(settings, "duet")
     from ragdist.systems.duet import run as system
+    from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.mirror import follow
 
     with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
-        with players.cast(settings, pipeline) as cast:
-            outcome = system.run(pipeline, cast, run.folder, settings)
-        summary = results.conclude_duet(run, outcome)
-        return Run(run.folder, outcome.models[system.DISCOVERER], DuetReport(outcome.report, outcome.worth), summary)
+        outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
+        report = DuetReport(outcome.report, outcome.worth)
+        return Run(run.folder, outcome.models[system.DISCOVERER], report, results.conclude(run, report))
 
 
 def answer(question: str, folder: Path) -> Answer:
@@ -108,9 +111,9 @@ def answer(question: str, folder: Path) -> Answer:
         raise ConfigError(
             f"{folder} holds no finished DuetRAG run; name one with --run, or make one with `ragdist demo duet`"
         )
-    settings = load([str(folder / "settings.yaml")])
-    with players.pipeline(settings) as pipeline, players.cast(settings, pipeline) as cast:
-        return trio.answer(pipeline, cast, folder, settings, question)
+    settings = load_kept(folder / "settings.yaml")
+    with players.pipeline(settings) as pipeline:
+        return trio.answer(pipeline, players.cast(settings, pipeline, None), folder, settings, question)
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:
@@ -198,8 +201,6 @@ def submit(
     *,
     working_dir: Path | None = None,
     excluded: Sequence[str] = (),
-    driver_cpus: float = 0.0,
-    driver_gpus: float = 0.0,
 ) -> Submission:
     """Sends a job to a cluster under its run's name and follows it; the same call goes on with it, or follows it again.
 
@@ -210,8 +211,6 @@ def submit(
         out: where the job's log goes until it ends; None does not wait.
         working_dir: sent along, and where the job runs; None sends nothing.
         excluded: what stays behind of it, as in .gitignore.
-        driver_cpus: CPU cores kept for the job's own process, which asks the models.
-        driver_gpus: GPUs kept for it.
 
     Raises:
         ConfigError: no such job, or the cluster does not take it.
@@ -220,7 +219,7 @@ def submit(
     _refuse_unknown(job)
     from ragdist.cluster import submit as cluster
 
-    order = cluster.Order(job, settings, address, working_dir, tuple(excluded), driver_cpus, driver_gpus)
+    order = cluster.Order(job, settings, address, working_dir, tuple(excluded))
     return cluster.submit(order, out)
 
 
@@ -300,7 +299,7 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
     with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
-        asked = system.evaluate(pipeline, named, players.opener(settings), run.folder, settings)
+        asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
         return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
 

@@ -71,9 +71,10 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
             ended = run_trials(SweepSpec(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
         named = trials.arms(settings)
         found = summing.summarise(job, ended, settings.sweep, named)
-        summary = sweep_report.write(found, settings, run.folder)
+        compared = _compare_arms(job, ended, named, settings, run.folder) if named else []
+        summary = sweep_report.write(found, settings, run.folder, arms.blocks(compared, named) if named else ())
         if named:
-            summary["arms"] = _compare_arms(job, ended, named, settings, run.folder)
+            summary["arms"] = [as_row(row) for row in compared]
         run.write_json("summary.json", summary)
         if not found.best:
             raise TrainError(f"no trial came to its end; what each died of is in {run.folder / 'report.md'}")
@@ -82,14 +83,11 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
 
 def _compare_arms(
     job: str, ended: Sequence[trials.Trial], named: Mapping[str, Point], settings: Settings, folder: Path
-) -> list[dict[str, Any]]:
-    """Leaves every answer in answers.parquet, and the arms against the first one, as a part of the report."""
+) -> list[arms.Compared]:
+    """The arms against the first one; leaves every answer in answers.parquet."""
     rows = arms.rows_of(job, folder, ended, named, settings.seed)
     arms.write(rows, folder)
-    compared = arms.compare(rows, list(named), settings)
-    with (folder / "report.md").open("a") as report:
-        report.write(f"\nArms, question by question:\n\n{arms.markdown(compared, named)}\n")
-    return [as_row(row) for row in compared]
+    return arms.compare(rows, list(named), settings)
 
 
 def play(
@@ -149,7 +147,7 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
     if job == "raft":
         with players.pipeline(settings) as pipeline:
             pipeline.make("examples")
-            raft.before(pipeline, players.opener(settings), sweep, settings)
+            raft.before(pipeline, players.answerers(settings, sweep), sweep, settings)
         return
     folder, until = _begun(sweep, point, settings)
     if (folder / PLAYED).exists():

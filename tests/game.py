@@ -39,7 +39,8 @@ def settings(folder: Path, model: Path, **more: Any) -> Settings:
         "corpus": {"source": "records", "questions": [str(write_questions(folder / "questions.jsonl"))]},
         "contexts": {"oracle_fraction": 1.0, "documents": 3, "distractors": "given"},
         "evaluation": {"forgeries": 2, "max_new_tokens": 4, "resamples": 200},
-        "atm": {"rounds": 2, "samples": 3, "max_new_tokens": 12, "questions_per_microbatch": 2, "deadline_s": 120},
+        "atm": {"rounds": 2, "samples": 3, "max_new_tokens": 12, "questions_per_microbatch": 2},
+        "cluster": {"deadline_s": 120},
         "attacker": {"train": learn},
         "generator": {"train": learn},
     }

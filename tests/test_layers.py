@@ -1,6 +1,7 @@
 """Imports run downwards only: the table below is the architecture, held against every file."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,8 @@ LOOSE = DOORS | {"records", "roles", "draws", "errors", "local", "__init__", "__
 """Rule 1: a loose file is a door, a word, or `local.py`."""
 BELOW = {"raft": set(), "atm": set(), "duet": {"raft"}}
 """Papers that a paper builds on: DuetRAG asks its discoverer as RAFT asks."""
+APPENDS = {"ragdist/cluster/workers.py": {"appends"}}
+"""Outside of storage: a rank's own stdout and stderr, which are a stream and no rows."""
 FILES = sorted([*(ROOT / "ragdist").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 
 
@@ -131,6 +134,83 @@ def test_what_one_paper_alone_uses_lives_in_its_folder():
                 users.setdefault(".".join(words[:3]), set()).add(paper(path) or ".".join(here[:2]))
     lonely = {name: who for name, who in users.items() if len(who) == 1 and who < set(BELOW)}
     assert not lonely, f"move these: {lonely}"
+
+
+def changes_files(tree: ast.AST) -> set[str]:
+    """What renames, links, locks or appends in a file; the handlers of `logging`, which append too, are not seen."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {getattr(node, "module", None)} | {alias.name for alias in node.names}
+            found |= {"locks"} if names & {"fcntl", "filelock"} else set()
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.rename", "os.replace", "os.link"):
+            found.add(ast.unparse(node))
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            values = [*node.args, *(keyword.value for keyword in node.keywords)]
+            modes = [value.value for value in values if isinstance(value, ast.Constant)]
+            if name in ("open", "fdopen") and any(re.fullmatch(r"a[bt+]*", str(mode)) for mode in modes):
+                found.add("appends")
+            if isinstance(node.func, ast.Attribute) and len(node.args) == 1 and not node.keywords:
+                found |= {name} & {"rename", "replace", "hardlink_to"}  # text.replace takes two
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fcntl",
+        "from filelock import FileLock",
+        "os.replace(a, b)",
+        "shutil.copytree(a, b, copy_function=os.link)",
+        "half.rename(path)",
+        "half.replace(path)",
+        "path.open('a', buffering=1)",
+        "open(path, mode='ab+')",
+    ],
+)
+def test_scan_finds_what_changes_files(code):
+    assert changes_files(ast.parse(code))
+    assert not changes_files(ast.parse("'a'.replace('a', 'b'); replace(record, a=1); open('a.txt', 'w')"))
+
+
+def test_only_storage_renames_locks_and_appends():
+    """Rule 3."""
+    found = {str(path.relative_to(ROOT)): changes_files(ast.parse(path.read_text())) for path in FILES}
+    outside = {path: what for path, what in found.items() if what and not path.startswith("ragdist/storage/")}
+    assert outside == APPENDS
+
+
+ASKS = {
+    "evaluation/ask.py": "rule 4",
+    "systems/atm/forging.py": "the attacker writes documents beside its ranks, no answers",
+    "systems/atm/training_rows.py": "forgeries are graded beside the generator's ranks",
+    "teacher/local.py": "keeps replies as an endpoint's are kept, each paid for once",
+}
+"""Rule 4: who may call `write` or `read` of a model, and why. `lm/` is the model."""
+MODELS = {"model", "writer", "reader", "answerer", "sides"}
+"""What a variable or an attribute with a Writer, a Reader or an Answerer is called."""
+
+
+def asks(path: Path) -> bool:
+    """Whether a Writer's `write` (it has a `max_new_tokens`) or a model's `read` or `write` is called in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        called, whose = node.func.attr, node.func.value
+        name = getattr(whose, "id", "") or getattr(whose, "attr", "")
+        if called == "write" and any(keyword.arg == "max_new_tokens" for keyword in node.keywords):
+            return True
+        if called in ("write", "read") and name.lstrip("_") in MODELS:
+            return True
+    return False
+
+
+def test_a_model_is_asked_in_evaluation_ask_and_nowhere_else():
+    """Rule 4."""
+    package = ROOT / "ragdist"
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if asks(path) and part(path) != "lm"}
+    assert found == set(ASKS)
 
 
 def test_help_loads_neither_torch_nor_ray():

@@ -11,7 +11,8 @@ import pytest
 from ragdist.config.loader import resolve
 from ragdist.data.audit import Audit
 from ragdist.data.pipeline import STAGES, Pipeline
-from ragdist.evaluation.report import Attack, Cell, Change
+from ragdist.evaluation.intervals import Change
+from ragdist.evaluation.report import Attack, Cell
 from ragdist.local import SerialMapper
 from ragdist.records import Example, Forgery
 from ragdist.storage.stages import Store
@@ -67,8 +68,9 @@ def _keys(node):
 
 
 COUNTERS = [
-    *sorted((ROOT / "ragdist" / "data").glob("*.py")),
-    *(ROOT / "ragdist" / "evaluation" / name for name in ("asking.py",)),
+    *sorted((ROOT / "ragdist" / "data").rglob("*.py")),
+    *(ROOT / "ragdist" / "systems" / name for name in ("atm/asking.py", "atm/forging.py", "atm/mixing.py")),
+    *(ROOT / "ragdist" / "systems" / name for name in ("atm/training_rows.py", "duet/training_rows.py")),
 ]
 PRIVATE = {"audit.py", "signatures.py", "replies.py", "disputes.py", "export.py", "chunks.py"}
 """Modules whose `counts` is something else, or that read those of others; the findings of `audit` are its fields."""

@@ -124,7 +124,7 @@ class WorkerGroup:
     def each(
         self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
     ) -> Iterator[MicrobatchRef]:
-        """See `roles.Side`. At most `atm.in_flight` microbatches a rank are asked for and not yet yielded.
+        """See `roles.Side`. At most `cluster.in_flight` microbatches a rank are asked for and not yet yielded.
 
         Raises:
             RagdistError: as the work raised it.
@@ -133,7 +133,7 @@ class WorkerGroup:
         """
         folder = make_folder(folder).resolve()
         source = iter(inputs)
-        limit = self.plan.settings.atm.in_flight * self.plan.side.workers
+        limit = self.plan.settings.cluster.in_flight * self.plan.side.workers
         under_way: dict[Any, MicrobatchRun] = {}
         again: deque[MicrobatchRun] = deque()
         done: deque[MicrobatchRef] = deque()
@@ -200,7 +200,7 @@ class WorkerGroup:
         Raises:
             Lost: a rank died.
         """
-        call, limit_s = self._crew.call, self.plan.settings.atm.deadline_s
+        call, limit_s = self._crew.call, self.plan.settings.cluster.deadline_s
         if self._opened:
             call(lambda rank: rank.close_phase.remote(), f"{phase}: close_phase")
             self._opened = False
@@ -263,7 +263,7 @@ class WorkerGroup:
             self._check_deadlines()
 
     def _check_deadlines(self) -> None:
-        limit_s = self.plan.settings.atm.deadline_s
+        limit_s = self.plan.settings.cluster.deadline_s
         for rank, queue in enumerate(self._queues):
             if not queue or time.monotonic() - self._since[rank] <= limit_s:
                 continue
@@ -272,7 +272,7 @@ class WorkerGroup:
                 self._seen(head)
             else:
                 what = f"{task.phase}, microbatch {task.name}"
-                raise self._crew.overdue([rank], what, limit_s, "atm.deadline_s")
+                raise self._crew.overdue([rank], what, limit_s, "cluster.deadline_s")
 
     def _seen(self, ref: Any) -> None:
         """The rank has finished this and goes on with its next."""
@@ -311,7 +311,7 @@ class WorkerGroup:
         self._span(task.rank, task.phase, task.name, found.start, found.end)
         held = TableRef(task.table, task.target)
         self._fresh.append(held)
-        while len(self._fresh) > KEPT_TABLES * self.plan.settings.atm.in_flight * self.plan.side.workers:
+        while len(self._fresh) > KEPT_TABLES * self.plan.settings.cluster.in_flight * self.plan.side.workers:
             self._fresh.popleft().ref = None
         done.append(MicrobatchRef(task.name, found.rows, found.digest, found.notes, at=held, path=str(task.target)))
 

@@ -30,6 +30,7 @@ from ragdist.config import Settings
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.tune import request_stop, tune
 from ragdist.roles import TrainingJob
+from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import make_folder, write_json
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import append_metrics, is_open, metrics, owner
@@ -94,7 +95,8 @@ class TrainingThread(threading.Thread):
 
     def look(self) -> None:
         """Takes notice of what the workers noted since the last look."""
-        for line in self._new_lines():
+        for raw in whole_lines(self._metrics, self._read):
+            self._read, line = self._read + len(raw), json.loads(raw)
             if line["phase"] == "workers_started":
                 self._waits_since = None
             elif line["phase"] == "workers_lost":
@@ -129,15 +131,6 @@ class TrainingThread(threading.Thread):
             return
         request_stop(self.lesson.folder)  # should they come after all
         self.given_up = True
-
-    def _new_lines(self) -> list[dict[str, Any]]:
-        if not self._metrics.exists():
-            return []
-        with self._metrics.open("rb") as file:
-            file.seek(self._read)
-            whole = file.read().rpartition(b"\n")[0]  # the last line may be half written
-        self._read += len(whole) + 1 if whole else 0
-        return [json.loads(line) for line in whole.splitlines()]
 
     def _verdict(self, told: dict[str, str], error: Exception | None) -> Exception | None:
         """What the job ended with, in words; None where there is a model.

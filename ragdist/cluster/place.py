@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from ragdist.cluster import session
-from ragdist.config import ClusterConfig, Settings, SideConfig
+from ragdist.config import GROUPS, ClusterConfig, GroupConfig, Settings
 from ragdist.errors import ConfigError, Stopped, TrainError
 from ragdist.tracking.progress import say
 
@@ -29,21 +29,24 @@ def never() -> bool:
     return False
 
 
-def rank_cpus(settings: Settings, side: SideConfig) -> float:
-    """CPU cores of one rank: asked for, or an even share of this machine in both groups, or 1 on a joined cluster."""
-    ranks = settings.attacker.workers + settings.generator.workers
-    return side.cpus_per_worker or session.even_share(settings.cluster, ranks)
+def rank_cpus(settings: Settings, block: str) -> float:
+    """CPU cores of one rank of a group: asked for, or an even share of this machine in all groups that are there at the
+    same time, or 1 on a joined cluster."""
+    together = next(blocks for blocks in GROUPS if block in blocks)
+    ranks = sum(settings.group(other).workers for other in together)
+    asked: float = settings.group(block).cpus_per_worker
+    return asked or session.even_share(settings.cluster, ranks)
 
 
-def rank_threads(settings: Settings, side: SideConfig) -> float:
-    """Threads of one rank: its CPU cores, or where both groups share this machine, as many as if it were alone.
+def rank_threads(settings: Settings, side: GroupConfig) -> float:
+    """Threads of one rank: its CPU cores, or where groups share this machine, as many as if its own were alone.
 
     Learning is for one group at a time, so half the cores would rest most of the time.
     """
     return side.cpus_per_worker or session.even_share(settings.cluster, side.workers)
 
 
-def needs(side: SideConfig, cpus: float) -> dict[str, float]:
+def needs(side: GroupConfig, cpus: float) -> dict[str, float]:
     """What one rank takes, in Ray's words."""
     gpu = {"GPU": side.gpus_per_worker} if side.gpus_per_worker else {}
     return {"CPU": cpus, **gpu, **{kind: count for kind, count in side.resources.items() if count}}
@@ -51,12 +54,12 @@ def needs(side: SideConfig, cpus: float) -> dict[str, float]:
 
 @contextmanager
 def seat(
-    name: str, side: SideConfig, cpus: float, cluster: ClusterConfig, stop: Callable[[], bool] = never
+    block: str, side: GroupConfig, cpus: float, cluster: ClusterConfig, stop: Callable[[], bool] = never
 ) -> Iterator[PlacementGroup]:
     """A placement group with a bundle for each rank, as near to each other as there is room; removed at the end.
 
     Args:
-        name: the group, for people.
+        block: of the settings, the group's.
         side: how many ranks, what each takes and the labels of machines that may hold it.
         cpus: CPU cores of a rank.
         cluster: how long to wait for machines.
@@ -69,17 +72,17 @@ def seat(
     labels = [dict(side.labels)] * side.workers
     group = placement_group([needs(side, cpus)] * side.workers, "PACK", bundle_label_selector=labels)
     try:
-        await_seats(group, name, side, cluster, stop)
+        await_seats(group, block, side, cluster, stop)
         yield group
     finally:
         try:
             remove_placement_group(group)
         except RayError:
-            say(f"{name}: its seats could not be given back, the cluster is gone")
+            say(f"{block}: its seats could not be given back, the cluster is gone")
 
 
 def await_seats(
-    group: PlacementGroup, name: str, side: SideConfig, cluster: ClusterConfig, stop: Callable[[], bool] = never
+    group: PlacementGroup, block: str, side: GroupConfig, cluster: ClusterConfig, stop: Callable[[], bool] = never
 ) -> None:
     """Returns when all bundles have a machine, also after one died; says every half minute what it waits for.
 
@@ -92,13 +95,13 @@ def await_seats(
         now = time.monotonic()
         takes = ", ".join(f"{count:g} {kind}" for kind, count in group.bundle_specs[0].items())
         where = "".join(f", on machines labelled {key}={value}" for key, value in side.labels.items())
-        short = f"{name}.workers={side.workers} ranks with {takes} each{where}; the cluster has {session.room()}"
+        short = f"{block}.workers={side.workers} ranks with {takes} each{where}; the cluster has {session.room()}"
         if stop():
             raise Stopped("stopped while waiting for machines; the same command goes on")
         if now - start >= cluster.start_timeout_s:
             raise ConfigError(
-                f"no room for {short}; lower {name}.workers, {name}.cpus_per_worker, {name}.gpus_per_worker or "
-                f"{name}.resources, change {name}.labels, add machines, or raise cluster.start_timeout_s"
+                f"no room for {short}; lower {block}.workers, {block}.cpus_per_worker, {block}.gpus_per_worker or "
+                f"{block}.resources, change {block}.labels, add machines, or raise cluster.start_timeout_s"
             )
         if now - said >= SAY_EVERY_S:
             said = now

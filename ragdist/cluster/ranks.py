@@ -18,10 +18,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ragdist.cluster import place
 from ragdist.cluster.workers import Rank, Rendezvous, Where, environment, last_line
-from ragdist.config import Settings, SideConfig
+from ragdist.config import GroupConfig, Settings
 from ragdist.errors import RagdistError, Stopped, TrainError
 from ragdist.storage.atomic import make_folder
 from ragdist.tracking.progress import say
+from ragdist.tracking.run import owner
 
 POLL_S = 0.2
 GRACE_S = 5.0
@@ -42,9 +43,9 @@ class GroupSpec:
     """What a group is made of."""
 
     name: str
-    """attacker or generator; also the settings' block."""
+    """For people, files and the timeline."""
     settings: Settings
-    side: SideConfig
+    side: GroupConfig
     """Its own block of them."""
     make: Callable[..., Any]
     """`make(source, settings, side, version)`, a class or function of a module: the plain object of a rank."""
@@ -54,6 +55,15 @@ class GroupSpec:
     """Asked between waits whether to end."""
     meet: bool = True
     """Whether the ranks share a torch process group, as ranks that learn do; the others are spared loading torch."""
+    memory: str = ""
+    """Setting to lower where a rank runs out of memory; empty: the microbatch that it learns from."""
+    of: str = ""
+    """The block that `block` is in; empty: none."""
+
+    @property
+    def block(self) -> str:
+        """Of the settings, where `side` stands."""
+        return f"{self.of}.{self.name}" if self.of else self.name
 
 
 class Ranks:
@@ -76,9 +86,9 @@ class Ranks:
             ConfigError: there is no room.
         """
         plan = self.plan
-        self._cpus = place.rank_cpus(plan.settings, plan.side)
+        self._cpus = place.rank_cpus(plan.settings, plan.block)
         self._seats = self._stack.enter_context(
-            place.seat(plan.name, plan.side, self._cpus, plan.settings.cluster, plan.stop)
+            place.seat(plan.block, plan.side, self._cpus, plan.settings.cluster, plan.stop)
         )
 
     def close(self) -> None:
@@ -98,7 +108,7 @@ class Ranks:
         """Where a rank says what it does."""
         return self.plan.run_folder / "logs" / f"{self.plan.name}-rank-{rank}.log"
 
-    def start(self, source: str, version: int) -> None:
+    def start(self, source: Any, version: int) -> None:
         """New actors in the seats, each with the model of `source`; returns when all of them hold it.
 
         Raises:
@@ -107,9 +117,32 @@ class Ranks:
             TrainError: not so after `cluster.start_timeout_s`.
         """
         plan, side, cluster = self.plan, self.plan.side, self.plan.settings.cluster
-        place.await_seats(self._seats, plan.name, side, cluster, plan.stop)
+        place.await_seats(self._seats, plan.block, side, cluster, plan.stop)
         make_folder(plan.run_folder / "logs")
         self.life += 1
+        self.ranks = [self._actor(rank) for rank in range(side.workers)]
+        met = [rank.where.remote() for rank in self.ranks]
+        # The driver gives up first: its error names who is late.
+        whole_card = side.gpus_per_worker >= 1
+        backend = ("cpu:gloo,cuda:nccl" if whole_card else "gloo") if plan.meet else ""
+        meeting = (backend, 2 * cluster.deadline_s)
+        about = (source, plan.settings, side, version)
+        refs = {
+            actor.start.remote(plan.make, about, Rendezvous(rank, *meeting), *met): rank
+            for rank, actor in enumerate(self.ranks)
+        }
+        self.where = self._collect(refs, "start", cluster.start_timeout_s, "cluster.start_timeout_s")
+
+    def replace(self, rank: int, source: Any, version: int) -> Any:
+        """A new actor in the place of one, in a group whose ranks do not meet; the reference to its start."""
+        ray.kill(self.ranks[rank])
+        self.ranks[rank] = actor = self._actor(rank)
+        about = (source, self.plan.settings, self.plan.side, version)
+        return actor.start.remote(self.plan.make, about, Rendezvous(0, "", 0), actor.where.remote())
+
+    def _actor(self, rank: int) -> Any:
+        """A process in the place of this rank, which holds nothing yet."""
+        plan, side = self.plan, self.plan.side
         takes = place.needs(side, self._cpus)
         options: dict[str, Any] = {
             "num_cpus": takes.pop("CPU"),
@@ -118,25 +151,14 @@ class Ranks:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        variables = environment(cluster, place.rank_threads(plan.settings, side), side.gpus_per_worker)
+        threads = place.rank_threads(plan.settings, side)
+        variables = environment(plan.settings.cluster, threads, side.gpus_per_worker)
         variables["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits leaves its core to the other group
-        actor: Any = ray.remote(Rank)
-        for rank in range(side.workers):
-            strategy = PlacementGroupSchedulingStrategy(self._seats, placement_group_bundle_index=rank)
-            where = {"run": plan.run_folder.name, "job": "atm", "group": plan.name, "rank": rank}
-            made = actor.options(**options, scheduling_strategy=strategy).remote(variables, str(self.log(rank)), where)
-            self.ranks.append(made)
-        met = [rank.where.remote() for rank in self.ranks]
-        # The driver gives up first: its error names who is late.
-        whole_card = side.gpus_per_worker >= 1
-        backend = ("cpu:gloo,cuda:nccl" if whole_card else "gloo") if plan.meet else ""
-        meeting = (backend, 2 * plan.settings.atm.deadline_s)
-        about = (source, plan.settings, side, version)
-        refs = {
-            actor.start.remote(plan.make, about, Rendezvous(rank, *meeting), *met): rank
-            for rank, actor in enumerate(self.ranks)
-        }
-        self.where = self._collect(refs, "start", cluster.start_timeout_s, "cluster.start_timeout_s")
+        run, job = owner(plan.run_folder)
+        where = {"run": run, "job": job, "group": plan.name, "rank": rank}
+        strategy = PlacementGroupSchedulingStrategy(self._seats, placement_group_bundle_index=rank)
+        actor: Any = ray.remote(Rank).options(**options, scheduling_strategy=strategy)
+        return actor.remote(variables, str(self.log(rank)), where)
 
     def call(self, order: Callable[[Any], Any], what: str, limit_s: float = 0.0) -> list[Any]:
         """Gives all ranks the same order and waits for them: their results by rank.
@@ -144,7 +166,7 @@ class Ranks:
         Args:
             order: given an actor, calls one of its methods and returns the reference.
             what: the phase and what is done in it, for errors.
-            limit_s: longest wait, in seconds; 0 is `atm.deadline_s`.
+            limit_s: longest wait, in seconds; 0 is `cluster.deadline_s`.
 
         Raises:
             WorkerGroupDied: a rank died.
@@ -152,7 +174,7 @@ class Ranks:
             TrainError: another error, or the deadline passed.
         """
         refs = {order(actor): rank for rank, actor in enumerate(self.ranks)}
-        return self._collect(refs, what, limit_s or self.plan.settings.atm.deadline_s, "atm.deadline_s")
+        return self._collect(refs, what, limit_s or self.plan.settings.cluster.deadline_s, "cluster.deadline_s")
 
     def _collect(self, refs: Mapping[Any, int], what: str, limit_s: float, knob: str) -> list[Any]:
         end = time.monotonic() + limit_s
@@ -191,7 +213,8 @@ class Ranks:
         rank = (dead or sorted(causes))[0]
         why = last_line(causes[rank])
         if isinstance(causes[rank], OutOfMemoryError):
-            why = f"its machine ran out of memory; lower {self.plan.name}.train.microbatch, or free some"
+            lower = self.plan.memory or f"{self.plan.name}.train.microbatch"
+            why = f"its machine ran out of memory; lower {lower}, or free some"
         said = f"{self.name(rank)} failed in {what}: {why}; its log is {self.log(rank)}"
         # A rank whose peer is gone gets a bare RuntimeError from gloo; of a rank alone it is its own.
         bereft = type(causes[rank]) is RuntimeError or type(causes[rank]).__module__.startswith("torch.distributed")
@@ -218,19 +241,19 @@ class Ranks:
         node = f"{self.where[rank].ip} ({self.where[rank].node[:8]})" if self.where else "a node not known yet"
         return f"{self.plan.name} rank {rank} on {node}"
 
-    def rebuild(self, lost: WorkerGroupDied, source: str, version: int, failures: int) -> int:
+    def rebuild(self, lost: WorkerGroupDied, source: Any, version: int, failures: int) -> int:
         """Ends what is left and starts again, more than once if need be. Returns the failures so far, this one too.
 
         Raises:
-            TrainError: more than `atm.max_failures`.
+            TrainError: more than `cluster.max_failures`.
         """
-        most = self.plan.settings.atm.max_failures
+        most = self.plan.settings.cluster.max_failures
         while True:
             self.kill()
             failures += 1
             if failures > most:
                 raise TrainError(
-                    f"{lost.what}; that is failure {failures} of the {self.plan.name}, atm.max_failures={most}"
+                    f"{lost.what}; that is failure {failures} of the {self.plan.name}, cluster.max_failures={most}"
                 ) from None
             say(f"{lost.what}; building the {self.plan.name} anew, {failures} of at most {most} times")
             try:

@@ -19,6 +19,7 @@ import ray
 from ragdist.cluster import gauges
 from ragdist.config import ClusterConfig
 from ragdist.errors import ConfigError
+from ragdist.storage.atomic import atomic_file
 from ragdist.tracking.progress import say
 
 REACH_S = 10.0
@@ -153,10 +154,9 @@ def _token() -> Path:
     token = state / "ragdist" / "ray_token"
     token.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not token.exists():
-        half = token.with_suffix(f".{os.getpid()}")
-        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        half.replace(token)
+        with atomic_file(token) as half:
+            half.touch(0o600, exist_ok=False)
+            half.write_text(secrets.token_hex(32))
     return token
 
 

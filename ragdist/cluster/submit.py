@@ -58,9 +58,6 @@ class Order:
     """Sent along, and where the job runs: relative paths in the settings are below it; None sends nothing."""
     excluded: tuple[str, ...] = ()
     """More patterns like EXCLUDED."""
-    driver_cpus: float = 0.0
-    """What is kept for the job's own process, which asks the models: on a head without a GPU give it one."""
-    driver_gpus: float = 0.0
 
     @property
     def name(self) -> str:
@@ -128,8 +125,6 @@ def _send(client: JobSubmissionClient, order: Order, name: str) -> str:
                 submission_id=name,
                 runtime_env=runtime,
                 metadata={RUN: order.name, JOB: order.job},
-                entrypoint_num_cpus=order.driver_cpus,
-                entrypoint_num_gpus=order.driver_gpus,
             )
         except RuntimeError as error:
             if NO_AGENT not in str(error) or time.monotonic() > end:

@@ -23,7 +23,7 @@ from ragdist.cluster import place, session
 from ragdist.cluster.ranks import cause_of
 from ragdist.cluster.trial import SweepSpec, point_of, work
 from ragdist.cluster.workers import last_line
-from ragdist.config import Settings
+from ragdist.config import GROUPS, Settings
 from ragdist.errors import Stopped, TrainError
 from ragdist.sweeps import trials
 from ragdist.sweeps.trials import OBJECTIVES, Point, Range, Trial
@@ -72,15 +72,11 @@ def shared_out(settings: Settings) -> Settings:
     def share(cpus: float) -> float:
         return int(10_000 * cpus / trials_at_once) / 10_000
 
-    changed: dict[str, Any] = {}
-    if not settings.cluster.cpus_per_worker:
-        cpus = share(session.worker_cpus(settings.cluster))
-        changed["cluster"] = settings.cluster.model_copy(update={"cpus_per_worker": cpus})
-    for name, side in (("attacker", settings.attacker), ("generator", settings.generator)):
-        if not side.cpus_per_worker:
-            cpus = share(place.rank_cpus(settings, side))
-            changed[name] = side.model_copy(update={"cpus_per_worker": cpus})
-    return settings.model_copy(update=changed)
+    found = settings
+    for block in (name for together in GROUPS for name in together):
+        if settings.group(block).workers and not settings.group(block).cpus_per_worker:
+            found = found.replaced(f"{block}.cpus_per_worker", share(place.rank_cpus(settings, block)))
+    return found
 
 
 def _tuner(plan: SweepSpec, watch: _Watch, asked: _StopRequested) -> tune.Tuner:

@@ -5,11 +5,9 @@ What it scored is in its folder before Tune hears of it, so a trial that is done
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from ragdist.cluster.workers import last_line, log_to
 from ragdist.config import Settings
 from ragdist.errors import DataError, RagdistError
 from ragdist.storage.atomic import make_folder
+from ragdist.storage.locks import locked
 from ragdist.sweeps import trials
 from ragdist.sweeps.trials import Point, Range, Rung, Scores, Trial
 
@@ -60,7 +59,11 @@ def work(config: dict[str, Any], plan: SweepSpec) -> None:
     folder = make_folder(plan.folder / trials.TRIALS / name)
     if Path(plan.here).is_dir():
         os.chdir(plan.here)
-    with _alone(folder), log_to(folder / "trial.log"), session.connect(plan.settings.cluster):
+    with (
+        locked(folder / ".trial.lock"),  # a search may draw a point twice: the second process finds it finished
+        log_to(folder / "trial.log"),
+        session.connect(plan.settings.cluster),
+    ):
         torch.set_num_threads(_threads(plan.settings))
         trial = trials.read(plan.folder, name, point)
         if trial.state != "finished":
@@ -108,11 +111,3 @@ def _threads(settings: Settings) -> int:
     """Processors that a trial may use in its own process, while its workers rest."""
     cluster = settings.cluster
     return max(1, int(session.worker_cpus(cluster) * cluster.workers))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process a trial: a search may draw the same point twice, and the second then finds it finished."""
-    with (folder / ".trial.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

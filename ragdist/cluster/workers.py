@@ -94,6 +94,12 @@ class Rank:
             done, table = run_microbatch(job, self.model, places)
             return list(done), packed(table)
 
+    def answer(self, name: str, ask: Callable[[Any], list[Any]]) -> tuple[list[Any], float, float]:
+        """`ask(the plain object)` for the batch of that name; its start and end in seconds since 1970."""
+        start = time.time()
+        with self._logged("answered", microbatch=name):
+            return ask(self.model), start, time.time()
+
     def begin(self, loss: Callable[..., Any], prepare: Callable[..., Any] | None, folder: Path, *places: Any) -> Any:
         """The plain object's `begin`, with the rows of all places."""
         with self._logged("begin", folder):

@@ -5,6 +5,9 @@ The sentence under each field is its help text (`ragdist settings`, `docs/settin
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from ragdist.config.block import SettingsBlock
@@ -24,10 +27,12 @@ from ragdist.config.duet import Arbiter, DuetConfig
 from ragdist.config.kube import KubeConfig
 from ragdist.config.sweep import SweepConfig
 from ragdist.config.training import (
+    AnswerersConfig,
     AtmConfig,
     ClusterConfig,
     Condition,
     EvaluationConfig,
+    GroupConfig,
     LoraConfig,
     MixConfig,
     ReplayConfig,
@@ -36,6 +41,7 @@ from ragdist.config.training import (
 )
 
 __all__ = [
+    "AnswerersConfig",
     "Arbiter",
     "AtmConfig",
     "Block",
@@ -47,6 +53,7 @@ __all__ = [
     "CorpusConfig",
     "DuetConfig",
     "EvaluationConfig",
+    "GroupConfig",
     "KubeConfig",
     "LoraConfig",
     "MixConfig",
@@ -68,6 +75,8 @@ PLAIN_TOKENS, REASONED_TOKENS = 32, 256
 """Longest answer where `evaluation.max_new_tokens` says nothing."""
 DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 """Those of `duet` that are tuned."""
+GROUPS = (("cluster",), ("attacker", "generator"), ("evaluation.answerers",))
+"""Blocks of the worker groups; those that stand together hold their places at the same time."""
 
 
 def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
@@ -143,6 +152,36 @@ class Settings(SettingsBlock):
                     f"there; set {name}.train.lora.rank=0"
                 )
         return self
+
+    def group(self, block: str) -> Any:
+        """The block of this dotted name, such as `evaluation.answerers`."""
+        return reduce(getattr, block.split("."), self)
+
+    def replaced(self, key: str, value: Any) -> Settings:
+        """The settings with another value of one dotted key, which is not checked."""
+        block, _, name = key.rpartition(".")
+        return (
+            self.replaced(block, self.group(block).model_copy(update={name: value}))
+            if block
+            else self.model_copy(update={name: value})
+        )
+
+    def answerers(self, gpu_here: bool) -> AnswerersConfig:
+        """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker.
+
+        Args:
+            gpu_here: the driver has a GPU.
+        """
+        asked, cluster = self.evaluation.answerers, self.cluster
+        if asked.workers or gpu_here or not cluster.gpus_per_worker:
+            return asked
+        return asked.model_copy(
+            update={
+                "workers": cluster.workers,
+                "cpus_per_worker": asked.cpus_per_worker or cluster.cpus_per_worker,
+                "gpus_per_worker": asked.gpus_per_worker or cluster.gpus_per_worker,
+            }
+        )
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,4 +17,9 @@ class SettingsBlock(BaseModel):
 
     def fingerprint(self) -> str:
         """12 hexadecimal digits that change with any value of the block."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+        return digest(self.model_dump(mode="json"))
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that change with any of the values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -53,9 +53,6 @@ class KubeConfig(SettingsBlock):
     """CPU cores of the head's pod, where the driver runs; ranks get none of them."""
     head_memory_gib: float = Field(0, ge=0)
     """Memory of the head's pod, in GiB; 0 takes what `ragdist plan` counts for the driver."""
-    driver_gpu: bool = True
-    """RAFT and DuetRAG ask models in the driver's own process: where ranks have GPUs, the head has one too; false asks
-    on its CPU cores, which is slow."""
     gpu_resource: str = "nvidia.com/gpu"
     """Kubernetes' name of a GPU."""
     node_labels: dict[str, str] = Field(default_factory=dict)

@@ -16,6 +16,14 @@ from ragdist.config import Settings
 from ragdist.config.block import SettingsBlock
 from ragdist.errors import ConfigError
 
+MOVED = {
+    "atm.in_flight": "cluster.in_flight",
+    "atm.deadline_s": "cluster.deadline_s",
+    "atm.max_failures": "cluster.max_failures",
+    "kube.driver_gpu": "evaluation.answerers",
+}
+"""Settings of earlier versions, all of them about where a run runs, and what took their place."""
+
 
 def load(arguments: Sequence[str], base: Mapping[str, Any] | None = None) -> Settings:
     """Settings from YAML files and `key=value` overrides, later ones winning.
@@ -35,6 +43,19 @@ def load(arguments: Sequence[str], base: Mapping[str, Any] | None = None) -> Set
             _merge(values, _nested(key.strip(), _parse(text, f"value of {key}")))
         else:
             _merge(values, _read(argument))
+    return resolve(values)
+
+
+def load_kept(path: Path) -> Settings:
+    """The settings that a run kept in its folder, those that have moved since left out.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    values = dict(_read(str(path)))
+    for key in MOVED:
+        block, _, name = key.partition(".")
+        values[block] = {other: value for other, value in values.get(block, {}).items() if other != name}
     return resolve(values)
 
 
@@ -146,6 +167,8 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
 
 def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden" and key in MOVED:
+        return f"no such setting any more: {key!r}; set {MOVED[key]!r} (`ragdist settings` lists all)"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, [known for known, *_ in describe()], n=1, cutoff=0)
         return f"no such setting: {key!r}; the nearest is {near[0]!r} (`ragdist settings` lists all)"

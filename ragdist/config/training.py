@@ -88,22 +88,27 @@ class TrainConfig(SettingsBlock):
         return min(self.zero_stage, 1 if width == 2 else 0)
 
 
-class SideConfig(SettingsBlock):
-    """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
+class GroupConfig(SettingsBlock):
+    """Ranks in a placement group of their own."""
 
-    source: str = ""
-    """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
     workers: int = Field(1, ge=1)
     """Ranks: processes with one model replica or ZeRO shard each, in a placement group of their own."""
     cpus_per_worker: float = Field(0, ge=0)
-    """CPU cores of a rank; 0 shares this machine's cores evenly between the ranks of both groups (1 on a joined
-    cluster)."""
+    """CPU cores of a rank; 0 shares this machine's cores evenly between the ranks that are there at the same time (1 on
+    a joined cluster)."""
     gpus_per_worker: float = Field(0, ge=0, le=1)
     """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Ray node labels that the group's machines must carry (`ray start --labels`, KubeRay `labels`)."""
     resources: dict[str, float] = Field(default_factory=dict)
     """Custom Ray resources that each rank takes."""
+
+
+class SideConfig(GroupConfig):
+    """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
+
+    source: str = ""
+    """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
     train: TrainConfig = TrainConfig()
     """How it learns in each round."""
 
@@ -203,12 +208,6 @@ class AtmConfig(SettingsBlock):
     models."""
     questions_per_microbatch: int = Field(8, ge=1)
     """Questions that a rank forges, grades or answers at once; what a killed rank loses."""
-    in_flight: int = Field(2, ge=1)
-    """Microbatches under way for each rank; bounds memory."""
-    deadline_s: float = Field(1800, gt=0)
-    """Longest wait, in seconds, for one microbatch or one optimizer step of a rank."""
-    max_failures: int = Field(3, ge=0)
-    """Times that a group with a dead rank is built anew before the run counts as failed."""
 
 
 class ClusterConfig(SettingsBlock):
@@ -223,7 +222,12 @@ class ClusterConfig(SettingsBlock):
     gpus_per_worker: float = Field(0, ge=0, le=1)
     """GPUs of a worker; 0 trains on CPU, a fraction (of one worker) leaves room on the card for other jobs."""
     max_failures: int = Field(3, ge=0)
-    """Times that a dead worker is replaced, from the newest checkpoint, before the run counts as failed."""
+    """Times that each group of workers (of a training job, a side of ATM, the answerers) may lose one and go on with a
+    new one, from the newest checkpoint, before the run counts as failed."""
+    in_flight: int = Field(2, ge=1)
+    """Microbatches under way for each rank of ATM's sides; bounds memory."""
+    deadline_s: float = Field(1800, gt=0)
+    """Longest wait, in seconds, for one microbatch or batch of answers, or one optimizer step of a side."""
     start_timeout_s: float = Field(600, gt=0)
     """Longest wait, in seconds, for workers to start, and with `run.mapper=ray` for one batch of records."""
     network_interface: str = ""
@@ -231,6 +235,15 @@ class ClusterConfig(SettingsBlock):
 
 
 Condition = Literal["closed_book", "oracle", "permuted", "absent", "retrieved", "attacked"]
+
+
+class AnswerersConfig(GroupConfig):
+    """Ranks that answer questions: each holds the whole model and takes one batch after another."""
+
+    workers: int = Field(0, ge=0)
+    """Ranks, each with the whole model; 0 asks it in the driver's own process. Where `cluster.gpus_per_worker` asks for
+    GPUs and the driver has none, 0 puts a rank in the place of each training worker, which is free while nobody
+    trains."""
 
 
 class EvaluationConfig(SettingsBlock):
@@ -256,6 +269,7 @@ class EvaluationConfig(SettingsBlock):
     """Also read the right answer's perplexity in every condition."""
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
+    answerers: AnswerersConfig = AnswerersConfig()
 
     @field_validator("conditions")
     @classmethod

@@ -18,6 +18,7 @@ from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsC
 from ragdist.data import chunks, contexts, distractors, examples, matching, questions, template_attack
 from ragdist.data.examples import Sibling
 from ragdist.data.retrieval import hybrid
+from ragdist.data.retrieval.kept import KeptRetriever
 from ragdist.data.sources import apidocs, benchmarks, corpus, hub, naming, places
 from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
@@ -82,14 +83,18 @@ class Pipeline:
     @cached_property
     def documents(self) -> Rows[Document]:
         """The user's own documents (`corpus.source=folder`)."""
-        config, found = self.settings.corpus, places.files(self.settings.corpus.folder)
+        config, found = self.settings.corpus, corpus.found(self.settings.corpus)
         settings = config.model_dump(include=DOCUMENTS)
+        settings |= {"kinds": kinds} if (kinds := corpus.later(found)) else {}
         stage = Stage("documents", {"files": places.digest(found)}, settings, version=corpus.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Document]:
             yield from progress(corpus.read(found, config, self.mapper, counts), "documents")
             if guesses := counts["guesses"]:
                 say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
+            if others := counts["other_files"]:
+                kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items()))
+                say(f"not read, as files of other kinds: {kinds}")
             if copies := counts["copies_named"]:
                 say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
             if near := counts.get("near_duplicates"):
@@ -290,6 +295,12 @@ class Pipeline:
         """Who ranks all chunks, as `retrieval.kind` says."""
         config, made_by = self.settings.retrieval, self.chunks.fingerprint
         return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
+
+    @cached_property
+    def kept_hits(self) -> Retriever:
+        """The same; what was searched once is found again, and no index is built before a search that is not kept."""
+        ranked_by = hybrid.ranked_by(self.settings.retrieval, self.embedder)
+        return KeptRetriever(self.store, self.chunks.fingerprint, ranked_by, lambda: self.retriever)
 
     @cached_property
     def _invalid_quotes(self) -> frozenset[str]:

@@ -1,36 +1,61 @@
-"""Cases put to a model; what it answered is kept while the rest is being asked."""
+"""Where models are asked, and nowhere else; what they answered is kept while the rest is being asked."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from ragdist.config import Settings
 from ragdist.evaluation.answers import Tally
 from ragdist.evaluation.cases import Case
 from ragdist.evaluation.predictions import Prediction, judge, made_of
-from ragdist.records import Example, Question, as_row, from_row
-from ragdist.roles import Reader, Writer
+from ragdist.records import Example, Prompt, Question, Written, as_row, from_row
+from ragdist.roles import Answerer, Writer
 from ragdist.storage.append import AppendLog, kept_rows
 from ragdist.tracking.progress import Bar
 
 PERPLEXITY = ".perplexity.jsonl"
 
 
+def write(
+    model: Writer | Answerer, prompts: Sequence[Prompt], limit: int, seed: int, done: Collection[str] = ()
+) -> Iterator[list[Written]]:
+    """Texts of at most `limit` tokens, greedy, batch by batch; of an Answerer without the batches that are done."""
+    if not done:
+        return model.write(prompts, max_new_tokens=limit, seed=seed) if prompts else iter(())
+    return cast(Answerer, model).write(prompts, max_new_tokens=limit, seed=seed, done=done)
+
+
+def ask_prompts(
+    label: str, answerer: Answerer, prompts: Sequence[Prompt], path: Path, made_by: str, settings: Settings
+) -> list[str]:
+    """The text for each prompt, in their order, greedy; kept in `path` batch by batch, under the name `made_by`."""
+    limit, seed = settings.answer_tokens, settings.seed
+    with AppendLog(path, made_by) as journal, Bar(label, len(prompts)) as bar:
+        texts: dict[str, str] = {row["id"]: row["text"] for row in journal.rows}
+        bar.advance(len(texts))
+        for batch in write(answerer, prompts, limit, seed, set(texts)) if len(texts) < len(prompts) else ():
+            new = {text.prompt_id: text.text for text in batch if text.prompt_id not in texts}
+            journal.add([{"id": key, "text": text} for key, text in new.items()])
+            texts |= new
+            bar.advance(len(new))
+    return [texts[prompt.id] for prompt in prompts]
+
+
 def ask_cases(
     label: str,
     sources: Sequence[str],
-    writer: Writer,
-    reader: Reader | None,
+    answerer: Answerer,
     cases: Sequence[Case],
     questions: Collection[Question],
     folder: Path,
     settings: Settings,
 ) -> list[Prediction]:
-    """One prediction for each case, in their order, greedy; kept in `folder/<label>.jsonl` microbatch by microbatch.
+    """One prediction for each case, in their order, greedy; kept in `folder/<label>.jsonl` batch by batch.
 
     Cases of one prompt are asked once (a list whose permutation moves nothing).
 
@@ -39,9 +64,9 @@ def ask_cases(
     Args:
         label: the model's name in reports.
         sources: where its weights come from; a folder that was written again counts as other weights.
-        writer: the model, which may finish its microbatches in any order.
-        reader: the same model; reads the right answers' perplexity if `evaluation.perplexity`, else may be None.
-        cases: what it is asked.
+        answerer: the models, which may finish their batches in any order; the first also reads the right answers'
+            perplexity if `evaluation.perplexity`.
+        cases: what is asked; their prompts say of which model.
         questions: those of the cases, perhaps more.
         folder: where predictions are kept.
         settings: `evaluation`, `model`, `prompts.answer` and the seed are read.
@@ -50,34 +75,33 @@ def ask_cases(
         StorageError: `folder` cannot be written, or its disk is full.
     """
     asked_of = {question.id: question for question in questions}
-    reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
-    form = settings.evaluation.normalise
+    reasoned, form = settings.prompts.answer == "reasoned", settings.evaluation.normalise
     made_by = made_of(label, sources, cases, questions, settings)
-    path = _path(folder, label)
+    path, same = _path(folder, label), _by_prompt(cases)
     with AppendLog(path, made_by) as journal, Bar(f"asking {label}", len(cases), "prompts") as bar:
-        done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
-        tally = Tally.of(row.score for row in done.values())
-        bar.advance(len(done))
-        missing = _by_prompt(case for case in cases if case.id not in done)
-        prompts_of = [group[0].prompt for group in missing.values()]
-        for written in writer.write(prompts_of, max_new_tokens=limit, seed=settings.seed) if missing else ():
-            pairs = [(case, text) for text in written for case in missing[text.prompt_id]]
+        predicted = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
+        tally = Tally.of(row.score for row in predicted.values())
+        bar.advance(len(predicted))
+        done = {name for name, group in same.items() if all(case.id in predicted for case in group)}
+        prompts_of = [group[0].prompt for group in same.values()] if len(done) < len(same) else []
+        for written in write(answerer, prompts_of, settings.answer_tokens, settings.seed, done):
+            pairs = [(case, text) for text in written for case in same[text.prompt_id] if case.id not in predicted]
             new = {c.id: judge(label, c, asked_of[c.question_id], text, reasoned, form) for c, text in pairs}
             journal.add([as_row(prediction) for prediction in new.values()])
-            done |= new
+            predicted |= new
             tally += Tally.of(row.score for row in new.values())
             bar.advance(len(new), f"EM {tally.mean.em:.2f}, Subspan EM {tally.mean.subspan:.2f}")
-    if reader is None or not settings.evaluation.perplexity:
-        return [done[case.id] for case in cases]
-    read = _perplexities(label, reader, cases, path.with_suffix(PERPLEXITY), made_by)
-    return [replace(done[case.id], perplexity=read[case.id]) for case in cases]
+    if not settings.evaluation.perplexity:
+        return [predicted[case.id] for case in cases]
+    read = _perplexities(label, answerer, cases, path.with_suffix(PERPLEXITY), made_by)
+    return [replace(predicted[case.id], perplexity=read[case.id]) for case in cases]
 
 
 def _by_prompt(cases: Iterable[Case]) -> dict[str, list[Case]]:
-    """The cases by the first of those with the same prompt; what is asked without documents has a model of its own."""
-    groups: dict[tuple[bool, tuple[int, ...]], list[Case]] = {}
+    """The cases by the first of those with the same prompt to the same model."""
+    groups: dict[tuple[int, tuple[int, ...]], list[Case]] = {}
     for case in cases:
-        groups.setdefault((case.condition == "closed_book", case.prompt.tokens), []).append(case)
+        groups.setdefault((case.prompt.model, case.prompt.tokens), []).append(case)
     return {group[0].id: group for group in groups.values()}
 
 
@@ -104,7 +128,7 @@ def _path(folder: Path, label: str) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
 
 
-def _perplexities(label: str, reader: Reader, asked: Sequence[Case], path: Path, made_by: str) -> dict[str, float]:
+def _perplexities(label: str, answerer: Answerer, asked: Sequence[Case], path: Path, made_by: str) -> dict[str, float]:
     """exp of the mean negative log-probability of the right answer's tokens, the end token included, by case id."""
     read: dict[str, float] = {}
     with AppendLog(path, made_by) as journal, Bar(f"reading with {label}", len(asked), "answers") as bar:
@@ -113,10 +137,9 @@ def _perplexities(label: str, reader: Reader, asked: Sequence[Case], path: Path,
         rows = [
             Example(id=case.id, tokens=case.prompt.tokens + case.answer, prompt_tokens=len(case.prompt.tokens))
             for case in asked
-            if case.id not in read
         ]
-        for batch in reader.read(rows) if rows else ():
-            new = {case_id: math.exp(-sum(logs) / len(logs)) for case_id, logs in batch}
+        for batch in answerer.read(rows, done=set(read)) if len(read) < len(asked) else ():
+            new = {case_id: math.exp(-sum(logs) / len(logs)) for case_id, logs in batch if case_id not in read}
             journal.add([{"case": case_id, "perplexity": value} for case_id, value in new.items()])
             read |= new
             bar.advance(len(new))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -129,11 +129,43 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-Comparison = TypeVar("Comparison", bound=Any)
-"""A frozen dataclass with `rows`, `change` (an `Interval`), `p`, `corrected` and `verdict`, as reports have them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one model or stage has over another, the same questions paired.
+
+    Example: Change(before="base", after="RAFT", condition="oracle", metric="em", ..., verdict="+0.42 [+0.33, +0.51]")
+    """
+
+    before: str
+    after: str
+    condition: str
+    metric: str
+    """em, f1, subspan; for a forgery alone perplexity and log_perplexity of the right answer."""
+    rows: int
+    change: Interval
+    p: float
+    """Of this comparison alone, by paired sign flips."""
+    corrected: float
+    """The same for all that the table tests (Holm)."""
+    verdict: str
+
+    @property
+    def shown(self) -> bool:
+        """Whether it may be called a difference."""
+        return shown(self.change, self.rows, self.corrected)
 
 
-def together(changes: Sequence[Comparison]) -> tuple[Comparison, ...]:
+def compare(old: Sequence[float], new: Sequence[float], resamples: int, seed: int, **names: str) -> Change:
+    """The change from `old` to `new`, tested as the only one; `names` are before, after, condition and metric.
+
+    Raises:
+        ValueError: the two differ in length, or are empty.
+    """
+    change, p = difference(old, new, resamples, seed), p_value(old, new, seed)
+    return Change(rows=len(old), change=change, p=p, corrected=p, verdict=verdict(change, len(old), p), **names)
+
+
+def together(changes: Sequence[Change]) -> tuple[Change, ...]:
     """The comparisons of one table, with p values and verdicts corrected for those that have questions enough."""
     tested = [change for change in changes if change.rows >= ENOUGH]
     corrected = iter(holm([change.p for change in tested]))
@@ -171,7 +203,7 @@ def verdict(change: Interval, rows: int, p: float, family: int = 1) -> str:
     return f"no difference shown (p {p:.2g}, corrected for {family} comparisons), {numbers}"
 
 
-def note(changes: Sequence[Any]) -> str:
+def note(changes: Sequence[Change]) -> str:
     """How differences of this table are called; empty where none was tested."""
     family = sum(change.rows >= ENOUGH for change in changes)
     if not family:

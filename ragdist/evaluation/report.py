@@ -1,21 +1,27 @@
-"""The same report as a terminal table, Markdown, JSON and a picture."""
+"""What models score under each condition: the report's records, and what is shown of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
-from ragdist.evaluation.intervals import Interval, note
-from ragdist.records import as_row
-from ragdist.storage.atomic import make_folder, translate_errors
+from ragdist.evaluation.intervals import Change, Interval, note
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    Block,
+    DataPoint,
+    Notes,
+    Picture,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    bounds,
+    plain,
+)
 
 Metric = Literal["em", "f1", "subspan"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -72,23 +78,6 @@ class Attack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A model against the baseline, the same questions paired. Example: Change(..., verdict="+0.42 [+0.33, +0.51]")."""
-
-    before: str
-    after: str
-    condition: Condition
-    metric: Metric
-    rows: int
-    change: Interval
-    p: float
-    """Of this comparison alone, by paired sign flips."""
-    corrected: float
-    """The same for all that the table tests (Holm)."""
-    verdict: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
     """What an answer without reading scores. Example: Floor(name="parameter name alone", rows=100, em=...)."""
 
@@ -125,8 +114,12 @@ class Report:
         """The cell, or None when the model was not asked so."""
         return next((cell for cell in self.cells if (cell.model, cell.condition) == (model, condition)), None)
 
+    def sheet(self) -> Sheet:
+        """What is shown of it."""
+        return Sheet(blocks(self), as_json(self))
 
-TITLES: dict[Condition, str] = {
+
+TITLES: dict[str, str] = {
     "closed_book": "no documents",
     "oracle": "oracle present",
     "permuted": "the same, permuted",
@@ -135,8 +128,6 @@ TITLES: dict[Condition, str] = {
     "attacked": "attacked",
 }
 NAMES = {"em": "EM", "f1": "F1", "subspan": "Subspan EM"}
-COLOURS = ("#9aa5b1", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-"""Grey for the first model, then Okabe and Ito's, which colour-blind people can tell apart."""
 DETAILS = {
     "states_forgery": "repeats forged answer",
     "retrieved_oracle": "retrieval found oracle",
@@ -152,113 +143,100 @@ DETAILS = {
 }
 
 
-def table(report: Report) -> Table:
-    """Models by conditions, at most 100 columns wide: EM, its 95% interval, F1 and Subspan EM; notes below."""
-    out = Table(
-        title="Exact match, its 95% interval, then F1 / Subspan EM",
-        title_justify="left",
-        title_style="bold",
-        caption=Text("\n".join(notes(report))),
-        caption_justify="left",
-        caption_style="",
-        box=box.SIMPLE_HEAD,
-        min_width=80,
-    )
-    out.add_column("")
-    for condition in report.conditions:
-        out.add_column(title(report, condition), justify="right")
-    for name, cells in rows(report):
-        out.add_row(Text(name, style="bold"), *(_lines(cell) for cell in cells))
-    if report.floor:
-        blanks = [Text("")] * (len(report.conditions) - 1)
-        out.add_row(Text(f"floor ({report.floor.name})"), _value(report.floor.em), *blanks)
-    return out
-
-
-def markdown(report: Report) -> str:
-    """The table, what changed, and every count, as GitHub's Markdown."""
-    head = ["", *(title(report, condition) for condition in report.conditions)]
-    body = [[name, *(_em(cell) for cell in cells)] for name, cells in rows(report)]
-    if report.floor:
-        floor = f"{report.floor.em.mean:.2f} ({bounds(report.floor.em)})"
-        body.append([f"floor ({report.floor.name})", floor, *[""] * (len(head) - 2)])
-    changes = [
-        [change.after, title(report, change.condition), NAMES[change.metric], str(change.rows), change.verdict]
-        for change in report.changes
-    ]
-    parts = ["Exact match with its 95% interval (bootstrap over questions).", grid(head, body)]
-    parts.append("\n".join(f"- {note}" for note in notes(report)))
-    if changes:
-        parts.append(f"Change against {report.baseline}, the same questions paired:")
-        parts.append(grid(["model", "condition", "metric", "questions", "change"], changes))
-    return "\n\n".join([*parts, "Details:", _details(report)]) + "\n"
-
-
 def as_json(report: Report) -> dict[str, Any]:
     """All numbers: `scores` (a row for each model and condition), `attack_success`, `changes`, `floor`."""
     return {
         "baseline": report.baseline,
         "attack": report.attack_name,
-        "scores": [_plain(cell) for cell in report.cells],
-        "attack_success": [_plain(attack) for attack in report.attacks],
-        "changes": [_plain(change) for change in report.changes],
+        "scores": [plain(cell) for cell in report.cells],
+        "attack_success": [plain(attack) for attack in report.attacks],
+        "changes": [plain(change) for change in report.changes],
         "unforged": report.unforged,
-        "floor": _plain(report.floor) if report.floor else None,
+        "floor": plain(report.floor) if report.floor else None,
     }
 
 
-def picture(report: Report, path: Path) -> Path:
-    """A PNG: EM of each model under each condition with its interval, and the floor as a line.
+def blocks(report: Report) -> list[Block]:
+    """The table with its notes, every change and count, and EM of each model under each condition as bars."""
+    return [
+        Table(
+            title="Exact match, its 95% interval, then F1 / Subspan EM",
+            columns=["", *(title(report, condition) for condition in report.conditions)],
+            rows=[*([name, *(_value(cell) for cell in cells)] for name, cells in rows(report)), *_floor(report)],
+        ),
+        Notes(lines=notes(report)),
+        Table(
+            title=f"Change against {report.baseline}, the same questions paired",
+            columns=("model", "condition", "metric", "questions", "change"),
+            rows=[
+                (change.after, title(report, change.condition), NAMES[change.metric], str(change.rows), change.verdict)
+                for change in report.changes
+            ],
+            long=True,
+        ),
+        _details(report),
+        _bars(report),
+    ]
 
-    Raises:
-        StorageError: `path` cannot be written.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    models, conditions = report.models, report.conditions
-    inches = max(6.4, max(1.9, 0.5 * len(models)) * len(conditions) + 1)
-    figure = Figure(
-        figsize=(inches, 4.6),
-        dpi=150,
-        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12),
+def _value(cell: Cell | None) -> Value | str:
+    return Value(cell.em, f"{cell.f1.mean:.2f} / {cell.subspan.mean:.2f}") if cell else ""
+
+
+def _floor(report: Report) -> list[list[Value | str]]:
+    """The floor's row, if there is one: it stands in the first column, as no document changes it."""
+    if not report.floor:
+        return []
+    return [[f"floor ({report.floor.name})", Value(report.floor.em), *[""] * (len(report.conditions) - 1)]]
+
+
+def _details(report: Report) -> Table:
+    return Table(
+        title="Details",
+        columns=("model", "condition", "questions", *NAMES.values(), *DETAILS.values()),
+        rows=[
+            (
+                *(cell.model, title(report, cell.condition), str(cell.rows)),
+                *(f"{score.mean:.3f} ({bounds(score)})" for score in (cell.em, cell.f1, cell.subspan)),
+                *(_detail(getattr(cell, key)) for key in DETAILS),
+            )
+            for cell in report.cells
+        ],
+        long=True,
     )
-    axes = figure.add_subplot()
-    width = 0.8 / max(1, len(models))
-    handles: list[Any] = []
-    for number, model in enumerate(models):
-        found = [(at, cell) for at, name in enumerate(conditions) if (cell := report.cell(model, name))]
-        places = [at + width * (number - (len(models) - 1) / 2) for at, _ in found]
-        means = [cell.em.mean for _, cell in found]
-        spread = [[c.em.mean - c.em.low for _, c in found], [c.em.high - c.em.mean for _, c in found]]
-        colour = COLOURS[number % len(COLOURS)]
-        handles.append(axes.bar(places, means, width * 0.92, color=colour, label=model, zorder=2))
-        axes.errorbar(places, means, spread, fmt="none", ecolor="#333333", elinewidth=1, capsize=3, zorder=3)
-        for place, (_, cell) in zip(places, found, strict=True):
-            axes.text(place, cell.em.high + 0.015, f"{cell.em.mean:.2f}", ha="center", va="bottom", fontsize=9)
+
+
+def _bars(report: Report) -> Picture:
+    models, last = report.models, len(report.conditions) - 1
+    series = [
+        Series(
+            label=model,
+            points=[
+                DataPoint(at, cell.em)
+                for at, name in enumerate(report.conditions)
+                if (cell := report.cell(model, name))
+            ],
+            form="bars",
+            colour=COLOURS[number % len(COLOURS)],
+        )
+        for number, model in enumerate(models)
+    ]
     if report.floor:
-        name = f"floor: {report.floor.name} ({report.floor.em.mean:.2f})"
-        style: dict[str, Any] = {"color": "#333333", "linestyle": (0, (4, 3)), "linewidth": 1}
-        handles.append(axes.axhline(report.floor.em.mean, label=name, zorder=1, **style))
-    axes.set_xticks(range(len(conditions)), [title(report, name) for name in conditions])
-    axes.set_ylim(0, 1.09)
-    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    axes.set_ylabel("exact match")
-    few = len(models) < 4
-    named = " and ".join(models) if few else f"{len(models)} models"
-    axes.set_title(f"{named}, {_counted(report)}, 95% intervals", loc="left", fontsize=11)
-    axes.grid(axis="y", color="#e3e6ea", zorder=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
-    columns = 4 if few else int(inches / 2.6)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-    make_folder(path.parent)
-    with translate_errors(path.parent):
-        figure.savefig(path)
-    return path
+        floor = report.floor.em.mean
+        label = f"floor: {report.floor.name} ({floor:.2f})"
+        series.append(
+            Series(label=label, points=(DataPoint(-0.5, floor), DataPoint(last + 0.5, floor)), dashed=True, marker="")
+        )
+    named = " and ".join(models) if len(models) < 4 else f"{len(models)} models"
+    return Picture(
+        title=f"{named}, {_counted(report)}, 95% intervals",
+        series=series,
+        ticks=[title(report, name) for name in report.conditions],
+        y="exact match",
+    )
 
 
-def title(report: Report, condition: Condition) -> str:
+def title(report: Report, condition: str) -> str:
     """The condition as a person reads it."""
     return report.attack_name if condition == "attacked" else TITLES[condition]
 
@@ -306,51 +284,9 @@ def _counted(report: Report) -> str:
     return f"{counts[0]} questions" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} questions"
 
 
-def _plain(record: Cell | Attack | Change | Floor) -> dict[str, Any]:
-    """The record as JSON objects all the way down."""
-    row = as_row(record)
-    return {k: v._asdict() if isinstance(v, Interval | Labels | ApiCalls) else v for k, v in row.items()}
-
-
-def bounds(value: Interval) -> str:
-    """Example: `0.74 to 0.89`."""
-    return f"{value.low:.2f} to {value.high:.2f}"
-
-
-def _value(value: Interval) -> Text:
-    return Text.assemble((f"{value.mean:.2f}", "bold"), "\n", (bounds(value), "dim"))
-
-
-def _lines(cell: Cell | None) -> Text:
-    if not cell:
-        return Text("")
-    return _value(cell.em).append(f"\n{cell.f1.mean:.2f} / {cell.subspan.mean:.2f}\n", "dim")
-
-
-def _em(cell: Cell | None) -> str:
-    return f"**{cell.em.mean:.2f}** ({bounds(cell.em)})" if cell else ""
-
-
-def _details(report: Report) -> str:
-    shown = {key: name for key, name in DETAILS.items() if any(getattr(cell, key) is not None for cell in report.cells)}
-    head = ["model", "condition", "questions", *NAMES.values(), *shown.values()]
-    body = []
-    for cell in report.cells:
-        scores = [f"{getattr(cell, metric).mean:.3f} ({bounds(getattr(cell, metric))})" for metric in NAMES]
-        more = [_detail(getattr(cell, key)) for key in shown]
-        body.append([cell.model, title(report, cell.condition), str(cell.rows), *scores, *more])
-    return grid(head, body)
-
-
 def _detail(value: float | Labels | ApiCalls | None) -> str:
     if isinstance(value, ApiCalls):
         return f"{value.accuracy:.3f}, {value.made_up:.3f} ({value.rows})"
     if isinstance(value, Labels):
         return f"{value.accuracy:.3f}, {value.macro_f1:.3f} ({value.rows})"
     return "" if value is None else f"{value:.2f}"
-
-
-def grid(head: list[str], body: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from ragdist.config import Condition, Settings
 from ragdist.data.matching import normalise
-from ragdist.evaluation import answers
+from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.answers import LABELS
 from ragdist.evaluation.apicalls import Judge
-from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
+from ragdist.evaluation.intervals import Change, Interval, interval, together
 from ragdist.evaluation.predictions import Prediction
-from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Change, Floor, Metric, Report
+from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Floor, Metric, Report
 from ragdist.records import Question
 
 RIGHT_OR_WRONG: tuple[Metric, ...] = ("em", "subspan")
@@ -115,29 +116,24 @@ def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings,
 
 
 def _attack(control: PredictionsById, attacked: PredictionsById, metric: Metric, settings: Settings) -> Attack:
-    right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
-    lost = [1.0 - getattr(attacked[key], metric) for key in right]
+    lost = losses(control, attacked, metric)
     success = _bounds(settings)(lost) if lost else None
-    return Attack(model=next(iter(control.values())).model, metric=metric, rows=len(right), success=success)
+    return Attack(model=next(iter(control.values())).model, metric=metric, rows=len(lost), success=success)
+
+
+def losses(control: Mapping[str, Any], attacked: Mapping[str, Any], metric: str) -> list[float]:
+    """For each question that the control has right: 1 where the attack turned it wrong. Their mean is its success."""
+    right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
+    return [1.0 - getattr(attacked[key], metric) for key in right]
 
 
 def compare(before: PredictionsById, after: PredictionsById, metric: Metric, settings: Settings) -> Change:
     """The paired change from one group to another, over the questions of both; the condition is that of `after`."""
     shared = [key for key in before if key in after]
     old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))
-    change = difference(old, new, settings.evaluation.resamples, settings.seed)
-    p = p_value(old, new, settings.seed)
-    return Change(
-        before=before[shared[0]].model,
-        after=after[shared[0]].model,
-        condition=after[shared[0]].condition,
-        metric=metric,
-        rows=len(shared),
-        change=change,
-        p=p,
-        corrected=p,
-        verdict=verdict(change, len(shared), p),
-    )
+    first, last = before[shared[0]], after[shared[0]]
+    names = {"before": first.model, "after": last.model, "condition": last.condition, "metric": metric}
+    return intervals.compare(old, new, settings.evaluation.resamples, settings.seed, **names)
 
 
 def _floor(questions: Sequence[Question], said: Mapping[str, str], name: str, settings: Settings) -> Floor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ragdist.config import Settings
+from ragdist.config import AnswerersConfig, Settings
 from ragdist.errors import ConfigError
 from ragdist.plan import memory
 from ragdist.plan.fits import CLOSE, PlannedGroup
@@ -108,9 +108,32 @@ def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
     found = [
         WorkerRequest(name="workers", ranks=ranks, cpus=cluster.cpus_per_worker or 1.0, gpus=cluster.gpus_per_worker)
     ]
+    answerers = settings.answerers(gpu_here=False)
+    if answerers.workers and not _fit(answerers, found[0], times):
+        found.append(
+            WorkerRequest(
+                name="answerers",
+                ranks=answerers.workers * times,
+                cpus=answerers.cpus_per_worker or 1.0,
+                gpus=answerers.gpus_per_worker,
+                labels=answerers.labels,
+                resources=answerers.resources,
+            )
+        )
     if job.startswith("sweep") and settings.sweep.gpus_per_trial:
         found.append(WorkerRequest(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
     return found
+
+
+def _fit(answerers: AnswerersConfig, workers: WorkerRequest, times: int) -> bool:
+    """Whether they fit into the places of the training workers, which are free while they answer."""
+    return (
+        answerers.workers * times <= workers.ranks
+        and (answerers.cpus_per_worker or 1.0) <= workers.cpus
+        and answerers.gpus_per_worker <= workers.gpus
+        and not answerers.labels
+        and not answerers.resources
+    )
 
 
 def groups(settings: Settings, job: KubeJob, plan: Plan) -> list[Pods]:
@@ -175,17 +198,17 @@ def _counted(group: PlannedGroup) -> int:
 
 def head(settings: Settings, job: KubeJob, plan: Plan) -> Pods:
     """The pod with the driver and, in a sweep whose trials ask on CPU, the trials' own processes beside it."""
-    kube, gpus = settings.kube, int(asks_on_gpu(settings, job, plan.groups))
+    kube = settings.kube
     driver = plan.driver if job.endswith("atm") else _asking(settings, plan)
     processes = 1 + (settings.sweep.concurrent if job.startswith("sweep") and not settings.sweep.gpus_per_trial else 0)
-    counted = _rounded(processes * (driver + gpus * memory.process(True, "host")))
+    counted = _rounded(processes * driver)
     store = store_gib(plan)
     return Pods(
         name="head",
         count=1,
         ranks=0,
         cpus=kube.head_cpus,
-        gpus=gpus,
+        gpus=0,
         memory=math.ceil(kube.head_memory_gib) or max(LEAST_HEAD_GIB, counted) + store + 1,
         store=store,
     )
@@ -194,12 +217,8 @@ def head(settings: Settings, job: KubeJob, plan: Plan) -> Pods:
 def _asking(settings: Settings, plan: Plan) -> float:
     """Bytes of a process that asks a model: of as many as a rank where those are told, whether or not the model is on
     the machine that renders."""
-    return DRIVER + GIB * settings.kube.memory_gib if settings.kube.memory_gib else plan.driver
-
-
-def asks_on_gpu(settings: Settings, job: KubeJob, groups: Sequence[PlannedGroup]) -> bool:
-    """Whether the driver asks a model, on a GPU: ATM's models stay with their ranks."""
-    return settings.kube.driver_gpu and system(job) != "atm" and any(group.role.gpus for group in groups)
+    asks = not settings.answerers(gpu_here=bool(settings.sweep.gpus_per_trial)).workers
+    return DRIVER + GIB * settings.kube.memory_gib if settings.kube.memory_gib and asks else plan.driver
 
 
 def store_gib(plan: Plan) -> int:

@@ -22,6 +22,7 @@ import yaml
 
 from ragdist.errors import ConfigError
 from ragdist.kube.findings import Manifest, Violation
+from ragdist.storage.atomic import atomic_file
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 LIST_TYPE = "x-kubernetes-list-type"
@@ -98,9 +99,8 @@ def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     made = make()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(f".{os.getpid()}")
-        half.write_text(json.dumps(made))
-        half.replace(path)
+        with atomic_file(path) as half:
+            half.write_text(json.dumps(made))
     except OSError:
         pass  # a home that cannot be written costs a second each time, nothing else
     return made

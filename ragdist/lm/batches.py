@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 
@@ -39,3 +39,9 @@ def by_length(
         batch.append(item)
     if batch:
         yield batch
+
+
+def unfinished(batches: Iterable[Sequence[Item]], done: Collection[str]) -> Iterator[Sequence[Item]]:
+    """The batches with anything in them that is not done. Cut again, alone or together, each of them stays whole, so
+    that what is missing is computed as it would have been the first time."""
+    return (batch for batch in batches if any(item.id not in done for item in batch))

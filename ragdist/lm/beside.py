@@ -7,7 +7,7 @@ have (torch 2.13, OpenMP). So each writer's thread takes its share of the caller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
@@ -21,17 +21,16 @@ Stream = Iterator[list[Written]]
 
 
 class ConcurrentWriters:
-    """Plays Writer with several: each prompt goes to the one that `route` names, and they write at once.
+    """Plays Writer with several: each prompt goes to the one that its `model` names, and they write at once.
 
     Texts are those of the writers used one after the other.
 
     Args:
         writers: none shares a module with another, see `lm.shared`.
-        route: the index of a prompt's writer.
     """
 
-    def __init__(self, writers: Sequence[Writer], route: Callable[[Prompt], int]) -> None:
-        self.writers, self.route = writers, route
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self.writers = writers
 
     def write(
         self,
@@ -50,7 +49,7 @@ class ConcurrentWriters:
         """
         parts: list[list[Prompt]] = [[] for _ in self.writers]
         for prompt in prompts:
-            parts[self.route(prompt)].append(prompt)
+            parts[prompt.model].append(prompt)
         return _at_once(
             [
                 writer.write(

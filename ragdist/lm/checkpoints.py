@@ -6,15 +6,14 @@ ranks are done; a folder without it is what a killed run left half-written.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from ragdist.errors import StorageError
-from ragdist.storage.atomic import read_json, write_json
+from ragdist.storage.atomic import atomic_folder, read_json, write_json
+from ragdist.storage.locks import locked
 
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
@@ -40,18 +39,13 @@ def alone(folder: Path) -> Iterator[None]:
     """
     import torch.distributed as dist  # not at the top: drivers, which never load torch, know the names above
 
-    with (folder / ".training").open("w") as lock:
-        if dist.get_rank() == 0:
-            for _ in range(ORPHANS_S):
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(1)
-            else:
-                raise StorageError(
-                    f"workers of another run still write into {folder} after {ORPHANS_S} s; end them, or set run.name"
-                )
+    def give_up_late(waited_s: float) -> None:
+        if waited_s > ORPHANS_S:
+            raise StorageError(
+                f"workers of another run still write into {folder} after {ORPHANS_S} s; end them, or set run.name"
+            )
+
+    with locked(folder / ".training", give_up_late) if dist.get_rank() == 0 else nullcontext():
         dist.barrier()
         yield
 
@@ -81,16 +75,13 @@ def last_said(folder: Path, step: int) -> dict[str, float] | None:
     return found
 
 
-def publish(half: Path, folder: Path) -> None:
-    """Renames the whole model in `half` to `folder/model`.
+def new_model(folder: Path) -> AbstractContextManager[Path]:
+    """A folder to write a whole model into, which becomes `folder/model`.
 
-    Where it is there already, a rank that was taken for dead finished it after all, from the same state to the same
+    Where that is there already, a rank that was taken for dead finished it after all, from the same state to the same
     bits.
     """
-    if (folder / MODEL).exists():
-        shutil.rmtree(half)
-    else:
-        half.rename(folder / MODEL)
+    return atomic_folder(folder / MODEL, first_wins=True)
 
 
 def newest(folder: Path) -> Path | None:

@@ -26,33 +26,52 @@ LEAST_SHARED = 8
 Layers = list[tuple[Tensor, Tensor]]
 
 
+def room(tokens_per_batch: int, on_cpu: bool) -> int:
+    """Padded tokens of a batch."""
+    return min(tokens_per_batch, CPU_TOKENS) if on_cpu else tokens_per_batch
+
+
+def beginning(examples: Sequence[Example]) -> tuple[int, ...]:
+    """The tokens that all prompts begin with (instructions); none where it is not worth to read them once."""
+    rows = [example.tokens[: example.prompt_tokens - 1] for example in examples]
+    # What the first and the last of the sorted rows have in common, all of them have.
+    same = [one == other for one, other in zip(min(rows), max(rows), strict=False)] if rows else []
+    count = (*same, False).index(False)
+    return rows[0][:count] if len(rows) > 1 and count >= LEAST_SHARED else ()
+
+
 class ModelReader:
     """Plays Reader on a causal language model; logits are made where answers are, nowhere else."""
 
     def __init__(self, model: PreTrainedModel, tokens_per_batch: int) -> None:
         self.model: Any = model
         self.model.train(False)
-        on_cpu = self.model.device.type == "cpu"
-        self.tokens_per_batch = min(tokens_per_batch, CPU_TOKENS) if on_cpu else tokens_per_batch
+        self.tokens_per_batch = room(tokens_per_batch, on_cpu=self.model.device.type == "cpu")
+        self._shared: tuple[int, ...] = ()
+        self._begun: Layers = []
 
-    def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
-        """(example id, log-probability in nats of each token after the prompt), the longest examples first."""
-        begun = self._begin(examples)
+    def read(
+        self, examples: Sequence[Example], shared: tuple[int, ...] | None = None
+    ) -> Iterator[list[tuple[str, list[float]]]]:
+        """(example id, log-probability in nats of each token after the prompt), the longest examples first.
+
+        Args:
+            examples: each with an id of its own.
+            shared: tokens that all of them begin with, to be read once; None takes `beginning(examples)`.
+        """
+        if (shared := beginning(examples) if shared is None else shared) != self._shared:
+            self._shared, self._begun = shared, self._begin(shared)
         for batch in by_length(examples, self.tokens_per_batch):
-            yield list(zip([example.id for example in batch], self._logprobs(batch, begun), strict=True))
+            yield list(zip([example.id for example in batch], self._logprobs(batch, self._begun), strict=True))
 
     @enough("lower evaluation.tokens_per_batch")
     @torch.inference_mode()
-    def _begin(self, examples: Sequence[Example]) -> Layers:
-        """Keys and values of the tokens that all prompts begin with (instructions), which are read once."""
+    def _begin(self, shared: tuple[int, ...]) -> Layers:
+        """Keys and values of these tokens."""
         cache: Any = DynamicCache(config=self.model.config)
-        rows = [example.tokens[: example.prompt_tokens - 1] for example in examples]
-        # What the first and the last of the sorted rows have in common, all of them have.
-        same = [one == other for one, other in zip(min(rows), max(rows), strict=False)] if rows else []
-        count = (*same, False).index(False)
-        if len(rows) < 2 or count < LEAST_SHARED or not all(type(layer) is DynamicLayer for layer in cache.layers):
+        if not shared or not all(type(layer) is DynamicLayer for layer in cache.layers):
             return []
-        ids_BT = torch.tensor([rows[0][:count]], device=self.model.device)
+        ids_BT = torch.tensor([shared], device=self.model.device)
         self.model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 

@@ -203,13 +203,10 @@ class Resident:
         with zero.quiet():
             whole = self.engine._zero3_consolidated_16bit_state_dict() if self.stage == 3 else None
         if dist.get_rank() == 0:
-            half = folder / f"{MODEL}.tmp"
-            shutil.rmtree(half, ignore_errors=True)
             stop_at(self.module, self._codec.end)
-            with zero.quiet():
+            with checkpoints.new_model(folder) as half, zero.quiet():
                 self.module.save_pretrained(half, state_dict=whole or self.module.state_dict())
                 self._codec.tokenizer.save_pretrained(half)
-            checkpoints.publish(half, folder)
         dist.barrier()
         return folder / MODEL
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import yaml
 
 from ragdist.config import Settings
-from ragdist.lm.checkpoints import MODEL, publish
+from ragdist.lm.checkpoints import new_model
 from ragdist.lm.load import load_codec, stop_at, with_adapter
 from ragdist.lm.rows import RowSchedule
 from ragdist.tracking.run import versions
@@ -29,19 +29,17 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Setting
     """
     state = trainer.accelerator.get_state_dict(trainer.deepspeed)
     if dist.get_rank() == 0:
-        half = folder / f"{MODEL}.tmp"
-        shutil.rmtree(half, ignore_errors=True)
         model = trainer.accelerator.unwrap_model(trainer.deepspeed)
         for tied, source in getattr(model, "all_tied_weights_keys", {}).items():
             if source in state:  # DeepSpeed's copy holds it twice
                 state.pop(tied, None)
         stop_at(model, load_codec(settings.model).end)
-        model.save_pretrained(half, state_dict=state)
-        if settings.train.lora.rank and settings.train.lora.merge:
-            _merge(half, base, settings)
-        trainer.processing_class.save_pretrained(half)
-        (half / "README.md").write_text(card)
-        publish(half, folder)
+        with new_model(folder) as half:
+            model.save_pretrained(half, state_dict=state)
+            if settings.train.lora.rank and settings.train.lora.merge:
+                _merge(half, base, settings)
+            trainer.processing_class.save_pretrained(half)
+            (half / "README.md").write_text(card)
     dist.barrier()
 
 

@@ -8,7 +8,7 @@ Axes: B rows (right-padded), T tokens, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ragdist.errors import ModelError
 from ragdist.lm.batches import by_length
 from ragdist.lm.load import ADAPTER_ALONE, named, read, with_adapter
 from ragdist.lm.memory import enough
-from ragdist.lm.read import CPU_TOKENS
+from ragdist.lm.read import room
 from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 from ragdist.records import Prompt
 from ragdist.roles import Pair
@@ -58,6 +58,12 @@ def pad(rows: Sequence[Sequence[int]], device: Any = None) -> dict[str, Tensor]:
     }
 
 
+def scoring_batches(rows: Iterable[tuple[int, ...]], tokens_per_batch: int) -> Iterator[list[tuple[int, ...]]]:
+    """Each of the rows once, the longest first."""
+    items = [Prompt(id=str(tokens), tokens=tokens) for tokens in set(rows)]
+    return ([item.tokens for item in batch] for batch in by_length(items, tokens_per_batch))
+
+
 class ModelScorer:
     """Plays Scorer on a sequence classifier.
 
@@ -71,16 +77,18 @@ class ModelScorer:
 
     def __init__(self, model: Any, render: Callable[[Pair], Sequence[int]], tokens_per_batch: int) -> None:
         self.model, self.render = model, render
-        self.tokens_per_batch = min(tokens_per_batch, CPU_TOKENS) if model.device.type == "cpu" else tokens_per_batch
+        self.tokens_per_batch = room(tokens_per_batch, on_cpu=model.device.type == "cpu")
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """A number in (0, 1) for each pair, in order."""
         asked = [tuple(self.render(pair)) for pair in pairs]
-        rows = [Prompt(id=str(tokens), tokens=tokens) for tokens in set(asked)]
-        found: dict[tuple[int, ...], float] = {}
-        for batch in by_length(rows, self.tokens_per_batch):
-            found |= zip((row.tokens for row in batch), self._confidences([row.tokens for row in batch]), strict=True)
+        batches = scoring_batches(asked, self.tokens_per_batch)
+        found = dict(pair for batch in batches for pair in self.scored(batch))
         return [found[tokens] for tokens in asked]
+
+    def scored(self, rows: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], float]]:
+        """Each row of one batch with its confidence."""
+        return list(zip(rows, self._confidences(rows), strict=True))
 
     @enough("lower evaluation.tokens_per_batch")
     @torch.inference_mode()

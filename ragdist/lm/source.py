@@ -6,11 +6,8 @@ A GGUF file is converted once, into $XDG_CACHE_HOME/ragdist/models, named by its
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import io
 import re
-import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,21 +16,14 @@ from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
+from ragdist.storage.atomic import atomic_folder, translate_errors
+from ragdist.storage.locks import is_locked, locked
 from ragdist.storage.model_files import PACKAGE, converted, packaged_gguf
 from ragdist.tracking.progress import say
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")
 """Ends of folder names that tell what is inside: a hub commit, the digest of a converted GGUF file."""
-NO_PLACE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EEXIST,
-}
 
 
 def resolve(config: ModelConfig) -> Path:
@@ -115,23 +105,13 @@ def _converted(gguf: Path) -> Path:
     cache = final.parent
     if final.exists():
         return final
-    try:
+    with translate_errors(cache, "set XDG_CACHE_HOME to another place", f"the converted {gguf.name}"):
         cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f".{final.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"waiting for the process that converts {gguf.name}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_locked(lock := cache / f".{final.name}.lock"):
+            say(f"waiting for the process that converts {gguf.name}")
+        with locked(lock):
             if not final.exists():
                 _convert(gguf, final)
-    except OSError as error:
-        if error.errno not in NO_PLACE:
-            raise
-        raise StorageError(
-            f"cannot write the converted {gguf.name} below {cache}: {error.strerror}; "
-            "free space there or set XDG_CACHE_HOME to another place"
-        ) from None
     return final
 
 
@@ -141,11 +121,9 @@ def _convert(gguf: Path, final: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     say(f"converting {gguf.name} to safetensors in {final}: once, about 25 s for 135M weights")
-    half = final.with_name(f"{final.name}.tmp")  # we hold the lock: what is there is left from a killed process
-    shutil.rmtree(half, ignore_errors=True)
     prepare()  # saving imports deepspeed
     try:
-        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
+        with atomic_folder(final) as half, quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar has no switch
             model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             model.hf_quantizer = None  # else it refuses to be saved, though its weights are plain by now
@@ -153,11 +131,8 @@ def _convert(gguf: Path, final: Path) -> None:
                 del model.config.quantization_config
             model.save_pretrained(half)
             tokenizer.save_pretrained(half)
-        half.rename(final)
     except (ValueError, LookupError, struct.error) as error:  # what a torn or unknown file makes of its readers
         reason = str(error).partition("\n")[0]
         raise ModelError(f"{gguf} cannot be converted ({reason}); set model.source to another model") from None
     except SafetensorError as error:
         raise StorageError(f"cannot write below {final.parent}: {error}; free space or set XDG_CACHE_HOME") from None
-    finally:
-        shutil.rmtree(half, ignore_errors=True)

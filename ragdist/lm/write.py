@@ -21,6 +21,13 @@ from ragdist.records import Prompt, Written
 from ragdist.roles import Codec
 
 
+def writing_batches(
+    prompts: Sequence[Prompt], tokens_per_batch: int, max_new_tokens: int, samples: int = 1
+) -> Iterator[list[Prompt]]:
+    """The prompts as `ModelWriter` writes them: longest first, the same whatever order they came in."""
+    return by_length(prompts, tokens_per_batch, lambda length: samples * (length + max_new_tokens))
+
+
 class ModelWriter:
     """Plays Writer on a causal language model.
 
@@ -56,8 +63,7 @@ class ModelWriter:
             top_p: share of the probability that is sampled from.
             seed: draws belong to (seed, prompt id, sample).
         """
-        batches = by_length(prompts, self.tokens_per_batch, lambda length: samples * (length + max_new_tokens))
-        for batch in batches:
+        for batch in writing_batches(prompts, self.tokens_per_batch, max_new_tokens, samples):
             names = [(prompt.id, sample) for prompt in batch for sample in range(samples)]
             keys_R = torch.tensor(
                 [rng_for(seed, "write", f"{id}\x1f{sample}").getrandbits(63) for id, sample in names],

@@ -36,8 +36,8 @@ class PlannedGroup:
     """Setting that says how many ranks there are."""
     held: ModelFootprint | None
     """None where the model's shape is not known."""
-    work: Work
-    """Its largest microbatch."""
+    work: Work | None
+    """Its largest microbatch; None where it answers and never learns."""
     exact: bool = False
     """The microbatch is of counted rows, not of bounds."""
     writing: Writing | None = None
@@ -47,7 +47,11 @@ class PlannedGroup:
         """All that a rank holds: its states, then what it needs beside them in each of its phases, in turn."""
         if self.held is None:
             return {}
-        found = {"states": memory.states(self.held), "learning": memory.learning(self.held, self.work)}
+        states = memory.states(self.held)
+        if self.work:
+            found = {"states": states, "learning": memory.learning(self.held, self.work)}
+        else:
+            found = {"states": [part for part in states if part.name == "weights"]}
         if self.writing:
             found["writing"] = memory.writing(self.held, self.writing)
         if self.held.gpu:
@@ -122,7 +126,7 @@ def contradictions(
             f"({model.longest}); set model.max_tokens={model.longest} or less",
         )
     for group in groups:
-        if group.held is None:
+        if group.held is None or group.work is None:
             continue
         try:
             group.held.train.check_precision(width, group.knobs)
@@ -205,6 +209,9 @@ def _remedies(crowd: Crowd, place: Place) -> Iterator[str]:
         return
     now, train = group.peak(place), group.held.train
     yield f"a rank of {group.role.name} takes {now / GIB:.1f}"
+    if group.work is None:
+        yield "evaluation.tokens_per_batch and model.max_tokens lower it"
+        return
     higher = [stage for stage in (2, 3) if stage > train.zero_stage]
     tries: list[tuple[str, dict[str, Any]]] = [
         *[(f"zero_stage={stage}", {"zero_stage": stage}) for stage in higher],

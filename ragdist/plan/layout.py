@@ -11,7 +11,7 @@ What is not known (a model that is not here, machines of a cluster) is said to b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ragdist.config import DUET_ROLES, Settings, TrainConfig
@@ -81,6 +81,9 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
     width, rows = _width(settings, nodes or ()), workload.examples(settings, here)
     groups = _sides(settings, width, cores) if job == "atm" else _lessons(settings, job, width, rows, cores)
     turns, problems = fits.seat(groups, nodes, side_by_side=job == "atm")
+    if answering := _answerers(settings, job, nodes, width, cores):
+        turn, missing = fits.seat(answering, nodes, side_by_side=True)
+        groups, turns, problems = [*groups, *answering], [*turns, *turn], [*problems, *missing]
     model = shape.read(settings.model)
     driver = _driver(settings, job, model, width, groups)
     known = nodes is not None or settings.model.dtype != "auto"
@@ -190,6 +193,34 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
     return groups
 
 
+def _answerers(
+    settings: Settings, job: Job, nodes: Sequence[Node] | None, width: int, cores: float | None
+) -> list[PlannedGroup]:
+    """The ranks that answer before and after training, if there are any; each holds the whole model."""
+    config = settings.answerers(gpu_here=bool(nodes and nodes[0].gpus))
+    if job == "atm" or not config.workers:
+        return []
+    role = Role(
+        name="answerers",
+        ranks=config.workers,
+        cpus=config.cpus_per_worker or (cores / config.workers if cores else 1.0),
+        gpus=config.gpus_per_worker,
+        labels={key: value for key, value in config.labels.items() if not key.startswith("ray.io/")},
+    )
+    room, longest = settings.evaluation.tokens_per_batch, settings.model.max_tokens
+    read, new = max(room, longest), settings.answer_tokens
+    return [
+        PlannedGroup(
+            role=role,
+            knobs="evaluation.answerers",
+            workers="evaluation.answerers.workers",
+            held=_held(settings, "", TrainConfig(zero_stage=0), replace(role, ranks=1), width),
+            work=None,
+            writing=Writing(cached=read, read=read, texts=max(1, room // (new + 1))),
+        )
+    ]
+
+
 def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> ModelFootprint | None:
     model = settings.model.model_copy(update={"source": source, "revision": ""}) if source else settings.model
     found = shape.read(model)
@@ -197,15 +228,17 @@ def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width
 
 
 def _driver(settings: Settings, job: Job, model: Shape | None, width: int, groups: Sequence[PlannedGroup]) -> int:
-    """Bytes of the driver and of Ray beside it; a driver on CPU keeps what the untuned model took when it was asked."""
+    """Bytes of the driver and of Ray beside it; a driver on CPU keeps what the untuned model took when it
+    was asked, unless answerers are."""
     asks = settings.evaluation.before and job != "atm" and not any(group.role.gpus for group in groups)
+    asks = asks and all(group.work for group in groups)
     return DRIVER + (width * model.weights if model and asks else 0)
 
 
 def _in_flight(settings: Settings) -> int:
     """Bytes of forged documents that are under way or still held."""
     atm, ranks = settings.atm, settings.attacker.workers + settings.generator.workers
-    rows = KEPT_TABLES * atm.in_flight * ranks * atm.questions_per_microbatch * atm.samples
+    rows = KEPT_TABLES * settings.cluster.in_flight * ranks * atm.questions_per_microbatch * atm.samples
     return rows * (CHARACTERS * atm.max_new_tokens + ROW)
 
 

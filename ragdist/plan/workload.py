@@ -8,7 +8,6 @@ what an earlier run of the same model measured.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 
 from ragdist.config import ModelConfig, Settings
-from ragdist.storage.atomic import read_json
+from ragdist.storage.atomic import read_json, write_json
 from ragdist.storage.stages import CARD, ROWS
 from ragdist.tracking.run import versions
 
@@ -96,7 +95,7 @@ def speed(settings: Settings) -> tuple[float, str] | None:
                 and json.loads((folder / "versions.json").read_text())["machine"] == machine
                 and ran["model"]["source"] == settings.model.source
                 and ran["model"]["dtype"] == settings.model.dtype
-                and ran["cluster"] == settings.cluster.model_dump(mode="json")
+                and ran["cluster"].items() <= settings.cluster.model_dump(mode="json").items()
             )
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if same else []
         except (OSError, ValueError, LookupError, TypeError):
@@ -173,9 +172,7 @@ def note_codec(folder: Path, model: ModelConfig, fingerprint: str) -> None:
     """
     known = _codecs(folder)
     if known.get(_named(model)) != fingerprint:
-        half = folder / f"{CODECS}.{os.getpid()}"
-        half.write_text(json.dumps(known | {_named(model): fingerprint}))
-        half.replace(folder / CODECS)
+        write_json(folder / CODECS, known | {_named(model): fingerprint})
 
 
 def _codecs(folder: Path) -> dict[str, str]:

@@ -1,10 +1,12 @@
-"""Files that are there whole or not at all: written beside their place, then renamed."""
+"""Files and folders that are there whole or not at all: written beside their place, then renamed."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,58 @@ _pieces = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
 )
 
 
+@contextmanager
+def atomic_file(path: Path, sync: bool = False) -> Iterator[Path]:
+    """A name beside `path` to write a file at; it takes the place of `path` when the block ends well, else it goes.
+
+    Args:
+        path: the file; of several processes that write it at once, the last one wins.
+        sync: flushes the file to the disk first, so that a machine that loses its power keeps it whole.
+    """
+    half = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # two machines may have a process of one number
+    try:
+        yield half
+        if sync:
+            with half.open("rb") as file:
+                os.fsync(file.fileno())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, first_wins: bool = False) -> Iterator[Path]:
+    """An empty folder beside `path`; it takes that name when the block ends well, else it goes.
+
+    One process at a time: what a killed one left beside is removed first.
+
+    Args:
+        path: a folder that is not there yet, or is empty.
+        first_wins: where another was faster all the same, its folder stays and this one goes.
+    """
+    half = path.with_name(f"{path.name}.tmp")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    try:
+        yield half
+        if not (first_wins and path.exists()):
+            half.rename(path)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def copy_linked(source: Path, target: Path) -> None:
+    """Copies a folder; its files are shared with the source where the disk can."""
+    shutil.copytree(source, target, copy_function=_linked, dirs_exist_ok=True)
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def encode(row: dict[str, object]) -> str:
     """The row as one line of JSON."""
     return "".join(_pieces(row, 0))
@@ -36,10 +90,8 @@ def write_rows(path: Path, records: Iterable[object]) -> Path:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    half = path.with_name(f"{path.name}.tmp")
-    with translate_errors(path.parent):
+    with translate_errors(path.parent), atomic_file(path) as half:
         half.write_text("".join(encode(as_row(record)) + "\n" for record in records))
-        half.replace(path)
     return path
 
 
@@ -57,24 +109,27 @@ def make_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def translate_errors(folder: Path) -> Iterator[None]:
-    """Turns a full disk or a forbidden folder into one clear error."""
+def translate_errors(folder: Path, fix: str = "set run.folder=... to another place", what: str = "") -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into one clear error, a StorageError.
+
+    Args:
+        folder: what is written to.
+        fix: what helps, apart from free space.
+        what: is written, where that says more.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise StorageError(
-            f"cannot write below {folder}: {os.strerror(error.errno)}; "
-            "free space there or set run.folder=... to another place"
-        ) from None
+        reason = f"{what} below {folder}: {os.strerror(error.errno)}".lstrip()
+        raise StorageError(f"cannot write {reason}; free space there or {fix}") from None
 
 
 def write_json(path: Path, value: Any) -> Path:
     """Writes `value` as JSON, replacing the file in one step."""
-    half = path.with_name(path.name + ".tmp")
-    half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    half.replace(path)
+    with atomic_file(path) as half:
+        half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
     return path
 
 

@@ -10,14 +10,13 @@ Times and machines are not in it, so a run that was killed and went on leaves th
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ragdist.roles import MicrobatchRef
-from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
+from ragdist.storage.atomic import atomic_folder, copy_linked, make_folder, read_json, translate_errors, write_json
 
 MODEL = "model"
 
@@ -78,12 +77,10 @@ class PhaseCheckpoint:
             phase = noted.relative_to(other).with_suffix("")
             if self.done(str(phase)):
                 continue
-            half = self.folder / f"{phase}.tmp"
-            shutil.rmtree(half, ignore_errors=True)
             shutil.rmtree(self.folder / phase, ignore_errors=True)  # of a run that was killed in it
             if (other / phase).is_dir():
-                shutil.copytree(other / phase, half, copy_function=_linked)
-                half.rename(self.folder / phase)
+                with atomic_folder(self.folder / phase) as half:
+                    copy_linked(other / phase, half)
             self.note(str(phase), read_json(noted))
 
     def note(self, phase: str, value: Any) -> None:
@@ -96,14 +93,6 @@ class PhaseCheckpoint:
         make_folder(path.parent)
         with translate_errors(path.parent):
             write_json(path, value)
-
-
-def _linked(source: str, target: str) -> None:
-    """A hard link, or a copy where the disk has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _row(shard: MicrobatchRef) -> dict[str, Any]:

@@ -6,11 +6,9 @@ runs/data/contexts-3f9a1c02d4e5/stage.json      what made it, how many rows, cou
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +16,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ragdist.records import as_row, from_row
-from ragdist.storage.atomic import encode, make_folder, translate_errors
+from ragdist.storage.atomic import atomic_folder, encode, make_folder, translate_errors
+from ragdist.storage.locks import locked
 
 Record = TypeVar("Record")
 ROWS, CARD = "rows.jsonl", "stage.json"
@@ -121,20 +120,13 @@ class Store:
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        final, half = self.path(stage), self.path(stage).with_suffix(".tmp")
-        with translate_errors(self.folder):
-            shutil.rmtree(half, ignore_errors=True)
-            half.mkdir(parents=True)
+        with translate_errors(self.folder), atomic_folder(self.path(stage)) as half:
             out = Output(half / ROWS)
-            try:
-                yield out
-                out.close()
-                card = {"name": stage.name, "version": stage.version, "inputs": dict(stage.inputs)}
-                card |= {"settings": dict(stage.settings), "rows": out.rows, "counts": out.counts}
-                (half / CARD).write_text(json.dumps(card, indent=1))
-                half.rename(final)
-            finally:
-                shutil.rmtree(half, ignore_errors=True)
+            yield out
+            out.close()
+            card = {"name": stage.name, "version": stage.version, "inputs": dict(stage.inputs)}
+            card |= {"settings": dict(stage.settings), "rows": out.rows, "counts": out.counts}
+            (half / CARD).write_text(json.dumps(card, indent=1))
 
     def make(
         self, stage: Stage, kind: type[Record], produce: Callable[[dict[str, Any]], Iterable[Record]]
@@ -157,6 +149,5 @@ class Store:
     @contextmanager
     def holding(self, stage: Stage) -> Iterator[None]:
         """Keeps other processes from making the same stage; waits for one that does."""
-        with translate_errors(self.folder), (self.folder / f".{stage.name}-{stage.fingerprint}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with translate_errors(self.folder), locked(self.folder / f".{self.path(stage).name}.lock"):
             yield

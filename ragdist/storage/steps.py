@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ragdist.storage.append import append_row, whole_lines
+from ragdist.storage.atomic import atomic_file
+
 STEPS = "steps.jsonl"
 
 
 def noted(folder: Path) -> list[dict[str, float]]:
     """The metrics of all steps so far, in order."""
-    path = folder / STEPS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in whole_lines(folder / STEPS)]
 
 
 def note(folder: Path, metrics: dict[str, float]) -> None:
     """Adds a step."""
-    with (folder / STEPS).open("a") as file:
-        file.write(json.dumps(metrics) + "\n")
+    append_row(folder / STEPS, metrics)
 
 
 def cut(folder: Path, count: int, last: dict[str, float] | None = None) -> None:
@@ -31,4 +32,5 @@ def cut(folder: Path, count: int, last: dict[str, float] | None = None) -> None:
     kept = noted(folder)[:count]
     if last and len(kept) == count - 1:
         kept.append(last)
-    (folder / STEPS).write_text("".join(json.dumps(line) + "\n" for line in kept))
+    with atomic_file(folder / STEPS) as half:
+        half.write_text("".join(json.dumps(line) + "\n" for line in kept))

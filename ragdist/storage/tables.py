@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from ragdist import records
 from ragdist.errors import DataError
 from ragdist.records import as_row, from_row
 from ragdist.roles import MicrobatchRef, Model
-from ragdist.storage.atomic import translate_errors
+from ragdist.storage.atomic import atomic_file, translate_errors
 from ragdist.storage.stages import Rows
 
 KIND, DIGEST, NOTES = b"ragdist.kind", b"ragdist.digest", b"ragdist.notes"
@@ -86,18 +84,9 @@ def write(path: Path, table: pa.Table, notes: Mapping[str, float]) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    half = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # two machines may have a process of one number
     noted = table.replace_schema_metadata({**(table.schema.metadata or {}), NOTES: json.dumps(dict(notes))})
-    with translate_errors(path.parent):
-        try:
-            with half.open("wb") as file:
-                pq.write_table(noted, file)
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(path)
-        except BaseException:  # survives nothing: what is half written goes
-            half.unlink(missing_ok=True)
-            raise
+    with translate_errors(path.parent), atomic_file(path, sync=True) as half:
+        pq.write_table(noted, half)
 
 
 def peek(path: Path) -> tuple[int, str, dict[str, float]]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ragdist.config import Settings
 from ragdist.evaluation.intervals import ALPHA, ENOUGH, Interval, difference, holm, interval, p_value, shown
-from ragdist.evaluation.report import bounds, grid
+from ragdist.evaluation.sheet import Block, Notes, Table, Value
 from ragdist.storage.atomic import translate_errors
 from ragdist.storage.tables import rows_at
 from ragdist.sweeps.trials import TRIALS, Point, Trial
@@ -190,32 +190,33 @@ def write(rows: Sequence[ArmAnswer], folder: Path) -> Path:
     return folder / ANSWERS
 
 
-def markdown(found: Sequence[Compared], arms: Mapping[str, Point]) -> str:
+def blocks(found: Sequence[Compared], arms: Mapping[str, Point]) -> list[Block]:
     """A table for each measure: an arm a line, a condition a column; then what the arms are."""
-    first, parts = next(iter(arms)), []
+    first = next(iter(arms))
+    out: list[Block] = []
     for measure, title in MEASURED.items():
         cells = {(row.arm, row.condition): _cell(row, first) for row in found if row.measure == measure}
         conditions = list(dict.fromkeys(condition for _, condition in cells))
-        body = [[arm, *(cells.get((arm, condition), "") for condition in conditions)] for arm in (BEFORE, *arms)]
-        parts += [f"Share {title}:", grid(["", *conditions], body)]
-    rows, seeds = (max((getattr(row, name) for row in found), default=0) for name in ("rows", "seeds"))
+        rows = [[arm, *(cells.get((arm, condition), "") for condition in conditions)] for arm in (BEFORE, *arms)]
+        out.append(Table(title=f"Arms: share {title}", columns=["", *conditions], rows=rows, long=True))
+    most, seeds = (max((getattr(row, name) for row in found), default=0) for name in ("rows", "seeds"))
     tested = sum(getattr(row, name) is not None for row in found for name in TESTED)
-    parts.append(
-        f"{rows} questions, {seeds} seed(s); in brackets 95% intervals over questions. Changes are paired, from the "
+    said = (
+        f"{most} questions, {seeds} seed(s); in brackets 95% intervals over questions. Changes are paired, from the "
         f"model that all arms began with and from {first}, each with its own interval; * is a difference: the interval "
         f"leaves out 0 and p, by paired sign flips and Holm's correction over all {tested} changes, is at most {ALPHA}."
     )
-    said = {
+    own = {
         arm: ", ".join(f"`{key}={json.dumps(value)}`" for key, value in point.items()) for arm, point in arms.items()
     }
-    return "\n\n".join([*parts, "\n".join(f"- **{arm}**: {settings}" for arm, settings in said.items())])
+    return [*out, Notes(lines=[said, *(f"**{arm}**: {settings}" for arm, settings in own.items())], long=True)]
 
 
-def _cell(row: Compared, first: str) -> str:
+def _cell(row: Compared, first: str) -> Value | str:
     changes = (("", row.from_before, row.p_before), (f"{first} ", row.from_first, row.p_first))
     said = [
         f"{name}{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" + "*" * (p is not None and shown(one, row.rows, p))
         for name, one, p in changes
         if one
     ]
-    return "; ".join([f"{row.score.mean:.2f} ({bounds(row.score)})", *said])
+    return Value(row.score, "; ".join(said))

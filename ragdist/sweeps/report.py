@@ -1,4 +1,4 @@
-"""A sweep as a terminal table, Markdown, JSON, curves (PNG, and a web page that needs nothing else), and Parquet.
+"""What is shown of a sweep: points, trials and curves; also as a web page that needs nothing else, and as Parquet.
 
 report.md report.html report.png summary.json     trials.parquet     best.yaml, front/*.yaml
 """
@@ -9,17 +9,29 @@ import html
 import io
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from ragdist.config import Settings, loader
-from ragdist.evaluation.report import COLOURS, NAMES, bounds, grid
+from ragdist.evaluation.report import NAMES
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    Block,
+    DataPoint,
+    Notes,
+    Picture,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    figure,
+    markdown,
+    picture,
+)
 from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.sweeps import trials
 from ragdist.sweeps.summary import Sweep, Tried
@@ -39,23 +51,23 @@ NO_METADATA = ("Creator", "Date", "Format", "Type")
 """What matplotlib would write into a drawing."""
 
 
-def write(sweep: Sweep, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Everything that the sweep leaves; returns what summary.json holds.
+def write(sweep: Sweep, settings: Settings, folder: Path, more: Sequence[Block] = ()) -> dict[str, Any]:
+    """Everything that the sweep leaves, `more` below it in report.md; returns what summary.json holds.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    summary = as_json(sweep)
+    made = sheet(sweep)
     with translate_errors(make_folder(folder)):
-        (folder / "report.md").write_text(markdown(sweep))
+        (folder / "report.md").write_text(markdown(Sheet([*made.blocks, *more], made.numbers)))
         (folder / "report.html").write_text(page(sweep))
-        figure(sweep).savefig(folder / "report.png")
+        picture(made, folder / "report.png")
         pq.write_table(rows(sweep, settings), folder / "trials.parquet")
         if sweep.best:
             (folder / "best.yaml").write_text(loader.dump(settings_of(sweep.best, settings)))
         for number, tried in enumerate(sweep.front, 1) if len(sweep.objective) > 1 else ():
             (make_folder(folder / "front") / f"{number}.yaml").write_text(loader.dump(settings_of(tried, settings)))
-    return summary
+    return made.numbers
 
 
 def settings_of(tried: Tried, settings: Settings) -> Settings:
@@ -65,47 +77,22 @@ def settings_of(tried: Tried, settings: Settings) -> Settings:
     return found.model_copy(update={"run": run.model_copy(update={"name": "", "mapper": mapper})})
 
 
-def table(sweep: Sweep) -> Table:
-    """A row for each point, best first in bold; what failed or was stopped is below."""
-    out = Table(
+def sheet(sweep: Sweep) -> Sheet:
+    """A row for each point, what failed or was stopped, every trial, and the curves."""
+    shown = _shown(sweep)
+    points = Table(
         title=f"{NAMES[sweep.metric]} and its 95% interval {_over(sweep)}",
-        title_justify="left",
-        title_style="bold",
-        caption=Text("\n".join(notes(sweep))),
-        caption_justify="left",
-        caption_style="",
-        box=box.SIMPLE_HEAD,
-        min_width=80,
+        columns=(*sweep.keys, *(TITLES.get(name, name) for name in shown), "seeds", "minutes", "choice"),
+        rows=[
+            (
+                *_values(sweep, tried),
+                *(Value(tried.scores[name]) if name in tried.scores else "" for name in shown),
+                *(str(tried.seeds), f"{tried.seconds / 60:.1f}", _choice(sweep, tried)),
+            )
+            for tried in sweep.points
+        ],
     )
-    for key in sweep.keys:
-        out.add_column(key.rpartition(".")[2])
-    shown = _shown(sweep)
-    for name in shown:
-        out.add_column(TITLES.get(name, name), justify="right")
-    out.add_column("seeds", justify="right")
-    out.add_column("")
-    for tried in sweep.points:
-        cells = [Text.assemble(_mean(tried, name), "\n", (_bounds(tried, name), "dim")) for name in shown]
-        style = "bold" if tried is sweep.best else ""
-        out.add_row(*_values(sweep, tried), *cells, str(tried.seeds), _mark(sweep, tried), style=style)
-    return out
-
-
-def markdown(sweep: Sweep) -> str:
-    """The table, the notes, and every trial."""
-    shown = _shown(sweep)
-    head = [*(f"`{key}`" for key in sweep.keys), *(TITLES.get(name, name) for name in shown), "seeds", "minutes", ""]
-    body = [
-        [
-            *_values(sweep, tried),
-            *(f"{_mean(tried, name)} ({_bounds(tried, name)})" for name in shown),
-            *(str(tried.seeds), f"{tried.seconds / 60:.1f}", _mark(sweep, tried)),
-        ]
-        for tried in sweep.points
-    ]
-    parts = [f"{NAMES[sweep.metric]} and its 95% interval {_over(sweep)}.", grid(head, body)]
-    parts.append("\n".join(f"- {note}" for note in notes(sweep)))
-    return "\n\n".join([*parts, "Trials:", grid(*_trials(sweep))]) + "\n"
+    return Sheet([points, Notes(lines=notes(sweep)), _trials(sweep), *pictures(sweep)], as_json(sweep))
 
 
 def notes(sweep: Sweep) -> list[str]:
@@ -180,103 +167,90 @@ def _float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def figure(sweep: Sweep) -> Any:
+def pictures(sweep: Sweep) -> list[Picture]:
     """A panel for each setting with the objectives over it; with two objectives, one against the other with the front.
 
     Dashed: the untuned model.
     """
-    from matplotlib.figure import Figure
-
-    panels = len(sweep.keys) + (len(sweep.objective) > 1)
-    out = Figure(figsize=(5.2 * max(1, panels), 4.4), dpi=150, layout="constrained")
-    for number, key in enumerate(sweep.keys):
-        _curves(out.add_subplot(1, panels, number + 1), sweep, key)
-    if len(sweep.objective) > 1:
-        _front(out.add_subplot(1, panels, panels), sweep)
-    for axes in out.axes:
-        axes.grid(color="#e3e6ea", zorder=0)
-        axes.spines[["top", "right"]].set_visible(False)
-    return out
+    return [*(_curves(sweep, key) for key in sweep.keys), *([_front(sweep)] if len(sweep.objective) > 1 else [])]
 
 
-def _curves(axes: Any, sweep: Sweep, key: str) -> None:
+def _curves(sweep: Sweep, key: str) -> Picture:
     """One setting against the objectives, a line for each combination of the others."""
-    axes.set_xlabel(key)
-    axes.set_ylabel(f"{NAMES[sweep.metric]}, 95% interval {_over(sweep)}")
     values = [tried.values[key] for tried in sweep.points]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     texts = list(dict.fromkeys(map(str, values)))
-    lines: dict[str, list[Tried]] = {}
-    for tried in sweep.points:
+    places = [value if numeric else texts.index(str(value)) for value in values]
+    lines: dict[str, list[tuple[float, Tried]]] = {}
+    for place, tried in zip(places, sweep.points, strict=True):
         others = trials.label({name: value for name, value in tried.values.items() if name != key})
-        lines.setdefault(others, []).append(tried)
+        lines.setdefault(others, []).append((place, tried))
     joined = not sweep.drawn and len(lines) <= MOST_LINES
-    for (at, name), (number, (beside, points)) in itertools.product(
-        enumerate(sweep.objective), enumerate(lines.items())
-    ):
-        found = [(t.values[key] if numeric else texts.index(str(t.values[key])), t.scores.get(name)) for t in points]
-        shown = sorted((x, score) for x, score in found if score)
-        means = [score.mean for _, score in shown]
-        spread = [[s.mean - s.low for _, s in shown], [s.high - s.mean for _, s in shown]]
-        label = f"{TITLES[name]} {beside}".strip() if joined else TITLES[name] if not number else None
-        style: Any = {"color": COLOURS[at + 1], "marker": "osD^"[number % 4], "linestyle": "-" if joined else "none"}
-        axes.errorbar([x for x, _ in shown], means, spread, capsize=3, label=label, **style)
+    series = []
     for at, name in enumerate(sweep.objective):
+        colour = COLOURS[at + 1]
+        for number, (beside, found) in enumerate(lines.items()):
+            shown = sorted((place, tried.scores[name]) for place, tried in found if name in tried.scores)
+            points = [DataPoint(*one) for one in shown]
+            label = f"{TITLES[name]} {beside}".strip() if joined else TITLES[name] * (not number)
+            form: Any = "line" if joined else "points"
+            series.append(Series(label=label, points=points, form=form, colour=colour, marker="osD^"[number % 4]))
         base = [tried.scores[f"base_{name}"].mean for tried in sweep.points if f"base_{name}" in tried.scores]
         if base:
-            axes.axhline(sum(base) / len(base), color=COLOURS[at + 1], linestyle=(0, (4, 3)), linewidth=1)
-    if not numeric:
-        axes.set_xticks(range(len(texts)), texts)
-    axes.set_ylim(-0.02, 1.02)
-    if sweep.points:
-        axes.legend(frameon=False, fontsize=8)
+            ends = [DataPoint(place, sum(base) / len(base)) for place in (min(places), max(places))]
+            series.append(Series(label=f"{TITLES[name]}, untuned", points=ends, colour=colour, dashed=True, marker=""))
+    y = f"{NAMES[sweep.metric]}, 95% interval {_over(sweep)}"
+    return Picture(series=series, ticks=() if numeric else texts, x=key, y=y)
 
 
-def _front(axes: Any, sweep: Sweep) -> None:
-    """Every point by both objectives; the front is joined."""
-    axes.set_xlabel(TITLES[sweep.objective[0]])
-    axes.set_ylabel(TITLES[sweep.objective[1]])
+def _front(sweep: Sweep) -> Picture:
+    """Every point by both objectives; the front is joined and numbered as `front/` is."""
+    numbered = [(sweep.of(tried), number) for number, tried in enumerate(sweep.front, 1)]
+    front = [DataPoint(x, y, text=str(number)) for (x, y), number in sorted(numbered)]
     places = [sweep.of(tried) for tried in sweep.points if all(name in tried.scores for name in sweep.objective)]
-    axes.scatter([x for x, _ in places], [y for _, y in places], color=COLOURS[0], zorder=2)
-    best = sorted(sweep.of(tried) for tried in sweep.front)
-    axes.plot([x for x, _ in best], [y for _, y in best], "o-", color=COLOURS[1], label="Pareto front", zorder=3)
-    for tried in sweep.front:
-        axes.annotate(trials.label(tried.values), sweep.of(tried), (4, 4), textcoords="offset points", fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
+    return Picture(
+        series=[
+            Series(points=[DataPoint(x, y) for x, y in places], form="points", colour=COLOURS[0]),
+            Series(label="Pareto front", points=front, colour=COLOURS[1]),
+        ],
+        x=TITLES[sweep.objective[0]],
+        y=TITLES[sweep.objective[1]],
+        share=False,
+    )
 
 
 def page(sweep: Sweep) -> str:
     """One HTML file with the curves as SVG inside, the points, and every trial; it fetches nothing."""
     drawing = io.StringIO()
-    figure(sweep).savefig(drawing, format="svg", metadata=dict.fromkeys(NO_METADATA))
+    figure(pictures(sweep)).savefig(drawing, format="svg", metadata=dict.fromkeys(NO_METADATA))
     svg = drawing.getvalue()
-    head, body = _trials(sweep)
+    table = _trials(sweep)
     title = f"Sweep of {sweep.job} over {', '.join(sweep.keys)}"
     notes_ = "".join(f"<li>{html.escape(note)}</li>" for note in notes(sweep))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         "<style>body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}svg{max-width:100%}"
         "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}</style>"
-        f"<h1>{html.escape(title)}</h1>{svg[svg.index('<svg') :]}<ul>{notes_}</ul>{_html(head, body)}</html>\n"
+        f"<h1>{html.escape(title)}</h1>{svg[svg.index('<svg') :]}<ul>{notes_}</ul>{_html(table)}</html>\n"
     )
 
 
-def _html(head: list[str], body: list[list[str]]) -> str:
-    lines = [[f"<th>{html.escape(cell)}</th>" for cell in head]]
-    lines += [[f"<td>{html.escape(cell)}</td>" for cell in row] for row in body]
+def _html(table: Table) -> str:
+    lines = [[f"<th>{html.escape(cell)}</th>" for cell in table.columns]]
+    lines += [[f"<td>{html.escape(str(cell))}</td>" for cell in row] for row in table.rows]
     return "<table>" + "".join(f"<tr>{''.join(line)}</tr>" for line in lines) + "</table>"
 
 
-def _trials(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of all trials."""
+def _trials(sweep: Sweep) -> Table:
+    """A row for each trial, whatever became of it."""
     names = _shown(sweep)
-    head = ["trial", "state", *(TITLES.get(name, name) for name in names), "minutes", "error"]
-    body = []
+    rows = []
     for trial in sweep.trials:
         found = [trial.scores.get(name) for name in names]
         cells = [f"{scores[sweep.metric][0]:.3f}" if scores else "" for scores in found]
-        body.append([trial.name, trial.state, *cells, f"{trial.seconds / 60:.1f}", trial.error])
-    return head, body
+        rows.append((trial.name, trial.state, *cells, f"{trial.seconds / 60:.1f}", trial.error))
+    head = ("trial", "state", *(TITLES.get(name, name) for name in names), "minutes", "error")
+    return Table(title="Trials", columns=head, rows=rows, long=True)
 
 
 def _shown(sweep: Sweep) -> list[str]:
@@ -293,14 +267,7 @@ def _values(sweep: Sweep, tried: Tried) -> list[str]:
     return [trials.label({key: tried.values[key]}).partition("=")[2] for key in sweep.keys]
 
 
-def _mean(tried: Tried, name: str) -> str:
-    return f"{tried.scores[name].mean:.2f}" if name in tried.scores else ""
-
-
-def _bounds(tried: Tried, name: str) -> str:
-    return bounds(tried.scores[name]) if name in tried.scores else ""
-
-
-def _mark(sweep: Sweep, tried: Tried) -> str:
-    said = ["best"] * (tried is sweep.best) + ["front"] * (len(sweep.objective) > 1 and tried in sweep.front)
-    return ", ".join(said)
+def _choice(sweep: Sweep, tried: Tried) -> str:
+    front = sweep.front if len(sweep.objective) > 1 else ()
+    numbers = [f"front {number}" for number, one in enumerate(front, 1) if one is tried]
+    return ", ".join(["best"] * (tried is sweep.best) + numbers)

@@ -14,8 +14,7 @@ stand beside it, when forgeries agree against it? Each is a condition, asked bef
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +28,11 @@ from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.evaluation.summary import summarise
 from ragdist.records import Forgery, Question
-from ragdist.roles import Reader, TrainingJob, Tuner, Writer
+from ragdist.roles import Answerers, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.stages import Stage
 from ragdist.tracking.run import span
 
-OpenModel = Callable[[str], AbstractContextManager[tuple[Writer, Reader]]]
-"""Loads the model at a source for as long as the block lasts."""
 BASE, TUNED, EVALUATION = "base", "RAFT", "evaluation"
 
 
@@ -48,13 +45,13 @@ class RaftOutcome:
     report: Report
 
 
-def run(pipeline: Pipeline, tuner: Tuner, open_model: OpenModel, folder: Path, settings: Settings) -> RaftOutcome:
+def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, settings: Settings) -> RaftOutcome:
     """The tuned model and how it compares with the one it came from.
 
     Args:
         pipeline: corpus, questions and training rows.
         tuner: who trains.
-        open_model: who answers; called with the base model's source and with the tuned folder.
+        answerers: who answers; opened with the base model's source and with the tuned folder.
         folder: the run's folder.
         settings: all settings.
 
@@ -63,14 +60,14 @@ def run(pipeline: Pipeline, tuner: Tuner, open_model: OpenModel, folder: Path, s
     """
     with span("data"):
         pipeline.make("examples")
-    asked = before(pipeline, open_model, folder, settings)
+    asked = before(pipeline, answerers, folder, settings)
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
-    asked |= evaluate(pipeline, {TUNED: str(tuned)}, open_model, folder, settings)
+    asked |= evaluate(pipeline, {TUNED: str(tuned)}, answerers, folder, settings)
     return RaftOutcome(tuned, report(pipeline, asked, settings))
 
 
-def before(pipeline: Pipeline, open_model: OpenModel, folder: Path, settings: Settings) -> dict[str, list[Prediction]]:
+def before(pipeline: Pipeline, answerers: Answerers, folder: Path, settings: Settings) -> dict[str, list[Prediction]]:
     """The untuned model's answers, asked once for all runs with these prompts, whatever they tune; a copy in `folder`.
 
     Nothing where `evaluation.before` is off.
@@ -82,20 +79,20 @@ def before(pipeline: Pipeline, open_model: OpenModel, folder: Path, settings: Se
     stage = Stage("answers", {"base": predictions.made_of(BASE, [source], every, tests, settings)})
     shared = pipeline.store.path(stage)
     with pipeline.store.holding(stage):
-        answers = _asked(BASE, source, every, tests, open_model, shared, settings)
+        answers = _asked(BASE, source, every, tests, answerers, shared, settings)
     for file in shared.iterdir():
         shutil.copyfile(file, make_folder(folder / EVALUATION) / file.name)
     return {BASE: answers}
 
 
 def evaluate(
-    pipeline: Pipeline, models: dict[str, str], open_model: OpenModel, folder: Path, settings: Settings
+    pipeline: Pipeline, models: dict[str, str], answerers: Answerers, folder: Path, settings: Settings
 ) -> dict[str, list[Prediction]]:
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
     tests = test_questions(pipeline)
     every = list(cases(pipeline, tests, settings)) if models else []
     return {
-        label: _asked(label, source, every, tests, open_model, folder / EVALUATION, settings)
+        label: _asked(label, source, every, tests, answerers, folder / EVALUATION, settings)
         for label, source in models.items()
     }
 
@@ -116,7 +113,7 @@ def cases(
         pipeline.chunk_by_id,
         {found.question_id: found for found in pipeline.candidates},
         by_question(pipeline.forgeries if forgeries is None else forgeries),
-        pipeline.retriever,
+        pipeline.kept_hits,
         pipeline.codec,
         settings,
     )
@@ -127,15 +124,15 @@ def _asked(
     source: str,
     every: list[Case],
     tests: list[Question],
-    open_model: OpenModel,
+    answerers: Answerers,
     folder: Path,
     settings: Settings,
 ) -> list[Prediction]:
     with span(f"evaluate {label}"):
         if (kept := kept_predictions(label, [source], every, tests, folder, settings)) is not None:
             return kept
-        with open_model(source) as (writer, reader):
-            return ask_cases(label, [source], writer, reader, every, tests, folder, settings)
+        with answerers.open(source) as answerer:
+            return ask_cases(label, [source], answerer, every, tests, folder, settings)
 
 
 def report(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Settings) -> Report:

@@ -1,4 +1,4 @@
-"""A teacher in this process: a model whose replies are kept as those of an endpoint."""
+"""A teacher of ours, in this process or on ranks: a model whose replies are kept as those of an endpoint."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from itertools import groupby, islice
 from pathlib import Path
 
 from ragdist.config import ModelConfig, TeacherConfig
 from ragdist.errors import Stopped
 from ragdist.records import Prompt, Reply, Request, Written
-from ragdist.roles import Codec, Writer
+from ragdist.roles import Answerer, Codec
 from ragdist.teacher.reply_cache import STOPPED, ReplyCache, key_of
 from ragdist.tracking.progress import Bar
 
+OpenTeacher = Callable[[], AbstractContextManager[tuple[Answerer, Codec]]]
 ASKED = 256
 """Requests that a local teacher looks at together, to write prompts of like length as one batch."""
 
@@ -30,14 +32,13 @@ class LocalTeacher:
         open_model: loads the model when the first reply is not in the ledger.
     """
 
-    def __init__(
-        self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: Callable[[], tuple[Writer, Codec]]
-    ) -> None:
+    def __init__(self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher) -> None:
         self.config, self.model, self.open_model = config, model, open_model
         named = ["local", *model.model_dump(include={"source", "revision", "dtype"}).values()]
         self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
         self.ledger = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
-        self._opened: tuple[Writer, Codec] | None = None
+        self._opened: tuple[Answerer, Codec] | None = None
+        self._stack = ExitStack()
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
         """See `roles.Teacher`. A stop or a spent budget is heeded after each microbatch."""
@@ -53,13 +54,14 @@ class LocalTeacher:
                 raise Stopped(STOPPED)
 
     def close(self) -> None:
-        """Frees the model's memory."""
+        """Lets go of the model."""
+        self._stack.close()
         self._opened = None
         gc.collect()
 
     def _write(self, missing: dict[str, Request]) -> dict[str, Reply]:
         """Puts a reply to each request into the ledger, by key; those to requests that are too long are returned."""
-        writer, codec = self._opened = self._opened or self.open_model()
+        answerer, codec = self._opened = self._opened or self._stack.enter_context(self.open_model())
         failed, prompts = {}, {}
         for key, request in missing.items():
             tokens = tuple(codec.encode(codec.chat(request.text)).ids)
@@ -75,7 +77,7 @@ class LocalTeacher:
         for (limit, temperature, seed), keys in groupby(sorted(prompts, key=manner), manner):
             self.ledger.check()
             alike = [prompts[key] for key in keys]
-            for batch in writer.write(alike, max_new_tokens=limit, temperature=temperature, seed=seed):
+            for batch in answerer.write(alike, max_new_tokens=limit, temperature=temperature, seed=seed):
                 for text in batch:
                     self._keep(missing[text.prompt_id], text, prompts.pop(text.prompt_id))
                 self.ledger.sync()

@@ -7,22 +7,20 @@ The file is only appended to, by one process at a time. Memory holds where each 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from ragdist.config import TeacherConfig
 from ragdist.errors import Stopped
 from ragdist.records import Reply, Request, as_row
+from ragdist.storage.append import LineFile, whole_lines
 from ragdist.storage.atomic import make_folder, translate_errors
+from ragdist.storage.locks import locked
 from ragdist.tracking.progress import say
 from ragdist.tracking.signals import stop_on_signal
 
@@ -57,7 +55,7 @@ class ReplyCache:
         self.read = self.written = 0
         self.answered = 0
         """Replies that have a text."""
-        self._file: BinaryIO
+        self._file: LineFile
         self._holders, self._holding = 0, ExitStack()
         self._stop = threading.Event()
         self._writing, self._syncing = threading.Lock(), threading.Lock()
@@ -77,11 +75,11 @@ class ReplyCache:
             with ExitStack() as stack:
                 waited_for = "no new call begins, those under way are awaited"
                 self._stop = stack.enter_context(stop_on_signal(what=waited_for))
+                lock = make_folder(self.path.parent) / f".{self.path.name}.lock"
                 with translate_errors(self.path.parent):
-                    make_folder(self.path.parent)
-                    self._file = stack.enter_context(self.path.open("ab+", buffering=0))
-                    self._lock()
-                    self._take_in()
+                    stack.enter_context(locked(lock, self._waiting()))
+                self._file = stack.enter_context(LineFile(self.path))
+                self._take_in()
                 self._holding = stack.pop_all()
         self._holders += 1
         try:
@@ -101,7 +99,7 @@ class ReplyCache:
             KeyError: there is none.
         """
         place = self._places[bytes.fromhex(key)]
-        row = json.loads(os.pread(self._file.fileno(), place.size, place.start))
+        row = json.loads(self._file.read(*place))
         del row["key"]
         return Reply(**row)
 
@@ -112,17 +110,17 @@ class ReplyCache:
             StorageError: the disk is full.
         """
         line = json.dumps({"key": key, **as_row(reply)}).encode() + b"\n"
-        with translate_errors(self.path.parent), self._writing:
-            self._append(line)
+        with self._writing:
+            self._file.write(line)
             self._note(key, reply.read, reply.written, not reply.failed, len(line))
 
     def sync(self) -> None:
         """When this returns, all that was added before is on the disk. May be called from several threads."""
         wanted = self._end
-        with translate_errors(self.path.parent), self._syncing:  # whoever comes first syncs for all that wrote before
+        with self._syncing:  # whoever comes first syncs for all that wrote before
             if self._synced < wanted:
                 written = self._end
-                os.fsync(self._file.fileno())
+                self._file.sync()
                 self._synced = written
 
     @property
@@ -157,37 +155,35 @@ class ReplyCache:
                     f"raise teacher.{knob} and the same command goes on from here"
                 )
 
-    def _lock(self) -> None:
-        began = said = time.monotonic()
-        while True:
-            try:
-                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self._stop.wait(0.1):
-                    raise Stopped(STOPPED) from None
-                if time.monotonic() - said > SAY_EVERY_S:
-                    said = time.monotonic()
-                    say(f"waiting for another process that asks this teacher ({self.path}), {said - began:.0f} s")
+    def _waiting(self) -> Callable[[float], None]:
+        """What is done while another process holds the file; told the seconds so far."""
+        said_s = 0.0
+
+        def waiting(waited_s: float) -> None:
+            nonlocal said_s
+            if self._stop.is_set():
+                raise Stopped(STOPPED)
+            if waited_s - said_s > SAY_EVERY_S:
+                said_s = waited_s
+                say(f"waiting for another process that asks this teacher ({self.path}), {said_s:.0f} s")
+
+        return waiting
 
     def _take_in(self) -> None:
         """Reads what another process, or an earlier one, added; cuts off a line that was not finished."""
-        found = os.fstat(self._file.fileno())
+        found = self.path.stat()
         if found.st_ino != self._inode or found.st_size < self._end:
             self._places.clear()
             self._end = self.read = self.written = self.answered = 0
             self._inode = found.st_ino
-        self._file.seek(self._end)
-        with open(self._file.fileno(), "rb", closefd=False) as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    os.ftruncate(self._file.fileno(), self._end)
-                    break
-                try:
-                    row = json.loads(line)
-                    self._note(row["key"], row["read"], row["written"], not row["failed"], len(line))
-                except (ValueError, LookupError, TypeError):
-                    say(f"{self.path}: the line at byte {self._end} cannot be read and is left out")
-                    self._end += len(line)
+        for line in whole_lines(self.path, self._end):
+            try:
+                row = json.loads(line)
+                self._note(row["key"], row["read"], row["written"], not row["failed"], len(line))
+            except (ValueError, LookupError, TypeError):
+                say(f"{self.path}: the line at byte {self._end} cannot be read and is left out")
+                self._end += len(line)
+        self._file.cut(self._end)
         self._synced = self._end
 
     def _note(self, key: str, read: int, written: int, answered: bool, size: int) -> None:
@@ -196,8 +192,3 @@ class ReplyCache:
         self.read += read
         self.written += written
         self.answered += answered
-
-    def _append(self, line: bytes) -> None:
-        if self._file.write(line) != len(line):  # a full disk takes half of a line, and says so only to the next
-            os.ftruncate(self._file.fileno(), self._end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped
+from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import make_folder, read_json, write_json
 from ragdist.tracking import clients
 from ragdist.tracking.clients import EndState, TrackedRun, Tracker
@@ -169,21 +170,16 @@ class _Mirror(threading.Thread):
         tracker.close(self.outcome)
 
     def _forward(self, tracker: Tracker) -> None:
-        metrics = self.folder / "metrics.jsonl"
-        if not metrics.exists() or metrics.stat().st_size == self.sent.read:
+        lines = b"".join(whole_lines(self.folder / "metrics.jsonl", self.sent.read))
+        if not lines:
             return
-        with metrics.open("rb") as file:
-            file.seek(self.sent.read)
-            whole = file.read().rpartition(b"\n")[0] + b"\n"  # the last line may be half written
-        if whole == b"\n":
-            return
-        for point in points(whole.decode()):
+        for point in points(lines.decode()):
             if point.step > self.sent.steps.get(point.group, -1):
                 tracker.add(*point)
                 self.sent.steps[point.group] = point.step
                 self.sent.points += 1
         tracker.flush()
-        self.sent.read += len(whole)
+        self.sent.read += len(lines)
         self._note()
 
     def _note(self) -> None:

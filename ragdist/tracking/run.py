@@ -10,7 +10,6 @@ Without an open run (in tests, in workers) metrics are dropped and progress is s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -24,20 +23,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ragdist.config import KubeConfig, RunConfig, Settings
-from ragdist.config.loader import dump, flatten, load
+from ragdist.config.block import digest
+from ragdist.config.loader import dump, flatten, load_kept
 from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
+from ragdist.storage.append import append_row
 from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
+from ragdist.storage.locks import is_locked, locked
 from ragdist.tracking import logs
 from ragdist.tracking.progress import say
 
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
-STATE = "state.json"
+STATE, LOCK = "state.json", ".lock"
 listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
-    *("run.", "cluster.", "kube.", "sweep.", "atm.in_flight", "atm.deadline_s", "atm.max_failures"),
+    *("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
     *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
 )
 MAY_CHANGE = {
@@ -45,7 +47,7 @@ MAY_CHANGE = {
     "evaluate": ("run.", "cluster.", "kube.", "evaluation.", "sweep."),
     "duet": ("run.", "cluster.", "kube.", "evaluation.", "sweep.", "duet.arbiter"),
     "atm": ATM_MAY_CHANGE,
-    "sweep-raft": ("run.", "cluster.", "kube.", "sweep."),
+    "sweep-raft": ("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
@@ -84,18 +86,22 @@ def run_folder(settings: Settings, job: str) -> Path:
 
     Where it runs and who is told of it (`run.*`, `kube.*`) make no other run.
     """
-    made_by = settings.model_copy(update={"run": RunConfig(), "kube": KubeConfig()})
-    return Path(settings.run.folder) / (settings.run.name or f"{job}-{made_by.fingerprint()}")
+    return Path(settings.run.folder) / (settings.run.name or f"{job}-{digest(_naming(settings))}")
+
+
+def _naming(settings: Settings) -> dict[str, Any]:
+    """What names a run: settings in their places of the first version, so that earlier runs are found."""
+    values = settings.model_copy(update={"run": RunConfig(), "kube": KubeConfig()}).model_dump(mode="json")
+    del values["evaluation"]["answerers"]
+    moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
+    values["atm"] |= {**moved, "max_failures": 3}
+    values["kube"]["driver_gpu"] = True
+    return values
 
 
 def is_held(folder: Path) -> bool:
     """Whether a process works in this run folder now."""
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+    return is_locked(folder / LOCK)
 
 
 @contextmanager
@@ -106,13 +112,13 @@ def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
         StorageError: the folder cannot be written, or another process works in it.
     """
     run = RunFolder(make_folder(run_folder(settings, job)).resolve(), settings, job)
-    with translate_errors(run.folder), (run.folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
-            ) from None
+
+    def refuse(_: float) -> None:
+        raise StorageError(
+            f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
+        )
+
+    with translate_errors(run.folder), locked(run.folder / LOCK, refuse):
         _refuse_other_settings(run)
         (run.folder / "settings.yaml").write_text(dump(settings))
         run.write_json("versions.json", versions())
@@ -150,7 +156,7 @@ def _refuse_other_settings(run: RunFolder) -> None:
         return
     began, asked = (
         {key: value for key, value in flatten(settings).items() if not key.startswith(MAY_CHANGE[run.job])}
-        for settings in (load([str(run.folder / "settings.yaml")]), run.settings)
+        for settings in (load_kept(run.folder / "settings.yaml"), run.settings)
     )
     changed = [
         f"{key}={json.dumps(began[key])}, now {json.dumps(asked[key])}" for key in asked if asked[key] != began[key]
@@ -183,8 +189,7 @@ def metrics(phase: str, **values: Any) -> None:
 
 def append_metrics(folder: Path, phase: str, **values: Any) -> None:
     """Adds a line to metrics.jsonl in a run's folder; for workers, that have no open run of their own."""
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), "phase": phase, **values}) + "\n")
+    append_row(folder / "metrics.jsonl", {"time": round(time.time(), 3), "phase": phase, **values})
     for tell in listeners:
         tell(folder, phase, values)
 

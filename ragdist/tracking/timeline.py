@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ragdist.storage.atomic import make_folder, translate_errors
+from ragdist.storage.append import AppendLog
+from ragdist.storage.atomic import atomic_file, make_folder, translate_errors
 
 LINES, TABLE, TRACE = "timeline.jsonl", "timeline.parquet", "trace.json"
 Stretch = tuple[float, float]
@@ -47,20 +48,19 @@ class Timeline:
         self.folder = make_folder(folder)
         self._lock = threading.Lock()  # a live view asks from a thread of its own
         self._sessions: dict[int, list[Span]] = {}
-        with translate_errors(folder):
-            self._file = (folder / LINES).open("a+b")
-            self._file.truncate(self._restore())
+        self._log = AppendLog(folder / LINES)
+        for *span, session in self._log.rows:
+            self._sessions.setdefault(session, []).append(Span(*span))
+        self._log.rows.clear()  # held once, as spans
         self._session = max(self._sessions, default=-1) + 1
         self._sessions[self._session] = []
 
     def add(self, span: Span | Mapping[str, Any]) -> None:
         """Keeps a span that has ended; a mapping has Span's names."""
         span = span if isinstance(span, Span) else Span(**span)
-        line = json.dumps([*span, self._session], ensure_ascii=False) + "\n"
-        with self._lock, translate_errors(self.folder):
+        with self._lock:
             self._sessions[self._session].append(span)
-            self._file.write(line.encode())
-            self._file.flush()
+            self._log.add([[*span, self._session]])
 
     @property
     def groups(self) -> list[str]:
@@ -113,37 +113,23 @@ class Timeline:
         schema = pa.schema(list(zip((*Span._fields, "session"), kinds, strict=True)))
         columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
         table = pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
+        trace = json.dumps({"traceEvents": _events(self._all()), "displayTimeUnit": "ms"})
         with translate_errors(self.folder):
-            half = self.folder / f"{TABLE}.tmp"
-            pq.write_table(table, half)
-            half.replace(self.folder / TABLE)
-            half = self.folder / f"{TRACE}.tmp"
-            half.write_text(json.dumps({"traceEvents": _events(self._all()), "displayTimeUnit": "ms"}))
-            half.replace(self.folder / TRACE)
+            with atomic_file(self.folder / TABLE) as half:
+                pq.write_table(table, half)
+            with atomic_file(self.folder / TRACE) as half:
+                half.write_text(trace)
 
     def close(self) -> None:
         """Writes both files and lets go of the lines."""
         self.write()
-        self._file.close()
+        self._log.close()
 
     def __enter__(self) -> Timeline:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _restore(self) -> int:
-        """Takes in the lines of earlier sessions; the bytes up to the first torn one."""
-        good = 0
-        self._file.seek(0)
-        for line in self._file:
-            try:
-                *span, session = json.loads(line if line.endswith(b"\n") else b"")
-                self._sessions.setdefault(session, []).append(Span(*span))
-            except (ValueError, TypeError):
-                break
-            good += len(line)
-        return good
 
     def _copies(self) -> list[list[Span]]:
         with self._lock:

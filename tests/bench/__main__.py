@@ -38,6 +38,7 @@ WANTED = {
     "resume_cost": ("at most", 1.0, "calls paid for by a run killed three times and resumed / by an undisturbed one"),
     "startup": ("at most", 0.1, "our seconds between `ragdist submit` and the first step / all of them"),
     "joint_answer": ("at most", 1.3, "reciter and discoverer at once, a core for each / the slower alone on its core"),
+    "answerers": ("at least", 1.8, "answers per second of two ranks, a core each / of one"),
     "trio_memory": ("at most", 1.15, "memory of base, reciter, discoverer and scorer / of one base, after answers"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")

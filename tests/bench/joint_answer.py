@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def measure(folder: Path) -> dict[str, Any]:
         for seed in range(2)
     ]
     cores = sorted(os.sched_getaffinity(0))[:2]
-    pinned = ConcurrentWriters([Pinned(role, core) for role, core in zip(roles, cores, strict=True)], side)
-    free, threads = ConcurrentWriters(roles, side), torch.get_num_threads()
+    pinned = ConcurrentWriters([Pinned(role, core) for role, core in zip(roles, cores, strict=True)])
+    free, threads = ConcurrentWriters(roles), torch.get_num_threads()
     timed(pinned, [*closed[:2], *opened[:2]])
     torch.set_num_threads(1)
     reciter, reciter_s = timed(pinned, closed)
@@ -110,12 +111,7 @@ def prompts(folder: Path, made: Settings) -> tuple[list[Prompt], list[Prompt]]:
         case.prompt
         for case in make_cases(questions, pipeline.chunk_by_id, {}, {}, pipeline.retriever, pipeline.codec, made)
     ]
-    return found[: len(questions)], found[len(questions) :]
-
-
-def side(prompt: Prompt) -> int:
-    """0 for the reciter's, 1 for the discoverer's."""
-    return int(not prompt.id.startswith("closed_book/"))
+    return found[: len(questions)], [replace(prompt, model=1) for prompt in found[len(questions) :]]
 
 
 def adapter(folder: Path, made: Settings, seed: int) -> Path:

@@ -28,7 +28,7 @@ from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Prompt, as_row, from_row
 from ragdist.roles import Writer
-from tests.bench.joint_answer import NEW_TOKENS, RANK, adapter, prompts, settings, side
+from tests.bench.joint_answer import NEW_TOKENS, RANK, adapter, prompts, settings
 from tests.bench.raft_useful_tokens import alone
 
 ASKED = 4
@@ -84,7 +84,7 @@ def trio(folder: Path) -> dict[str, float]:
     scorer = base.classifier(folder / "scorer")
     loaded = resident_mb()
     rows = asked(folder)
-    answer(ConcurrentWriters(writers, side), rows)
+    answer(ConcurrentWriters(writers), rows)
     with torch.inference_mode():
         for row in rows[:ASKED]:
             tokens = torch.tensor([row.tokens])

@@ -25,10 +25,10 @@ from ragdist.storage.tables import split
 WEIGHTS = "weights.json"
 
 
-def settings(*, workers: int = 1, start_timeout_s: float = 60, **atm: Any) -> Settings:
+def settings(*, workers: int = 1, start_timeout_s: float = 60, **cluster: Any) -> Settings:
     """Groups of half a core a rank."""
     side = {"workers": workers, "cpus_per_worker": 0.5, "train": {"examples_per_step": 4, "microbatch": 1}}
-    return resolve({"attacker": side, "generator": side, "atm": atm, "cluster": {"start_timeout_s": start_timeout_s}})
+    return resolve({"attacker": side, "generator": side, "cluster": {"start_timeout_s": start_timeout_s, **cluster}})
 
 
 def questions(folder: Path, count: int, size: int = 1) -> list[MicrobatchRef]:

@@ -41,7 +41,8 @@ def settings(folder, model, **more):
     return game.settings(
         folder,
         model,
-        atm={"rounds": 1, "samples": 3, "max_new_tokens": 24, "questions_per_microbatch": 1, "max_failures": 9},
+        atm={"rounds": 1, "samples": 3, "max_new_tokens": 24, "questions_per_microbatch": 1},
+        cluster={"max_failures": 9},
         generator={"workers": 2, "train": {"microbatch": 1, "zero_stage": 2}},
         **more,
     )

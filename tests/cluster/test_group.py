@@ -23,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("ray_here")
 
 
 @contextmanager
-def group(folder, *, name="attacker", workers=1, source="", stop=None, spans=None, steps=None, **atm):
-    """A group of fakes; `atm` are its settings."""
-    settings = fake.settings(workers=workers, **atm)
+def group(folder, *, name="attacker", workers=1, source="", stop=None, spans=None, steps=None, **cluster):
+    """A group of fakes; `cluster` are its settings."""
+    settings = fake.settings(workers=workers, **cluster)
     side = getattr(settings, name)
     plan = GroupSpec(name, settings, side, fake.Fake, folder, *([stop] if stop else []))
     hooks = {"on_span": spans.append} if spans is not None else {}
@@ -91,7 +91,7 @@ def test_ranks_make_what_one_process_makes(tmp_path, alone, workers):
     assert len([span for span in spans if span["phase"] == "forge"]) == 12
     for rank in range(workers):
         said = (tmp_path / "logs" / f"attacker-rank-{rank}.jsonl").read_text().splitlines()
-        where = {"run": tmp_path.name, "job": "atm", "group": "attacker", "rank": rank, "phase": "forge"}
+        where = {"run": tmp_path.name, "job": "", "group": "attacker", "rank": rank, "phase": "forge"}
         assert [line for line in map(json.loads, said) if where.items() <= line.items() and "microbatch" in line]
     with group(tmp_path, workers=workers) as side:  # a driver that comes back with the first model
         assert learned(side, shards, tmp_path) == metrics
@@ -181,7 +181,7 @@ def test_a_rank_that_always_dies_ends_the_run(tmp_path):
     with group(tmp_path, max_failures=1) as side, pytest.raises(TrainError) as caught:
         forged(side, fake.questions(tmp_path, 3), tmp_path, {"q1": "die always"})
     said = str(caught.value)
-    assert "attacker rank 0 on " in said and "forge, microbatch 00001" in said and "atm.max_failures=1" in said
+    assert "attacker rank 0 on " in said and "forge, microbatch 00001" in said and "cluster.max_failures=1" in said
     assert "attacker-rank-0.log" in said
 
 
@@ -205,7 +205,9 @@ def test_a_rank_that_hangs_is_named(tmp_path):
         with pytest.raises(TrainError) as caught:
             forged(side, fake.questions(tmp_path, 3), tmp_path, {"q1": "sleep"})
         said = str(caught.value)
-        assert all(part in said for part in ("attacker rank 0 on ", "forge, microbatch 00001", "atm.deadline_s", "1 s"))
+        assert all(
+            part in said for part in ("attacker rank 0 on ", "forge, microbatch 00001", "cluster.deadline_s", "1 s")
+        )
         side.restart("", 0)
         with pytest.raises(TrainError, match="attacker, step 2") as caught:
             learned(side, fake.questions(tmp_path, 3), tmp_path, fake.slow_loss)
@@ -235,7 +237,7 @@ def test_a_stop_keeps_what_is_finished(tmp_path, alone):
 
 
 def test_inputs_are_asked_for_when_there_is_room(tmp_path):
-    """check 74: microbatches that are asked for and not taken are at most atm.in_flight a rank, and the one at hand."""
+    """check 74: microbatches asked for and not taken are at most cluster.in_flight a rank, and the one at hand."""
     shards, pulled = fake.questions(tmp_path, 40), []
 
     def inputs():

@@ -54,6 +54,29 @@ def test_atm_tunes_all_weights(side):
         loader.load([f"{side}.train.lora.rank=4"])
 
 
+@pytest.mark.parametrize("old", loader.MOVED)
+def test_a_setting_that_moved_names_its_new_place_and_kept_settings_are_read_without_it(old, tmp_path):
+    with pytest.raises(ConfigError, match=f"no such setting any more: '{old}'; set '{loader.MOVED[old]}'"):
+        loader.load([f"{old}=1"])
+    kept = loader.flatten(loader.load(["seed=7"]))
+    (tmp_path / "settings.yaml").write_text(loader.dump(loader.load(["seed=7"])))
+    values = loader.yaml.safe_load((tmp_path / "settings.yaml").read_text())
+    block, _, name = old.partition(".")
+    values[block][name] = 1
+    (tmp_path / "settings.yaml").write_text(loader.yaml.safe_dump(values))
+    assert loader.flatten(loader.load_kept(tmp_path / "settings.yaml")) == kept
+
+
+def test_answerers_take_the_workers_places_where_the_driver_has_no_gpu():
+    gpus = loader.load(["cluster.workers=4", "cluster.gpus_per_worker=1", "train.microbatch=1"])
+    assert gpus.answerers(gpu_here=True).workers == 0
+    found = gpus.answerers(gpu_here=False)
+    assert (found.workers, found.gpus_per_worker) == (4, 1)
+    assert loader.load(["cluster.workers=4"]).answerers(gpu_here=False).workers == 0
+    asked = loader.load(["evaluation.answerers.workers=2", "cluster.gpus_per_worker=1"])
+    assert asked.answerers(gpu_here=False) == asked.evaluation.answerers  # as they were asked for
+
+
 def test_workers_of_a_job_do_not_share_a_card():
     assert loader.load(["cluster.workers=1", "cluster.gpus_per_worker=0.5"]).cluster.gpus_per_worker == 0.5
     assert loader.load(["cluster.workers=2", "cluster.gpus_per_worker=1"]).cluster.workers == 2

@@ -7,6 +7,7 @@ from scipy import stats
 
 from ragdist.evaluation import report
 from ragdist.evaluation.intervals import holm
+from ragdist.evaluation.sheet import Sheet, markdown
 from ragdist.evaluation.summary import compare, summarise
 from ragdist.sweeps import arms
 from ragdist.sweeps.arms import ArmAnswer
@@ -94,7 +95,7 @@ def test_changes_of_the_robustness_table_are_one_family():
         assert change.change.low > 0
         assert ("no difference shown (p 0.32, corrected for 30" in change.verdict) == (change.after == "one")
     assert any("30 comparisons were tested" in note and "Holm" in note for note in report.notes(made))
-    assert f"{len(made.changes)} comparisons were tested" in report.markdown(made)
+    assert f"{len(made.changes)} comparisons were tested" in markdown(made.sheet())
 
 
 def test_changes_and_gains_of_a_game_are_one_family():
@@ -139,7 +140,7 @@ def test_arms_of_a_sweep_are_one_family():
     assert tested["mixed", "clean", "em"] == pytest.approx(12 * 2 / 2**15)
     assert tested["clean", "template", "subspan"] == pytest.approx(8 * 2 / 2**8)
     assert tested["clean", "clean", "states_forgery"] == 1.0
-    text = arms.markdown(found, {name: {} for name in right})
+    text = markdown(Sheet(arms.blocks(found, {name: {} for name in right}), {}))
     assert "correction over all 12 changes" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "em" not in line and "| " in line[:3]}
     assert text.count("]*") == 4 and "]*" not in lines["clean"]

@@ -8,6 +8,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from ragdist.evaluation import report as reporting
+from ragdist.evaluation.sheet import markdown, picture, terminal
 from ragdist.evaluation.summary import summarise
 from tests.evaluation import world
 from tests.evaluation.world import RuleWriter, majority, stubborn
@@ -30,7 +31,7 @@ def report(tmp_path_factory):
 def printed(report):
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(reporting.table(report))
+        console.print(terminal(report.sheet()))
     return capture.get()
 
 
@@ -41,7 +42,7 @@ def test_table_reads_as_the_papers_do_and_fits_100_columns(report):
     for name in ("oracle present", "oracle absent", "template attack", "base + RAG", "RAFT"):
         assert name in words
     assert "RAFT 0.00 1.00 1.00 0.00 0.67 0.00" in words
-    assert "floor 0.01" in words
+    assert "floor (parameter 0.01" in words
     assert (
         "RAFT: attack success 1.00 (0.97 to 1.00) over the 120 right on the same list without it; repeats the forged"
         in words
@@ -57,7 +58,7 @@ def test_base_is_two_rows_closed_book_and_rag(report):
 
 
 def test_json_holds_every_number_and_survives_a_trip(report):
-    data = json.loads(json.dumps(reporting.as_json(report)))
+    data = json.loads(json.dumps(report.sheet().numbers))
     scores = {(row["model"], row["condition"]): row for row in data["scores"]}
     assert len(scores) == 12
     wilson = pytest.approx(120 / (120 + 1.959964**2))
@@ -70,17 +71,17 @@ def test_json_holds_every_number_and_survives_a_trip(report):
 
 
 def test_markdown_tables_are_rectangular_and_agree_with_json(report):
-    text = reporting.markdown(report)
+    text = markdown(report.sheet())
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
-    assert "| RAFT | **0.00** (0.00 to 0.03) | **1.00** (0.97 to 1.00) |" in text
-    assert "| floor (parameter name alone) | 0.01" in text
+    assert "| RAFT | **0.00** (0.00 to 0.03), 0.00 / 0.00 | **1.00** (0.97 to 1.00), 1.00 / 1.00 |" in text
+    assert "| floor (parameter name alone) | **0.01** (0" in text
     assert "perplexity" not in text  # nothing was read
 
 
 def test_picture_is_a_png_with_something_in_it(report, tmp_path):
-    pixels = imread(reporting.picture(report, tmp_path / "deep" / "report.png"))
+    pixels = imread(picture(report.sheet(), tmp_path / "deep" / "report.png"))
     assert pixels.shape[0] > 400 and pixels.shape[1] > 800
     assert 0.5 < pixels[..., :3].mean() < 0.99
 
@@ -95,8 +96,8 @@ def test_one_model_alone_is_one_row_compared_with_nothing(tmp_path):
 def test_nothing_asked_is_said_so_in_every_form(tmp_path):
     empty = summarise({}, [], world.settings(), {})
     assert "0 questions" in printed(empty)
-    assert "0 questions" in reporting.markdown(empty)
-    assert reporting.picture(empty, tmp_path / "empty.png").exists()
+    assert "0 questions" in markdown(empty.sheet())
+    assert picture(empty.sheet(), tmp_path / "empty.png").exists()
 
 
 def test_picture_of_many_models_grows_so_that_their_numbers_stay_apart(tmp_path):
@@ -106,5 +107,5 @@ def test_picture_of_many_models_grows_so_that_their_numbers_stay_apart(tmp_path)
     for count in (2, 8):
         asked = {f"model {n}": [replace(row, model=f"model {n}") for row in rows] for n in range(count)}
         report = summarise(asked, world.QUESTIONS, chosen, {})
-        widths.append(imread(reporting.picture(report, tmp_path / "report.png")).shape[1])
+        widths.append(imread(picture(report.sheet(), tmp_path / "report.png")).shape[1])
     assert widths[1] > 1.3 * widths[0]

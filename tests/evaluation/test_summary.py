@@ -16,7 +16,7 @@ from ragdist.data import prompts
 from ragdist.errors import DataError
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import by_question, make_cases
-from ragdist.evaluation.report import markdown
+from ragdist.evaluation.sheet import markdown
 from ragdist.evaluation.summary import compare, summarise
 from ragdist.records import Forgery
 from tests import tiny
@@ -181,7 +181,7 @@ def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path)
         for case in cases:
             assert case.prompt.cut_answer == (expected and case.condition in ("oracle", "permuted", "attacked"))
     writer = RuleWriter(majority)
-    found = ask_cases("base", ["a"], writer, None, cases, world.QUESTIONS[:3], tmp_path, chosen)
+    found = ask_cases("base", ["a"], writer, cases, world.QUESTIONS[:3], tmp_path, chosen)
     assert [row.cut_answer for row in found] == [case.prompt.cut_answer for case in cases]
     shown = summarise({"base": found}, world.QUESTIONS[:3], chosen, {})
     shares = {cell.condition: cell.cut_answers for cell in shown.cells}
@@ -241,7 +241,7 @@ def test_questions_whose_documents_cannot_be_made_false_are_counted_in_the_repor
     found = [p for p in predictions["RAFT"] if p.condition != "attacked" or p.question_id >= "q003"]
     report = summarise({"RAFT": found}, world.QUESTIONS, world.settings(), {})
     assert report.unforged == 3
-    assert "3 questions are not asked, as no document could be made false." in markdown(report)
+    assert "3 questions are not asked, as no document could be made false." in markdown(report.sheet())
 
 
 def test_attack_success_of_a_model_that_is_never_right_is_not_defined(predictions):
@@ -278,18 +278,17 @@ def test_predictions_do_not_depend_on_batches_check_70(tmp_path, predictions):
 
 
 def test_a_real_model_answers_alike_twice_and_in_any_batch_check_70(tmp_path):
+    from ragdist.lm.answerer import ModelAnswerer
     from ragdist.lm.load import load_codec, load_model
-    from ragdist.lm.read import ModelReader
-    from ragdist.lm.write import ModelWriter
 
     held = config.ModelConfig(source=str(tiny.model_folder(tmp_path)), dtype="float32", max_tokens=1024)
     model, codec, asked = load_model(held), load_codec(held), world.QUESTIONS[:6]
     chosen = world.settings(conditions=["oracle", "attacked"], perplexity=True)
     found = []
     for run, tokens in enumerate((4096, 4096, 600)):
-        writer, reader = ModelWriter(model, codec, tokens), ModelReader(model, tokens)
+        answerer = ModelAnswerer([model], codec, tokens)
         given = world.cases(chosen, asked)
-        found.append(ask_cases("tiny", held.source, writer, reader, given, asked, tmp_path / str(run), chosen))
+        found.append(ask_cases("tiny", held.source, answerer, given, asked, tmp_path / str(run), chosen))
     assert found[0] == found[1]
     assert [replace(p, perplexity=None) for p in found[2]] == [replace(p, perplexity=None) for p in found[0]]
     assert [p.perplexity for p in found[2]] == pytest.approx([p.perplexity for p in found[0]], rel=1e-4)
@@ -347,8 +346,7 @@ def test_other_prompts_answers_or_weights_start_anew(tmp_path):
     def ask(chosen, questions):
         writer = RuleWriter(majority)
         asked = world.cases(chosen, questions)
-        reader = world.FlatReader()
-        ask_cases("RAFT", str(weights), writer, reader, asked, questions, tmp_path, chosen)
+        ask_cases("RAFT", str(weights), writer, asked, questions, tmp_path, chosen)
         return len(writer.asked)
 
     assert [ask(base, two), ask(base, two)] == [2, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def stubborn(asked: str, documents: list[prompts.Shortened]) -> str:
 
 @dataclass
 class RuleWriter:
-    """Plays Writer by a rule on what the prompt really says, batch by batch, last prompt first."""
+    """Plays Answerer by a rule on what the prompt really says, batch by batch, last prompt first."""
 
     rule: Rule
     batch: int = 16
@@ -118,13 +118,20 @@ class RuleWriter:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        done: Collection[str] = (),
     ) -> Iterator[list[Written]]:
         """One list a microbatch."""
-        order = list(given)[::-1]
+        order = [prompt for prompt in given if prompt.id not in done][::-1]
         for number, start in enumerate(range(0, len(order), self.batch)):
             if number == self.fail_after:
                 raise ConnectionError("the writer died")
             yield [self._answer(p, max_new_tokens) for p in order[start : start + self.batch]]
+
+    def read(self, examples: Sequence[Any], done: Collection[str] = ()) -> Iterator[list[tuple[str, list[float]]]]:
+        """Every token has probability 1/2; ten examples a microbatch."""
+        for start in range(0, len(examples), 10):
+            batch = examples[start : start + 10]
+            yield [(e.id, [-0.6931471805599453] * (len(e.tokens) - e.prompt_tokens)) for e in batch]
 
     def _answer(self, given: Prompt, limit: int) -> Written:
         self.asked.append(given.id)
@@ -136,16 +143,6 @@ class RuleWriter:
         return Written(prompt_id=given.id, sample=0, text=kept, tokens=min(limit, len(tokens)), ended=kept == text)
 
 
-class FlatReader:
-    """Plays Reader: every token has probability 1/2."""
-
-    def read(self, examples: Sequence[Any]) -> Iterator[list[tuple[str, list[float]]]]:
-        """Ten examples a microbatch."""
-        for start in range(0, len(examples), 10):
-            batch = examples[start : start + 10]
-            yield [(e.id, [-0.6931471805599453] * (len(e.tokens) - e.prompt_tokens)) for e in batch]
-
-
 def cases(chosen: loader.Settings, questions: Sequence[Question] = tuple(QUESTIONS)) -> list[Case]:
     forgeries = by_question(FORGERIES)
     return list(make_cases(questions, CHUNKS, CANDIDATES, forgeries, TitleRetriever(), tiny.codec(), chosen))
@@ -155,4 +152,4 @@ def evaluate(
     writer: RuleWriter, folder: Path, chosen: loader.Settings, label: str = "rule", questions: Any = tuple(QUESTIONS)
 ) -> list[Prediction]:
     asked = cases(chosen, questions)
-    return ask_cases(label, "nowhere", writer, FlatReader(), asked, questions, folder, chosen)
+    return ask_cases(label, "nowhere", writer, asked, questions, folder, chosen)

@@ -44,7 +44,7 @@ def test_two_groups_share_a_card_and_play_as_one_process_does_check_71(ray_here,
     parts = {
         "attacker": PART,
         "generator": PART | {"workers": ranks, "train": {"microbatch": 1, "zero_stage": 2}},
-        "atm": {"rounds": 1, "samples": 3, "max_new_tokens": 12, "questions_per_microbatch": 1, "max_failures": 1},
+        "atm": {"rounds": 1, "samples": 3, "max_new_tokens": 12, "questions_per_microbatch": 1},
     }
     for name in ("ray", "here"):
         (tmp_path / name).mkdir()

@@ -93,13 +93,17 @@ def test_the_run_has_the_name_it_would_have_anywhere(job):
     assert manifests == rendered(job, settings)
 
 
-def test_the_driver_has_a_gpu_where_it_asks_models():
-    head = cluster_of(rendered("raft", settings_of("raft", "gpu")))["headGroupSpec"]
-    assert head["resources"] == {"CPU": "0", "GPU": "0"}  # no rank sits there
-    assert head["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    for job, more in (("atm", ()), ("raft", ("kube.driver_gpu=false",))):
-        head = cluster_of(rendered(job, settings_of(job, "gpu", "claim", *more)))["headGroupSpec"]
+def test_answerers_sit_where_workers_train_or_have_pods_of_their_own():
+    for job in ("raft", "atm"):
+        spec = cluster_of(rendered(job, settings_of(job, "gpu")))
+        head = spec["headGroupSpec"]
+        assert head["resources"] == {"CPU": "0", "GPU": "0"}  # no rank sits there
         assert "nvidia.com/gpu" not in head["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert "answerers" not in {group["groupName"] for group in spec["workerGroupSpecs"]}
+    more = ("evaluation.answerers.workers=9", "evaluation.answerers.gpus_per_worker=1")
+    spec = cluster_of(rendered("raft", settings_of("raft", "gpu", "claim", *more)))
+    (own,) = [group for group in spec["workerGroupSpecs"] if group["groupName"] == "answerers"]
+    assert own["replicas"] == 9 and own["resources"]["GPU"] == "1"
 
 
 def test_only_the_autoscaler_has_a_token():

@@ -48,14 +48,10 @@ def torch_threads():
 
 
 def asked(reciter=6, discoverer=6):
-    """Prompts that `route` sends to the reciter and to the discoverer."""
-    named = [(f"closed_book/{n}", prompt) for n, prompt in enumerate(tiny.prompts(reciter))]
-    named += [(f"oracle/{n}", prompt) for n, prompt in enumerate(tiny.prompts(discoverer))]
-    return [Prompt(id=id, tokens=prompt.tokens) for id, prompt in named]
-
-
-def route(prompt):
-    return int(not prompt.id.startswith("closed_book/"))
+    """Prompts for the reciter and for the discoverer."""
+    named = [(f"closed_book/{n}", prompt, 0) for n, prompt in enumerate(tiny.prompts(reciter))]
+    named += [(f"oracle/{n}", prompt, 1) for n, prompt in enumerate(tiny.prompts(discoverer))]
+    return [Prompt(id=id, tokens=prompt.tokens, model=model) for id, prompt, model in named]
 
 
 def before_each(writer, function):
@@ -99,10 +95,10 @@ def test_writers_side_by_side_write_what_they_write_in_turn(writers, how, thread
     prompts, how = asked(), {"max_new_tokens": 6, **how}
     in_turn = {}
     for number, writer in enumerate(writers):
-        in_turn |= written(writer.write([prompt for prompt in prompts if route(prompt) == number], **how))
+        in_turn |= written(writer.write([prompt for prompt in prompts if prompt.model == number], **how))
     assert len({text.text for text in in_turn.values()}) > 6
-    assert written(ConcurrentWriters(writers, route).write(prompts, **how)) == in_turn
-    assert written(ConcurrentWriters(writers, route).write(prompts[::-1], **how)) == in_turn
+    assert written(ConcurrentWriters(writers).write(prompts, **how)) == in_turn
+    assert written(ConcurrentWriters(writers).write(prompts[::-1], **how)) == in_turn
     assert none_left()
 
 
@@ -111,7 +107,7 @@ def test_reciter_and_discoverer_write_at_the_same_time_check_64(writers):
     noted, both = [Noted(writer) for writer in writers], threading.Barrier(2)
     for writer in writers:
         before_each(writer, lambda: both.wait(timeout=60))
-    made = written(ConcurrentWriters(noted, route).write(asked(), max_new_tokens=1))
+    made = written(ConcurrentWriters(noted).write(asked(), max_new_tokens=1))
     assert len(made) == 12
     assert [len(writer.spans) for writer in noted] == [6, 6]
     for (began, ended), (other_began, other_ended) in zip(noted[0].spans, noted[1].spans, strict=True):
@@ -120,14 +116,14 @@ def test_reciter_and_discoverer_write_at_the_same_time_check_64(writers):
 
 def test_writers_without_prompts_have_no_part(writers):
     before_each(writers[0], lambda: pytest.fail("the reciter was not asked"))
-    assert len(written(ConcurrentWriters(writers, route).write(asked(reciter=0), max_new_tokens=2))) == 6
-    assert list(ConcurrentWriters(writers, route).write([], max_new_tokens=2)) == []
+    assert len(written(ConcurrentWriters(writers).write(asked(reciter=0), max_new_tokens=2))) == 6
+    assert list(ConcurrentWriters(writers).write([], max_new_tokens=2)) == []
 
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_error_in_a_thread_arrives_as_itself_and_ends_the_other(writers, failing):
     prompts = asked(8, 8)
-    bad = next(prompt for prompt in prompts if route(prompt) == failing)
+    bad = next(prompt for prompt in prompts if prompt.model == failing)
     broken = [Prompt(id=bad.id, tokens=(10**6,)) if prompt is bad else prompt for prompt in prompts]  # no such token
     noted = [Noted(writer) for writer in writers]
     held = threading.Event()
@@ -135,7 +131,7 @@ def test_error_in_a_thread_arrives_as_itself_and_ends_the_other(writers, failing
     before_each(writers[failing], lambda: None if len(noted[failing].spans) < 7 else held.set())
     kept = []
     with pytest.raises(IndexError, match="out of range"):
-        kept += ConcurrentWriters(noted, route).write(broken, max_new_tokens=2)
+        kept += ConcurrentWriters(noted).write(broken, max_new_tokens=2)
     assert len(noted[failing].spans) == 7  # shortest last
     assert len(noted[1 - failing].spans) < 8
     assert none_left()
@@ -143,7 +139,7 @@ def test_error_in_a_thread_arrives_as_itself_and_ends_the_other(writers, failing
 
 def test_caller_that_stops_early_ends_the_threads(writers):
     noted = [Noted(writer) for writer in writers]
-    stream = ConcurrentWriters(noted, route).write(asked(8, 8), max_new_tokens=2)
+    stream = ConcurrentWriters(noted).write(asked(8, 8), max_new_tokens=2)
     next(stream)
     stream.close()
     assert none_left()
@@ -156,7 +152,7 @@ def test_ctrl_c_ends_the_threads(writers):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(ConcurrentWriters(writers, route).write(asked(8, 8), max_new_tokens=2))
+            list(ConcurrentWriters(writers).write(asked(8, 8), max_new_tokens=2))
     finally:
         signal.signal(signal.SIGINT, before)
     assert none_left()
@@ -174,7 +170,7 @@ def test_writers_share_the_threads_of_torch_and_the_last_has_all(writers):
             yield from super().write(prompts, **how)
             ended.set()
 
-    list(ConcurrentWriters([Short(writers[0]), writers[1]], route).write(asked(2, 8), max_new_tokens=1))
+    list(ConcurrentWriters([Short(writers[0]), writers[1]]).write(asked(2, 8), max_new_tokens=1))
     assert seen[0] == [2, 2]
     assert seen[1][0] == 2 and seen[1][-1] == 4 and len(seen[1]) == 8
     assert torch.get_num_threads() == 4

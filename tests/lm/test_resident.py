@@ -123,10 +123,9 @@ def test_begin_where_another_learns_raises(tmp_path, folder, monkeypatch):
 
 def test_a_model_that_another_finished_meanwhile_stays(tmp_path):
     """A rank on a machine that was cut off ends its phase, and the one that took its place then ends it too."""
-    for name, text in (("first.tmp", "one"), ("second.tmp", "two")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "weights").write_text(text)
-        checkpoints.publish(tmp_path / name, tmp_path)
+    for text in ("one", "two"):
+        with checkpoints.new_model(tmp_path) as half:
+            (half / "weights").write_text(text)
     assert (tmp_path / "model" / "weights").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

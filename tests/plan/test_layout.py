@@ -107,10 +107,25 @@ def test_lessons_of_duet_share_a_turn_where_there_is_room(tmp_path):
 
 
 def test_object_store_holds_what_is_in_flight(tmp_path):
-    atm = {"in_flight": 3, "questions_per_microbatch": 4, "samples": 5, "max_new_tokens": 100}
+    atm = {"questions_per_microbatch": 4, "samples": 5, "max_new_tokens": 100}
     generator = {"workers": 3, "train": {"examples_per_step": 12, "microbatch": 1}}
-    plan = planned(tmp_path, shapes.SMOLLM2_135M, "atm", atm=atm, attacker={"workers": 2}, generator=generator)
+    sides = {"attacker": {"workers": 2}, "generator": generator}
+    plan = planned(tmp_path, shapes.SMOLLM2_135M, "atm", atm=atm, cluster={"in_flight": 3}, **sides)
     assert plan.store == 4 * (3 * 5) * (4 * 5) * (4 * 100 + 400)
+
+
+def test_answerers_are_counted_like_any_group(tmp_path):
+    """They come before and after those that learn, hold weights and a cache, and no optimizer."""
+    ranks = {"workers": 3, "gpus_per_worker": 1}
+    plan = planned(tmp_path, shapes.LLAMA_2_7B, cluster={**GPUS, "workers": 4}, evaluation={"answerers": ranks})
+    learns, answers = plan.groups
+    assert [sorted(turn) for turn in plan.turns] == [["train"], ["answerers"]]
+    assert (answers.role.ranks, answers.role.gpus) == (3, 1)
+    assert [part.name for part in answers.parts()["states"]] == ["weights"]
+    assert "learning" not in answers.parts() and answers.peak("gpu") < learns.peak("gpu")
+    crowded = planned(tmp_path, shapes.LLAMA_2_7B, cluster=GPUS, evaluation={"answerers": {**ranks, "workers": 99}})
+    (problem,) = [one for one in crowded.problems if one.sure]
+    assert "evaluation.answerers.workers=99" in problem.text
 
 
 def test_what_is_not_known_stands_in_nobodys_way(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ragdist.config.loader import resolve
+from ragdist.evaluation.sheet import Sheet, markdown
 from ragdist.records import Answered
 from ragdist.storage import tables
 from ragdist.sweeps import arms, trials
@@ -70,6 +71,6 @@ def test_rows_are_those_of_the_newest_generator_under_every_list(tmp_path):
     arms.write(rows, tmp_path)
     kept = pq.read_table(tmp_path / arms.ANSWERS).to_pylist()
     assert len(kept) == 15 and np.mean([r["em"] for r in kept]) == 0.5
-    table = arms.markdown(arms.compare(rows, list(named), SETTINGS), named)
-    assert "`atm.clean_weight=1.0`" in table and "| clean | 1.00" in table
+    table = markdown(Sheet(arms.blocks(arms.compare(rows, list(named), SETTINGS), named), {}))
+    assert "`atm.clean_weight=1.0`" in table and "| clean | **1.00**" in table
     assert "+0.50 [+0.50, +0.50]; paper +1.00 [+1.00, +1.00]" in table

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -343,7 +344,9 @@ def test_real_server_behind_a_bad_line_says_what_the_model_says_here(tmp_path):
         assert len(proxy.calls) == 18
     assert sorted(proxy.delivered.values()) == [1] * 12
     codec = load_codec(model)
-    here = LocalTeacher(TeacherConfig(), tmp_path, model, lambda: (ModelWriter(load_model(model), codec, 512), codec))
+    here = LocalTeacher(
+        TeacherConfig(), tmp_path, model, lambda: nullcontext((ModelWriter(load_model(model), codec, 512), codec))
+    )
     assert [(r.text, r.read, r.ended) for r in replies] == [
         (r.text, r.read, r.ended) for r in here.ask(asked, what="local")
     ]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -34,7 +35,7 @@ def teacher(tmp_path, writer):
 
         def open_model():
             loads.append(1)
-            return writer, tiny.codec()
+            return nullcontext((writer, tiny.codec()))
 
         made = LocalTeacher(TeacherConfig(**settings), tmp_path, ModelConfig(max_tokens=max_tokens), open_model)
         made.loads = loads
@@ -118,7 +119,7 @@ def test_stop_keeps_the_microbatch_and_the_same_call_goes_on(teacher, writer):
                 yield batch
 
     stopped = teacher()
-    stopped.open_model = lambda: (Stopping(), tiny.codec())
+    stopped.open_model = lambda: nullcontext((Stopping(), tiny.codec()))
     with pytest.raises(Stopped, match="the same command goes on"):
         list(stopped.ask(asked(), what="replies"))
     assert 0 < len(stopped.ledger.path.read_text().splitlines()) < len(TEXTS)

@@ -22,9 +22,9 @@ OTHER_PROCESS = """
 import sys, time
 from pathlib import Path
 from ragdist.config import TeacherConfig
-from ragdist.ledger import Ledger
 from ragdist.records import Reply
-ledger = Ledger(Path(sys.argv[1]), TeacherConfig())
+from ragdist.teacher.reply_cache import ReplyCache
+ledger = ReplyCache(Path(sys.argv[1]), TeacherConfig())
 with ledger.held():
     print("held", flush=True)
     time.sleep(0.5)

@@ -27,6 +27,18 @@ def test_run_leaves_settings_versions_metrics_and_state(tmp_path):
     assert json.loads((run.folder / "state.json").read_text())["state"] == "finished"
 
 
+@pytest.mark.parametrize(
+    ("given", "job", "name"),
+    [
+        ([], "raft", "raft-f88fa7bea719"),
+        (["cluster.in_flight=3", "cluster.deadline_s=60", "seed=4"], "atm", "atm-d081031f70df"),
+    ],
+)
+def test_a_run_without_a_name_is_found_by_later_versions(given, job, name):
+    """The names that they had when these settings were atm.in_flight and atm.deadline_s, and nobody had answerers."""
+    assert run_folder(loader.load([*given, "evaluation.answerers.workers=2"]), job).name == name
+
+
 @pytest.mark.parametrize(("error", "state"), [(Stopped("later"), "stopped"), (TrainError("rank 1"), "failed")])
 def test_state_says_how_the_run_ended(tmp_path, error, state):
     with pytest.raises(type(error)), open_run(settings(tmp_path), "raft"):

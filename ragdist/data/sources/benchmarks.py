@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ragdist.config import ColumnsConfig, CorpusConfig
-from ragdist.data.matching import flat, key, saying
-from ragdist.data.questions import split_of
+from ragdist.config import CorpusConfig
+from ragdist.data.matching import contains, flat, key, saying, words
+from ragdist.data.questions import LABELS, split_of
 from ragdist.data.sources import places, values
+from ragdist.data.sources.columns import Columns, Taken
 from ragdist.data.sources.files import Broken, rows
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Chunk, Forgery, Question, Split, content_id
@@ -17,6 +18,8 @@ VERSION = 2
 """Of the questions and chunks that the same files give."""
 SPLITS: dict[str, Split] = {"train": "train", **dict.fromkeys(("eval", "validation", "dev", "test"), "test")}
 KINDS = ("golden", "distractor", "forged")
+TEXTS = ("text", "contents", "content", "passage", "page_content")
+"""What others call a document's text."""
 SourceRow = tuple[Question, list[Chunk], list[Forgery]]
 
 
@@ -44,13 +47,14 @@ def read(
         raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
     policy, ids, others = Broken(config.broken, [] if broken is None else broken), set[str](), set[str]()
     for name in config.questions:
+        columns = Columns(name, config.columns, names_only=config.source == "folder")
         for where, row in rows(places.at(name), policy):
             dataset = values.written(row.get("dataset")) or ""
             if config.datasets and dataset not in config.datasets:
                 others.add(dataset)
                 continue
             try:
-                found = _row(row, config, test_fraction, seed)
+                found = _row(*columns.of(row), config, test_fraction, seed)
                 if found[0].id in ids:
                     raise DataError(f"id {found[0].id!r} repeats; column {config.columns.id!r} must be unique")
             except DataError as error:
@@ -63,11 +67,11 @@ def read(
             yield found
     if not ids:
         what = f"is of corpus.datasets={list(config.datasets)}, only of {sorted(others)}" if others else "can be used"
+        what += f"; {policy.named[0]}" if policy.named else ""
         raise DataError(f"no row of corpus.questions={list(config.questions)} {what}")
 
 
-def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, seed: int) -> SourceRow:
-    columns = config.columns
+def _row(row: Mapping[str, Any], columns: Taken, config: CorpusConfig, test_fraction: float, seed: int) -> SourceRow:
     text = values.trimmed(_string(row, columns.question))
     every = _all_required(row)
     answers = _answers(row, columns.answers, config.truths, nested=not every)
@@ -77,7 +81,7 @@ def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, see
             "set in corpus.columns"
         )
     answers = saying(answers)
-    by_kind = _documents(row, columns, titles_only=config.source == "folder")
+    by_kind = _documents(row, columns.documents, answers, titles_only=config.source == "folder")
     name = values.written(row.get(columns.id)) or content_id(text, *answers, *(i for k in by_kind.values() for i in k))
     right = set(map(key, answers))
     wrong = _answers(row, "wrong_answers", config.truths)
@@ -98,33 +102,59 @@ def _row(row: Mapping[str, Any], config: CorpusConfig, test_fraction: float, see
 
 
 def _documents(
-    row: Mapping[str, Any], columns: ColumnsConfig, *, titles_only: bool
+    row: Mapping[str, Any], columns: Sequence[tuple[str, str]], answers: Sequence[str], *, titles_only: bool
 ) -> dict[str, dict[str, Chunk | None]]:
-    """For each kind its chunks by id, each once; by name and without a chunk where only titles count."""
+    """For each kind its chunks by id, each once; by name and without a chunk where only titles count.
+
+    Documents of a column that says no kind are golden if they are alone, are said to have the answer or hold one;
+    where there are golden ones by name, no other is.
+    """
     found: dict[str, dict[str, Chunk | None]] = {kind: {} for kind in KINDS}
-    documents = [] if values.missing(row.get(columns.documents)) else row[columns.documents]
-    documents = [documents] if titles_only and isinstance(documents, str) else documents
-    if not isinstance(documents, list):
-        raise DataError(f"column {columns.documents!r} holds a {type(documents).__name__}, wanted a list")
-    for document in documents:
-        if titles_only and isinstance(document, str):
-            found["golden"][document] = None
-            continue
-        if not isinstance(document, dict):
-            raise DataError(
-                f"column {columns.documents!r} holds a {type(document).__name__}, wanted {{title, text, kind}}"
-            )
-        kind = document.get("kind") or ("golden" if titles_only else None)
-        if kind not in KINDS:
-            raise DataError(f"a document is of kind {kind!r}, wanted {', '.join(KINDS)}")
-        title = _string(document, "title", needed=titles_only)
-        if titles_only:
-            found[kind][title] = None
-        else:
-            text = _string(document, "text")
+    unknown: dict[str, tuple[Chunk, bool]] = {}
+    for column, usual in columns:
+        every = _listed(row, column, "title" if titles_only else "text")
+        for document in every:
+            if titles_only:
+                kind = document.get("kind") or "golden"
+                found[_kind(kind)][_string(document, "title")] = None
+                continue
+            title, text = _string(document, "title", needed=False), _string(document, _text_column(document))
             name = content_id(title, text)
-            found[kind][name] = Chunk(id=name, document_id=name, title=title, text=text)
+            chunk = Chunk(id=name, document_id=name, title=title, text=text)
+            if kind := document.get("kind") or usual:
+                found[_kind(kind)][name] = chunk
+            else:
+                unknown[name] = chunk, document.get("has_answer") is True or len(every) == 1
+    proving = [answer for answer in answers if words(answer).strip() not in LABELS]
+    named = bool(found["golden"])
+    for name, (chunk, known) in unknown.items():
+        golden = not named and (known or any(contains(chunk.text, answer) for answer in proving))
+        found["golden" if golden else "distractor"][name] = chunk
     return found
+
+
+def _listed(row: Mapping[str, Any], column: str, plain: str) -> list[Mapping[str, Any]]:
+    """The documents of a column as objects; one that is a string is what `plain` says of it."""
+    value = row.get(column)
+    if values.missing(value) or value == "":
+        return []
+    every: list[Any] = value if isinstance(value, list) else [value]
+    for document in every:
+        if not isinstance(document, str | Mapping):
+            raise DataError(
+                f"column {column!r} holds a {type(document).__name__}, wanted texts or a list of {{title, text, kind}}"
+            )
+    return [{plain: one} if isinstance(one, str) else one for one in every]
+
+
+def _kind(kind: Any) -> str:
+    if kind not in KINDS:
+        raise DataError(f"a document is of kind {kind!r}, wanted {', '.join(KINDS)}")
+    return str(kind)
+
+
+def _text_column(document: Mapping[str, Any]) -> str:
+    return next((name for name in TEXTS if name in document), "text")
 
 
 def _forgeries(question: Question, forged: list[Chunk]) -> list[Forgery]:

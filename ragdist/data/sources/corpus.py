@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -9,7 +11,7 @@ from typing import Any
 
 from ragdist.config import CorpusConfig
 from ragdist.data.matching import flat, words
-from ragdist.data.sources import duplicates, formats, values
+from ragdist.data.sources import duplicates, formats, office, places, values
 from ragdist.data.sources.files import Broken, rows
 from ragdist.data.sources.places import FileAddress
 from ragdist.data.sources.sections import Text
@@ -17,28 +19,58 @@ from ragdist.errors import DataError
 from ragdist.records import Document, content_id
 from ragdist.roles import Mapper
 
-TABLES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+LINES = (".json", ".jsonl", ".csv", ".tsv")
+TABLES = (*LINES, *(f"{kind}{packed}" for kind in LINES for packed in (".gz", ".zst")), ".parquet", ".xlsx", ".xlsm")
 SUFFIXES = (*formats.PARSERS, *TABLES)
 VERSION = 3
 """Of the documents that the same files give."""
 SAYS_LITTLE = 8
 """Words below which a row's own title is part of what it says: "Is parking free?" and "Yes."."""
+LATER = frozenset({*office.PARSERS, ".pptx", *TABLES} - {".json", ".jsonl", ".jsonl.gz", ".parquet"})
+"""Kinds that were not read in version 3: a folder that holds one is another stage."""
+SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm")
+"""Tables that are one document where they have no column of texts."""
+LONGEST = 64 << 20
+"""Characters of a table that is one document."""
+AT_ONCE = 50
+"""Broken files and rows that are named together."""
 COLUMNS = ("text", "title")
 """Of a table of documents; the first must be there."""
 
 
+def found(config: CorpusConfig) -> list[FileAddress]:
+    """The files of `corpus.folder`, less those that hold its questions.
+
+    Raises:
+        ConfigError: there is no such folder, or it cannot be read.
+        StorageError: object storage cannot be reached.
+    """
+    asked = {_whole(places.at(name).address) for name in config.questions}
+    return [place for place in places.files(config.folder) if _whole(place.address) not in asked]
+
+
+def _whole(address: str) -> str:
+    return address if "://" in address else os.path.realpath(address)
+
+
+def later(files: Sequence[FileAddress]) -> list[str]:
+    """Which kinds of LATER are there."""
+    return sorted({formats.suffix_of(place.inside) for place in files} & LATER)
+
+
 def read(
-    places: Sequence[FileAddress], config: CorpusConfig, mapper: Mapper, counts: dict[str, Any]
+    files: Sequence[FileAddress], config: CorpusConfig, mapper: Mapper, counts: dict[str, Any]
 ) -> Iterator[Document]:
     """The documents of these files. A copy of an earlier one, whitespace and name aside, is left out; a nearly equal
     one is treated as `config` says.
 
-    A pdf, docx, html, md or txt file is one document, titled by its path without the suffix. A json file holds one
-    object or a list of them, jsonl one a line, parquet one a row: `text` is the text, `title` the title where there
-    is one. Nothing is kept of a document that has been read but its id and its MinHash.
+    A pdf, docx, html, md, txt, pptx, epub, odt or rtf file is one document, titled by its path without the suffix. A
+    json file holds one object or a list of them, jsonl one a line, parquet, csv and xlsx one a row: `text` is the text,
+    `title` the title where there is one. A csv or a sheet of an xlsx without a `text` is one document, each row a line
+    (`Product: cup | Price: 3`). Nothing is kept of a document that has been read but its id and its MinHash.
 
     Args:
-        places: the files, in order.
+        files: the files, in order.
         config: what to do with a file or row that cannot be read (`broken`), and with near duplicates.
         mapper: reads the files that are one document; the documents do not depend on it.
         counts: gets `broken`, the list of `where: why` of what was skipped; `guesses`, likewise of what was read by a
@@ -51,10 +83,11 @@ def read(
         StorageError: object storage cannot be reached.
     """
     counts |= {"broken": [], "guesses": [], "copies": 0, "copies_named": [], "copied": [], "other_files": {}}
-    policy, seen = Broken(config.broken, counts["broken"]), dict[bytes, tuple[str, str]]()
+    policy = Broken(config.broken, counts["broken"], at_once=AT_ONCE)
+    seen = dict[bytes, tuple[str, str]]()
 
     def each_once() -> Iterator[Document]:
-        for document in _documents(places, mapper, policy, counts):
+        for document in _documents(files, mapper, policy, counts):
             text, with_title = _keys(document)
             name = duplicates.name_of(document)
             if first := seen.get(with_title if _is_titled(document) else text):
@@ -67,6 +100,7 @@ def read(
                 yield document
 
     yield from duplicates.sift(each_once(), config, counts)
+    policy.check()
     if not seen:
         skipped = f", {len(counts['broken'])} skipped" if counts["broken"] else ""
         raise DataError(
@@ -87,9 +121,9 @@ def _is_titled(document: Document) -> bool:
 
 
 def _documents(
-    places: Sequence[FileAddress], mapper: Mapper, broken: Broken, counts: dict[str, Any]
+    files: Sequence[FileAddress], mapper: Mapper, broken: Broken, counts: dict[str, Any]
 ) -> Iterator[Document]:
-    for place, found in zip(places, mapper.map(formats.read, places), strict=True):
+    for place, found in zip(files, mapper.map(formats.read, files), strict=True):
         if found is not None and found.problem:
             broken.add(place.address, found.problem)
         elif found is not None:
@@ -99,15 +133,38 @@ def _documents(
             if document := _document(place.address, title, found, place, broken):
                 yield document
         elif (suffix := formats.suffix_of(place.inside)) in TABLES:
-            for where, row in rows(place, broken, COLUMNS):
-                text, title = row.get("text"), values.written(row.get("title")) or ""
-                if not isinstance(text, str) or not text.strip():
-                    why = "has no `text`" if text is None else "has an empty `text` or one that is no string"
-                    broken.add(where, why)
-                elif document := _document(where, title, Text(text), place, broken):
-                    yield document
+            yield from _of_table(place, suffix, broken)
         else:
             counts["other_files"][suffix] = counts["other_files"].get(suffix, 0) + 1
+
+
+def _of_table(place: FileAddress, suffix: str, broken: Broken) -> Iterator[Document]:
+    """A document for each row that has a `text`; one for a whole sheet whose rows have none."""
+    is_sheet = suffix.startswith(SHEETS)
+    sheets: dict[str, list[str]] = {}
+    for where, row in rows(place, broken, COLUMNS):
+        text, title = row.get("text"), values.written(row.get("title")) or ""
+        if is_sheet and "text" not in row:
+            sheet = where[len(place.address) :].rpartition(", ")[0].removeprefix(", sheet ").strip("'")
+            cells = ((name, _cell(cell)) for name, cell in row.items())
+            sheets.setdefault(sheet, []).append(" | ".join(f"{name}: {flat(cell)}" for name, cell in cells if cell))
+        elif not isinstance(text, str) or not text.strip():
+            why = "has no `text`" if text is None else "has an empty `text` or one that is no string"
+            broken.add(where, why)
+        elif document := _document(where, title, Text(text), place, broken):
+            yield document
+    for sheet, lines in sheets.items():
+        title = "/".join(filter(None, (place.inside.removesuffix(suffix), sheet)))
+        if sum(map(len, lines)) > LONGEST:
+            broken.add(place.address, f"holds more than {LONGEST >> 20} million characters; split it")
+        elif document := _document(place.address, title, Text("\n".join(lines)), place, broken):
+            yield document
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return values.written(value) or ""
 
 
 def _document(where: str, title: str, found: Text, place: FileAddress, broken: Broken) -> Document | None:

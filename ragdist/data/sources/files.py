@@ -6,16 +6,19 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from ragdist.data.sources import encodings
+from ragdist.data.sources import encodings, saved, sheets, values
+from ragdist.data.sources.columns import NoColumn
 from ragdist.data.sources.places import FileAddress, at
 from ragdist.data.sources.values import Number
 from ragdist.errors import DataError
@@ -23,60 +26,128 @@ from ragdist.tracking.progress import say
 
 NumberedRows = Iterator[tuple[str, dict[str, Any]]]
 """Each row with where it stands: `path, line 3`."""
+LARGEST = 2 << 30
+"""Bytes of a file that is read as a whole."""
+LINE = 256 << 20
+"""Bytes of a line of JSONL; what is longer is no JSON."""
 READ_ERRORS = (OSError, EOFError, zlib.error)
 """What a missing, forbidden or torn file raises."""
 
 
 class Broken:
-    """What becomes of a file or row that cannot be used: the run stops, or it is named and left out."""
+    """What becomes of a file or row that cannot be used: the run stops, or it is named and left out.
 
-    def __init__(self, policy: Literal["stop", "skip"], named: list[str]) -> None:
-        self.policy, self.named = policy, named
+    Args:
+        policy: stop or skip.
+        named: gets each as `where: why`.
+        at_once: problems that are gathered before the run stops, for `check` to name together.
+    """
+
+    def __init__(self, policy: Literal["stop", "skip"], named: list[str], *, at_once: int = 1) -> None:
+        self.policy, self.named, self._at_once = policy, named, at_once
+        self._problems: list[str] = []
 
     def add(self, where: str, why: object) -> None:
         """Notes one, as `where: why`.
 
         Raises:
-            DataError: the policy is to stop.
+            DataError: the policy is to stop, and so many problems were to be named at once.
         """
-        if self.policy == "stop":
-            raise DataError(f"{where}: {why}; mend it, or set corpus.broken=skip to leave such input out")
         self.named.append(f"{where}: {why}")
+        if self.policy == "stop":
+            self._problems.append(f"{where}: {why}")
+            if isinstance(why, NoColumn):
+                raise DataError(self._problems[-1])
+            if len(self._problems) == self._at_once:
+                self.check()
+
+    def check(self) -> None:
+        """Raises what was gathered.
+
+        Raises:
+            DataError: there is something, and the policy is to stop.
+        """
+        if self._problems:
+            count = f"{len(self._problems)} files or rows cannot be used: " * (len(self._problems) > 1)
+            raise DataError(
+                f"{count}{'; '.join(self._problems)}; mend them, or set corpus.broken=skip to leave such input out"
+            )
 
 
 def rows(place: FileAddress, broken: Broken, columns: Sequence[str] = ()) -> NumberedRows:
-    """The rows of a file: an object or a list of them (.json), parquet, a table with a header (.csv, .tsv), else JSONL.
+    """The rows of a table, by what its name says that it is.
+
+    An object or a list of them (.json), parquet, a table with a header (.csv, .tsv, the first sheet of .xlsx), a folder
+    that `datasets.save_to_disk` wrote, else JSONL; the text formats may be packed (.gz, .zst).
 
     Args:
-        place: the file; its name says what it is.
+        place: the file or folder.
         broken: what becomes of a file or row that cannot be read.
-        columns: of parquet those that are read, the first of which must be there; empty reads all.
+        columns: of documents; of parquet those alone are read, and the first must be there. Empty: of questions.
     """
     try:
-        if (suffix := PurePosixPath(place.inside.casefold()).suffix) == ".json":
+        if place.is_folder:
+            yield from saved.rows(place)
+        elif (suffix := suffixes(place.inside)[0]) == ".json":
             yield from _json(place, broken)
         elif suffix == ".parquet":
             yield from _parquet(place, columns)
         elif suffix in (".csv", ".tsv"):
             yield from _separated(place, broken)
+        elif suffix in sheets.SUFFIXES:
+            yield from _sheets(place, broken, every=bool(columns))
         else:
             yield from json_lines(place, broken)
     except (*READ_ERRORS, ValueError, csv.Error, pa.ArrowException) as error:
         broken.add(place.address, f"cannot be read ({why(error)})")
 
 
+def suffixes(name: str) -> tuple[str, str]:
+    """What a file is and how it is packed, in small letters: `.jsonl` and `.gz`; empty where its name does not say."""
+    path = PurePosixPath(name.casefold())
+    packed = path.suffix if path.suffix in (".gz", ".zst") else ""
+    return (path.with_suffix("") if packed else path).suffix, packed
+
+
+@contextmanager
+def unpacked(place: FileAddress) -> Iterator[io.BufferedIOBase]:
+    """The bytes of a file as they were before it was packed, if it was."""
+    packed = suffixes(place.inside)[1]
+    with place.open() as opened:
+        if packed == ".gz":
+            with gzip.open(opened) as file:
+                yield file
+        elif packed == ".zst":
+            with pa.CompressedInputStream(opened, "zstd") as stream:
+                yield io.BufferedReader(stream)
+        else:
+            yield opened  # type: ignore[misc]
+
+
+def whole(place: FileAddress) -> bytes:
+    """All bytes of a file, unpacked.
+
+    Raises:
+        ValueError: there are more than LARGEST.
+    """
+    with unpacked(place) as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"holds more than {LARGEST >> 20} MiB; save it as JSONL or parquet, which are read by the row")
+    return data
+
+
 def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
-    """(`path, line n`, object) for each line of a JSONL file, gzipped if its name ends in .gz; blank lines are no rows.
+    """(`path, line n`, object) for each line of a JSONL file, packed if its name says so; blank lines are no rows.
 
     Raises:
         DataError: a line is not a JSON object, or the file cannot be read (and the policy is to stop).
         StorageError: object storage cannot be reached.
     """
     place = at(str(file)) if isinstance(file, Path) else file
-    gzipped = place.inside.casefold().endswith(".gz")
     try:
-        with place.open() as opened, gzip.open(opened) if gzipped else nullcontext(opened) as unzipped:
-            for number, line in enumerate(_lines(unzipped), start=1):
+        with unpacked(place) as opened:
+            for number, line in enumerate(_lines(opened), start=1):
                 if not line.strip():
                     continue
                 where = f"{place.address}, line {number}"
@@ -99,7 +170,10 @@ def as_json(text: str | bytes) -> Any:
     Raises:
         ValueError: it is none, or in no encoding that JSON may be in; see `why`.
     """
-    return json.loads(text, parse_float=Number)
+    try:
+        return json.loads(text, parse_float=Number)
+    except RecursionError:
+        raise ValueError("its lists and objects lie too deep in one another") from None
 
 
 def why(error: Exception) -> str:
@@ -113,11 +187,12 @@ def why(error: Exception) -> str:
 def _lines(file: Any) -> Iterable[str | bytes]:
     """The lines of a file in any encoding that JSON may be in: UTF-8, UTF-16 or UTF-32, with its mark or without."""
     encoding = json.detect_encoding(file.peek(4)[:4])
-    return file if encoding.startswith("utf-8") else io.TextIOWrapper(file, encoding)
+    lines = file if encoding.startswith("utf-8") else io.TextIOWrapper(file, encoding)
+    return iter(partial(lines.readline, LINE), b"" if lines is file else "")
 
 
 def _json(place: FileAddress, broken: Broken) -> NumberedRows:
-    value = as_json(place.read())
+    value = as_json(whole(place))
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
         where = f"{place.address}, item {number}" if isinstance(value, list) else place.address
         if isinstance(row, dict):
@@ -139,10 +214,22 @@ def _parquet(place: FileAddress, wanted: Sequence[str]) -> NumberedRows:
                 yield f"{place.address}, row {number}", row
 
 
+def _sheets(place: FileAddress, broken: Broken, *, every: bool) -> NumberedRows:
+    try:
+        yield from sheets.rows(place, every=every)
+    except DataError as error:
+        broken.add(place.address, error)
+    except (KeyError, AttributeError, TypeError, SyntaxError, zipfile.BadZipFile) as error:  # as a broken one makes
+        broken.add(place.address, f"cannot be read ({type(error).__name__}: {error})")
+
+
 def _separated(place: FileAddress, broken: Broken) -> NumberedRows:
     """Rows of a table with commas, semicolons or tabs; an empty cell is nothing, one that is a JSON list or object its
     value."""
-    text, note = encodings.decoded(place.read())
+    try:
+        text, note = encodings.decoded(whole(place))
+    except DataError as error:
+        return broken.add(place.address, error)
     if note:
         say(f"{place.address} {note}")
     header = text.partition("\n")[0]
@@ -152,11 +239,4 @@ def _separated(place: FileAddress, broken: Broken) -> NumberedRows:
         if None in cells:
             broken.add(where, f"has more than the {len(table.fieldnames or ())} cells of the first line")
         else:
-            yield where, {name: _cell(cell) for name, cell in cells.items() if cell}
-
-
-def _cell(text: str) -> Any:
-    try:
-        return as_json(text) if text.lstrip()[:1] in ("[", "{") else text
-    except ValueError:
-        return text
+            yield where, {name.strip(): values.cell(cell) for name, cell in cells.items() if name and name.strip()}

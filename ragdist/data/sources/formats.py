@@ -1,4 +1,5 @@
-"""Text of one file with the characters at which its pages and sections begin: pdf, docx, html, Markdown, plain.
+"""Text of one file with the characters at which its pages and sections begin: pdf, docx, html, Markdown, plain, and
+pptx, and what pandoc reads (epub, odt, rtf).
 
 Each parser is a module-level function of the file's bytes, so files are read side by side by a Mapper.
 """
@@ -14,10 +15,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ragdist.data.matching import flat
-from ragdist.data.sources import encodings
+from ragdist.data.sources import encodings, office
 from ragdist.data.sources.markup import html
 from ragdist.data.sources.places import FileAddress
 from ragdist.data.sources.sections import BETWEEN, Marks, Text, visible
+from ragdist.data.sources.slides import pptx
 from ragdist.data.sources.word import docx
 from ragdist.errors import DataError, StorageError
 
@@ -28,8 +30,8 @@ _BROKEN = re.compile(rf"([^\W\d_]+)([-\u2010{SOFT}])[ \t]*\n[ \t]*([^\W\d_]+)")
 
 def suffix_of(name: str) -> str:
     """What tells the kind of a file, in small letters: `.md`, `.jsonl.gz`."""
-    name = name.casefold()
-    return ".jsonl.gz" if name.endswith(".jsonl.gz") else PurePosixPath(name).suffix
+    path = PurePosixPath(name.casefold())
+    return "".join(path.suffixes[-2:]) if path.suffix in (".gz", ".zst") else path.suffix
 
 
 def read(place: FileAddress) -> Text | None:
@@ -171,4 +173,6 @@ PARSERS = {
     ".pdf": pdf,
     ".docx": docx,
     **dict.fromkeys((".html", ".htm"), html),
+    ".pptx": pptx,
+    **office.PARSERS,
 }

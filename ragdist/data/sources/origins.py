@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ragdist.config import Settings
-from ragdist.data.sources import apidocs, places
+from ragdist.data.sources import apidocs, corpus, places
 from ragdist.errors import RagdistError
 
 
@@ -18,7 +18,7 @@ def made_from(settings: Settings) -> dict[str, str] | None:
         if config.source == "apidocs":
             return apidocs.versions(config.packages)
         if config.source == "folder":
-            return {"files": places.digest(places.files(config.folder))}
+            return {"files": places.digest(corpus.found(config))}
         if config.source == "records":
             return {"questions": places.digest(map(places.at, config.questions))}
     except RagdistError:

@@ -43,6 +43,11 @@ class FileAddress:
         """Whether it lies in object storage, where a failure is more likely the network's than the file's."""
         return self.address.partition("://")[0] in REMOTE
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a local folder, as a data set saved to disk is."""
+        return not self.remote and Path(self.address).is_dir()
+
     def open(self) -> BinaryIO:
         """The file's bytes, from the beginning; can be sought in.
 
@@ -71,6 +76,8 @@ class FileAddress:
         """
         if self.remote:
             return hashlib.sha256((self.stamp or _stamp(self.address)).encode()).digest()
+        if self.is_folder:
+            return bytes.fromhex(digest(files(self.address)))
         try:
             with self.open() as file:
                 return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
@@ -143,7 +150,7 @@ def _local(address: str) -> Path | None:
     """The local path that an address means, None if it is in object storage."""
     scheme, mark, rest = address.partition("://")
     if not mark:
-        return Path(address)
+        return Path(os.path.expanduser(address))
     if scheme == "file":
         parts = urlsplit(address)
         if parts.netloc in ("", "localhost"):

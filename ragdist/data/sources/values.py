@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
 import unicodedata
@@ -18,6 +20,9 @@ _DRAWN = re.compile(
     "[\u200c\u200d\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U000e0020-\U000e007f]"
 )
 """Format characters that are seen after all: joiners in a word, signs over Arabic numbers, tags in flags."""
+LITERAL = 1 << 20
+"""Characters of the longest cell that is read as a list in Python's way of writing."""
+_JOINED = re.compile(r"""['"]\s+['"]""")
 _VIRAMA = 9
 """Combining class of the sign after which a joiner is seen, as in Malayalam."""
 
@@ -58,6 +63,29 @@ def written(value: Any, truths: tuple[str, str] = TRUTHS) -> str | None:
         literal = value.literal if isinstance(value, Number) else str(value)
         return str(int(value)) if value == int(value) and abs(int(value)) < WHOLE else literal
     return None
+
+
+def cell(text: str | None) -> Any:
+    """What a table's cell holds: nothing, a JSON list or object, a list as Python writes it, or its text."""
+    if not text:
+        return None
+    if text.lstrip()[:1] not in ("[", "{"):
+        return text
+    try:
+        return json.loads(text, parse_float=Number)
+    except (ValueError, RecursionError):
+        return _literal(text)
+
+
+def _literal(text: str) -> Any:
+    """A list or dict as pandas writes it into a table, `['a', 'b']`; what is neither stays text. Nothing is run."""
+    if len(text) > LITERAL or _JOINED.search(text):  # numpy's ['a' 'b'] would be one string
+        return text
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+    return value if isinstance(value, list | dict) else text
 
 
 def trimmed(text: str) -> str:

@@ -20,6 +20,7 @@ from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.data.matching import Form, contains
 from ragdist.evaluation import answers
+from ragdist.evaluation.ask import write
 from ragdist.records import Answered, Forgery, OpenQuestion, Page, Question, from_row
 from ragdist.roles import Model
 from ragdist.systems.atm import training_rows
@@ -118,11 +119,7 @@ def _ask(
                 golden=prompts.golden_of(question, places),
             )
         )
-    written = {
-        text.prompt_id: text
-        for batch in model.write(asked, max_new_tokens=limit, temperature=0.0, seed=settings.seed)
-        for text in batch
-    }
+    written = {text.prompt_id: text for batch in write(model, asked, limit, settings.seed) for text in batch}
     found = []
     for question, prompt in zip(questions, asked, strict=True):
         text, judged = written[question.id], _plain(question)

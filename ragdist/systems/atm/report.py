@@ -1,20 +1,27 @@
-"""The report on ATM's rounds: what it holds, and the same as a terminal table, Markdown, JSON and a picture."""
+"""The report on ATM's rounds: its records, and what is shown of them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from ragdist.evaluation.intervals import ENOUGH, Interval, note, shown
-from ragdist.evaluation.report import COLOURS, NAMES, bounds, grid
-from ragdist.records import as_row
-from ragdist.storage.atomic import make_folder, translate_errors
+from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note
+from ragdist.evaluation.report import NAMES
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    Block,
+    DataPoint,
+    Notes,
+    Picture,
+    Quote,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    plain,
+)
 from ragdist.systems.atm.asking import Condition
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
@@ -69,29 +76,6 @@ class Success:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundChange:
-    """One stage against an earlier one, questions paired. Example: RoundChange(verdict="no difference", ...)."""
-
-    before: str
-    after: str
-    condition: Literal["clean", "template", "attacker", "forgery alone"]
-    metric: str
-    """em, f1, subspan; for a forgery alone perplexity and log_perplexity of the right answer."""
-    rows: int
-    change: Interval
-    p: float
-    """Of this comparison alone, by paired sign flips."""
-    corrected: float
-    """The same for all that the table tests (Holm)."""
-    verdict: str
-
-    @property
-    def shown(self) -> bool:
-        """Whether it may be called a difference."""
-        return shown(self.change, self.rows, self.corrected)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Inflicted:
     """The right answer's perplexity after one forgery alone: its mean over a question's forgeries, then questions."""
 
@@ -140,12 +124,14 @@ class Rounds:
 
     scores: tuple[RoundScore, ...]
     successes: tuple[Success, ...]
-    changes: tuple[RoundChange, ...]
+    changes: tuple[Change, ...]
     inflicted: tuple[Inflicted, ...]
-    gains: tuple[RoundChange, ...]
+    gains: tuple[Change, ...]
     """Changes of the perplexity that a forgery inflicts, from each stage to the next."""
     forged: tuple[Forged, ...]
     examples: tuple[Beside, ...]
+    idle_share: Mapping[str, float] = field(default_factory=dict)
+    """Of each group's time, the share in which it waited."""
 
     @property
     def stages(self) -> list[str]:
@@ -156,6 +142,10 @@ class Rounds:
         """The score, or None where it was not asked."""
         return next((s for s in self.scores if (s.model, s.condition) == (stage, condition)), None)
 
+    def sheet(self) -> Sheet:
+        """What is shown of it."""
+        return Sheet(blocks(self), as_json(self))
+
 
 def place(stage: str) -> float:
     """Where the stage stands in the order of play."""
@@ -163,34 +153,35 @@ def place(stage: str) -> float:
     return int(number[0]) - 0.5 * stage.endswith("attacker") if number else 0.0
 
 
-def table(report: Rounds) -> Table:
-    """A row for each stage, at most 100 columns wide: accuracy, attack success, log perplexity; notes below."""
-    out = Table(
-        title="Exact match, its 95% interval, then F1 / Subspan EM; attack success; perplexity inflicted",
-        title_justify="left",
-        title_style="bold",
-        caption=Text("\n".join(notes(report))),
-        caption_justify="left",
-        caption_style="",
-        box=box.SIMPLE_HEAD,
-        min_width=80,
-    )
-    for number, name in enumerate(("", *HEAD)):
-        out.add_column(name, justify="right" if number else "left", no_wrap=not number)
-    for stage in report.stages:
-        out.add_row(Text(stage.replace(", ", ",\n"), style="bold"), *(_cell(values) for values in _row(report, stage)))
-    return out
-
-
-def beside(report: Rounds) -> Table:
-    """A few forgeries beside the truth, at most 100 columns wide."""
-    out = Table(title="Forgeries beside the truth", title_justify="left", box=box.SIMPLE_HEAD, width=100)
-    for name in ("question, answer", "true document", "forgery"):
-        out.add_column(name, overflow="fold", ratio=1)
-    for one in report.examples:
-        asked = Text.assemble(one.question, ("\n" + one.right, "bold"), (f"\nforged: {one.wrong}\n", "dim"))
-        out.add_row(asked, Text(one.truth), Text(one.forgery))
-    return out
+def blocks(report: Rounds) -> list[Block]:
+    """A row for each stage with its notes, every change, forgeries beside the truth; accuracy and harm as curves."""
+    heads = (*(TITLES[name] for name in SHOWN), "template success", "own success", "log perplexity")
+    return [
+        Table(
+            title="Exact match, its 95% interval, then F1 / Subspan EM; attack success; perplexity inflicted",
+            columns=("", *heads),
+            rows=[(stage, *_row(report, stage)) for stage in report.stages],
+        ),
+        Notes(lines=notes(report)),
+        Table(
+            title="Changes, the same questions paired",
+            columns=("stage", "against", "condition", "metric", "questions", "change"),
+            rows=[
+                (c.after, c.before, TITLES[c.condition], METRIC_NAMES[c.metric], str(c.rows), c.verdict)
+                for c in (*report.changes, *report.gains)
+            ],
+            long=True,
+        ),
+        Table(
+            title="Forgeries beside the truth",
+            columns=("question", "right", "argued for", "true document", "forgery", "attacker"),
+            rows=[
+                (*map(Quote, (one.question, one.right, one.wrong, one.truth, one.forgery)), str(one.attacker))
+                for one in report.examples
+            ],
+        ),
+        *_curves(report),
+    ]
 
 
 def notes(report: Rounds) -> list[str]:
@@ -237,124 +228,50 @@ def conclusion(report: Rounds) -> str:
     return f"A null result: none of {len(found)} changes in exact match and log perplexity is a difference{few}."
 
 
-def markdown(report: Rounds) -> str:
-    """The table, every change, and a few forgeries beside the truth, as GitHub's Markdown."""
-    body = [[stage, *(" ".join(filter(None, values[:2])) for values in _row(report, stage))] for stage in report.stages]
-    parts = ["Exact match with its 95% interval (bootstrap over questions).", grid(["", *HEAD], body)]
-    parts.append("\n".join(f"- {note}" for note in notes(report)))
-    changes = [*report.changes, *report.gains]
-    if changes:
-        head = ["stage", "against", "condition", "metric", "questions", "change"]
-        rows = [
-            [c.after, c.before, TITLES[c.condition], METRIC_NAMES[c.metric], str(c.rows), c.verdict] for c in changes
-        ]
-        parts += ["Changes, the same questions paired:", grid(head, rows)]
-    if report.examples:
-        parts.append("A few forgeries beside the truth:")
-    for one in report.examples:
-        said = [("right", one.right), ("argued for", one.wrong), ("true document", one.truth)]
-        lines = [f"- {name}: {_inline(text)}" for name, text in [*said, (f"attacker {one.attacker}", one.forgery)]]
-        parts.append("\n".join([f"**{_inline(one.question)}**", "", *lines]))
-    return "\n\n".join(parts) + "\n"
-
-
 def as_json(report: Rounds) -> dict[str, Any]:
     """All numbers; `scores` has a row for each stage (`model`) and condition."""
     return {
         "baseline": report.stages[0] if report.stages else "",
         "attack": "attacker",
-        "scores": [_plain(row) for row in report.scores],
-        "attack_success": [_plain(row) for row in report.successes],
-        "changes": [_plain(row) | {"shown": row.shown} for row in report.changes],
-        "perplexity": [_plain(row) for row in report.inflicted],
-        "gains": [_plain(row) | {"shown": row.shown} for row in report.gains],
-        "forgeries": [_plain(row) for row in report.forged],
+        "scores": [plain(row) for row in report.scores],
+        "attack_success": [plain(row) for row in report.successes],
+        "changes": [plain(row) | {"shown": row.shown} for row in report.changes],
+        "perplexity": [plain(row) for row in report.inflicted],
+        "gains": [plain(row) | {"shown": row.shown} for row in report.gains],
+        "forgeries": [plain(row) for row in report.forged],
         "conclusion": conclusion(report),
-        "examples": [_plain(row) for row in report.examples],
+        "examples": [plain(row) for row in report.examples],
+        "idle_share": dict(report.idle_share),
     }
 
 
-def picture(report: Rounds, path: Path) -> Path:
-    """A PNG over the stages: exact match under each condition, and the log perplexity that a forgery inflicts.
+def _row(report: Rounds, stage: str) -> list[Value | str]:
+    """What stands in each column for the stage; empty where it was not asked."""
+    out: list[Value | str] = []
+    for condition in SHOWN:
+        score = report.score(stage, condition)
+        out.append(Value(score.em, f"{score.f1.mean:.2f} / {score.subspan.mean:.2f}") if score else "")
+    for condition in ("template", "attacker"):
+        key = (stage, condition, "em")
+        found = next((s for s in report.successes if (s.model, s.condition, s.metric) == key), None)
+        of = f"of {found.rows}" if found else ""
+        out.append(Value(found.success, of) if found and found.success else of)
+    hurt = next((Value(one.log_perplexity) for one in report.inflicted if one.model == stage), "")
+    return [*out, hurt]
 
-    Raises:
-        StorageError: `path` cannot be written.
-    """
-    from matplotlib.figure import Figure
 
-    stages = report.stages
-    figure = Figure(figsize=(max(9.0, 1.6 * len(stages) + 5), 4.6), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2)
+def _curves(report: Rounds) -> list[Picture]:
+    """Exact match under each condition, and the log perplexity that a forgery inflicts, over the stages."""
+    stages, scores = report.stages, []
     for number, condition in enumerate(COMPARED):
         found = [(at, score.em) for at, stage in enumerate(stages) if (score := report.score(stage, condition))]
         # Side by side, so that no interval hides another.
-        _line(left, [(at + 0.08 * (number - 1), em) for at, em in found], COLOURS[number], TITLES[condition])
-    hurt = [(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
-    _line(right, [(float(at), value) for at, value in hurt], COLOURS[COMPARED.index("attacker")], TITLES["attacker"])
-    left.set_ylim(-0.02, 1.05)
-    left.set_title("exact match, 95% intervals", loc="left", fontsize=11)
-    right.set_title("mean log perplexity of the right answer after one forgery", loc="left", fontsize=11)
-    for axes in (left, right):
-        axes.set_xticks(range(len(stages)), [stage.replace(", ", ",\n") for stage in stages])
-        axes.set_xlim(-0.5, max(1, len(stages)) - 0.5)
-        axes.grid(axis="y", color="#e3e6ea", zorder=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    if report.scores:
-        figure.legend(handles=left.get_legend_handles_labels()[0], loc="outside lower center", ncols=3, frameon=False)
-    make_folder(path.parent)
-    with translate_errors(path.parent):
-        figure.savefig(path)
-    return path
-
-
-HEAD = (
-    *(TITLES[name] for name in SHOWN),
-    "template success",
-    "own success",
-    "log perplexity",
-)
-
-
-def _row(report: Rounds, stage: str) -> list[tuple[str, ...]]:
-    """(value, interval, more) for each column of HEAD; empty where it was not asked."""
-    out: list[tuple[str, ...]] = []
-    for condition in SHOWN:
-        score = report.score(stage, condition)
-        more = f"{score.f1.mean:.2f} / {score.subspan.mean:.2f}" if score else ""
-        out.append((*_value(score.em if score else None), more))
-    for condition in ("template", "attacker"):
-        found = [s for s in report.successes if (s.model, s.condition, s.metric) == (stage, condition, "em")]
-        more = f"of {found[0].rows}" if found else ""
-        out.append((*_value(found[0].success if found else None), more))
-    hurt = next((one.log_perplexity for one in report.inflicted if one.model == stage), None)
-    return [*out, _value(hurt)]
-
-
-def _value(value: Interval | None) -> tuple[str, str]:
-    return (f"{value.mean:.2f}", f"({bounds(value)})") if value else ("", "")
-
-
-def _cell(values: tuple[str, ...]) -> Text:
-    text = Text(values[0], style="")
-    for value in values[1:]:
-        text.append(f"\n{value.strip('()').replace(' to ', '-')}" if value else "", "dim")
-    return text
-
-
-def _line(axes: Any, points: list[tuple[float, Interval]], colour: str, label: str) -> None:
-    if points:
-        places, values = [at for at, _ in points], [value for _, value in points]
-        spread = [[value.mean - value.low for value in values], [value.high - value.mean for value in values]]
-        style: dict[str, Any] = {"color": colour, "marker": "o", "linewidth": 1.5, "capsize": 3, "elinewidth": 1}
-        axes.errorbar(places, [value.mean for value in values], spread, label=label, **style)
-
-
-def _inline(text: str) -> str:
-    """The text on one line, so that none of it is taken as markup of the report: within backticks."""
-    return "`" + " ".join(text.split()).replace("`", "'") + "`"
-
-
-def _plain(record: object) -> dict[str, Any]:
-    row = as_row(record)
-    return {key: value._asdict() if isinstance(value, Interval) else value for key, value in row.items()}
+        points = [DataPoint(at + 0.08 * (number - 1), em) for at, em in found]
+        scores.append(Series(label=TITLES[condition], points=points, colour=COLOURS[number]))
+    hurt = [DataPoint(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
+    harm = Series(label=TITLES["attacker"], points=hurt, colour=COLOURS[COMPARED.index("attacker")])
+    title = "log perplexity of the right answer after a forgery"
+    return [
+        Picture(title="exact match, 95% intervals", series=[one for one in scores if one.points], ticks=stages),
+        Picture(title=title, series=[harm] if hurt else (), ticks=stages, share=False),
+    ]

@@ -2,7 +2,7 @@
 
 Each version g of the generator meets attacker g, then the newer attacker g + 1 that learned to hurt it; then it learns
 itself. The stages of a report are those meetings: `before`, `round 1, new attacker`, `after round 1`, and so on.
-`rounds_report.py` prints and draws it.
+`report.py` says what is shown of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from ragdist.config import Settings
 from ragdist.draws import draw
-from ragdist.evaluation.intervals import Interval, difference, interval, p_value, together, verdict
+from ragdist.evaluation.intervals import Change, Interval, compare, interval, together
 from ragdist.evaluation.report import METRICS
+from ragdist.evaluation.summary import losses
 from ragdist.records import Answered, Forgery, Grade, OpenQuestion
 from ragdist.storage.tables import rows_at
 from ragdist.systems.atm.asking import Condition
@@ -27,7 +28,6 @@ from ragdist.systems.atm.report import (
     Beside,
     Forged,
     Inflicted,
-    RoundChange,
     Rounds,
     RoundScore,
     Success,
@@ -139,19 +139,18 @@ def _score(condition: Condition, meeting: Matchup, group: AnswersById, settings:
 def _success(
     condition: Condition, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: str, settings: Settings
 ) -> Success:
-    right = [key for key in control if key in attacked and getattr(control[key], metric) == 1.0]
-    lost = [1.0 - getattr(attacked[key], metric) for key in right]
+    lost = losses(control, attacked, metric)
     return Success(
         model=meeting.stage,
         condition=condition,
         attacker=meeting.attacker,
         metric=metric,
-        rows=len(right),
+        rows=len(lost),
         success=_interval(lost, settings) if lost else None,
     )
 
 
-def _changes(groups: Mapping[tuple[Condition, Matchup], AnswersById], settings: Settings) -> Iterator[RoundChange]:
+def _changes(groups: Mapping[tuple[Condition, Matchup], AnswersById], settings: Settings) -> Iterator[Change]:
     """Each stage against the first and against the one before it, under the same condition."""
     for condition in COMPARED:
         played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]
@@ -163,7 +162,7 @@ def _changes(groups: Mapping[tuple[Condition, Matchup], AnswersById], settings: 
                     yield _change(before, after, condition, metric, one, two, settings)
 
 
-def _gains(hurt: Mapping[Matchup, Mapping[str, list[float]]], settings: Settings) -> Iterator[RoundChange]:
+def _gains(hurt: Mapping[Matchup, Mapping[str, list[float]]], settings: Settings) -> Iterator[Change]:
     """Each stage against the one before it: first the attacker learned, then the generator."""
     played = list(hurt.items())
     for (before, old), (after, new) in pairwise(played):
@@ -174,21 +173,10 @@ def _gains(hurt: Mapping[Matchup, Mapping[str, list[float]]], settings: Settings
 
 
 def _change(
-    before: str, after: str, condition: Any, metric: str, old: list[float], new: list[float], settings: Settings
-) -> RoundChange:
-    change = difference(old, new, settings.evaluation.resamples, settings.seed)
-    p = p_value(old, new, settings.seed)
-    return RoundChange(
-        before=before,
-        after=after,
-        condition=condition,
-        metric=metric,
-        rows=len(old),
-        change=change,
-        p=p,
-        corrected=p,
-        verdict=verdict(change, len(old), p),
-    )
+    before: str, after: str, condition: str, metric: str, old: list[float], new: list[float], settings: Settings
+) -> Change:
+    names = {"before": before, "after": after, "condition": condition, "metric": metric}
+    return compare(old, new, settings.evaluation.resamples, settings.seed, **names)
 
 
 def _by_question(grades: Iterable[Grade]) -> dict[str, list[float]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.data.pipeline import Pipeline
 from ragdist.errors import ConfigError
+from ragdist.evaluation.ask import write
 from ragdist.records import Chunk, Question, Verdict, content_id
 from ragdist.systems.duet.disputes import Dispute
 from ragdist.systems.duet.run import DISCOVERER, RECITER, Duet, DuetRoles, agreeing
@@ -57,22 +58,24 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
         dataset=next(iter(pipeline.questions)).dataset,
     )
     asked = [
-        prompts.prompt(
-            text,
-            shown,
-            pipeline.codec,
-            settings.prompts,
-            id=f"{condition}/{question.id}",
-            max_tokens=settings.model.max_tokens,
-            room=settings.answer_tokens,
+        replace(
+            prompts.prompt(
+                text,
+                shown,
+                pipeline.codec,
+                settings.prompts,
+                id=f"{side}/{question.id}",
+                max_tokens=settings.model.max_tokens,
+                room=settings.answer_tokens,
+            ),
+            model=side,
         )
-        for condition, shown in (("closed_book", ()), ("retrieved", documents))
-        if shown or condition == "closed_book"
+        for side, shown in enumerate(((), documents))
+        if shown or not side
     ]
     models = [str(folder / role / "model") for role in (RECITER, DISCOVERER)]
-    with cast.open_sides(*models) as sides:
-        limit = settings.answer_tokens
-        written = {row.prompt_id: row.text for batch in sides.write(asked, max_new_tokens=limit) for row in batch}
+    with cast.answerers.open(*models) as sides:
+        written = {row.prompt_id: row.text for batch in write(sides, asked, settings.answer_tokens, 0) for row in batch}
         reciter, *more = (prompts.extract(written[prompt.id]).answer for prompt in asked)
         discoverer = more[0] if more else ""
         dispute = Dispute(question.id, text, reciter, discoverer)

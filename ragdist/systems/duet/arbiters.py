@@ -18,13 +18,12 @@ from ragdist.algo.arbiter import prefers_reciter
 from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.data.thoughts import without_thoughts
+from ragdist.evaluation.ask import ask_prompts
 from ragdist.evaluation.predictions import weights
 from ragdist.records import Request, Verdict, content_id
-from ragdist.roles import Codec, Pair, Scorer, Teacher, Writer
-from ragdist.storage.append import AppendLog
+from ragdist.roles import Answerer, Codec, Pair, Scorer, Teacher
 from ragdist.systems.duet import disputes
 from ragdist.systems.duet.disputes import Dispute, is_flipped
-from ragdist.tracking.progress import Bar
 
 Same = Callable[[Dispute], bool]
 """Whether the two answers of a dispute are one."""
@@ -81,7 +80,7 @@ class Summarizer:
     """Plays Arbiter with a language model that writes the final answer, greedily.
 
     Args:
-        ask: texts for prompts of disputes, see `by_writer` and `by_teacher`.
+        ask: texts for prompts of disputes, see `by_answerer` and `by_teacher`.
         same: whether two answers of a dispute are one.
         seed: decides which answer is shown first.
         flip: shows them the other way round, to measure what the order does.
@@ -121,23 +120,15 @@ def confidences(scorer: Scorer, open_disputes: Sequence[Dispute]) -> list[tuple[
     return list(zip(found[::2], found[1::2], strict=True))
 
 
-def by_writer(writer: Writer, codec: Codec, folder: Path, source: str, settings: Settings) -> Ask:
-    """Asks a model in this process; what it wrote is kept in `folder`, microbatch by microbatch."""
+def by_answerer(answerer: Answerer, codec: Codec, folder: Path, source: str, settings: Settings) -> Ask:
+    """Asks a model; what it wrote is kept in `folder`, batch by batch."""
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
         config, limit = settings.prompts, settings.answer_tokens
         asked = [disputes.summary_prompt(dispute, codec, config, flipped=flipped) for dispute, flipped in shown]
         made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings)])
         name = content_id(made_by)
-        with AppendLog(folder / f"{name}.jsonl", name) as journal, Bar("summaries", len(asked)) as bar:
-            texts = {row["id"]: row["text"] for row in journal.rows}
-            bar.advance(len(texts))
-            missing = [prompt for prompt in asked if prompt.id not in texts]
-            for written in writer.write(missing, max_new_tokens=limit, seed=settings.seed) if missing else ():
-                journal.add([{"id": text.prompt_id, "text": text.text} for text in written])
-                texts |= {text.prompt_id: text.text for text in written}
-                bar.advance(len(written))
-        return [texts[prompt.id] for prompt in asked]
+        return ask_prompts("summaries", answerer, asked, folder / f"{name}.jsonl", name, settings)
 
     return ask
 

@@ -1,25 +1,47 @@
-"""What arbiters are worth, as terminal tables, Markdown, JSON and a picture."""
+"""DuetRAG's report: the robustness table with the arbiters' effect below it, and what is shown of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
 from ragdist.evaluation.intervals import Interval, note
-from ragdist.evaluation.report import COLOURS, NAMES, TITLES, Change, bounds, grid
+from ragdist.evaluation.report import NAMES, TITLES, Report, blocks
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    DARK,
+    Block,
+    DataPoint,
+    Notes,
+    Picture,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    plain,
+)
 from ragdist.records import as_row
-from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.systems.duet.calibration import Calibration
 from ragdist.systems.duet.summary import EITHER, ArbiterEffect, Outcomes
 
 SIDES = ("#c5ccd4", "#9aa5b1")
 """Of reciter and discoverer; arbiters take COLOURS after the first, which is grey."""
+
+
+@dataclass(frozen=True, slots=True)
+class DuetReport:
+    """What came of DuetRAG."""
+
+    report: Report
+    """The paper's table."""
+    worth: Sequence[ArbiterEffect]
+    """What each arbiter is good for, under each condition."""
+
+    def sheet(self) -> Sheet:
+        """What is shown of both."""
+        numbers = {**self.report.sheet().numbers, "arbiters": as_json(self.worth)}
+        return Sheet([*blocks(self.report), *arbiter_blocks(self.worth)], numbers)
 
 
 class Line(NamedTuple):
@@ -35,64 +57,43 @@ class Line(NamedTuple):
     """Of an arbiter."""
 
 
-def table(worths: Sequence[ArbiterEffect]) -> Group:
-    """For each condition a table at most 110 columns wide, a row for each arbiter; sentences below."""
-    return Group(*(_table(group) for group in _by_condition(worths)))
-
-
-def markdown(worths: Sequence[ArbiterEffect]) -> str:
-    """For each condition the table and the sentences, as GitHub's Markdown; then the reliability curves' numbers."""
-    parts = []
-    for group in _by_condition(worths):
-        head = ["", NAMES[group[0].metric], *HEAD, _against(group), "ECE", "Brier", "moved by order"]
-        body = [[*_values(line), *_trust(line)] for line in lines(group)]
-        parts += [f"**{title(group)}**", grid(head, body)]
-        parts.append("\n".join(f"- {note}" for note in [*notes(group), *details(group)]))
-    curves = [
-        [one.arbiter, TITLES[one.condition], str(answers), f"{said:.2f}", f"{right:.2f}"]
-        for one in worths
-        if one.calibration
-        for said, right, answers in one.calibration.curve
-    ]
-    if curves:
-        parts.append("Confidences, ten stretches of equal width:")
-        parts.append(grid(["arbiter", "condition", "answers", "mean confidence", "share right"], curves))
-    return "\n\n".join(parts) + "\n"
+def arbiter_blocks(worths: Sequence[ArbiterEffect]) -> list[Block]:
+    """For each condition a row for each arbiter and sentences; accuracies as bars, confidences as curves."""
+    groups = _by_condition(worths)
+    out: list[Block] = []
+    for group in groups:
+        heads = ("", NAMES[group[0].metric], *HEAD, f"against {group[0].against_better.before}", *TRUST)
+        rows: list[list[str | Value]] = [
+            [line.name, Value(line.accuracy), *_shares(line), *_trust(line)] for line in lines(group)
+        ]
+        out += [Table(title=title(group), columns=heads, rows=rows), Notes(lines=notes(group))]
+        out.append(Notes(lines=details(group), long=True))
+    curves = Table(
+        title="Confidences, ten stretches of equal width",
+        columns=("arbiter", "condition", "answers", "mean confidence", "share right"),
+        rows=[
+            (one.arbiter, TITLES[one.condition], str(answers), f"{said:.2f}", f"{right:.2f}")
+            for one in worths
+            if one.calibration
+            for said, right, answers in one.calibration.curve
+        ],
+        long=True,
+    )
+    confident = (group for group in groups if any(one.calibration for one in group))
+    return [*out, curves, *([_bars(groups)] if groups else []), *map(_reliability, confident)]
 
 
 def as_json(worths: Sequence[ArbiterEffect]) -> list[dict[str, Any]]:
     """All numbers, an object for each arbiter and condition, plain values all the way down."""
-    return [_plain(worth) for worth in worths]
-
-
-def picture(worths: Sequence[ArbiterEffect], path: Path) -> Path:
-    """A PNG, a row for each condition: reliability curves of arbiters with confidences, and accuracy as bars.
-
-    Raises:
-        StorageError: `path` cannot be written.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    groups = _by_condition(worths)
-    heights = [max(3.4, 0.42 * len(lines(group)) + 1.4) for group in groups]
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(10.4, sum(heights, 0.3)), dpi=150, layout=layout)
-    curves = any(one.calibration for one in worths)
-    columns: dict[str, Any] = {"ncols": 2, "width_ratios": (4, 6)} if curves else {}
-    panels = figure.subplots(len(groups), **columns, squeeze=False, height_ratios=heights)
-    for axes, group in zip(panels, groups, strict=True):
-        colours = {one.arbiter: COLOURS[1 + at % (len(COLOURS) - 1)] for at, one in enumerate(group)}
-        if curves:
-            _reliability(axes[0], group, colours)
-        _bars(axes[-1], group, colours)
-    make_folder(path.parent)
-    with translate_errors(path.parent):
-        figure.savefig(path)
-    return path
+    more = ("against_better", "effect")
+    return [
+        {key: _plain(value) for key, value in (as_row(one) | {name: getattr(one, name) for name in more}).items()}
+        for one in worths
+    ]
 
 
 HEAD = ("where they differ", "right one taken", "turned right / wrong")
+TRUST = ("ECE", "Brier", "moved by order")
 
 
 def lines(group: Sequence[ArbiterEffect]) -> list[Line]:
@@ -172,41 +173,8 @@ def details(group: Sequence[ArbiterEffect]) -> list[str]:
     return out
 
 
-def _table(group: Sequence[ArbiterEffect]) -> Table:
-    out = Table(
-        title=title(group),
-        title_justify="left",
-        title_style="bold",
-        caption=Text("\n".join(notes(group)) + "\n"),
-        caption_justify="left",
-        caption_style="",
-        box=box.SIMPLE_HEAD,
-        min_width=80,
-    )
-    out.add_column("", no_wrap=True)
-    out.add_column(NAMES[group[0].metric], justify="right", no_wrap=True)
-    for name in HEAD:
-        out.add_column(name, justify="right", max_width=9)
-    out.add_column(_against(group), justify="right", no_wrap=True)
-    trust = {"ECE": any(one.calibration for one in group), "order moves": any(one.order_effect for one in group)}
-    for name in filter(trust.__getitem__, trust):
-        out.add_column(name, justify="right", max_width=5)
-    for line in lines(group):
-        name, _, *shares, against = _values(line)
-        ece, _, moved = _trust(line)
-        more = [value for value, shown in zip((ece, moved), trust.values(), strict=True) if shown]
-        accuracy = Text.assemble(f"{line.accuracy.mean:.2f} ", (bounds(line.accuracy).replace(" to ", "-"), "dim"))
-        effect = {"helps": "green", "harms": "red"}.get(line.worth.effect if line.worth else "", "")
-        out.add_row(Text(name, "bold" if line.worth else ""), accuracy, *shares, Text(against, effect), *more)
-    return out
-
-
-def _against(group: Sequence[ArbiterEffect]) -> str:
-    return f"against {group[0].against_better.before}"
-
-
-def _values(line: Line) -> list[str]:
-    """What the table says of it, the trust in it aside."""
+def _shares(line: Line) -> list[str]:
+    """What the table says of it beside its accuracy and the trust in it."""
     shares = [
         "" if line.differing is None else f"{line.differing:.2f}",
         "" if line.taken is None else f"{line.taken:.0%}",
@@ -216,7 +184,7 @@ def _values(line: Line) -> list[str]:
         turned = f"{line.worth.outcomes.helped} / {line.worth.outcomes.harmed}"
         change = line.worth.against_better.change
         against = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
-    return [line.name, f"{line.accuracy.mean:.2f} ({bounds(line.accuracy)})", *shares, turned, against]
+    return [*shares, turned, against]
 
 
 def _trust(line: Line) -> list[str]:
@@ -226,52 +194,40 @@ def _trust(line: Line) -> list[str]:
     return [*([f"{found.ece:.2f}", f"{found.brier:.2f}"] if found else ["", ""]), f"{moved.mean:.0%}" if moved else ""]
 
 
-def _reliability(axes: Any, group: Sequence[ArbiterEffect], colours: dict[str, str]) -> None:
-    axes.plot([0, 1], [0, 1], color="#333333", linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    """By name; reciter and discoverer come first."""
+    return {name: [*SIDES, *COLOURS[1:]][at % (len(SIDES) + len(COLOURS) - 1)] for at, name in enumerate(names)}
+
+
+def _bars(groups: Sequence[Sequence[ArbiterEffect]]) -> Picture:
+    """Accuracy of the two sides, the arbiters, and the upper bound under each condition."""
+    points: dict[str, list[DataPoint]] = {}
+    for at, group in enumerate(groups):
+        for line in lines(group):
+            points.setdefault(line.name, []).append(DataPoint(at, line.accuracy))
+    bound = points.pop(EITHER)
+    colours = _colours(list(points))
+    series = [Series(label=name, points=own, form="bars", colour=colours[name]) for name, own in points.items()]
+    first = groups[0][0]
+    return Picture(
+        title=f"arbiters, {first.outcomes.rows} questions, 95% intervals",
+        series=[*series, Series(label=EITHER, points=bound, form="bars", colour=DARK, dashed=True)],
+        ticks=[TITLES[group[0].condition] for group in groups],
+        y=NAMES[first.metric],
+    )
+
+
+def _reliability(group: Sequence[ArbiterEffect]) -> Picture:
+    """How often answers of a confidence are right, as curves of the arbiters that give any."""
+    colours = _colours([line.name for line in lines(group)])
+    curves = [Series(label="perfect", points=(DataPoint(0, 0.0), DataPoint(1, 1.0)), dashed=True, marker="")]
     for one in group:
         if one.calibration:
-            said, right, answers = zip(*one.calibration.curve, strict=True)
-            colour = colours[one.arbiter]
-            sizes = [12 + 160 * count / sum(answers) for count in answers]
-            axes.plot(said, right, color=colour, linewidth=1.5, zorder=2)
-            axes.scatter(
-                said, right, sizes, color=colour, label=f"{one.arbiter}, ECE {one.calibration.ece:.2f}", zorder=3
-            )
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("share right")
-    axes.set_title("reliability (dashed: perfect)", loc="left", fontsize=11)
-    axes.legend(loc="upper left", frameon=False, fontsize=8, markerscale=0.7, handletextpad=0.2)
-    _plainly(axes, "both")
-
-
-def _bars(axes: Any, group: Sequence[ArbiterEffect], colours: dict[str, str]) -> None:
-    shown = lines(group)[::-1]  # the first on top
-    known = dict(zip((line.name for line in lines(group)[:2]), SIDES, strict=False)) | colours
-    for at, line in enumerate(shown):
-        bound = line.name == EITHER
-        face, edge = ("none", "#333333") if bound else (known[line.name], "none")
-        axes.barh(at, line.accuracy.mean, 0.72, color=face, edgecolor=edge, linestyle=(0, (4, 3)), zorder=2)
-        spread = [[line.accuracy.mean - line.accuracy.low], [line.accuracy.high - line.accuracy.mean]]
-        axes.errorbar(
-            line.accuracy.mean, at, xerr=spread, fmt="none", ecolor="#333333", elinewidth=1, capsize=3, zorder=3
-        )
-        axes.text(line.accuracy.high + 0.015, at, f"{line.accuracy.mean:.2f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(shown)), [line.name for line in shown])
-    axes.set_xlim(0, 1.09)
-    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    rows = group[0].outcomes.rows
-    name = f"{NAMES[group[0].metric]}, {TITLES[group[0].condition]}, {rows} questions, 95% intervals"
-    axes.set_title(name, loc="left", fontsize=11)
-    _plainly(axes, "x")
-
-
-def _plainly(axes: Any, lines_of: str) -> None:
-    axes.grid(axis=lines_of, color="#e3e6ea", zorder=0)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    axes.tick_params(length=0, labelsize=9)
+            total = one.calibration.total.answers
+            points = [DataPoint(said, right, answers / total) for said, right, answers in one.calibration.curve]
+            label = f"{one.arbiter}, ECE {one.calibration.ece:.2f}"
+            curves.append(Series(label=label, points=points, colour=colours[one.arbiter]))
+    return Picture(title=f"reliability, {TITLES[group[0].condition]}", series=curves, x="confidence", y="share right")
 
 
 def _by_condition(worths: Sequence[ArbiterEffect]) -> list[list[ArbiterEffect]]:
@@ -295,9 +251,4 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Calibration):
         curve = [{"confidence": said, "right": right, "answers": answers} for said, right, answers in value.curve]
         return {"answers": value.total.answers, "ece": value.ece, "brier": value.brier, "curve": curve}
-    if isinstance(value, Interval):
-        return value._asdict()
-    if isinstance(value, ArbiterEffect):
-        more = {"against_better": value.against_better, "effect": value.effect}
-        return {key: _plain(field) for key, field in {**as_row(value), **more}.items()}
-    return {key: _plain(field) for key, field in as_row(value).items()} if isinstance(value, Change) else value
+    return plain(value)

@@ -18,7 +18,7 @@ when it is wrong?
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,11 @@ from ragdist.data.prompts import right_answer
 from ragdist.errors import ConfigError
 from ragdist.evaluation import answers
 from ragdist.evaluation.ask import ask_cases
-from ragdist.evaluation.cases import by_question
+from ragdist.evaluation.cases import Case, by_question
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Forgery, Judgement, Question, Verdict
-from ragdist.roles import Scorer, Teacher, TrainingJob, Tuner, Writer
+from ragdist.roles import Answerer, Answerers, Scorer, Teacher, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
 from ragdist.systems import raft
 from ragdist.systems.duet import disputes
@@ -47,8 +47,8 @@ from ragdist.systems.duet.arbiters import (
     Same,
     ScorerArbiter,
     Summarizer,
+    by_answerer,
     by_teacher,
-    by_writer,
     confidences,
 )
 from ragdist.systems.duet.disputes import Dispute, JudgedAnswer
@@ -70,12 +70,7 @@ class DuetRoles:
     """Who plays the roles."""
 
     tuner: Tuner
-    open_model: raft.OpenModel
-    open_sides: Callable[[str, str], AbstractContextManager[Writer]]
-    """Reciter and discoverer by their sources: writes closed-book prompts by the one and the others by the other, both
-    at once."""
-    open_scorer: Callable[[str], AbstractContextManager[Scorer]]
-    """The alignment scorer in a folder."""
+    answerers: Answerers
     open_features: Callable[[Path, Sequence[Judgement]], Scorer]
     """The text-feature scorer in a folder; made of the judgements where it is not there yet."""
     teacher: Teacher | None = None
@@ -109,13 +104,13 @@ def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -
     with span("data"):
         lessons = duet.lessons()
         tests = raft.test_questions(pipeline)
-    asked = raft.before(pipeline, cast.open_model, folder, settings)
+    asked = raft.before(pipeline, cast.answerers, folder, settings)
     with span("train reciter and discoverer"):
         models = dict(zip([lesson.name for lesson in lessons], cast.tuner.tune(lessons), strict=True))
     plain = {name: str(path) for name, path in models.items() if name == DSF}
-    asked |= raft.evaluate(pipeline, plain, cast.open_model, folder, settings)
+    asked |= raft.evaluate(pipeline, plain, cast.answerers, folder, settings)
     shares = duet.trio.shares
-    with span("reciter and discoverer answer"), cast.open_sides(str(models[RECITER]), str(models[DISCOVERER])) as sides:
+    with span("reciter and discoverer answer"), cast.answerers.open(*map(str, sides_of(models))) as sides:
         given: tuple[Condition, ...] = ("closed_book", *settings.duet.learn_from)
         forged = duet.trio.forgeries if "attacked" in given else ()
         held = duet.ask("held-out", sides, [*shares.arbiter, *shares.validation], given, models, forged)
@@ -165,7 +160,7 @@ class Duet:
     def ask(
         self,
         label: str,
-        sides: Writer,
+        sides: Answerer,
         questions: Sequence[Question],
         conditions: Sequence[Condition],
         models: Mapping[str, Path],
@@ -177,9 +172,9 @@ class Duet:
         """
         asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
         settings = self.settings.model_copy(update={"evaluation": asked})
-        cases = list(raft.cases(self.pipeline, questions, settings, forgeries))
-        sources = [str(models[RECITER]), str(models[DISCOVERER])]
-        found = ask_cases(label, sources, sides, None, cases, questions, self.folder / "evaluation", settings)
+        cases = [for_side(case) for case in raft.cases(self.pipeline, questions, settings, forgeries)]
+        sources = [str(source) for source in sides_of(models)]
+        found = ask_cases(label, sources, sides, cases, questions, self.folder / "evaluation", settings)
         said: dict[Condition, dict[str, Prediction]] = {condition: {} for condition in conditions}
         for row in found:
             side = RECITER if row.condition == "closed_book" else DISCOVERER
@@ -261,7 +256,8 @@ class Duet:
         if kind == "features":
             yield self.cast.open_features(self.arbiters / "features", learned)
         else:
-            with self.cast.open_scorer(str(self.arbiters / "alignment" / "model")) as scorer:
+            render = partial(disputes.pair_tokens, codec=self.pipeline.codec, config=self.settings.prompts)
+            with self.cast.answerers.open_scorer(str(self.arbiters / "alignment" / "model"), render) as scorer:
                 yield scorer
 
     @contextmanager
@@ -283,11 +279,12 @@ class Duet:
             if self.cast.teacher is None:
                 raise ConfigError("duet.arbiters has teacher_summarizer, and no teacher is named; set teacher.url")
             yield Summarizer(by_teacher(self.cast.teacher, self.settings), same, seed)
+            self.cast.teacher.close()
         else:
             tuned = str(self.arbiters / "summarizer" / "model")
             source = tuned if kind == "tuned_summarizer" else self.settings.model.source
-            with self.cast.open_model(source) as (writer, _):
-                ask = by_writer(writer, self.pipeline.codec, self.arbiters / "said", source, self.settings)
+            with self.cast.answerers.open(source) as answerer:
+                ask = by_answerer(answerer, self.pipeline.codec, self.arbiters / "said", source, self.settings)
                 yield Summarizer(ask, same, seed)
 
     def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[Condition, list[list[Verdict]]]:
@@ -344,6 +341,16 @@ class Duet:
 
     def _is_right(self, row: Prediction) -> bool:
         return bool(getattr(row, self.settings.duet.right_by) == 1.0)
+
+
+def sides_of(models: Mapping[str, Path]) -> tuple[Path, Path]:
+    """Reciter and discoverer, as they are opened together."""
+    return models[RECITER], models[DISCOVERER]
+
+
+def for_side(case: Case) -> Case:
+    """The case with its prompt for the reciter, where it shows no documents, else for the discoverer."""
+    return replace(case, prompt=replace(case.prompt, model=int(case.condition != "closed_book")))
 
 
 def agreeing(questions: Iterable[Question], settings: Settings) -> Same:

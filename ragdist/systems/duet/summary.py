@@ -12,10 +12,9 @@ from typing import Literal
 
 from ragdist.config import Condition, Settings
 from ragdist.errors import DataError
-from ragdist.evaluation import answers, intervals
-from ragdist.evaluation.intervals import Interval, interval, together
+from ragdist.evaluation import answers
+from ragdist.evaluation.intervals import Change, Interval, interval, together
 from ragdist.evaluation.predictions import Prediction
-from ragdist.evaluation.report import Change
 from ragdist.evaluation.summary import PredictionsById, compare
 from ragdist.records import Question, Verdict
 from ragdist.systems.duet.calibration import Calibration
@@ -114,7 +113,7 @@ class ArbiterEffect:
     def effect(self) -> Literal["helps", "harms", "not shown"]:
         """Whether the difference to the better of the two may be called one, and which way it goes."""
         better = self.against_better
-        if not intervals.shown(better.change, better.rows, better.corrected):
+        if not better.shown:
             return "not shown"
         return "helps" if better.change.mean > 0 else "harms"
 

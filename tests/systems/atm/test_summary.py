@@ -8,6 +8,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from ragdist.config import loader
+from ragdist.evaluation.sheet import markdown, picture, terminal
 from ragdist.records import Answered, Forgery, Grade, OpenQuestion
 from ragdist.storage import tables
 from ragdist.systems.atm import report as rounds_report
@@ -201,21 +202,20 @@ def test_few_questions_are_a_null_result_whatever_they_say():
         "A null result: none of 7 changes in exact match and log perplexity is a difference, "
         "each over fewer than 100 questions."
     )
-    assert "fewer than 100 questions: not called a difference" in rounds_report.markdown(few)
+    assert "fewer than 100 questions: not called a difference" in markdown(few.sheet())
 
 
 def test_null_result_is_printed_as_one():
     same = {("clean", g, -1): 0.5 for g in (0, 1)} | {("attacker", g, a): 0.5 for g, a in ((0, 0), (0, 1), (1, 1))}
     null = play(COUNT, same, dict.fromkeys(HURT, (1.0, 1.0)))
     assert "A null result: none of 6 changes" in " ".join(printed(null).split())
-    assert "no difference shown" in rounds_report.markdown(null)
+    assert "no difference shown" in markdown(null.sheet())
 
 
 def printed(report):
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(rounds_report.table(report))
-        console.print(rounds_report.beside(report))
+        console.print(terminal(report.sheet()))
     return capture.get()
 
 
@@ -238,7 +238,7 @@ def test_examples_stand_beside_the_truth_shortened(report):
 
 
 def test_json_has_rows_that_ragdist_runs_reads(report):
-    data = json.loads(json.dumps(rounds_report.as_json(report), allow_nan=False))
+    data = json.loads(json.dumps(report.sheet().numbers, allow_nan=False))
     assert {f"{s['model']} {s['condition']} {s['em']['mean']:.2f}" for s in data["scores"]} >= {
         "before clean 0.80",
         "after round 1 attacker 0.75",
@@ -248,22 +248,22 @@ def test_json_has_rows_that_ragdist_runs_reads(report):
 
 
 def test_markdown_tables_are_rectangular(report):
-    for block in rounds_report.markdown(report).split("\n\n"):
+    for block in markdown(report.sheet()).split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
 
 
 def test_picture_is_a_png_with_something_in_it(report, tmp_path):
-    pixels = imread(rounds_report.picture(report, tmp_path / "deep" / "report.png"))
+    pixels = imread(picture(report.sheet(), tmp_path / "deep" / "report.png"))
     assert pixels.shape[0] > 400 and pixels.shape[1] > 800
     assert 0.5 < pixels[..., :3].mean() < 0.99
 
 
 def test_nothing_asked_is_said_so_in_every_form(tmp_path):
     empty = rounds.report([], {}, [], SETTINGS)
-    assert "0 questions." in printed(empty) and "0 questions." in rounds_report.markdown(empty)
-    assert rounds_report.as_json(empty)["scores"] == []
-    assert rounds_report.picture(empty, tmp_path / "empty.png").exists()
+    assert "0 questions." in printed(empty) and "0 questions." in markdown(empty.sheet())
+    assert empty.sheet().numbers["scores"] == []
+    assert picture(empty.sheet(), tmp_path / "empty.png").exists()
 
 
 def test_summarise_reads_what_a_game_left(tmp_path, report):

@@ -113,8 +113,8 @@ class Parrot:
     def __init__(self, stop_after=99):
         self.asked, self.stop_after = [], stop_after
 
-    def write(self, prompts, *, max_new_tokens, seed):
-        for prompt in prompts:
+    def write(self, prompts, *, max_new_tokens, seed, done=()):
+        for prompt in (prompt for prompt in prompts if prompt.id not in done):
             if len(self.asked) == self.stop_after:
                 raise KeyboardInterrupt
             self.asked.append(prompt.id)
@@ -126,9 +126,9 @@ def test_summaries_are_kept_when_a_run_is_stopped(tmp_path):
     shown = [(dispute("left", "right", number), bool(number % 2)) for number in range(4)]
     about = (tiny.codec(), tmp_path, "base", Settings())
     with pytest.raises(KeyboardInterrupt):
-        arbiters.by_writer(Parrot(stop_after=2), *about)(shown)
+        arbiters.by_answerer(Parrot(stop_after=2), *about)(shown)
     again = Parrot()
-    assert arbiters.by_writer(again, *about)(shown) == ["left", "right", "left", "right"]
+    assert arbiters.by_answerer(again, *about)(shown) == ["left", "right", "left", "right"]
     assert again.asked == ["q2", "q3"]
 
 

@@ -64,9 +64,9 @@ def play(settings):
     """The outcome, who was tuned, and what was said to a question of anybody's."""
     folder = Path(settings.run.folder) / settings.run.name
     folder.mkdir(parents=True, exist_ok=True)
-    with players.pipeline(settings) as pipeline, players.cast(settings, pipeline) as cast:
+    with players.pipeline(settings) as pipeline:
         tuner = LocalTuner(settings)
-        cast = replace(cast, tuner=tuner)
+        cast = replace(players.cast(settings, pipeline, folder), tuner=tuner)
         outcome = duet.run(pipeline, cast, folder, settings)
         said = [
             answer.answer(pipeline, cast, folder, settings, text) for text in ("Which colour has ball 3.0?", "xyzzy")

@@ -17,6 +17,7 @@ from ragdist.config import loader
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.sheet import Sheet, markdown, picture, terminal
 from ragdist.evaluation.summary import summarise
 from ragdist.records import Verdict
 from ragdist.systems.duet import report as reporting
@@ -190,7 +191,7 @@ def test_check_59_where_all_answers_agree_there_is_nothing_to_decide():
     found = worth(verdicts, reciter=reciter, discoverer=discoverer)
     assert (found.outcomes.one, found.differing.rows, found.calibration, found.order_effect) == (0, 0, None, None)
     assert found.accuracy == found.either == found.discoverer
-    assert "answers differ in 0%" in reporting.markdown([found])
+    assert "answers differ in 0%" in markdown(Sheet(reporting.arbiter_blocks([found]), {}))
 
 
 def test_check_61_order_effect_is_the_share_of_differing_answers_that_move():
@@ -270,38 +271,43 @@ def worths():
     return found
 
 
-def printed(worths):
+@pytest.fixture(scope="module")
+def sheet(worths):
+    return Sheet(reporting.arbiter_blocks(worths), {})
+
+
+def printed(sheet):
     console = Console(width=110)
     with console.capture() as capture:
-        console.print(reporting.table(worths))
+        console.print(terminal(sheet))
     return capture.get()
 
 
-def test_check_63_the_report_names_both_sides_the_arbiters_and_the_bound(worths):
-    text = printed(worths)
+def test_check_63_the_report_names_both_sides_the_arbiters_and_the_bound(sheet):
+    text = printed(sheet)
     assert max(map(len, text.splitlines())) <= 110
-    for name in ("reciter", "discoverer", "alignment", "features", "summarizer", EITHER):
+    for name in ("reciter", "discoverer", "alignment", "features", "summarizer", "either (upper"):
         assert f"\n  {name}  " in text
 
 
-def test_sentences_say_who_helps_and_who_harms(worths):
-    words = " ".join(printed(worths).split())
+def test_sentences_say_who_helps_and_who_harms(sheet):
+    words = " ".join(printed(sheet).split())
     assert "differences are to the discoverer, the better of the two. A perfect arbiter would reach 0.80, 0.20" in words
     assert "alignment turned 24 wrong answers right and 0 right ones wrong: it helps, +0.20 [+0.1" in words
     assert "features turned 0 wrong answers right and 36 right ones wrong: it harms, -0.30 [-0.3" in words
-    text = reporting.markdown(worths)
+    text = markdown(sheet)
     assert (
         "features is right in 0 of 24 where only the reciter is, and in 0 of 36 where only the discoverer is." in text
     )
     assert "summarizer answers otherwise in 0% (0% to " in text
 
 
-def test_markdown_tables_are_rectangular_and_agree_with_the_rest(worths):
-    text = reporting.markdown(worths)
+def test_markdown_tables_are_rectangular_and_agree_with_the_rest(sheet):
+    text = markdown(sheet)
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
-    assert "| alignment | 0.80 (0." in text and "| 24 / 0 | +0.20 [" in text
+    assert "| alignment | **0.80** (0." in text and "| 24 / 0 | +0.20 [" in text
 
 
 def test_json_holds_every_number_and_survives_a_trip(worths):
@@ -315,9 +321,9 @@ def test_json_holds_every_number_and_survives_a_trip(worths):
     assert last["calibration"] is None and last["order_effect"]["mean"] == 0
 
 
-def test_picture_is_a_png_with_something_in_it(worths, tmp_path):
-    pixels = imread(reporting.picture(worths, tmp_path / "deep" / "arbiters.png"))
-    assert pixels.shape[0] > 400 and pixels.shape[1] > 1200
+def test_picture_is_a_png_with_something_in_it(sheet, tmp_path):
+    pixels = imread(picture(sheet, tmp_path / "deep" / "arbiters.png"))
+    assert pixels.shape[0] > 1200 and pixels.shape[1] > 900
     assert 0.5 < pixels[..., :3].mean() < 0.99
 
 

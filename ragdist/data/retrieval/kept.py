@@ -1,0 +1,45 @@
+"""Hits that are kept: the same queries are searched once, for all runs that ask them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ragdist.records import Hit, Ranked
+from ragdist.roles import Retriever
+from ragdist.storage.stages import Stage, Store
+
+
+class KeptRetriever:
+    """Plays Retriever; what it finds is a stage, and no index is there before a search that is not.
+
+    Args:
+        store: keeps the hits.
+        chunks: fingerprint of what is searched.
+        ranked_by: what the ranking depends on beside them.
+        open_retriever: who searches.
+    """
+
+    def __init__(
+        self, store: Store, chunks: str, ranked_by: Mapping[str, Any], open_retriever: Callable[[], Retriever]
+    ) -> None:
+        self.store, self.chunks, self.ranked_by, self.open_retriever = store, chunks, ranked_by, open_retriever
+
+    def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
+        """See `roles.Retriever`."""
+        asked = hashlib.sha256(json.dumps(list(queries)).encode()).hexdigest()
+        stage = Stage("hits", {"chunks": self.chunks, "queries": asked}, {"count": count, **self.ranked_by})
+
+        def produce(_: dict[str, Any]) -> Iterator[Ranked]:
+            for hits in self.open_retriever().search(queries, count):
+                ids, scores = tuple(hit.chunk_id for hit in hits), tuple(hit.score for hit in hits)
+                yield Ranked(chunk_ids=ids, scores=scores)
+
+        rows = self.store.make(stage, Ranked, produce)
+        return [list(map(_hit, row.chunk_ids, row.scores)) for row in rows]
+
+
+def _hit(chunk_id: str, score: float) -> Hit:
+    return Hit(chunk_id=chunk_id, score=score)

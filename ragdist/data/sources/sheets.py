@@ -1,0 +1,91 @@
+"""Excel workbooks by openpyxl, row by row: values as they were last computed, no formula or macro is run."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from itertools import islice
+from typing import Any
+
+from ragdist.data.sources import values
+from ragdist.data.sources.places import FileAddress
+from ragdist.errors import DataError
+
+SUFFIXES = (".xlsx", ".xlsm", ".xls")
+LARGEST = 1 << 30
+"""Bytes of all parts of a file, unpacked."""
+COLUMNS = 1000
+OLE = b"\xd0\xcf\x11\xe0"
+"""Begins a workbook of the format before xlsx, and one with a password."""
+
+
+def rows(place: FileAddress, *, every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of the first sheet that has any, or of every sheet, each by the names in its own first row.
+
+    Raises:
+        DataError: it is no workbook, or one that unpacks to more than LARGEST.
+    """
+    for name, lines in tables(place.read()):
+        header: list[str] = []
+        for number, cells in lines:
+            if not header:
+                header = ["" if cell is None else str(cell).strip() for cell in cells]
+            else:
+                named = zip(header, cells, strict=False)
+                yield f"{place.address}, sheet {name!r}, row {number}", {key: cell for key, cell in named if key}
+        if header and not every:
+            return
+
+
+def tables(data: bytes) -> Iterator[tuple[str, Iterator[tuple[int, list[Any]]]]]:
+    """Each sheet's name and its rows that are not empty, with their numbers; cells beyond COLUMNS are not read.
+
+    Raises:
+        DataError: it is no workbook, or one that unpacks to more than LARGEST.
+    """
+    from openpyxl import load_workbook
+
+    check_size(data)
+    book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+    try:
+        for sheet in book.worksheets:
+            yield sheet.title, _lines(sheet)
+    finally:
+        book.close()
+
+
+def check_size(data: bytes) -> None:
+    """Lets pass what is a zip file and unpacks to less than LARGEST, by what it says of its parts.
+
+    A part that unpacks to more than it says is an error of the reader's.
+
+    Raises:
+        DataError: it is not, or it would unpack to more.
+    """
+    if data.startswith(OLE):
+        raise DataError("is of the format before xlsx, or has a password; save it as .xlsx without one")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        raise DataError(f"is torn or of another format than its name says ({error})") from None
+    if size > LARGEST:
+        raise DataError(f"unpacks to {size >> 20} MiB, more than the {LARGEST >> 20} that are read; split it")
+
+
+def _lines(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
+    for number, row in enumerate(sheet.iter_rows(values_only=True, max_col=COLUMNS), start=1):
+        cells = [_value(cell) for cell in islice(row, COLUMNS)]
+        if any(cell is not None for cell in cells):
+            yield number, cells
+
+
+def _value(cell: Any) -> Any:
+    """Text as `values.cell` reads it; days and times as ISO 8601 writes them."""
+    if isinstance(cell, datetime) and cell.time() == time():
+        cell = cell.date()
+    if isinstance(cell, datetime | date | time):
+        return cell.isoformat()
+    return values.cell(cell) if isinstance(cell, str) else cell

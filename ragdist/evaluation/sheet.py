@@ -1,0 +1,326 @@
+"""One form for all reports: a sheet of tables, notes and pictures, as data. Nothing else lays out, prints or draws.
+
+What is shown is said by each system's `sheet()`; Markdown, the terminal's tables and the PNG are made of it here.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from rich import box
+from rich import table as rich_table
+from rich.console import Group
+from rich.text import Text
+
+from ragdist.evaluation.intervals import Interval
+from ragdist.records import as_row
+from ragdist.storage.atomic import make_folder, translate_errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#9aa5b1", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+"""Grey for the first model, then Okabe and Ito's, which colour-blind people can tell apart."""
+DARK = "#333333"
+"""Of what is no result: intervals, floors, the diagonal."""
+DASHES: Any = (0, (4, 3))
+WIDEST = 16.0
+"""Inches of panels beside each other; the next begins a row."""
+LABEL, HEAD = 16, 12
+"""Characters of a line in a table's first column and in its heads, on a terminal."""
+
+
+class Value(NamedTuple):
+    """A mean with its interval, and perhaps other numbers. Example: Value(Interval(0.82, 0.74, 0.89), "of 90")."""
+
+    interval: Interval
+    more: str = ""
+
+
+class Quote(str):
+    """A text from a corpus or a model, in which nothing is markup."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Left out where it has no rows, as each column is that holds nothing."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Value]]
+    """The first cell of each is its name."""
+    long: bool = False
+    """In Markdown alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """Sentences about what stands above them."""
+
+    lines: Sequence[str]
+    long: bool = False
+    """In Markdown alone."""
+
+
+class DataPoint(NamedTuple):
+    """One result in a picture. Example: DataPoint(1.0, Interval(0.82, 0.74, 0.89))."""
+
+    x: float
+    """Of bars and under named ticks: which group, from 0."""
+    y: Interval | float
+    weight: float = 0.0
+    """Share of all that it stands for, drawn as an area; 0: all points are alike."""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Points of one colour. Bars of several series stand beside each other."""
+
+    label: str = ""
+    """In the legend; empty: not there."""
+    points: Sequence[DataPoint]
+    form: Literal["bars", "line", "points"] = "line"
+    colour: str = DARK
+    dashed: bool = False
+    marker: str = "o"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One panel of the PNG."""
+
+    title: str = ""
+    series: Sequence[Series]
+    ticks: Sequence[str] = ()
+    """Names of the places 0, 1, ... along x; none: numbers."""
+    x: str = ""
+    y: str = ""
+    share: bool = True
+    """What is drawn lies between 0 and 1."""
+
+    @property
+    def bars(self) -> list[Series]:
+        """Those of the series that are bars."""
+        return [series for series in self.series if series.form == "bars"]
+
+    @property
+    def width(self) -> float:
+        """Inches: numbers over bars stay apart, and so do the names below."""
+        if self.bars:
+            return max(6.4, max(1.9, 0.5 * len(self.bars)) * len(self.ticks) + 1)
+        return max(5.2, 0.9 * len(self.ticks) + 1.5)
+
+    @property
+    def labels(self) -> list[str]:
+        """What the legend names."""
+        return [series.label for series in self.series if series.label]
+
+    @property
+    def columns(self) -> int:
+        """Of the legend."""
+        return max(1, int(self.width / (0.07 * max(map(len, self.labels), default=0) + 0.55)))
+
+    @property
+    def height(self) -> float:
+        """Inches: long legends take nothing from what they explain."""
+        return 4.2 + 0.2 * math.ceil(len(self.labels) / self.columns)
+
+
+Block = Table | Notes | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """All that a report shows."""
+
+    blocks: Sequence[Block]
+    """In the order in which they are read."""
+    numbers: dict[str, Any]
+    """For programs: what summary.json and `--json` hold."""
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The panels of the PNG."""
+        return [block for block in self.blocks if isinstance(block, Picture)]
+
+
+def plain(value: Any) -> Any:
+    """A record, and the intervals and records in it, as JSON objects."""
+    if is_dataclass(value):
+        return {key: plain(field) for key, field in as_row(value).items()}
+    return {key: plain(field) for key, field in value._asdict().items()} if hasattr(value, "_asdict") else value
+
+
+def bounds(value: Interval) -> str:
+    """Example: `0.74 to 0.89`."""
+    return f"{value.low:.2f} to {value.high:.2f}"
+
+
+def markdown(sheet: Sheet) -> str:
+    """The tables and notes as GitHub's Markdown."""
+    parts: list[str] = []
+    for block in sheet.blocks:
+        if isinstance(block, Notes) and block.lines:
+            parts.append("\n".join(f"- {line}" for line in block.lines))
+        elif isinstance(block, Table) and block.rows:
+            head, *rows = _filled(block)
+            lines = [head, ["---"] * len(head), *([_in_markdown(cell) for cell in row] for row in rows)]
+            parts += [f"## {block.title}", "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _filled(table: Table) -> Iterator[list[Any]]:
+    """The head and the rows without the columns that hold nothing."""
+    kept = [at for at in range(len(table.columns)) if any(row[at] for row in table.rows)]
+    for row in (table.columns, *table.rows):
+        yield [row[at] for at in kept]
+
+
+def _in_markdown(cell: str | Value) -> str:
+    if isinstance(cell, Value):
+        return f"**{cell.interval.mean:.2f}** ({bounds(cell.interval)}){', ' * bool(cell.more)}{cell.more}"
+    flat = " ".join(cell.split()).replace("|", "\\|")
+    return f"`{flat.replace('`', chr(39))}`" if isinstance(cell, Quote) and flat else flat
+
+
+def terminal(sheet: Sheet) -> Group:
+    """What of it a terminal shows, for rich to print."""
+    shown: list[Any] = []
+    for block in sheet.blocks:
+        if isinstance(block, Notes) and not block.long:
+            shown.append(Text("".join(f"{line}\n" for line in block.lines)))
+        elif isinstance(block, Table) and block.rows and not block.long:
+            shown.append(_on_terminal(block))
+    return Group(*shown)
+
+
+def _on_terminal(table: Table) -> rich_table.Table:
+    head, *rows = _filled(table)
+    out = rich_table.Table(title=Text(table.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    for at, name in enumerate(head):
+        prose = any(isinstance(row[at], Quote) for row in rows)
+        out.add_column(
+            Text(textwrap.fill(name, HEAD)),
+            justify="left" if prose or not at else "right",
+            no_wrap=not at and not prose,
+        )
+    for first, *cells in rows:
+        name = Text(first if isinstance(first, Quote) else textwrap.fill(first, LABEL), "bold")
+        out.add_row(name, *(_as_text(cell) for cell in cells))
+    return out
+
+
+def _as_text(cell: str | Value) -> Text:
+    if not isinstance(cell, Value):
+        return Text(cell)
+    mean, low, high = cell.interval
+    return Text.assemble(f"{mean:.2f}", (f"\n{low:.2f}-{high:.2f}", "dim"), (f"\n{cell.more}" * bool(cell.more), "dim"))
+
+
+def picture(sheet: Sheet, path: Path) -> Path:
+    """A PNG with all panels.
+
+    Raises:
+        StorageError: `path` cannot be written.
+    """
+    make_folder(path.parent)
+    with translate_errors(path.parent):
+        figure(sheet.pictures).savefig(path)
+    return path
+
+
+def figure(pictures: Sequence[Picture]) -> Figure:
+    """The panels in rows, each with its own legend below."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    rows: list[list[Picture]] = [[]]
+    for one in pictures:
+        if rows[-1] and (one.bars or rows[-1][0].bars or sum(other.width for other in (one, *rows[-1])) > WIDEST):
+            rows.append([])
+        rows[-1].append(one)
+    width = max(6.4, *(sum(one.width for one in row) for row in rows))
+    heights = [max((one.height for one in row), default=4.2) for row in rows]
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    out = Figure(figsize=(width, sum(heights)), dpi=150, layout=layout)
+    bands = out.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for band, row in zip(bands, rows, strict=True):
+        ratios = [one.width for one in row]
+        panels = band.subfigures(1, len(row), squeeze=False, width_ratios=ratios)[0] if row else ()
+        for panel, one in zip(panels, row, strict=True):
+            _draw(panel, one, one.width * width / sum(ratios))
+    return out
+
+
+def _draw(panel: Any, picture: Picture, width: float) -> None:
+    """The picture into a part of the figure that is so many inches wide."""
+    axes, bars = panel.subplots(), picture.bars
+    handles = [
+        _bars(axes, series, bars.index(series), len(bars)) if series in bars else _curve(axes, series)
+        for series in picture.series
+    ]
+    named = [handle for handle, series in zip(handles, picture.series, strict=True) if series.label]
+    if named:
+        style: Any = {"loc": "outside lower center", "ncols": picture.columns, "frameon": False, "fontsize": 9}
+        panel.legend(named, picture.labels, **style)
+    if picture.ticks:
+        room = max(8, int(11 * (width - 0.8) / len(picture.ticks)))
+        axes.set_xticks(range(len(picture.ticks)), [textwrap.fill(tick, room) for tick in picture.ticks])
+        axes.set_xlim(-0.5, len(picture.ticks) - 0.5)
+    if picture.share:
+        axes.set_ylim(0 if bars else -0.03, 1.09)
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    axes.set_title(textwrap.fill(picture.title, int(10 * width)), loc="left", fontsize=11)
+    axes.set_xlabel(picture.x)
+    axes.set_ylabel(picture.y)
+    axes.grid(axis="y" if picture.ticks else "both", color="#e3e6ea")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=9)
+
+
+def _bars(axes: Any, series: Series, number: int, count: int) -> Any:
+    """The bars of one of `count` series, with intervals and the means above."""
+    width = 0.8 / count
+    style: Any = {"color": series.colour}
+    if series.dashed:
+        style = {"color": "none", "edgecolor": series.colour, "linestyle": DASHES}
+    places = [point.x + width * (number - (count - 1) / 2) for point in series.points]
+    drawn = axes.bar(places, _means(series), width * 0.92, zorder=2, **style)
+    axes.errorbar(places, _means(series), _spread(series), fmt="none", ecolor=DARK, elinewidth=1, capsize=3, zorder=3)
+    for place, point in zip(places, series.points, strict=True):
+        mean, high = (point.y.mean, point.y.high) if isinstance(point.y, Interval) else (point.y, point.y)
+        axes.text(place, high + 0.015, f"{mean:.2f}", ha="center", va="bottom", fontsize=9)
+    return drawn
+
+
+def _curve(axes: Any, series: Series) -> Any:
+    """The points with intervals, joined or not."""
+    places = [point.x for point in series.points]
+    style: Any = {"color": series.colour, "linewidth": 1 if series.dashed else 1.5, "zorder": 3}
+    line = DASHES if series.dashed else "-"
+    style |= {"linestyle": line if series.form == "line" else "none", "marker": series.marker, "markersize": 5}
+    drawn = axes.errorbar(places, _means(series), _spread(series), capsize=3, elinewidth=1, **style)
+    if any(point.weight for point in series.points):
+        axes.scatter(places, _means(series), [400 * point.weight for point in series.points], series.colour, zorder=3)
+    for point, mean in zip(series.points, _means(series), strict=True):
+        axes.annotate(point.text, (point.x, mean), (4, 4), textcoords="offset points", fontsize=9)
+    return drawn
+
+
+def _means(series: Series) -> list[float]:
+    return [point.y.mean if isinstance(point.y, Interval) else point.y for point in series.points]
+
+
+def _spread(series: Series) -> list[list[float]] | None:
+    """How far intervals reach down and up; None where there are none."""
+    found = [point.y for point in series.points if isinstance(point.y, Interval)]
+    return [[one.mean - one.low for one in found], [one.high - one.mean for one in found]] if found else None

@@ -1,0 +1,188 @@
+"""Question files as people have them (U2): every kind of file, columns by their usual names, errors that list them."""
+
+import gzip
+import json
+
+import openpyxl
+import pyarrow as pa
+import pytest
+from datasets import Dataset, DatasetDict
+from pyarrow import parquet
+
+from ragdist.config import ColumnsConfig, CorpusConfig
+from ragdist.data.sources import benchmarks, places, sheets
+from ragdist.errors import DataError
+
+ROWS = [
+    {"query": "Which port?", "ground_truth": "8443", "contexts": ["The port is 8443.", "The kiln holds 340 cups."]},
+    {"query": "Who keeps the key?", "ground_truth": "Samuel", "contexts": ["Samuel keeps it."]},
+]
+
+
+def read(*files, left_out=None, **config):
+    config = CorpusConfig(**{"source": "records", **config}, questions=tuple(map(str, files)))
+    return list(benchmarks.read(config, test_fraction=0.2, seed=0, broken=left_out))
+
+
+def write(path, rows):
+    """The rows in the kind of file that its name says."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if path.suffix == ".csv":
+        import pandas
+
+        pandas.DataFrame(rows).to_csv(path, index=False)  # lists as Python writes them: ['a', 'b']
+    elif path.suffix == ".xlsx":
+        sheet = (book := openpyxl.Workbook()).active
+        for cells in [list(rows[0]), *(list(row.values()) for row in rows)]:
+            sheet.append([json.dumps(cell) if isinstance(cell, list) else cell for cell in cells])
+        book.save(path)
+    elif path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines))
+    elif path.suffix == ".zst":
+        with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as packed:
+            packed.write(lines)
+    elif path.suffix == "":
+        Dataset.from_list(rows).save_to_disk(path)
+    else:
+        path.write_bytes(lines)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["q.csv", "q.xlsx", "q.parquet", "q.json", "q.jsonl", "q.jsonl.gz", "q.jsonl.zst", "saved"]
+)
+def test_u2_every_kind_of_file_gives_the_same_rows_and_says_what_was_taken(tmp_path, name, capsys):
+    path = write(tmp_path / name, ROWS)
+    found = read(path)
+    assert [(q.text, q.answers, len(q.oracle_ids), len(q.near_miss_ids)) for q, _, _ in found] == [
+        ("Which port?", ("8443",), 1, 1),
+        ("Who keeps the key?", ("Samuel",), 1, 0),
+    ]
+    assert [chunk.text for chunk in found[0][1]] == ROWS[0]["contexts"]
+    said = f"{name}: question from `query`, answer from `ground_truth`, documents from `contexts`"
+    assert capsys.readouterr().err.count(said) == 1
+    read(path)
+    assert said not in capsys.readouterr().err
+    assert places.digest([places.at(str(path))]) == places.digest([places.at(str(path))])
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "answers"),
+    [
+        ({"question": "A?", "answer": "x"}, "A?", ("x",)),
+        ({"Question": "A?", "Ground Truth": "x"}, "A?", ("x",)),
+        ({"user_input": "A?", "response": "a model's", "reference": "x"}, "A?", ("x",)),
+        ({"question": "A?", "answer": "a model's", "ground_truth": "x"}, "A?", ("x",)),
+        ({"instruction": "A?", "output": "x"}, "A?", ("x",)),
+        ({"prompt": "A?", "completion": "x"}, "A?", ("x",)),
+        (
+            {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "A?"}]}
+            | {"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "x"}]},
+            "A?",
+            ("x",),
+        ),
+        ({"conversations": [{"from": "human", "value": "A?"}, {"from": "gpt", "value": "x"}]}, "A?", ("x",)),
+        (
+            {
+                "prompt": [{"role": "user", "content": [{"type": "text", "text": "A?"}]}],
+                "completion": [{"role": "assistant", "content": "x"}],
+            },
+            "A?",
+            ("x",),
+        ),
+    ],
+)
+def test_u2_columns_are_found_by_their_usual_names(tmp_path, row, question, answers):
+    """What is right is taken before what a model said (ragas)."""
+    ((found, _, _),) = read(write(tmp_path / "q.jsonl", [row]))
+    assert (found.text, found.answers) == (question, answers)
+
+
+def test_u2_dpr_and_ragas_documents_have_their_kinds(tmp_path):
+    rows = [
+        {"question": "A?", "answers": ["x"], "positive_ctxs": [{"title": "t", "text": "one"}]}
+        | {"hard_negative_ctxs": [{"title": "u", "text": "two"}]},
+        {
+            "user_input": "B?",
+            "reference": "x",
+            "reference_contexts": ["three"],
+            "retrieved_contexts": ["x four", "three"],
+        },
+        {"question": "C?", "answers": ["yes"], "ctxs": [{"text": "yes five", "has_answer": False}, {"text": "six"}]},
+        {"question": "D?", "answers": ["x"], "context": "seven"},
+    ]
+    found = read(write(tmp_path / "q.jsonl", rows))
+    texts = {chunk.id: chunk.text for _, chunks, _ in found for chunk in chunks}
+    kinds = [([texts[i] for i in q.oracle_ids], [texts[i] for i in q.near_miss_ids]) for q, _, _ in found]
+    assert kinds == [(["one"], ["two"]), (["three"], ["x four"]), ([], ["yes five", "six"]), (["seven"], [])]
+
+
+def test_u2_columns_that_are_set_hold_whatever_else_is_there(tmp_path):
+    row = {"question": "not this", "frage": "A?", "answers": "not this", "antwort": "x", "context": "c"}
+    columns = ColumnsConfig(question="frage", answers="antwort")
+    ((found, _, _),) = read(write(tmp_path / "q.jsonl", [row]), columns=columns)
+    assert (found.text, found.answers) == ("A?", ("x",))
+
+
+@pytest.mark.parametrize("broken", ["stop", "skip"])
+def test_u2_u10_a_missing_column_is_told_with_those_that_are_there_and_the_nearest(tmp_path, broken):
+    path = write(tmp_path / "q.csv", [{"querry": "A?", "solution": "x"}])
+    with pytest.raises(
+        DataError, match=r"the columns are `querry`, `solution`; set corpus\.columns\.question=querry"
+    ) as e:
+        read(path, broken=broken)
+    assert broken == "skip" or "corpus.broken" not in str(e.value)
+
+
+def test_u2_an_empty_cell_does_not_make_another_column_the_answer(tmp_path):
+    (tmp_path / "q.csv").write_text("question,answer,response\nA?,x,\nB?,,a model's\n")
+    left_out = []
+    assert [q.text for q, _, _ in read(tmp_path / "q.csv", broken="skip", left_out=left_out)] == ["A?"]
+    assert "line 3: column 'answer' holds nothing" in left_out[0]
+
+
+def test_u2_splits_of_a_saved_dict_are_those_of_its_questions(tmp_path):
+    rows = [{"question": f"{n}?", "answer": "x"} for n in range(4)]
+    whole = DatasetDict(train=Dataset.from_list(rows[:3]), validation=Dataset.from_list(rows[3:]))
+    whole.save_to_disk(tmp_path / "saved")
+    assert [q.split for q, _, _ in read(tmp_path / "saved")] == ["train"] * 3 + ["test"]
+
+
+BAD = {
+    "q.xlsx": (b"PK\x03\x04 torn", "torn or of another format"),
+    "old.xls": (sheets.OLE + b"x" * 100, r"save it as \.xlsx"),
+    "q.jsonl.zst": (b"no zstd", "cannot be read"),
+    "q.csv": (b"", "no row of corpus"),
+    "q.json": (b"[" * 100_000, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_u2_empty_torn_and_hostile_files_are_one_line(tmp_path, name):
+    data, told = BAD[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=told) as error:
+        read(tmp_path / name)
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_u2_a_folder_that_is_no_data_set_says_so(tmp_path):
+    (tmp_path / "some").mkdir()
+    with pytest.raises(DataError, match="none that `save_to_disk` wrote"):
+        read(tmp_path / "some")
+
+
+def test_u2_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sheets, "LARGEST", 1000)
+    with pytest.raises(DataError, match="unpacks to"):
+        read(write(tmp_path / "q.xlsx", ROWS))
+
+
+def test_u2_what_looks_like_code_in_a_cell_is_text(tmp_path):
+    (tmp_path / "q.csv").write_text("question,answer\nA?,\"[__import__('os').getpid()]\"\n")
+    ((found, _, _),) = read(tmp_path / "q.csv")
+    assert found.answers == ("[__import__('os').getpid()]",)
