@@ -16,24 +16,24 @@ TESTS = Path(__file__).parent
 NEEDS = {
     "model": (
         *("algo", "lm", "gpu", "plan/test_memory.py", "plan/test_shape.py", "plan/test_measured.py"),
-        *("data/test_thoughts.py", "data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
+        *("data/test_thoughts.py", "data/sources/test_hub.py", "data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),
         *("teacher/test_local.py", "teacher/test_endpoint.py"),
         *("test_answer_tokens.py", "test_cli.py", "test_export.py", "test_sweeping.py"),
     ),
     "cluster": (
-        *("cluster", "multinode", "parity", "test_runs.py", "test_retrieval_runs.py", "test_sweeps.py"),
-        *("test_your_documents.py", "test_wheel.py", "kube/test_start.py"),
+        *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
+        *("test_runs.py", "test_retrieval_runs.py", "test_sweeps.py", "test_your_documents.py", "test_wheel.py"),
     ),
 }
 
 
 def need(path: Path) -> str:
-    """The marker of all tests in this file or folder; empty for the quick ones."""
+    """The marker of all tests in this file or folder, the longest line deciding; empty for the quick ones."""
     inside = path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
-    alike = (name for name, places in NEEDS.items() if any(f"{inside}/".startswith(f"{place}/") for place in places))
-    return next(alike, "")
+    found = {place: name for name, places in NEEDS.items() for place in places if f"{inside}/".startswith(f"{place}/")}
+    return found[max(found, key=len)] if found else ""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -20,6 +20,7 @@ def test_table_names_files_and_folders_that_are_there_once():
     [
         ("lm/test_zero.py", "model"),
         ("lm", "model"),
+        ("lm/test_resident.py", "cluster"),
         ("cluster/test_group.py", "cluster"),
         ("test_runs.py", "cluster"),
         ("test_records.py", ""),

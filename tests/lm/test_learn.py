@@ -138,6 +138,7 @@ def test_a_step_has_the_loss_and_gradient_of_all_its_rows_however_it_is_cut(fold
     assert_equal_steps(learning.first_steps(held, tmp_path), folder)
 
 
+@pytest.mark.cluster
 def test_a_step_of_two_ranks_has_the_loss_and_gradient_of_all_its_rows(folder, tmp_path):
     """Seven microbatches for two ranks: one of them has a blank one."""
     learning.two_ranks("uneven_ranks", folder, tmp_path)

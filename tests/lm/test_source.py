@@ -98,6 +98,7 @@ def test_resolve_converts_once_and_names_by_content(gguf_file, cache, tmp_path, 
     assert (first / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.cluster
 def test_resolve_by_several_at_once_and_after_a_kill_converts_once(gguf_file, cache, capfd):
     name = resolve(ModelConfig(source=str(gguf_file))).name
     (cache / name).rename(cache / f"{name}.tmp")  # a process was killed before its rename

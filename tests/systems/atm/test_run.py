@@ -162,6 +162,7 @@ test_run.play(loader.load([sys.argv[1]]))
 """
 
 
+@pytest.mark.cluster
 def test_game_killed_in_the_middle_of_commits_ends_with_the_same_bytes(settings, run, tmp_path, model):
     here = game.settings(tmp_path, model)
     (tmp_path / "settings.yaml").write_text(loader.dump(here))
