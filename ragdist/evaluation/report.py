@@ -9,19 +9,7 @@ from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
 from ragdist.evaluation.intervals import Change, Interval, note
-from ragdist.evaluation.sheet import (
-    COLOURS,
-    Block,
-    DataPoint,
-    Notes,
-    Picture,
-    Series,
-    Sheet,
-    Table,
-    Value,
-    bounds,
-    plain,
-)
+from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, bounds, plain
 
 Metric = Literal["em", "f1", "subspan"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -158,11 +146,12 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def blocks(report: Report) -> list[Block]:
     """The table with its notes, every change and count, and EM of each model under each condition as bars."""
+    floor = [(f"floor ({report.floor.name})", Value(report.floor.em))] if report.floor else []
     return [
         Table(
             title="Exact match, its 95% interval, then F1 / Subspan EM",
             columns=["", *(title(report, condition) for condition in report.conditions)],
-            rows=[*([name, *(_value(cell) for cell in cells)] for name, cells in rows(report)), *_floor(report)],
+            rows=[*([name, *(_value(cell) for cell in cells)] for name, cells in rows(report)), *floor],
         ),
         Notes(lines=notes(report)),
         Table(
@@ -181,13 +170,6 @@ def blocks(report: Report) -> list[Block]:
 
 def _value(cell: Cell | None) -> Value | str:
     return Value(cell.em, f"{cell.f1.mean:.2f} / {cell.subspan.mean:.2f}") if cell else ""
-
-
-def _floor(report: Report) -> list[list[Value | str]]:
-    """The floor's row, if there is one: it stands in the first column, as no document changes it."""
-    if not report.floor:
-        return []
-    return [[f"floor ({report.floor.name})", Value(report.floor.em), *[""] * (len(report.conditions) - 1)]]
 
 
 def _details(report: Report) -> Table:
@@ -211,10 +193,8 @@ def _bars(report: Report) -> Picture:
     series = [
         Series(
             label=model,
-            points=[
-                DataPoint(at, cell.em)
-                for at, name in enumerate(report.conditions)
-                if (cell := report.cell(model, name))
+            marks=[
+                Mark(at, cell.em) for at, name in enumerate(report.conditions) if (cell := report.cell(model, name))
             ],
             form="bars",
             colour=COLOURS[number % len(COLOURS)],
@@ -224,9 +204,7 @@ def _bars(report: Report) -> Picture:
     if report.floor:
         floor = report.floor.em.mean
         label = f"floor: {report.floor.name} ({floor:.2f})"
-        series.append(
-            Series(label=label, points=(DataPoint(-0.5, floor), DataPoint(last + 0.5, floor)), dashed=True, marker="")
-        )
+        series.append(Series(label=label, marks=(Mark(-0.5, floor), Mark(last + 0.5, floor)), dashed=True, marker=""))
     named = " and ".join(models) if len(models) < 4 else f"{len(models)} models"
     return Picture(
         title=f"{named}, {_counted(report)}, 95% intervals",

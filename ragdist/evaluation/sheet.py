@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -55,7 +55,7 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Value]]
-    """The first cell of each is its name."""
+    """The first cell of each is its name; those that are missing at the end are empty."""
     long: bool = False
     """In Markdown alone."""
 
@@ -69,14 +69,14 @@ class Notes:
     """In Markdown alone."""
 
 
-class DataPoint(NamedTuple):
-    """One result in a picture. Example: DataPoint(1.0, Interval(0.82, 0.74, 0.89))."""
+class Mark(NamedTuple):
+    """One result in a picture. Example: Mark(1.0, Interval(0.82, 0.74, 0.89))."""
 
     x: float
     """Of bars and under named ticks: which group, from 0."""
     y: Interval | float
     weight: float = 0.0
-    """Share of all that it stands for, drawn as an area; 0: all points are alike."""
+    """Share of all that it stands for, drawn as an area."""
     text: str = ""
 
 
@@ -86,7 +86,7 @@ class Series:
 
     label: str = ""
     """In the legend; empty: not there."""
-    points: Sequence[DataPoint]
+    marks: Sequence[Mark]
     form: Literal["bars", "line", "points"] = "line"
     colour: str = DARK
     dashed: bool = False
@@ -119,19 +119,16 @@ class Picture:
         return max(5.2, 0.9 * len(self.ticks) + 1.5)
 
     @property
-    def labels(self) -> list[str]:
-        """What the legend names."""
-        return [series.label for series in self.series if series.label]
-
-    @property
-    def columns(self) -> int:
-        """Of the legend."""
-        return max(1, int(self.width / (0.07 * max(map(len, self.labels), default=0) + 0.55)))
+    def legend(self) -> tuple[list[str], int]:
+        """Its labels, and in how many columns they stand."""
+        labels = [series.label for series in self.series if series.label]
+        return labels, max(1, int(self.width / (0.07 * max(map(len, labels), default=0) + 0.55)))
 
     @property
     def height(self) -> float:
         """Inches: long legends take nothing from what they explain."""
-        return 4.2 + 0.2 * math.ceil(len(self.labels) / self.columns)
+        labels, columns = self.legend
+        return 4.2 + 0.2 * math.ceil(len(labels) / columns)
 
 
 Block = Table | Notes | Picture
@@ -177,11 +174,11 @@ def markdown(sheet: Sheet) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _filled(table: Table) -> Iterator[list[Any]]:
+def _filled(table: Table) -> list[list[Any]]:
     """The head and the rows without the columns that hold nothing."""
-    kept = [at for at in range(len(table.columns)) if any(row[at] for row in table.rows)]
-    for row in (table.columns, *table.rows):
-        yield [row[at] for at in kept]
+    rows = [[*row, *[""] * (len(table.columns) - len(row))] for row in table.rows]
+    kept = [at for at in range(len(table.columns)) if any(row[at] for row in rows)]
+    return [[row[at] for at in kept] for row in (table.columns, *rows)]
 
 
 def _in_markdown(cell: str | Value) -> str:
@@ -263,64 +260,58 @@ def figure(pictures: Sequence[Picture]) -> Figure:
 def _draw(panel: Any, picture: Picture, width: float) -> None:
     """The picture into a part of the figure that is so many inches wide."""
     axes, bars = panel.subplots(), picture.bars
-    handles = [
-        _bars(axes, series, bars.index(series), len(bars)) if series in bars else _curve(axes, series)
-        for series in picture.series
-    ]
-    named = [handle for handle, series in zip(handles, picture.series, strict=True) if series.label]
-    if named:
-        style: Any = {"loc": "outside lower center", "ncols": picture.columns, "frameon": False, "fontsize": 9}
-        panel.legend(named, picture.labels, **style)
+    handles = []
+    for series in picture.series:
+        drawn = _bars(axes, series, bars.index(series), len(bars)) if series in bars else _curve(axes, series)
+        handles += [drawn] if series.label else []
+    labels, columns = picture.legend
+    if labels:
+        place: Any = {"loc": "outside lower center", "ncols": columns}
+        panel.legend(handles, labels, frameon=False, fontsize=9, **place)
     if picture.ticks:
         room = max(8, int(11 * (width - 0.8) / len(picture.ticks)))
         axes.set_xticks(range(len(picture.ticks)), [textwrap.fill(tick, room) for tick in picture.ticks])
         axes.set_xlim(-0.5, len(picture.ticks) - 0.5)
     if picture.share:
-        axes.set_ylim(0 if bars else -0.03, 1.09)
-        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+        axes.set(ylim=(0 if bars else -0.03, 1.09), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_title(textwrap.fill(picture.title, int(10 * width)), loc="left", fontsize=11)
-    axes.set_xlabel(picture.x)
-    axes.set_ylabel(picture.y)
+    axes.set(xlabel=picture.x, ylabel=picture.y, axisbelow=True)
     axes.grid(axis="y" if picture.ticks else "both", color="#e3e6ea")
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=0, labelsize=9)
 
 
 def _bars(axes: Any, series: Series, number: int, count: int) -> Any:
     """The bars of one of `count` series, with intervals and the means above."""
-    width = 0.8 / count
-    style: Any = {"color": series.colour}
-    if series.dashed:
-        style = {"color": "none", "edgecolor": series.colour, "linestyle": DASHES}
-    places = [point.x + width * (number - (count - 1) / 2) for point in series.points]
-    drawn = axes.bar(places, _means(series), width * 0.92, zorder=2, **style)
-    axes.errorbar(places, _means(series), _spread(series), fmt="none", ecolor=DARK, elinewidth=1, capsize=3, zorder=3)
-    for place, point in zip(places, series.points, strict=True):
-        mean, high = (point.y.mean, point.y.high) if isinstance(point.y, Interval) else (point.y, point.y)
+    width, means = 0.8 / count, _means(series)
+    places = [mark.x + width * (number - (count - 1) / 2) for mark in series.marks]
+    face, line = ("none", DASHES) if series.dashed else (series.colour, "-")
+    edge = series.colour if series.dashed else "none"
+    drawn = axes.bar(places, means, width * 0.92, color=face, edgecolor=edge, linestyle=line, zorder=2)
+    axes.errorbar(places, means, _spread(series), fmt="none", ecolor=DARK, elinewidth=1, capsize=3, zorder=3)
+    for place, mark, mean in zip(places, series.marks, means, strict=True):
+        high = mark.y.high if isinstance(mark.y, Interval) else mean
         axes.text(place, high + 0.015, f"{mean:.2f}", ha="center", va="bottom", fontsize=9)
     return drawn
 
 
 def _curve(axes: Any, series: Series) -> Any:
     """The points with intervals, joined or not."""
-    places = [point.x for point in series.points]
-    style: Any = {"color": series.colour, "linewidth": 1 if series.dashed else 1.5, "zorder": 3}
-    line = DASHES if series.dashed else "-"
-    style |= {"linestyle": line if series.form == "line" else "none", "marker": series.marker, "markersize": 5}
-    drawn = axes.errorbar(places, _means(series), _spread(series), capsize=3, elinewidth=1, **style)
-    if any(point.weight for point in series.points):
-        axes.scatter(places, _means(series), [400 * point.weight for point in series.points], series.colour, zorder=3)
-    for point, mean in zip(series.points, _means(series), strict=True):
-        axes.annotate(point.text, (point.x, mean), (4, 4), textcoords="offset points", fontsize=9)
+    places, means, dashed = [mark.x for mark in series.marks], _means(series), series.dashed
+    style: Any = {"color": series.colour, "marker": series.marker, "markersize": 5, "linewidth": 1 if dashed else 1.5}
+    style["linestyle"] = "none" if series.form == "points" else DASHES if dashed else "-"
+    drawn = axes.errorbar(places, means, _spread(series), capsize=3, elinewidth=1, zorder=3, **style)
+    for mark, mean in zip(series.marks, means, strict=True):
+        axes.scatter(mark.x, mean, 400 * mark.weight, series.colour, zorder=3)
+        axes.annotate(mark.text, (mark.x, mean), (4, 4), textcoords="offset points", fontsize=9)
     return drawn
 
 
 def _means(series: Series) -> list[float]:
-    return [point.y.mean if isinstance(point.y, Interval) else point.y for point in series.points]
+    return [mark.y.mean if isinstance(mark.y, Interval) else mark.y for mark in series.marks]
 
 
 def _spread(series: Series) -> list[list[float]] | None:
     """How far intervals reach down and up; None where there are none."""
-    found = [point.y for point in series.points if isinstance(point.y, Interval)]
+    found = [mark.y for mark in series.marks if isinstance(mark.y, Interval)]
     return [[one.mean - one.low for one in found], [one.high - one.mean for one in found]] if found else None

@@ -18,20 +18,7 @@ import pyarrow.parquet as pq
 
 from ragdist.config import Settings, loader
 from ragdist.evaluation.report import NAMES
-from ragdist.evaluation.sheet import (
-    COLOURS,
-    Block,
-    DataPoint,
-    Notes,
-    Picture,
-    Series,
-    Sheet,
-    Table,
-    Value,
-    figure,
-    markdown,
-    picture,
-)
+from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, figure, markdown
 from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.sweeps import trials
 from ragdist.sweeps.summary import Sweep, Tried
@@ -61,7 +48,7 @@ def write(sweep: Sweep, settings: Settings, folder: Path, more: Sequence[Block] 
     with translate_errors(make_folder(folder)):
         (folder / "report.md").write_text(markdown(Sheet([*made.blocks, *more], made.numbers)))
         (folder / "report.html").write_text(page(sweep))
-        picture(made, folder / "report.png")
+        figure(made.pictures).savefig(folder / "report.png")
         pq.write_table(rows(sweep, settings), folder / "trials.parquet")
         if sweep.best:
             (folder / "best.yaml").write_text(loader.dump(settings_of(sweep.best, settings)))
@@ -191,14 +178,14 @@ def _curves(sweep: Sweep, key: str) -> Picture:
         colour = COLOURS[at + 1]
         for number, (beside, found) in enumerate(lines.items()):
             shown = sorted((place, tried.scores[name]) for place, tried in found if name in tried.scores)
-            points = [DataPoint(*one) for one in shown]
+            points = [Mark(*one) for one in shown]
             label = f"{TITLES[name]} {beside}".strip() if joined else TITLES[name] * (not number)
             form: Any = "line" if joined else "points"
-            series.append(Series(label=label, points=points, form=form, colour=colour, marker="osD^"[number % 4]))
+            series.append(Series(label=label, marks=points, form=form, colour=colour, marker="osD^"[number % 4]))
         base = [tried.scores[f"base_{name}"].mean for tried in sweep.points if f"base_{name}" in tried.scores]
         if base:
-            ends = [DataPoint(place, sum(base) / len(base)) for place in (min(places), max(places))]
-            series.append(Series(label=f"{TITLES[name]}, untuned", points=ends, colour=colour, dashed=True, marker=""))
+            ends = [Mark(place, sum(base) / len(base)) for place in (min(places), max(places))]
+            series.append(Series(label=f"{TITLES[name]}, untuned", marks=ends, colour=colour, dashed=True, marker=""))
     y = f"{NAMES[sweep.metric]}, 95% interval {_over(sweep)}"
     return Picture(series=series, ticks=() if numeric else texts, x=key, y=y)
 
@@ -206,12 +193,12 @@ def _curves(sweep: Sweep, key: str) -> Picture:
 def _front(sweep: Sweep) -> Picture:
     """Every point by both objectives; the front is joined and numbered as `front/` is."""
     numbered = [(sweep.of(tried), number) for number, tried in enumerate(sweep.front, 1)]
-    front = [DataPoint(x, y, text=str(number)) for (x, y), number in sorted(numbered)]
+    front = [Mark(x, y, text=str(number)) for (x, y), number in sorted(numbered)]
     places = [sweep.of(tried) for tried in sweep.points if all(name in tried.scores for name in sweep.objective)]
     return Picture(
         series=[
-            Series(points=[DataPoint(x, y) for x, y in places], form="points", colour=COLOURS[0]),
-            Series(label="Pareto front", points=front, colour=COLOURS[1]),
+            Series(marks=[Mark(x, y) for x, y in places], form="points", colour=COLOURS[0]),
+            Series(label="Pareto front", marks=front, colour=COLOURS[1]),
         ],
         x=TITLES[sweep.objective[0]],
         y=TITLES[sweep.objective[1]],

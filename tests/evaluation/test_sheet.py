@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.sheet import (
-    DataPoint,
+    Mark,
     Notes,
     Picture,
     Quote,
@@ -77,14 +77,14 @@ def test_plain_is_json_all_the_way_down():
 
 
 def bars(models, conditions):
-    points = [DataPoint(at, SCORE) for at in range(len(conditions))]
-    series = [Series(label=f"a model with a long name, {n}", points=points, form="bars") for n in range(models)]
+    points = [Mark(at, SCORE) for at in range(len(conditions))]
+    series = [Series(label=f"a model with a long name, {n}", marks=points, form="bars") for n in range(models)]
     return Picture(title="exact match of models " * 3, series=series, ticks=conditions, y="exact match")
 
 
 def curves(count):
-    points = [DataPoint(at / 3, SCORE, text=str(at)) for at in range(4)]
-    series = [Series(label=f"own forgeries, weight={n}", points=points) for n in range(count)]
+    points = [Mark(at / 3, SCORE, text=str(at)) for at in range(4)]
+    series = [Series(label=f"own forgeries, weight={n}", marks=points) for n in range(count)]
     return Picture(title="log perplexity of the right answer after a forgery", series=series, x="weight", y="EM")
 
 

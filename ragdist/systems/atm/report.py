@@ -9,19 +9,7 @@ from typing import Any, get_args
 
 from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note
 from ragdist.evaluation.report import NAMES
-from ragdist.evaluation.sheet import (
-    COLOURS,
-    Block,
-    DataPoint,
-    Notes,
-    Picture,
-    Quote,
-    Series,
-    Sheet,
-    Table,
-    Value,
-    plain,
-)
+from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
 from ragdist.systems.atm.asking import Condition
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
@@ -266,12 +254,12 @@ def _curves(report: Rounds) -> list[Picture]:
     for number, condition in enumerate(COMPARED):
         found = [(at, score.em) for at, stage in enumerate(stages) if (score := report.score(stage, condition))]
         # Side by side, so that no interval hides another.
-        points = [DataPoint(at + 0.08 * (number - 1), em) for at, em in found]
-        scores.append(Series(label=TITLES[condition], points=points, colour=COLOURS[number]))
-    hurt = [DataPoint(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
-    harm = Series(label=TITLES["attacker"], points=hurt, colour=COLOURS[COMPARED.index("attacker")])
+        points = [Mark(at + 0.08 * (number - 1), em) for at, em in found]
+        scores.append(Series(label=TITLES[condition], marks=points, colour=COLOURS[number]))
+    hurt = [Mark(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
+    harm = Series(label=TITLES["attacker"], marks=hurt, colour=COLOURS[COMPARED.index("attacker")])
     title = "log perplexity of the right answer after a forgery"
     return [
-        Picture(title="exact match, 95% intervals", series=[one for one in scores if one.points], ticks=stages),
+        Picture(title="exact match, 95% intervals", series=[one for one in scores if one.marks], ticks=stages),
         Picture(title=title, series=[harm] if hurt else (), ticks=stages, share=False),
     ]

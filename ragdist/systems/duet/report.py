@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from ragdist.evaluation.intervals import Interval, note
+from ragdist.evaluation.intervals import note
 from ragdist.evaluation.report import NAMES, TITLES, Report, blocks
-from ragdist.evaluation.sheet import (
-    COLOURS,
-    DARK,
-    Block,
-    DataPoint,
-    Notes,
-    Picture,
-    Series,
-    Sheet,
-    Table,
-    Value,
-    plain,
-)
+from ragdist.evaluation.sheet import COLOURS, DARK, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, plain
 from ragdist.records import as_row
 from ragdist.systems.duet.calibration import Calibration
 from ragdist.systems.duet.summary import EITHER, ArbiterEffect, Outcomes
 
-SIDES = ("#c5ccd4", "#9aa5b1")
-"""Of reciter and discoverer; arbiters take COLOURS after the first, which is grey."""
+Row = list[str | Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +31,13 @@ class DuetReport:
         return Sheet([*blocks(self.report), *arbiter_blocks(self.worth)], numbers)
 
 
-class Line(NamedTuple):
-    """A row of the table: reciter, discoverer, an arbiter, or the upper bound."""
-
-    name: str
-    accuracy: Interval
-    differing: float | None
-    """Accuracy where the two answers differ."""
-    taken: float | None
-    """Where just one of the two is right: share in which this answer is right."""
-    worth: ArbiterEffect | None = None
-    """Of an arbiter."""
-
-
 def arbiter_blocks(worths: Sequence[ArbiterEffect]) -> list[Block]:
     """For each condition a row for each arbiter and sentences; accuracies as bars, confidences as curves."""
     groups = _by_condition(worths)
     out: list[Block] = []
     for group in groups:
         heads = ("", NAMES[group[0].metric], *HEAD, f"against {group[0].against_better.before}", *TRUST)
-        rows: list[list[str | Value]] = [
-            [line.name, Value(line.accuracy), *_shares(line), *_trust(line)] for line in lines(group)
-        ]
-        out += [Table(title=title(group), columns=heads, rows=rows), Notes(lines=notes(group))]
+        out += [Table(title=title(group), columns=heads, rows=rows(group)), Notes(lines=notes(group))]
         out.append(Notes(lines=details(group), long=True))
     curves = Table(
         title="Confidences, ten stretches of equal width",
@@ -79,8 +50,9 @@ def arbiter_blocks(worths: Sequence[ArbiterEffect]) -> list[Block]:
         ],
         long=True,
     )
-    confident = (group for group in groups if any(one.calibration for one in group))
-    return [*out, curves, *([_bars(groups)] if groups else []), *map(_reliability, confident)]
+    confident = [group for group in groups if any(one.calibration for one in group)]
+    pictures = [_bars(worths), *(_reliability(group, _colours(worths)) for group in confident)] if worths else []
+    return [*out, curves, *pictures]
 
 
 def as_json(worths: Sequence[ArbiterEffect]) -> list[dict[str, Any]]:
@@ -96,30 +68,38 @@ HEAD = ("where they differ", "right one taken", "turned right / wrong")
 TRUST = ("ECE", "Brier", "moved by order")
 
 
-def lines(group: Sequence[ArbiterEffect]) -> list[Line]:
-    """Reciter, discoverer, the arbiters, the upper bound; all of one condition."""
+def rows(group: Sequence[ArbiterEffect]) -> list[Row]:
+    """Reciter, discoverer, the arbiters, the upper bound; all of one condition.
+
+    After the accuracy: the same where the two answers differ; where just one of the two is right, how often this one.
+    """
     first = group[0]
-    every, differing = first.outcomes, first.differing
-    out = [
-        Line(
-            first.against_reciter.before,
-            first.reciter,
-            _ratio(differing.count(reciter=True), differing.rows),
-            _ratio(every.count(reciter=True) - every.both, every.one),
-        ),
-        Line(
-            first.against_discoverer.before,
-            first.discoverer,
-            _ratio(differing.count(discoverer=True), differing.rows),
-            _ratio(every.count(discoverer=True) - every.both, every.one),
-        ),
+    every, open_ = first.outcomes, first.differing
+    reciter, discoverer = ({side: True} for side in ("reciter", "discoverer"))
+    out: list[Row] = [
+        [change.before, Value(own), *_shares(open_.count(**side), every.count(**side) - every.both, first)]
+        for change, own, side in (
+            (first.against_reciter, first.reciter, reciter),
+            (first.against_discoverer, first.discoverer, discoverer),
+        )
     ]
     for one in group:
-        right = _ratio(one.differing.count(arbiter=True), one.differing.rows)
-        taken = _ratio(one.outcomes.one_taken, one.outcomes.one)
-        out.append(Line(one.arbiter, one.accuracy, right, taken, one))
-    most = _ratio(differing.rows - differing.neither, differing.rows)
-    return [*out, Line(EITHER, first.either, most, 1.0 if every.one else None)]
+        shares = _shares(one.differing.count(arbiter=True), one.outcomes.one_taken, one)
+        out.append([one.arbiter, Value(one.accuracy), *shares, *_effect(one)])
+    return [*out, [EITHER, Value(first.either), *_shares(open_.rows - open_.neither, every.one, first)]]
+
+
+def _shares(right: int, taken: int, one: ArbiterEffect) -> list[str]:
+    differing, decided = one.differing.rows, one.outcomes.one
+    return [f"{right / differing:.2f}" if differing else "", f"{taken / decided:.0%}" if decided else ""]
+
+
+def _effect(one: ArbiterEffect) -> list[str]:
+    """Answers turned, the difference to the better side, and whether its confidences and it can be trusted."""
+    change, trust, moved = one.against_better.change, one.calibration, one.order_effect
+    against = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+    said = [f"{trust.ece:.2f}", f"{trust.brier:.2f}"] if trust else ["", ""]
+    return [f"{one.outcomes.helped} / {one.outcomes.harmed}", against, *said, f"{moved.mean:.0%}" if moved else ""]
 
 
 def title(group: Sequence[ArbiterEffect]) -> str:
@@ -173,61 +153,42 @@ def details(group: Sequence[ArbiterEffect]) -> list[str]:
     return out
 
 
-def _shares(line: Line) -> list[str]:
-    """What the table says of it beside its accuracy and the trust in it."""
-    shares = [
-        "" if line.differing is None else f"{line.differing:.2f}",
-        "" if line.taken is None else f"{line.taken:.0%}",
-    ]
-    turned = against = ""
-    if line.worth:
-        turned = f"{line.worth.outcomes.helped} / {line.worth.outcomes.harmed}"
-        change = line.worth.against_better.change
-        against = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
-    return [*shares, turned, against]
+def _colours(worths: Sequence[ArbiterEffect]) -> dict[str, str]:
+    """By name: reciter and discoverer, then the arbiters."""
+    first = worths[0]
+    sides = (first.against_reciter.before, first.against_discoverer.before)
+    names = dict.fromkeys((*sides, *(one.arbiter for one in worths)))
+    return {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(names)} | {EITHER: DARK}
 
 
-def _trust(line: Line) -> list[str]:
-    """ECE, Brier score, order effect; empty where there is none."""
-    found = line.worth.calibration if line.worth else None
-    moved = line.worth.order_effect if line.worth else None
-    return [*([f"{found.ece:.2f}", f"{found.brier:.2f}"] if found else ["", ""]), f"{moved.mean:.0%}" if moved else ""]
-
-
-def _colours(names: Sequence[str]) -> dict[str, str]:
-    """By name; reciter and discoverer come first."""
-    return {name: [*SIDES, *COLOURS[1:]][at % (len(SIDES) + len(COLOURS) - 1)] for at, name in enumerate(names)}
-
-
-def _bars(groups: Sequence[Sequence[ArbiterEffect]]) -> Picture:
+def _bars(worths: Sequence[ArbiterEffect]) -> Picture:
     """Accuracy of the two sides, the arbiters, and the upper bound under each condition."""
-    points: dict[str, list[DataPoint]] = {}
+    groups, colours = _by_condition(worths), _colours(worths)
+    marks: dict[str, list[Mark]] = {name: [] for name in colours}
     for at, group in enumerate(groups):
-        for line in lines(group):
-            points.setdefault(line.name, []).append(DataPoint(at, line.accuracy))
-    bound = points.pop(EITHER)
-    colours = _colours(list(points))
-    series = [Series(label=name, points=own, form="bars", colour=colours[name]) for name, own in points.items()]
-    first = groups[0][0]
+        for name, accuracy, *_ in rows(group):
+            if isinstance(accuracy, Value):
+                marks[str(name)].append(Mark(at, accuracy.interval))
     return Picture(
-        title=f"arbiters, {first.outcomes.rows} questions, 95% intervals",
-        series=[*series, Series(label=EITHER, points=bound, form="bars", colour=DARK, dashed=True)],
+        title=f"arbiters, {worths[0].outcomes.rows} questions, 95% intervals",
+        series=[
+            Series(label=name, marks=marks[name], form="bars", colour=colour, dashed=name == EITHER)
+            for name, colour in colours.items()
+        ],
         ticks=[TITLES[group[0].condition] for group in groups],
-        y=NAMES[first.metric],
+        y=NAMES[worths[0].metric],
     )
 
 
-def _reliability(group: Sequence[ArbiterEffect]) -> Picture:
+def _reliability(group: Sequence[ArbiterEffect], colours: Mapping[str, str]) -> Picture:
     """How often answers of a confidence are right, as curves of the arbiters that give any."""
-    colours = _colours([line.name for line in lines(group)])
-    curves = [Series(label="perfect", points=(DataPoint(0, 0.0), DataPoint(1, 1.0)), dashed=True, marker="")]
+    series = [Series(label="perfect", marks=(Mark(0, 0.0), Mark(1, 1.0)), dashed=True, marker="")]
     for one in group:
         if one.calibration:
-            total = one.calibration.total.answers
-            points = [DataPoint(said, right, answers / total) for said, right, answers in one.calibration.curve]
-            label = f"{one.arbiter}, ECE {one.calibration.ece:.2f}"
-            curves.append(Series(label=label, points=points, colour=colours[one.arbiter]))
-    return Picture(title=f"reliability, {TITLES[group[0].condition]}", series=curves, x="confidence", y="share right")
+            total, label = one.calibration.total.answers, f"{one.arbiter}, ECE {one.calibration.ece:.2f}"
+            marks = [Mark(said, right, answers / total) for said, right, answers in one.calibration.curve]
+            series.append(Series(label=label, marks=marks, colour=colours[one.arbiter]))
+    return Picture(title=f"reliability, {TITLES[group[0].condition]}", series=series, x="confidence", y="share right")
 
 
 def _by_condition(worths: Sequence[ArbiterEffect]) -> list[list[ArbiterEffect]]:
@@ -237,10 +198,6 @@ def _by_condition(worths: Sequence[ArbiterEffect]) -> list[list[ArbiterEffect]]:
 
 def _counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
-
-
-def _ratio(count: int, rows: int) -> float | None:
-    return count / rows if rows else None
 
 
 def _plain(value: Any) -> Any:
