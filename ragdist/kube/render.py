@@ -186,7 +186,7 @@ def _cluster(settings: Settings, name: str, job: KubeJob, plan: Plan) -> Manifes
     params = {"object-store-memory": str(head.store * 2**30)}
     spec["headGroupSpec"] = {
         "rayStartParams": {"dashboard-host": "0.0.0.0", **params},
-        "resources": {"CPU": "0", "GPU": "0"} if head.gpus else {"CPU": "0"},
+        "resources": {"CPU": "0"},
         "template": _template(settings, name, job, head, no_restart=scales),
     }
     spec["workerGroupSpecs"] = [

@@ -97,7 +97,7 @@ def test_answerers_sit_where_workers_train_or_have_pods_of_their_own():
     for job in ("raft", "atm"):
         spec = cluster_of(rendered(job, settings_of(job, "gpu")))
         head = spec["headGroupSpec"]
-        assert head["resources"] == {"CPU": "0", "GPU": "0"}  # no rank sits there
+        assert head["resources"] == {"CPU": "0"}  # no rank sits there
         assert "nvidia.com/gpu" not in head["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert "answerers" not in {group["groupName"] for group in spec["workerGroupSpecs"]}
     more = ("evaluation.answerers.workers=9", "evaluation.answerers.gpus_per_worker=1")
