@@ -63,6 +63,7 @@ def run(pipeline: Pipeline, tuner: Tuner, open_model: OpenModel, folder: Path, s
     """
     with span("data"):
         pipeline.make("examples")
+    pipeline.refuse_no_step()
     asked = before(pipeline, open_model, folder, settings)
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
