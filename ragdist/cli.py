@@ -17,7 +17,7 @@ from rich.table import Table
 from ragdist import results, runs
 from ragdist.cli_k8s import k8s
 from ragdist.config import loader
-from ragdist.errors import ConfigError, RagdistError, Stopped
+from ragdist.errors import ConfigError, DataError, RagdistError, Stopped
 from ragdist.results import complain, print_json, show, show_exported, show_run, show_sweep
 from ragdist.sweeps import trials
 
@@ -40,6 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 train = typer.Typer(help="Tune a model.", no_args_is_help=True)
 app.add_typer(train, name="train")
@@ -68,6 +69,42 @@ def main(arguments: list[str] | None = None) -> None:
     except RagdistError as error:
         complain(str(error))
         sys.exit(error.exit_code)
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends."""
+    if wanted:
+        from importlib.metadata import version
+
+        show(f"ragdist {version('ragdist')}\n", plain=True)
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Fine-tune language models so that they stay right when retrieval is wrong."""
+
+
+@app.command()
+def init(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[raft|atm|duet] [DOCUMENTS] [QUESTIONS]...", help="Which system; a folder and files."),
+    ] = None,
+    machine: Annotated[
+        Literal["laptop", "8xH100", "kuberay"] | None, typer.Option("--for", help="Where it is to run.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The file to write.")] = Path("settings.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a settings file for your documents and questions, or a template without any. Asks nothing."""
+    commands = runs.init(arguments or [], machine, to, force)
+    complain(f"wrote {to}; next:")
+    show("".join(f"{command}\n" for command in commands), plain=True)
 
 
 @app.command()
@@ -266,6 +303,8 @@ def audit(
 
     found = runs.audit(loader.load(settings or []), picture)
     print_json(auditing.as_json(found)) if as_json else show(auditing.table(found))
+    if found.impossible:
+        raise DataError("; ".join(found.impossible))
 
 
 @app.command()
@@ -306,19 +345,23 @@ def export_data(
     show_exported(runs.export_data(loader.load(settings or []), to, hub, private, **how), as_json)
 
 
+def _is_below(key: str, sections: list[str]) -> bool:
+    return key in sections or key.startswith(tuple(f"{section.rstrip('.')}." for section in sections))
+
+
 @app.command("settings")
 def show_settings(
     settings: Arguments = None,
     markdown: Annotated[bool, typer.Option(help="All settings as a page of documentation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """All settings with a sentence each; with a file or overrides, the values as resolved."""
+    """All settings with a sentence each, or those of a SECTION; with a file or overrides, the values as resolved."""
     if markdown:
         return show(loader.markdown(), plain=True)
-    if settings:
+    rows = [row for row in loader.describe() if not settings or _is_below(row[0], settings)]
+    if settings and (not rows or any(Path(name).is_file() for name in settings)):
         resolved = loader.load(settings)
         return print_json(resolved.model_dump(mode="json")) if as_json else show(loader.dump(resolved), plain=True)
-    rows = list(loader.describe())
     if as_json:
         return print_json([dict(zip(("key", "type", "default", "help"), row, strict=True)) for row in rows])
     table = Table("setting", "default", "what it does")
@@ -337,9 +380,10 @@ def show_runs(
         return print_json(found)
     if not found:
         raise ConfigError(f"no runs in {folder}; `ragdist demo` makes one, or name another folder")
-    table = Table("run", "job", "state", "when", "scores (EM)")
+    table = Table("run", "job", "state", "when", "scores (EM), or why it failed")
     for row in found:
         scores = ", ".join(f"{s['model']} {s['condition']} {s['em']['mean']:.2f}" for s in row["scores"])
+        scores = scores or " ".join(row.get("error", "").split())[:200]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["time"]))
         table.add_row(row["name"], row["job"], row["state"], when, scores)
     show(table)

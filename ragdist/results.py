@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from ragdist.errors import ConfigError
 from ragdist.tracking.run import RunFolder, is_held
 
 if TYPE_CHECKING:
@@ -60,6 +61,21 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
         row["scores"] = json.loads(summary.read_text())["scores"] if summary.exists() else []
         found.append(row)
     return sorted(found, key=lambda row: row["time"], reverse=True)
+
+
+def refuse_unknown(source: str) -> None:
+    """Lets pass what is there, and what may be the name of a model on the hub.
+
+    Raises:
+        ConfigError: it is a path of this machine, as of a run, and nothing is there.
+    """
+    path = Path(source).expanduser()
+    is_path = source.startswith((".", "/", "~")) or path.parts[:1] == ("runs",) or len(path.parts) > 2
+    if path.exists() or not (is_path or any(path.parent.glob("*/state.json"))) or (len(path.parts) == 1):
+        return
+    names = [row["name"] for row in list_runs(path.parent)]
+    runs = f"runs in {path.parent} are {', '.join(names[:20])}" if names else f"there are no runs in {path.parent}"
+    raise ConfigError(f"no such run or model folder: {source}; {runs}")
 
 
 def print_json(value: Any) -> None:

@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import yaml
+
 from ragdist import players, results
-from ragdist.config import Settings
+from ragdist.config import Settings, loader
 from ragdist.config.loader import load, load_kept
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, RagdistError
 from ragdist.results import Run
-from ragdist.storage.atomic import read_json
+from ragdist.storage.atomic import read_json, translate_errors
 from ragdist.storage.stages import Rows
 from ragdist.systems.atm.training_rows import open_questions
 from ragdist.tracking.progress import say
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from ragdist.cluster.submit import Submission
     from ragdist.data.audit import Audit
     from ragdist.data.pipeline import Pipeline
+    from ragdist.data.starter import Machine
     from ragdist.export import Exported
     from ragdist.kube.pods import KubeJob
+    from ragdist.plan.fits import Problem
     from ragdist.plan.layout import Job, Plan
     from ragdist.plan.workload import Here
     from ragdist.sweeping import Swept
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from ragdist.systems.duet.answer import Answer
     from ragdist.tracking.timeline import Timeline
 
+SYSTEMS = ("raft", "atm", "duet")
 JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
 
@@ -135,7 +140,26 @@ def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool
 
     joins = settings.cluster.address or os.environ.get("RAY_ADDRESS")
     machines = seats.parse(nodes) if nodes else None if joins else [seats.this_machine()]
-    return layout.make(settings, job, machines, _here(settings) if from_runs or not nodes else None)
+    made = layout.make(settings, job, machines, _here(settings) if from_runs or not nodes else None)
+    return replace(made, problems=[*_data_problems(settings, job, made), *made.problems])
+
+
+def _data_problems(settings: Settings, job: Job, made: Plan) -> list[Problem]:
+    """What the data stands in the way with, as far as it is seen from here; counted rows go before what is named."""
+    from ragdist.data.sources import check
+    from ragdist.plan.fits import Problem
+
+    if not check.there(settings):
+        return [Problem(sure=False, text="corpus.folder or corpus.questions are not on this machine: not looked at")]
+    try:
+        count = check.questions(settings)
+    except RagdistError as error:
+        return [Problem(sure=True, text=str(error))]
+    found = [Problem(sure=True, text=why) for why in check.impossible(count, settings)]
+    if job == "raft":
+        count = count._replace(train=made.rows.rows) if made.rows.exact else count
+        found += [Problem(sure=sure, text=why) for sure, why in check.few(count, "train", settings.train)]
+    return found
 
 
 def check_plan(settings: Settings, job: Job) -> None:
@@ -148,16 +172,31 @@ def check_plan(settings: Settings, job: Job) -> None:
         ConfigError: something surely cannot fit.
         ModelError: `model.source` names a package that is not there.
     """
+    tuned = (run_folder(settings, job) / "model").exists()
+    if not tuned:
+        check_data(settings)
     from ragdist.cluster import session
     from ragdist.plan import layout
 
     if session.is_job():
         session.refuse_relative(settings.run.folder)
-    if (run_folder(settings, job) / "model").exists():
+    if tuned:
         return
     made = layout.make(settings, job, None, _here(settings)) if session.is_open() else plan(settings, job)
     for warning in layout.check(made):
         say(f"a close call: {warning}")
+
+
+def check_data(settings: Settings) -> None:
+    """Looks at what is named before anything heavy is loaded.
+
+    Raises:
+        ConfigError: files or a folder are not there.
+        DataError: a question file cannot be used, or there are no documents.
+    """
+    from ragdist.data.sources import check
+
+    check.questions(settings)
 
 
 def _here(settings: Settings) -> Here:
@@ -298,6 +337,9 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
     from ragdist.tracking.mirror import follow
 
     named = dict(_labelled(model) for model in models) or _models_of(settings)
+    for source in named.values():
+        results.refuse_unknown(source)
+    check_data(settings)
     with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
         asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
@@ -306,6 +348,7 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
 
 def build(settings: Settings, until: str = "examples") -> list[tuple[str, Rows[Any]]]:
     """The data pipeline's stages up to `until`, each made now or found: (name, rows)."""
+    check_data(settings)
     with players.pipeline(settings) as pipeline:
         return pipeline.make(until)
 
@@ -314,10 +357,11 @@ def audit(settings: Settings, picture: Path | None = None) -> Audit:
     """What the training data really is: realised P%, positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
+    check_data(settings)
     with players.pipeline(settings) as pipeline:
         pipeline.make("examples")
         rows = (pipeline.questions, pipeline.contexts, pipeline.chunk_by_id, pipeline.examples)
-        found = auditing.audit(*rows, settings, pipeline.dropped)
+        found = auditing.audit(*rows, settings, pipeline.dropped, pipeline.without_oracle)
     if picture:
         auditing.picture(found, picture)
     return found
@@ -333,6 +377,7 @@ def export_model(source: str, to: Path | None, hub: str = "", private: bool = Fa
         private: the repository is for its owner alone.
         how: `form` and `base` of `export.export_model`.
     """
+    results.refuse_unknown(source)
     from ragdist import export
 
     return export.hand_on(partial(export.export_model, source, **how), to, hub, "model", private)
@@ -343,11 +388,45 @@ def export_data(settings: Settings, to: Path | None, hub: str = "", private: boo
     from ragdist import export
     from ragdist.data import export as rows
 
+    check_data(settings)
+
     def write(folder: Path) -> dict[str, Any]:
         with players.pipeline(settings) as pipeline, export.new_folder(folder) as half:
             return asdict(rows.export(pipeline, half, **how))
 
     return export.hand_on(write, to, hub, "dataset", private)
+
+
+def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: bool = False) -> list[str]:
+    """Writes a first settings file; returns the commands that come next.
+
+    Args:
+        arguments: perhaps raft, atm or duet, then the folder of the documents and question files; without any of these
+            the file is that system's template.
+        machine: where it is to run; None is a laptop, or whatever the template is for.
+        to: the file.
+        force: replaces one that is there.
+
+    Raises:
+        ConfigError: the file is there already, or nothing is where a path leads.
+    """
+    from ragdist.data import starter
+
+    paths = list(arguments)
+    system: Job = paths.pop(0) if paths and paths[0] in SYSTEMS else "raft"  # type: ignore[assignment]
+    if to.exists() and not force:
+        raise ConfigError(f"{to} is there already; give another name with --to, or replace it with --force")
+    if paths:
+        text = starter.settings(system, starter.look(paths), machine or "laptop")
+        loader.resolve(yaml.safe_load(text))
+    else:
+        demos = {"raft": "raft-demo.yaml", "atm": "atm-tiny.yaml", "duet": "duet-demo.yaml"}
+        text = settings_file(demos[system] if machine == "laptop" else f"{system}.yaml").read_text()
+    with translate_errors(to.parent):
+        to.write_text(text)
+    if machine == "kuberay":
+        return [f"ragdist k8s render {system} {to} -o manifests"]
+    return [f"ragdist plan {system} {to}", f"ragdist train {system} {to}"]
 
 
 def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
@@ -370,6 +449,7 @@ def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
     if not settings.generator.source:
         tuned = Path(settings.run.folder) / "demo" / "model"
         if not tuned.is_dir():
+            say(f"no model at {tuned} yet: `ragdist demo raft` comes first, about 12 minutes on two cores")
             raft(load([str(settings_file("raft-demo.yaml")), f"run.folder={settings.run.folder}"]))
         side = settings.generator.model_copy(update={"source": str(tuned.resolve())})
         settings = settings.model_copy(update={"generator": side})

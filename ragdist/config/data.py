@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os.path
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ragdist.config.block import SettingsBlock
 
@@ -13,7 +14,7 @@ from ragdist.config.block import SettingsBlock
 class RunConfig(SettingsBlock):
     """Where a run keeps what it makes."""
 
-    folder: str = "runs"
+    folder: Annotated[str, AfterValidator(os.path.expanduser)] = "runs"
     """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see
     it."""
     name: str = ""
@@ -51,7 +52,8 @@ class ModelConfig(SettingsBlock):
 
 
 class ColumnsConfig(SettingsBlock):
-    """Names of the columns in a question file of your own."""
+    """Names of the columns in a question file of your own; those of question, answers, documents and reasoning are also
+    found by their usual names, as `query`, `ground_truth`, `contexts` and `messages`, unless they are set."""
 
     id: str = "id"
     """Column with a unique id; rows without it get a content hash."""
@@ -72,15 +74,17 @@ class CorpusConfig(SettingsBlock):
 
     source: Literal["apidocs", "records", "folder", "benchmark"] = "apidocs"
     """apidocs: documentation of installed packages; records: question files that carry their documents; folder: your
-    own documents; benchmark: a public one, by name."""
+    own documents; benchmark: a public one, by name. Where it is not set: folder if `corpus.folder` is, else records if
+    `corpus.questions` are."""
     packages: tuple[str, ...] = ("stdlib", "numpy", "torch")
     """apidocs: installed packages to read, `stdlib` for the standard library."""
     folder: str = ""
-    """folder: read recursively, a path or an address (s3://, gs://, file://); pdf, docx, html, md, txt, json, jsonl and
-    parquet files, the last three with a `text` field. With run.mapper=ray every machine needs to see it."""
+    """folder: read recursively, a path or an address (s3://, gs://, file://); pdf, docx, pptx, odt, rtf, epub, html,
+    md, txt, csv, xlsx, json, jsonl and parquet files, the last three with a `text` field. With run.mapper=ray every
+    machine needs to see it."""
     questions: tuple[str, ...] = ()
-    """records, folder: question files by path or address, JSONL (also .gz), JSON, CSV or parquet with the columns named
-    in `corpus.columns`."""
+    """records, folder: question files by path or address, JSONL, JSON, CSV or TSV (also .gz, .zst), xlsx, parquet, or a
+    folder that `datasets.save_to_disk` wrote, with the columns named in `corpus.columns`."""
     datasets: tuple[str, ...] = ()
     """records: keep only rows whose `dataset` is one of these; empty keeps all."""
     benchmark: Literal["", "hotpotqa", "pubmedqa", "nq", "triviaqa", "webquestions", "popqa", "apibench"] = ""

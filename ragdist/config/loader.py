@@ -23,13 +23,15 @@ MOVED = {
     "kube.driver_gpu": "evaluation.answerers",
 }
 """Settings of earlier versions, all of them about where a run runs, and what took their place."""
+Source = str | Path | Mapping[str, Any]
+"""A YAML file, `key=value`, or nested values."""
 
 
-def load(arguments: Sequence[str], base: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from YAML files and `key=value` overrides, later ones winning.
+def load(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from YAML files, `key=value` overrides and nested values, later ones winning.
 
     Args:
-        arguments: paths of YAML files and overrides, as on the command line; `a.b=value` is parsed as YAML.
+        arguments: one, or several; strings are as on the command line, and `a.b=value` is parsed as YAML.
         base: values under all of them, for jobs with defaults of their own.
 
     Raises:
@@ -37,12 +39,8 @@ def load(arguments: Sequence[str], base: Mapping[str, Any] | None = None) -> Set
     """
     values: dict[str, Any] = {}
     _merge(values, base or {})
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if equals and not Path(argument).is_file():
-            _merge(values, _nested(key.strip(), _parse(text, f"value of {key}")))
-        else:
-            _merge(values, _read(argument))
+    for argument in [arguments] if isinstance(arguments, str | Path | Mapping) else arguments:
+        _merge(values, argument if isinstance(argument, Mapping) else _said(str(argument)))
     return resolve(values)
 
 
@@ -59,18 +57,36 @@ def load_kept(path: Path) -> Settings:
     return resolve(values)
 
 
+def _said(argument: str) -> Mapping[str, Any]:
+    key, equals, text = argument.partition("=")
+    if equals and not Path(argument).expanduser().is_file():
+        return _nested(key.strip(), _parse(text, f"value of {key}"))
+    return _read(argument)
+
+
 def resolve(values: Mapping[str, Any]) -> Settings:
     """Settings from nested values.
 
     Raises:
         ConfigError: see `load`.
     """
+    values = (
+        {**values, "corpus": _with_source(corpus)} if isinstance(corpus := values.get("corpus"), Mapping) else values
+    )
     whole = Settings().model_dump(mode="json")  # `attacker.train` has defaults of its own, below which a file may dip
     _merge(whole, values)
     try:
         return Settings.model_validate(whole)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _with_source(corpus: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A folder that is named is the source of the documents; without one, question files that are."""
+    if "source" in corpus or corpus.get("benchmark"):
+        return corpus
+    source = "folder" if corpus.get("folder") else "records" if corpus.get("questions") else ""
+    return {**corpus, "source": source} if source else corpus
 
 
 def dump(settings: Settings) -> str:
@@ -134,7 +150,7 @@ def _kind(kind: Any) -> str:
 
 def _read(path: str) -> Mapping[str, Any]:
     try:
-        text = Path(path).read_text()
+        text = Path(path).expanduser().read_text()
     except OSError as error:
         raise ConfigError(
             f"settings file {path!r} cannot be read: {error.strerror}; give a YAML file or key=value"
@@ -165,15 +181,51 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
             into[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
 
 
+WANTED = {
+    "tuple_type": "wanted a list, as [a, b]",
+    "list_type": "wanted a list, as [a, b]",
+    "model_type": "it has settings of its own, as {below}",
+    "model_attributes_type": "it has settings of its own, as {below}",
+    "int_from_float": "wanted a whole number",
+    "int_parsing": "wanted a whole number",
+    "int_type": "wanted a whole number",
+    "float_parsing": "wanted a number",
+    "float_type": "wanted a number",
+    "bool_parsing": "wanted true or false",
+    "bool_type": "wanted true or false",
+    "string_type": "wanted text",
+}
+"""Pydantic's kinds of error in plain words; of others its own message is plain."""
+ABBREVIATED = 0.95
+"""Likeness of a name to its first letters: `lr` to `learning_rate`."""
+
+
 def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden" and key in MOVED:
         return f"no such setting any more: {key!r}; set {MOVED[key]!r} (`ragdist settings` lists all)"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [known for known, *_ in describe()], n=1, cutoff=0)
-        return f"no such setting: {key!r}; the nearest is {near[0]!r} (`ragdist settings` lists all)"
+        return f"no such setting: {key!r}; the nearest is {_nearest(key)!r} (`ragdist settings` lists all)"
     problem = str(error["msg"]).removeprefix("Value error, ")
     if not key or (error["type"] == "value_error" and isinstance(error["input"], Mapping)):
         return problem  # of several settings together: it names them itself
-    problem = problem[0].lower() + problem[1:]
+    below = next((f"{known}=..." for known, *_ in describe() if known.startswith(f"{key}.")), f"{key}.NAME=...")
+    problem = WANTED.get(error["type"], problem[0].lower() + problem[1:]).format(below=below)
     return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"
+
+
+def _nearest(key: str) -> str:
+    """The setting that may have been meant, by its whole name, its last part, or the letters that begin its words."""
+    block, _, name = key.rpartition(".")
+
+    def likeness(known: str) -> tuple[float, float]:
+        above, _, last = known.rpartition(".")
+        initials = "".join(word[0] for word in last.split("_"))
+        alike = max(_ratio(name, last), ABBREVIATED * (name == initials), _ratio(key, known))
+        return round(alike, 2), _ratio(block, above) if block else -known.count(".")
+
+    return max((known for known, *_ in describe()), key=likeness)
+
+
+def _ratio(one: str, two: str) -> float:
+    return difflib.SequenceMatcher(None, one, two).ratio()

@@ -18,6 +18,7 @@ from ragdist.data import twins
 from ragdist.data.distractors import Pool, telling
 from ragdist.data.prompts import quotes, quotes_hold
 from ragdist.data.questions import LABELS, text_key
+from ragdist.data.sources.check import QuestionCount, few, impossible
 from ragdist.records import Chunk, Context, Example, Question
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ class Audit:
     """Rows whose oracles, cut to fit, no longer show the answer."""
     cut_answers_named: tuple[str, ...]
     """The first 20 of these, by question id."""
+    without_oracle: tuple[str, ...]
+    """The first questions of which no document was found; a training one is left out, a test one has no oracle."""
+    impossible: tuple[str, ...]
+    """Why nothing could be trained on or judged; empty when something could."""
     problems: tuple[str, ...]
     """What should not be so, in plain words; empty when all is well."""
 
@@ -114,6 +119,7 @@ def audit(
     examples: Iterable[Example],
     settings: Settings,
     dropped: Mapping[str, int] | None = None,
+    without_oracle: Sequence[str] = (),
 ) -> Audit:
     """The findings on these rows, each read once; questions and chunks are held in memory, contexts and rows are not.
 
@@ -123,14 +129,20 @@ def audit(
         chunks: by id.
         examples: made of the contexts.
         settings: what was asked for.
-        dropped: what the stages left out, `Road.dropped`.
+        dropped: what the stages left out, `Pipeline.dropped`.
+        without_oracle: questions of which no document was found, `Pipeline.without_oracle`.
     """
     by_id, with_oracle = {question.id: question for question in questions}, set[str]()
     found = _contexts(contexts, by_id, chunks, with_oracle) | _questions(by_id.values())
     found |= _quotes(by_id.values(), chunks) | _rows(examples, with_oracle)
     found["dropped"] = {why: count for why, count in (dropped or {}).items() if count}
     found["oracle_fraction"] = settings.contexts.oracle_fraction
-    return Audit(**found, problems=tuple(_problems(Audit(**found, problems=()), settings)))
+    count = QuestionCount(found["rows"], found["test_questions"])
+    steps = list(few(count, "train", settings.train))
+    found["without_oracle"] = tuple(without_oracle)
+    found["impossible"] = (*impossible(count, settings), *(why for sure, why in steps if sure))
+    small = [why for sure, why in steps if not sure]
+    return Audit(**found, problems=(*found["impossible"], *small, *_problems(Audit(**found, problems=()), settings)))
 
 
 def _contexts(
@@ -281,6 +293,8 @@ def _problems(found: Audit, settings: Settings) -> Iterable[str]:
 
 def _row_problems(found: Audit, settings: Settings) -> Iterable[str]:
     """What should not be so beside the contexts: leaks between the splits, quotes, cut rows."""
+    if found.without_oracle:
+        yield f"no document was found that answers these: {'; '.join(found.without_oracle)}"
     if found.leaked_questions:
         yield f"{found.leaked_questions} training questions are also test questions"
     if found.near_duplicates:

@@ -19,13 +19,13 @@ from ragdist.data import chunks, contexts, distractors, examples, matching, ques
 from ragdist.data.examples import Sibling
 from ragdist.data.retrieval import hybrid
 from ragdist.data.retrieval.kept import KeptRetriever
-from ragdist.data.sources import apidocs, benchmarks, corpus, hub, naming, places
+from ragdist.data.sources import apidocs, benchmarks, check, corpus, hub, naming, places
 from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
 from ragdist.data.sources.public import PublicRow
 from ragdist.data.teaching.stages import Lessons
 from ragdist.draws import draws
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
 from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
 from ragdist.storage.stages import Rows, Stage, Store
@@ -117,6 +117,8 @@ class Pipeline:
     @cached_property
     def asked(self) -> Rows[Question]:
         """A teacher's questions about the chunks, not yet answered."""
+        if self.settings.corpus.questions:
+            list(self._of_folder([]))  # names of documents that are not there are told before anybody is asked
         return self._lessons.asked(self.chunks)
 
     @cached_property
@@ -285,6 +287,21 @@ class Pipeline:
         whys = (*LEFT_OUT, *near)
         return {why: counted.get(why, 0) for why in whys}
 
+    def refuse_no_step(self) -> None:
+        """Lets pass where there is something to train on.
+
+        Raises:
+            DataError: the rows and `train.epochs` give not one step.
+        """
+        count = check.QuestionCount(len(self.examples))
+        if why := [text for sure, text in check.few(count, "train", self.settings.train) if sure]:
+            raise DataError(why[0])
+
+    @property
+    def without_oracle(self) -> Sequence[str]:
+        """The first questions of which no document was found, as the stage of the questions noted them."""
+        return list(self.selected.card["counts"].get("without_oracle_named", ()))
+
     @cached_property
     def chunk_by_id(self) -> dict[str, Chunk]:
         """All chunks in memory, by id."""
@@ -341,11 +358,7 @@ class Pipeline:
         fraction = {"test_fraction": self.settings.questions.test_fraction, "seed": self.settings.seed}
         if config.source == "apidocs":
             return Stage(name, apidocs.versions(config.packages), fraction, version=apidocs.VERSION)
-        if not config.questions and not self.settings.teacher.questions_per_chunk:
-            raise ConfigError(
-                f"corpus.source={config.source} needs question files, corpus.questions names none; "
-                "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
-            )
+        check.refuse_without_questions(self.settings)
         files = {"questions": places.digest(map(places.at, config.questions))}
         version = benchmarks.VERSION + matching.VERSION  # either rule, when it changes, makes other rows
         return Stage(name, files, config.model_dump(include=QUESTION_FILES) | fraction, version=version)

@@ -16,6 +16,8 @@ from ragdist.records import Chunk, Hit, Question, Split
 
 LINK_DEPTH = 20
 """Retrieved chunks among which the oracle of a folder's question is looked for."""
+NAMED = 20
+"""Questions without an oracle that are named."""
 LABELS = frozenset({"yes", "no", "maybe", "true", "false"})
 """Answers that prove nothing by standing in a text."""
 
@@ -75,6 +77,8 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
         kept = twins.sift(kept, config.near_duplicates, LABELS, counts)
     found = [question for question in kept if _has_use(question, config)]
     counts["without_oracle_dropped"] = len(kept) - len(found)
+    lost = [question.text for question in kept if not question.oracle_ids]
+    counts["without_oracle_named"] = [f"{text:.80}" for text in lost[:NAMED]]
     counts["without_oracle_kept"] = sum(not question.oracle_ids for question in found)
     if config.caps == "drawn":
         found.sort(key=lambda question: (draw(seed, "questions", question.id), question.id))

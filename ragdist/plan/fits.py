@@ -97,8 +97,35 @@ def seat(
     else:
         turns = [[role] for role in roles]
     found = [(turn, seats.sit(turn, nodes)) for turn in turns]
-    missing = [Problem(sure=True, text=_no_seats(turn, groups, nodes)) for turn, sat in found if sat is None]
+    why = _no_card if all(node.here and node.gpus == 0 for node in nodes) and any(r.gpus for r in roles) else _no_seats
+    missing = [Problem(sure=True, text=why(turn, groups, nodes)) for turn, sat in found if sat is None]
     return [sat for _, sat in found if sat is not None], missing
+
+
+def _no_card(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:
+    """For this machine, where a GPU is asked for and none is there."""
+    knobs = [
+        f"{group.workers.removesuffix('workers')}gpus_per_worker=0"
+        for group in groups
+        if group.role.gpus and any(group.role is role for role in roles)
+    ]
+    if not knobs:
+        return _no_seats(roles, groups, nodes)
+    return (
+        f"this machine has no GPU; set {' '.join(dict.fromkeys(knobs))} to train on its CPUs, send the job to a "
+        "cluster (`ragdist submit`), or plan for other machines with --nodes 1x8xA100-80GB"
+    )
+
+
+def without_a_card(settings: Settings, groups: Sequence[PlannedGroup]) -> Iterator[Problem]:
+    """What is asked of the CPU and only GPUs can do."""
+    attention = settings.model.attention
+    if attention.startswith("flash") and any(not group.role.gpus for group in groups):
+        yield Problem(
+            sure=True,
+            text=f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
+            "gpus_per_worker=0 trains on CPUs; set model.attention=sdpa",
+        )
 
 
 def _no_seats(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:
@@ -230,7 +257,7 @@ def _remedies(crowd: Crowd, place: Place) -> Iterator[str]:
 
 def describe(node: Node) -> str:
     """A machine in words."""
-    cards = f"{node.gpus} {node.card or 'GPU'}" + f" of {node.gpu_gib:.0f} GiB" * bool(node.gpu_gib)
+    cards = f"{node.gpus} {node.card or 'GPU'}" + (f" of {node.gpu_gib:.0f} GiB" if node.gpu_gib else "")
     cpus = f"{node.cpus:g} CPUs" if node.cpus else ""
     ram = f"{node.ram_gib:.0f} GiB" if node.ram_gib else ""
     labels = ", ".join(f"{key}={value}" for key, value in node.labels.items())

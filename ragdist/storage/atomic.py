@@ -102,7 +102,10 @@ def make_folder(folder: Path) -> Path:
         StorageError: it cannot be made or written.
     """
     with translate_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as /proc says of folders that it will not have
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from error
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return folder

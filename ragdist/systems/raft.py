@@ -60,6 +60,7 @@ def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, se
     """
     with span("data"):
         pipeline.make("examples")
+    pipeline.refuse_no_step()
     asked = before(pipeline, answerers, folder, settings)
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])

@@ -56,7 +56,7 @@ def read(
             try:
                 found = _row(*columns.of(row), config, test_fraction, seed)
                 if found[0].id in ids:
-                    raise DataError(f"id {found[0].id!r} repeats; column {config.columns.id!r} must be unique")
+                    raise DataError(_repeats(row, found[0].id, config.columns.id))
             except DataError as error:
                 policy.add(where, error)
                 continue
@@ -69,6 +69,12 @@ def read(
         what = f"is of corpus.datasets={list(config.datasets)}, only of {sorted(others)}" if others else "can be used"
         what += f"; {policy.named[0]}" if policy.named else ""
         raise DataError(f"no row of corpus.questions={list(config.questions)} {what}")
+
+
+def _repeats(row: Mapping[str, Any], name: str, column: str) -> str:
+    if values.written(row.get(column)):
+        return f"id {name!r} repeats; column {column!r} must be unique"
+    return "repeats an earlier row, the same question with the same answers and documents"
 
 
 def _row(row: Mapping[str, Any], columns: Taken, config: CorpusConfig, test_fraction: float, seed: int) -> SourceRow:

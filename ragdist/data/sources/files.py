@@ -181,7 +181,7 @@ def why(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
         return f"JSON is UTF-8 by its standard, and byte {byte:#04x} at {error.start} is not; save it as UTF-8"
-    return str(error)
+    return error.strerror.lower() if isinstance(error, FileNotFoundError) and error.strerror else str(error)
 
 
 def _lines(file: Any) -> Iterable[str | bytes]:

@@ -48,6 +48,11 @@ class FileAddress:
         """Whether it is a local folder, as a data set saved to disk is."""
         return not self.remote and Path(self.address).is_dir()
 
+    @property
+    def exists(self) -> bool:
+        """Whether it is on this machine."""
+        return not self.remote and Path(self.address).exists()
+
     def open(self) -> BinaryIO:
         """The file's bytes, from the beginning; can be sought in.
 

