@@ -58,17 +58,6 @@ def test_reader_that_follows_a_file_gets_each_line_once_and_no_half(tmp_path):
     assert found == [b"one\n", b"two\n"]
 
 
-def test_half_line_that_is_finished_during_the_read_is_left_for_the_next(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b"one\ntw")
-    lines = whole_lines(path)
-    assert next(lines) == b"one\n"
-    found = list(lines)
-    with path.open("ab") as file:
-        file.write(b"o\n")
-    assert found + list(lines) == [] and list(whole_lines(path, 4)) == [b"two\n"]
-
-
 def _fill_the_disk(folder, outcome):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
