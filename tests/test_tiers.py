@@ -1,7 +1,6 @@
 """The table that sorts tests by what they need."""
 
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,13 +29,10 @@ def test_folders_mark_all_that_is_in_them(place, name):
     assert conftest.need(conftest.TESTS / place) == name
 
 
-def test_files_that_are_left_out_are_not_imported(tmp_path):
-    """With a file that cannot be imported in the place of one of the table."""
-    (tmp_path / "lm").mkdir()
-    (tmp_path / "conftest.py").write_text((conftest.TESTS / "conftest.py").read_text())
-    (tmp_path / "lm" / "test_broken.py").write_text("import no_such_module\n")
-    (tmp_path / "test_plain.py").write_text("def test_plain(): ...\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = model\n cluster\n")
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pytest.ini"]
-    codes = [subprocess.run([*run, "-m", m], cwd=tmp_path, capture_output=True).returncode for m in ("not model", "")]
-    assert codes == [0, 2]
+@pytest.mark.parametrize(
+    ("expression", "skipped"),
+    [("not model and not cluster", True), ("not cluster and not gpu", None), ("", None), ("not models", None)],
+)
+def test_files_whose_tests_are_left_out_are_not_imported(expression, skipped):
+    config = SimpleNamespace(option=SimpleNamespace(markexpr=expression))
+    assert conftest.pytest_ignore_collect(conftest.TESTS / "lm" / "test_zero.py", config) is skipped
