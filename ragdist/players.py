@@ -123,7 +123,7 @@ def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRol
             features.FeatureScorer.fit(learned, settings.seed).save(folder)
         return features.FeatureScorer.load(folder)
 
-    asked = answerers(settings, folder) if folder else LocalAnswerers(settings)
+    asked: Answerers = answerers(settings, folder) if folder else LocalAnswerers(settings)
     return DuetRoles(RayTuner(settings), asked, open_features, pipeline.teacher)
 
 

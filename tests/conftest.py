@@ -16,17 +16,8 @@ TESTS = Path(__file__).parent
 NEEDS = {
     "model": (
         *("algo", "lm", "gpu", "plan/test_memory.py", "plan/test_shape.py", "plan/test_measured.py"),
-<<<<<<< HEAD
-        *(
-            "data/test_thoughts.py",
-            "data/sources/test_hub.py",
-            "data/retrieval/test_dense.py",
-            "data/test_pipeline_retrieval.py",
-        ),
-=======
         *("data/test_thoughts.py", "data/sources/test_hub.py"),
         *("data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
->>>>>>> 3c8e44be56833b2084a43c23af7e432ea5428017
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),
         *("teacher/test_local.py", "teacher/test_endpoint.py"),

@@ -72,7 +72,7 @@ def _overview(plan: Plan) -> Table:
         table.add_row("seats", "; then ".join(turns))
     for group in plan.groups:
         gpus = f" and {group.role.gpus:g} GPUs" if group.role.gpus else ""
-        stage = f", ZeRO {group.held.stage}" if group.held else ""
+        stage = f", ZeRO {group.held.stage}" if group.held and group.work else ""
         ranks = "1 rank" if group.role.ranks == 1 else f"{group.role.ranks} ranks"
         table.add_row(group.role.name, f"{ranks} with {group.role.cpus:g} CPUs{gpus}{stage}")
     for load in plan.loads if plan.model else ():
