@@ -10,6 +10,8 @@ BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
 ALWAYS := not sweeps and not multinode and not gpu
+# Two processes of one thread each: on two cores, tests that compute little wait for nobody.
+PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: install demo quick test test-all test-sweeps test-multinode test-gpu lint types bench docs clean
 install: .venv/.made
@@ -27,15 +29,15 @@ demo: install
 
 # No Ray, no model: seconds.
 quick: install
-	$(BIN)/pytest -m 'not model and not cluster and $(ALWAYS)'
+	$(PAIR) -m 'not model and not cluster and $(ALWAYS)'
 
 # What to run before a commit: minutes.
 test: install lint types
-	$(BIN)/pytest -m 'not cluster and $(ALWAYS)'
+	$(PAIR) -m 'not cluster and $(ALWAYS)'
 
 # And clusters, kills, several ranks, whole jobs, several machines.
-test-all: install lint types
-	$(BIN)/pytest -m '$(ALWAYS)'
+test-all: test
+	$(BIN)/pytest -m 'cluster and $(ALWAYS)'
 	$(MAKE) test-multinode
 
 test-sweeps: install
