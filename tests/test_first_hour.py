@@ -94,7 +94,7 @@ def test_u6_questions_of_a_plan_for_elsewhere_are_not_looked_for():
     ],
 )
 def test_u6_u10_data_errors_come_before_heavy_imports(mine, argument, told):
-    """In a process of its own: neither torch nor ray nor transformers is loaded; 2 s of processor time on a quiet machine, 3 beside others."""
+    """In a process of its own, without torch or ray; 2 s of processor time on a quiet machine, 3 beside others."""
     code = f"""
 import sys, time
 from ragdist import cli
