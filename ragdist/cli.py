@@ -101,7 +101,7 @@ def init(
     to: Annotated[Path, typer.Option(help="The file to write.")] = Path("settings.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
-    """Write a settings file for your documents and questions, or a template without any. Asks nothing."""
+    """Write a settings file for your documents and questions."""
     commands = runs.init(arguments or [], machine, to, force)
     complain(f"wrote {to}; next:")
     show("".join(f"{command}\n" for command in commands), plain=True)
@@ -340,7 +340,7 @@ def export_data(
     private: Private = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hand the training data on, with a card: for other trainers, or as a data set on the hub."""
+    """Hand the training data on, with a card."""
     how: dict[str, Any] = {"form": form, "forgeries": forgeries, "licence": licence, "stop": stop}
     show_exported(runs.export_data(loader.load(settings or []), to, hub, private, **how), as_json)
 
@@ -391,7 +391,7 @@ def show_runs(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Whether this machine is ready: Python, packages, cores, memory, disk, GPU, the embedded model."""
+    """Whether this machine is ready, and what to do if not."""
     from ragdist import doctor as checks
 
     found = checks.examine()

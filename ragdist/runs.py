@@ -361,7 +361,7 @@ def audit(settings: Settings, picture: Path | None = None) -> Audit:
     with players.pipeline(settings) as pipeline:
         pipeline.make("examples")
         rows = (pipeline.questions, pipeline.contexts, pipeline.chunk_by_id, pipeline.examples)
-        found = auditing.audit(*rows, settings, pipeline.dropped, pipeline.without_oracle)
+        found = auditing.audit(*rows, settings, pipeline.dropped, pipeline.without_oracle, pipeline.shortages)
     if picture:
         auditing.picture(found, picture)
     return found

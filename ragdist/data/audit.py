@@ -18,7 +18,6 @@ from ragdist.data import twins
 from ragdist.data.distractors import Pool, telling
 from ragdist.data.prompts import quotes, quotes_hold
 from ragdist.data.questions import LABELS, text_key
-from ragdist.data.sources.check import QuestionCount, few, impossible
 from ragdist.records import Chunk, Context, Example, Question
 
 if TYPE_CHECKING:
@@ -120,6 +119,7 @@ def audit(
     settings: Settings,
     dropped: Mapping[str, int] | None = None,
     without_oracle: Sequence[str] = (),
+    shortages: Sequence[tuple[bool, str]] = (),
 ) -> Audit:
     """The findings on these rows, each read once; questions and chunks are held in memory, contexts and rows are not.
 
@@ -131,18 +131,17 @@ def audit(
         settings: what was asked for.
         dropped: what the stages left out, `Pipeline.dropped`.
         without_oracle: questions of which no document was found, `Pipeline.without_oracle`.
+        shortages: what there is too little of, `Pipeline.shortages`.
     """
     by_id, with_oracle = {question.id: question for question in questions}, set[str]()
     found = _contexts(contexts, by_id, chunks, with_oracle) | _questions(by_id.values())
     found |= _quotes(by_id.values(), chunks) | _rows(examples, with_oracle)
     found["dropped"] = {why: count for why, count in (dropped or {}).items() if count}
     found["oracle_fraction"] = settings.contexts.oracle_fraction
-    count = QuestionCount(found["rows"], found["test_questions"])
-    steps = list(few(count, "train", settings.train))
     found["without_oracle"] = tuple(without_oracle)
-    found["impossible"] = (*impossible(count, settings), *(why for sure, why in steps if sure))
-    small = [why for sure, why in steps if not sure]
-    return Audit(**found, problems=(*found["impossible"], *small, *_problems(Audit(**found, problems=()), settings)))
+    found["impossible"] = tuple(text for sure, text in shortages if sure)
+    problems = _problems(Audit(**found, problems=()), settings)
+    return Audit(**found, problems=(*(text for _, text in shortages), *problems))
 
 
 def _contexts(

@@ -293,9 +293,17 @@ class Pipeline:
         Raises:
             DataError: the rows and `train.epochs` give not one step.
         """
-        count = check.QuestionCount(len(self.examples))
-        if why := [text for sure, text in check.few(count, "train", self.settings.train) if sure]:
+        rows, train = check.QuestionCount(len(self.examples)), self.settings.train
+        if why := [text for sure, text in check.few(rows, "train", train) if sure]:
             raise DataError(why[0])
+
+    @property
+    def shortages(self) -> list[tuple[bool, str]]:
+        """What there is too little of to train or to judge, and whether nothing at all could be."""
+        tests = sum(question.split == "test" for question in self.questions)
+        count = check.QuestionCount(len(self.examples), tests)
+        found = [(True, why) for why in check.impossible(count, self.settings)]
+        return [*found, *check.few(count, "train", self.settings.train)]
 
     @property
     def without_oracle(self) -> Sequence[str]:

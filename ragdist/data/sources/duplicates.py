@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasketch import MinHash
 from numpy.typing import NDArray
 
 from ragdist.config import CorpusConfig
 from ragdist.data.matching import words
 from ragdist.records import Document
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 PERMUTATIONS = 128
 """Numbers in a signature; the estimate of a similarity of 0.8 has a standard error of 0.035."""
@@ -118,6 +120,8 @@ def sift(documents: Iterable[Document], config: CorpusConfig, counts: dict[str, 
         yield from documents
         return
     index, names, named = Index(config.similarity), list[str](), list[str]()
+    from datasketch import MinHash  # loads scipy, which a person who mistyped a name would wait for
+
     empty = MinHash(num_perm=PERMUTATIONS, seed=SEED)
     counts |= {"near_duplicates": 0, "near_duplicates_named": named}
     for document in documents:
