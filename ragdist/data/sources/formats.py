@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import PurePosixPath
@@ -167,7 +168,7 @@ def _bookmarks(reader: Any) -> dict[int, list[tuple[int, str]]]:
     return found
 
 
-PARSERS = {
+PARSERS: dict[str, Callable[[bytes], Text]] = {
     ".txt": plain,
     **dict.fromkeys((".md", ".markdown"), markdown),
     ".pdf": pdf,
