@@ -155,11 +155,10 @@ def _data_problems(settings: Settings, job: Job, made: Plan) -> list[Problem]:
         count = check.questions(settings)
     except RagdistError as error:
         return [Problem(sure=True, text=str(error))]
-    found = [Problem(sure=True, text=why) for why in check.impossible(count, settings)]
+    found = [*check.impossible(count, settings)]
     if job == "raft":
-        count = count._replace(train=made.rows.rows) if made.rows.exact else count
-        found += [Problem(sure=sure, text=why) for sure, why in check.few(count, "train", settings.train)]
-    return found
+        found += check.stepless(made.rows.rows if made.rows.exact else count.train, settings.train)
+    return [Problem(sure=True, text=why) for why in found]
 
 
 def check_plan(settings: Settings, job: Job) -> None:

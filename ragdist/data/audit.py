@@ -119,7 +119,7 @@ def audit(
     settings: Settings,
     dropped: Mapping[str, int] | None = None,
     without_oracle: Sequence[str] = (),
-    shortages: Sequence[tuple[bool, str]] = (),
+    impossible: Sequence[str] = (),
 ) -> Audit:
     """The findings on these rows, each read once; questions and chunks are held in memory, contexts and rows are not.
 
@@ -131,7 +131,7 @@ def audit(
         settings: what was asked for.
         dropped: what the stages left out, `Pipeline.dropped`.
         without_oracle: questions of which no document was found, `Pipeline.without_oracle`.
-        shortages: what there is too little of, `Pipeline.shortages`.
+        impossible: what there is too little of to train or to judge, `Pipeline.shortages`.
     """
     by_id, with_oracle = {question.id: question for question in questions}, set[str]()
     found = _contexts(contexts, by_id, chunks, with_oracle) | _questions(by_id.values())
@@ -139,9 +139,9 @@ def audit(
     found["dropped"] = {why: count for why, count in (dropped or {}).items() if count}
     found["oracle_fraction"] = settings.contexts.oracle_fraction
     found["without_oracle"] = tuple(without_oracle)
-    found["impossible"] = tuple(text for sure, text in shortages if sure)
+    found["impossible"] = tuple(impossible)
     problems = _problems(Audit(**found, problems=()), settings)
-    return Audit(**found, problems=(*(text for _, text in shortages), *problems))
+    return Audit(**found, problems=(*impossible, *problems))
 
 
 def _contexts(

@@ -293,17 +293,15 @@ class Pipeline:
         Raises:
             DataError: the rows and `train.epochs` give not one step.
         """
-        rows, train = check.QuestionCount(len(self.examples)), self.settings.train
-        if why := [text for sure, text in check.few(rows, "train", train) if sure]:
-            raise DataError(why[0])
+        for why in check.stepless(len(self.examples), self.settings.train):
+            raise DataError(why)
 
     @property
-    def shortages(self) -> list[tuple[bool, str]]:
-        """What there is too little of to train or to judge, and whether nothing at all could be."""
+    def shortages(self) -> list[str]:
+        """What there is too little of to train or to judge."""
         tests = sum(question.split == "test" for question in self.questions)
         count = check.QuestionCount(len(self.examples), tests)
-        found = [(True, why) for why in check.impossible(count, self.settings)]
-        return [*found, *check.few(count, "train", self.settings.train)]
+        return [*check.impossible(count, self.settings), *check.stepless(count.train, self.settings.train)]
 
     @property
     def without_oracle(self) -> Sequence[str]:

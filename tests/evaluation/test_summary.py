@@ -319,7 +319,7 @@ def rule(asked, documents):
     if asked == "What is the default of `size` in `m.f60`?" and not documents:
         os.kill(os.getpid(), signal.SIGKILL)
     return majority(asked, documents)
-ask_cases(RuleWriter(rule), Path({str(tmp_path)!r}), settings(), "RAFT")
+evaluate(RuleWriter(rule), Path({str(tmp_path)!r}), settings(), "RAFT")
 """
     root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=120)

@@ -71,9 +71,11 @@ def refuse_without_questions(settings: Settings) -> None:
     Raises:
         ConfigError: nobody does.
     """
-    if not settings.corpus.questions and not settings.teacher.questions_per_chunk:
+    config = settings.corpus
+    needs = config.source in ("records", "folder") and not settings.teacher.questions_per_chunk
+    if needs and not config.questions:
         raise ConfigError(
-            f"corpus.source={settings.corpus.source} needs question files, corpus.questions names none; "
+            f"corpus.source={config.source} needs question files, corpus.questions names none; "
             "set corpus.questions=[path.jsonl], or corpus.source=folder and teacher.questions_per_chunk=2"
         )
 
@@ -93,25 +95,7 @@ def impossible(count: QuestionCount, settings: Settings) -> Iterator[str]:
         )
 
 
-def few(count: QuestionCount, prefix: str, train: TrainConfig) -> Iterator[tuple[bool, str]]:
-    """Why a training would have no step, which is sure, or not a whole one.
-
-    Args:
-        count: of the questions that are trained on.
-        prefix: of the settings in `train`.
-        train: how many rows a step has, and how often each is seen.
-    """
-    if not count.train:
-        return
-    if not train.steps(count.train):
-        yield (
-            True,
-            f"0 steps: {count.train} training rows and {prefix}.epochs={train.epochs:g} give no row to train on; "
-            f"raise {prefix}.epochs",
-        )
-    elif count.train * train.epochs < train.examples_per_step:
-        yield (
-            False,
-            f"{count.train} training rows do not fill one step of {prefix}.examples_per_step="
-            f"{train.examples_per_step}; lower it, or give more questions",
-        )
+def stepless(rows: int | None, train: TrainConfig) -> Iterator[str]:
+    """Why a training on so many rows would have no step; a last step that is not full trains what it has."""
+    if rows and not train.steps(rows):
+        yield f"0 steps: {rows} rows and train.epochs={train.epochs:g} give no row to train on; raise train.epochs"
