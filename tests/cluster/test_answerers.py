@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from ragdist import players
 from ragdist.cluster.answerers import RankAnswerers
@@ -65,8 +66,11 @@ def settings(tmp_path_factory, model):
 
 @pytest.fixture(scope="module")
 def alone(settings, model):
-    """What this process answers."""
-    return evaluated(settings, model, LocalAnswerers(settings), "alone")
+    """What this process answers, with one thread as each rank has: more add up in another order (decision 0015)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield evaluated(settings, model, LocalAnswerers(settings), "alone")
+    torch.set_num_threads(threads)
 
 
 def evaluated(settings, model, answerers, name):

@@ -2,6 +2,7 @@ import _thread
 import signal
 import threading
 import time
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -124,7 +125,7 @@ def test_writers_without_prompts_have_no_part(writers):
 def test_error_in_a_thread_arrives_as_itself_and_ends_the_other(writers, failing):
     prompts = asked(8, 8)
     bad = next(prompt for prompt in prompts if prompt.model == failing)
-    broken = [Prompt(id=bad.id, tokens=(10**6,)) if prompt is bad else prompt for prompt in prompts]  # no such token
+    broken = [replace(bad, tokens=(10**6,)) if prompt is bad else prompt for prompt in prompts]  # no such token
     noted = [Noted(writer) for writer in writers]
     held = threading.Event()
     before_each(writers[1 - failing], lambda: held.wait(timeout=60))
