@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, TypeVar
@@ -28,6 +28,8 @@ from ragdist.tracking.signals import stop_on_signal
 Out = TypeVar("Out")
 BATCH = 256
 """Items that travel to a worker at once: enough that the trip costs little, few enough to keep memory flat."""
+GRACE_S = 1.0
+"""Before tasks are cancelled."""
 POLL_S = 0.2
 SAY_EVERY_S = 30.0
 
@@ -82,8 +84,7 @@ class RayMapper:
                 while under_way:
                     yield from self._result(under_way, function.__name__, stop)
             finally:
-                for ref in under_way:
-                    ray.cancel(ref, force=True)
+                _cancel(under_way)
             if stop.is_set():
                 raise Stopped(_stopped(function.__name__))
 
@@ -139,3 +140,14 @@ def _run_batch(held: list[Any], batch: list[Any]) -> list[Any]:
 
 def _stopped(what: str) -> str:
     return f"stopped during {what}; the same command begins this stage again, finished ones stay"
+
+
+def _cancel(under_way: Sequence[Any]) -> None:
+    """Ends tasks; short ones by themselves, as Ray 2.60 ends this process where a task ends while it is cancelled."""
+    left = (
+        ray.wait(list(under_way), num_returns=len(under_way), timeout=GRACE_S, fetch_local=False)[1]
+        if under_way
+        else ()
+    )
+    for ref in left:
+        ray.cancel(ref, force=True)
