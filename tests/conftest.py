@@ -11,7 +11,10 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("patient", deadline=None)  # pytest-timeout bounds a test; a busy machine slows an example
+settings.load_profile("patient")
 TESTS = Path(__file__).parent
 NEEDS = {
     "model": (
