@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from ragdist.cluster.submit import Submission
     from ragdist.data.audit import Audit
     from ragdist.data.pipeline import Pipeline
+    from ragdist.data.sources.check import QuestionCount
     from ragdist.data.starter import Machine
     from ragdist.export import Exported
     from ragdist.kube.pods import KubeJob
     from ragdist.plan.fits import Problem
     from ragdist.plan.layout import Job, Plan
+    from ragdist.plan.seats import Node
     from ragdist.plan.workload import Here
     from ragdist.sweeping import Swept
     from ragdist.systems.atm.run import AtmOutcome
@@ -138,10 +140,16 @@ def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool
     """
     from ragdist.plan import layout, seats
 
-    joins = settings.cluster.address or os.environ.get("RAY_ADDRESS")
-    machines = seats.parse(nodes) if nodes else None if joins else [seats.this_machine()]
+    machines = seats.parse(nodes) if nodes else _machines(settings)
     made = layout.make(settings, job, machines, _here(settings) if from_runs or not nodes else None)
     return replace(made, problems=[*_data_problems(settings, job, made), *made.problems])
+
+
+def _machines(settings: Settings) -> list[Node] | None:
+    """This machine; None where a cluster is joined, of which nothing is known from here."""
+    from ragdist.plan import seats
+
+    return None if settings.cluster.address or os.environ.get("RAY_ADDRESS") else [seats.this_machine()]
 
 
 def _data_problems(settings: Settings, job: Job, made: Plan) -> list[Problem]:
@@ -155,6 +163,13 @@ def _data_problems(settings: Settings, job: Job, made: Plan) -> list[Problem]:
         count = check.questions(settings)
     except RagdistError as error:
         return [Problem(sure=True, text=str(error))]
+    return _too_few(count, settings, job, made)
+
+
+def _too_few(count: QuestionCount, settings: Settings, job: Job, made: Plan) -> list[Problem]:
+    from ragdist.data.sources import check
+    from ragdist.plan.fits import Problem
+
     found = [*check.impossible(count, settings)]
     if job == "raft":
         found += check.stepless(made.rows.rows if made.rows.exact else count.train, settings.train)
@@ -172,22 +187,24 @@ def check_plan(settings: Settings, job: Job) -> None:
         ModelError: `model.source` names a package that is not there.
     """
     tuned = (run_folder(settings, job) / "model").exists()
-    if not tuned:
-        check_data(settings)
+    count = None if tuned else check_data(settings)
     from ragdist.cluster import session
     from ragdist.plan import layout
 
     if session.is_job():
         session.refuse_relative(settings.run.folder)
-    if tuned:
+    if count is None:
         return
-    made = layout.make(settings, job, None, _here(settings)) if session.is_open() else plan(settings, job)
+    opened = session.is_open()
+    made = layout.make(settings, job, None if opened else _machines(settings), _here(settings))
+    if not opened:
+        made = replace(made, problems=[*_too_few(count, settings, job, made), *made.problems])
     for warning in layout.check(made):
         say(f"a close call: {warning}")
 
 
-def check_data(settings: Settings) -> None:
-    """Looks at what is named before anything heavy is loaded.
+def check_data(settings: Settings) -> QuestionCount:
+    """Counts the questions that are named, before anything heavy is loaded.
 
     Raises:
         ConfigError: files or a folder are not there.
@@ -195,7 +212,7 @@ def check_data(settings: Settings) -> None:
     """
     from ragdist.data.sources import check
 
-    check.questions(settings)
+    return check.questions(settings)
 
 
 def _here(settings: Settings) -> Here:
