@@ -92,8 +92,11 @@ def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answer
         from ragdist.local import LocalAnswerers
 
         return LocalAnswerers(settings)
+    from ragdist.cluster import pool
     from ragdist.cluster.answerers import RankAnswerers
 
+    if standing := pool.standing():
+        return pool.PoolAnswerers(standing, settings, folder, heeds=heeds)
     return RankAnswerers(settings.replaced("evaluation.answerers", config), folder, heeds=heeds)
 
 

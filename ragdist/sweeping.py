@@ -67,8 +67,11 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
         with span("what trials share"):
             _prepare_all(job, shared, points, run.folder, begin)
         with span("trials"):
+            held = ("cluster",) if job == "raft" else ("attacker", "generator")
             play_one = partial(play, job, run_job, run.folder)
-            ended = run_trials(SweepSpec(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
+            ended = run_trials(
+                SweepSpec(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points), held)
+            )
         named = trials.arms(settings)
         found = summing.summarise(job, ended, settings.sweep, named)
         compared = _compare_arms(job, ended, named, settings, run.folder) if named else []

@@ -126,8 +126,7 @@ class Pipeline:
         """A teacher's questions with reasoned answers that hold (`teacher.questions_per_chunk`)."""
         own = [question for question, _, _ in self._rows()] if self.settings.corpus.questions else []
         made_by = {"own": self._source_stage("source").fingerprint, "chunks": self.chunks.fingerprint}
-        searched = hybrid.ranked_by(self.settings.retrieval, self.embedder)
-        return self._lessons.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by | searched)
+        return self._lessons.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by | self.ranked_by)
 
     @cached_property
     def questions(self) -> Rows[Question]:
@@ -144,7 +143,7 @@ class Pipeline:
         inputs = {"source": self._source_stage("source").fingerprint}
         if self.settings.corpus.source == "folder":
             inputs["chunks"] = self.chunks.fingerprint
-            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
+            settings |= self.ranked_by
         if self.settings.teacher.questions_per_chunk:
             inputs["taught"] = self.taught.fingerprint
         stage = Stage("questions", inputs, settings, version=matching.VERSION)
@@ -193,7 +192,7 @@ class Pipeline:
         settings = {"seed": self.settings.seed, **config.model_dump(include=CANDIDATES)}
         ranked = distractors.are_ranked(config)
         if ranked:
-            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
+            settings |= self.ranked_by
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
         if judge := self.settings.teacher.judge:
             settings |= self._lessons.judged_by
@@ -322,8 +321,12 @@ class Pipeline:
     @cached_property
     def kept_hits(self) -> Retriever:
         """The same; what was searched once is found again, and no index is built before a search that is not kept."""
-        ranked_by = hybrid.ranked_by(self.settings.retrieval, self.embedder)
-        return KeptRetriever(self.store, self.chunks.fingerprint, ranked_by, lambda: self.retriever)
+        return KeptRetriever(self.store, self.chunks.fingerprint, self.ranked_by, lambda: self.retriever)
+
+    @cached_property
+    def ranked_by(self) -> dict[str, Any]:
+        """What the order of what is retrieved depends on, beside the chunks."""
+        return hybrid.ranked_by(self.settings.retrieval, self.embedder)
 
     @cached_property
     def _invalid_quotes(self) -> frozenset[str]:

@@ -14,7 +14,7 @@ stand beside it, when forgeries agree against it? Each is a condition, asked bef
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import apidocs
 from ragdist.evaluation import apicalls, predictions
 from ragdist.evaluation.ask import ask_cases, kept_predictions
-from ragdist.evaluation.cases import Case, by_question, make_cases
+from ragdist.evaluation.cases import Case, kept_cases, make_cases
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.evaluation.summary import summarise
@@ -76,7 +76,7 @@ def before(pipeline: Pipeline, answerers: Answerers, folder: Path, settings: Set
     if not settings.evaluation.before:
         return {}
     source, tests = settings.model.source, test_questions(pipeline)
-    every = list(cases(pipeline, tests, settings))
+    every = cases(pipeline, tests, settings)
     stage = Stage("answers", {"base": predictions.made_of(BASE, [source], every, tests, settings)})
     shared = pipeline.store.path(stage)
     with pipeline.store.holding(stage):
@@ -91,7 +91,7 @@ def evaluate(
 ) -> dict[str, list[Prediction]]:
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
     tests = test_questions(pipeline)
-    every = list(cases(pipeline, tests, settings)) if models else []
+    every = cases(pipeline, tests, settings) if models else []
     return {
         label: _asked(label, source, every, tests, answerers, folder / EVALUATION, settings)
         for label, source in models.items()
@@ -100,8 +100,8 @@ def evaluate(
 
 def cases(
     pipeline: Pipeline, questions: Sequence[Question], settings: Settings, forgeries: Iterable[Forgery] | None = None
-) -> Iterator[Case]:
-    """These questions under every condition of `evaluation.conditions` that they allow.
+) -> list[Case]:
+    """These questions under every condition of `evaluation.conditions` that they allow; made once for all who ask.
 
     Args:
         pipeline: the corpus.
@@ -109,15 +109,20 @@ def cases(
         settings: the conditions.
         forgeries: of these questions; None are the test questions'.
     """
-    return make_cases(
-        questions,
-        pipeline.chunk_by_id,
-        {found.question_id: found for found in pipeline.candidates},
-        by_question(pipeline.forgeries if forgeries is None else forgeries),
-        pipeline.kept_hits,
-        pipeline.codec,
-        settings,
-    )
+    distractors, chunks, codec = pipeline.candidates, pipeline.chunk_by_id, pipeline.codec
+    made_by = {
+        "chunks": pipeline.chunks.fingerprint,
+        "distractors": distractors.fingerprint,
+        "codec": codec.fingerprint,
+    }
+
+    def make(forged: Mapping[str, Sequence[Forgery]]) -> Iterator[Case]:
+        by_question = {found.question_id: found for found in distractors}
+        return make_cases(questions, chunks, by_question, forged, pipeline.kept_hits, codec, settings)
+
+    ranked_by = pipeline.ranked_by if "retrieved" in settings.evaluation.conditions else {}
+    given = pipeline.forgeries if forgeries is None else forgeries
+    return kept_cases(pipeline.store, made_by | ranked_by, questions, chunks, given, settings, make)
 
 
 def _asked(
