@@ -18,6 +18,7 @@ import yaml
 from ragdist import players, results
 from ragdist.config import Settings, loader
 from ragdist.config.loader import load, load_kept
+from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError, RagdistError
 from ragdist.results import Run
 from ragdist.storage.atomic import read_json, translate_errors
@@ -48,12 +49,17 @@ JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
 
 
-def raft(settings: Settings) -> Run:
+def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
     """Builds the data, tunes by RAFT, evaluates before and after. The same settings go on where they stopped.
+
+    Args:
+        settings: all settings.
+        questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
 
     Raises:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
+    settings = with_questions(settings, questions)
     check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
     from ragdist.systems import raft as system
@@ -66,12 +72,17 @@ def raft(settings: Settings) -> Run:
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
 
 
-def atm(settings: Settings) -> Run:
+def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
     """Attacker against generator in rounds, judged before and after each. The same settings go on where they stopped.
+
+    Args:
+        settings: all settings.
+        questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
 
     Raises:
         RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
     """
+    settings = with_questions(settings, questions)
     check_plan(settings, "atm")
     from ragdist.export import publish
     from ragdist.tracking.mirror import follow
@@ -84,12 +95,17 @@ def atm(settings: Settings) -> Run:
         return Run(run.folder, run.folder / "model", report, results.conclude(run, report))
 
 
-def duet(settings: Settings) -> Run:
+def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
     """Reciter, discoverer and arbiters, tuned and compared. The same settings go on where they stopped.
+
+    Args:
+        settings: all settings.
+        questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
 
     Raises:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
+    settings = with_questions(settings, questions)
     check_plan(settings, "duet")
     from ragdist.systems.duet import run as system
     from ragdist.systems.duet.report import DuetReport
@@ -338,13 +354,14 @@ def _game(pipeline: Pipeline, run: RunFolder, settings: Settings, until: str = "
     return outcome, timeline
 
 
-def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
+def evaluate(settings: Settings, models: Sequence[str] = (), questions: QuestionRows | None = None) -> Run:
     """Asks models the test questions in every condition.
 
     Args:
         settings: which questions, which conditions.
         models: folders or hub ids, each perhaps as `label=source`; empty takes the base model and the tuned model
             of the RAFT run with these settings.
+        questions: as for `raft`.
 
     Raises:
         ConfigError: no model is named and there is no tuned one.
@@ -355,6 +372,7 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
     named = dict(_labelled(model) for model in models) or _models_of(settings)
     for source in named.values():
         results.refuse_unknown(source)
+    settings = with_questions(settings, questions)
     check_data(settings)
     with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
         asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
@@ -362,17 +380,21 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
         return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
 
 
-def build(settings: Settings, until: str = "examples") -> list[tuple[str, Rows[Any]]]:
-    """The data pipeline's stages up to `until`, each made now or found: (name, rows)."""
+def build(
+    settings: Settings, until: str = "examples", questions: QuestionRows | None = None
+) -> list[tuple[str, Rows[Any]]]:
+    """The data pipeline's stages up to `until`, each made now or found: (name, rows); questions as for `raft`."""
+    settings = with_questions(settings, questions)
     check_data(settings)
     with players.pipeline(settings) as pipeline:
         return pipeline.make(until)
 
 
-def audit(settings: Settings, picture: Path | None = None) -> Audit:
+def audit(settings: Settings, picture: Path | None = None, questions: QuestionRows | None = None) -> Audit:
     """What the training data really is: realised P%, positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
+    settings = with_questions(settings, questions)
     check_data(settings)
     with players.pipeline(settings) as pipeline:
         pipeline.make("examples")

@@ -19,7 +19,8 @@ TESTS = Path(__file__).parent
 NEEDS = {
     "model": (
         *("algo", "lm", "gpu", "plan/test_memory.py", "plan/test_shape.py", "plan/test_measured.py"),
-        *("data/test_thoughts.py", "data/sources/test_hub.py"),
+        *("data/test_thoughts.py", "data/sources/test_hub.py", "data/sources/test_hub_sets.py"),
+        "data/sources/test_given.py",
         *("data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),

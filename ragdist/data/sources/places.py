@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
 
+from ragdist.data.sources import hub_sets
 from ragdist.errors import ConfigError, StorageError
 
 REMOTE = ("s3", "gs")
@@ -156,6 +157,8 @@ def _local(address: str) -> Path | None:
     scheme, mark, rest = address.partition("://")
     if not mark:
         return Path(os.path.expanduser(address))
+    if scheme == hub_sets.SCHEME:
+        return hub_sets.folder_of(address)
     if scheme == "file":
         parts = urlsplit(address)
         if parts.netloc in ("", "localhost"):
@@ -170,7 +173,7 @@ def _local(address: str) -> Path | None:
             return None
     raise ConfigError(
         f"no file can be read from {address!r}; corpus.folder and corpus.questions take a path, file:///path, "
-        "s3://bucket/path or gs://bucket/path"
+        "s3://bucket/path or gs://bucket/path, corpus.questions also hf://owner/name"
     )
 
 
