@@ -95,7 +95,8 @@ def impossible(count: QuestionCount, settings: Settings) -> Iterator[str]:
         )
 
 
-def stepless(rows: int | None, train: TrainConfig) -> Iterator[str]:
+def stepless(rows: int | None, train: TrainConfig, block: str = "train") -> Iterator[str]:
     """Why a training on so many rows would have no step; a last step that is not full trains what it has."""
     if rows and not train.steps(rows):
-        yield f"0 steps: {rows} rows and train.epochs={train.epochs:g} give no row to train on; raise train.epochs"
+        knob = f"{block}.epochs"
+        yield f"0 steps: {rows} rows and {knob}={train.epochs:g} give no row to train on; raise {knob}"
