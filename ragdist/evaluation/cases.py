@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ragdist.config import Condition, Settings
 from ragdist.data import contexts, prompts
@@ -58,6 +59,17 @@ def by_question(forgeries: Iterable[Forgery]) -> dict[str, list[Forgery]]:
     return found
 
 
+class Listed(NamedTuple):
+    """What a question is shown under one condition. Example: Listed(q, "attacked", (d7, forged, d2), (forged,))."""
+
+    question: Question
+    condition: Condition
+    documents: tuple[Chunk | Forgery, ...]
+    """In the order they are shown."""
+    forgeries: tuple[Forgery, ...]
+    """The question's, shown or not."""
+
+
 def make_cases(
     questions: Sequence[Question],
     chunks: Mapping[str, Chunk],
@@ -78,26 +90,40 @@ def make_cases(
     """
     for question in questions:
         answers.usable(question, settings.evaluation.normalise)
-    conditions, count = settings.evaluation.conditions, settings.retrieval.count
-    found = retriever.search([q.text for q in questions], count) if "retrieved" in conditions else [()] * len(questions)
     allowed = False
-    for condition in conditions:
-        for question, hits in zip(questions, found, strict=True):
-            forged = tuple(forgeries.get(question.id, ()))[: settings.evaluation.forgeries]
-            if not _allowed(condition, question, forged):
-                continue
-            allowed = True
-            ids = _shown_ids(question, condition, hits, candidates, settings)
-            shown: list[Chunk | Forgery] = [chunks[chunk_id] for chunk_id in ids]
-            if condition in ("permuted", "attacked"):
-                strewn = forged if condition == "attacked" else ()
-                shown = permuted(shown, strewn, f"attacked/{question.id}", settings.seed)
-            yield _case(question, condition, tuple(shown), forged, codec, settings)
+    for listed in lists(questions, chunks, candidates, forgeries, retriever, settings):
+        allowed = True
+        yield _case(listed, codec, settings)
+    conditions = settings.evaluation.conditions
     if conditions and not allowed:
         raise DataError(
             f"none of {len(questions)} test questions can be asked under {', '.join(conditions)}; raise "
             "questions.test_fraction or questions.test_rows, or add closed_book to evaluation.conditions"
         )
+
+
+def lists(
+    questions: Sequence[Question],
+    chunks: Mapping[str, Chunk],
+    candidates: Mapping[str, Candidates],
+    forgeries: Mapping[str, Sequence[Forgery]],
+    retriever: Retriever,
+    settings: Settings,
+) -> Iterator[Listed]:
+    """What `make_cases` shows, without the prompts."""
+    conditions, count = settings.evaluation.conditions, settings.retrieval.count
+    found = retriever.search([q.text for q in questions], count) if "retrieved" in conditions else [()] * len(questions)
+    for condition in conditions:
+        for question, hits in zip(questions, found, strict=True):
+            forged = tuple(forgeries.get(question.id, ()))[: settings.evaluation.forgeries]
+            if not _allowed(condition, question, forged):
+                continue
+            ids = _shown_ids(question, condition, hits, candidates, settings)
+            shown: list[Chunk | Forgery] = [chunks[chunk_id] for chunk_id in ids]
+            if condition in ("permuted", "attacked"):
+                strewn = forged if condition == "attacked" else ()
+                shown = permuted(shown, strewn, f"attacked/{question.id}", settings.seed)
+            yield Listed(question, condition, tuple(shown), forged)
 
 
 def _allowed(condition: Condition, question: Question, forged: Sequence[Forgery]) -> bool:
@@ -121,14 +147,8 @@ def _shown_ids(
     return contexts.assemble(question, candidates[question.id], keep, settings.contexts, settings.seed).chunk_ids
 
 
-def _case(
-    question: Question,
-    condition: Condition,
-    shown: tuple[Chunk | Forgery, ...],
-    forged: tuple[Forgery, ...],
-    codec: Codec,
-    settings: Settings,
-) -> Case:
+def _case(listed: Listed, codec: Codec, settings: Settings) -> Case:
+    question, condition, shown, forged = listed
     answer = (*codec.encode(prompts.target(replace(question, reasoning=""), settings.prompts)).ids, codec.end)
     name = f"{condition}/{question.id}"
     prompt = prompts.prompt(
