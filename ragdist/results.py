@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ragdist.errors import ConfigError
 from ragdist.tracking.run import RunFolder, is_held
 
 if TYPE_CHECKING:
+    from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.sheet import Sheet
     from ragdist.systems.atm.report import Rounds
@@ -35,12 +37,14 @@ class Run:
     """What summary.json holds: scores per model and condition, minutes per stage."""
 
 
-def conclude(run: RunFolder, report: Report | Rounds | DuetReport) -> dict[str, Any]:
-    """summary.json, which is returned, report.md and report.png."""
+def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequence[KeptAnswer]) -> dict[str, Any]:
+    """summary.json, which is returned, answers.parquet, report.md and report.png."""
+    from ragdist.evaluation import kept_answers
     from ragdist.evaluation.sheet import markdown, picture
 
     sheet = report.sheet()
     summary = {**sheet.numbers, "minutes": {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}}
+    kept_answers.write(answers, run.folder)
     run.write_json("summary.json", summary)
     (run.folder / "report.md").write_text(markdown(sheet))
     picture(sheet, run.folder / "report.png")

@@ -69,7 +69,7 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
         outcome = system.run(
             pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
         )
-        return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
+        return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
 
 
 def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
@@ -92,7 +92,7 @@ def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
         publish(outcome.generator, run.folder / "model", settings)
         idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
         report = replace(outcome.report, idle_share=idle)
-        return Run(run.folder, run.folder / "model", report, results.conclude(run, report))
+        return Run(run.folder, run.folder / "model", report, results.conclude(run, report, outcome.answers))
 
 
 def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
@@ -114,7 +114,8 @@ def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
     with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         report = DuetReport(outcome.report, outcome.worth)
-        return Run(run.folder, outcome.models[system.DISCOVERER], report, results.conclude(run, report))
+        summary = results.conclude(run, report, outcome.answers)
+        return Run(run.folder, outcome.models[system.DISCOVERER], report, summary)
 
 
 def answer(question: str, folder: Path) -> Answer:
@@ -381,7 +382,8 @@ def evaluate(settings: Settings, models: Sequence[str] = (), questions: Question
     with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
         asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
-        return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
+        said = system.answers(pipeline, asked, settings)
+        return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report, said))
 
 
 def build(

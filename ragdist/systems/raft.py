@@ -21,9 +21,10 @@ from pathlib import Path
 from ragdist.config import Settings
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import apidocs
-from ragdist.evaluation import apicalls, predictions
+from ragdist.evaluation import apicalls, kept_answers, predictions
 from ragdist.evaluation.ask import ask_cases, kept_predictions
 from ragdist.evaluation.cases import Case, kept_cases, make_cases
+from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.evaluation.summary import summarise
@@ -43,6 +44,8 @@ class RaftOutcome:
     model: Path
     """Folder of the tuned model."""
     report: Report
+    answers: list[KeptAnswer]
+    """All that were given."""
 
 
 def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, settings: Settings) -> RaftOutcome:
@@ -65,7 +68,7 @@ def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, se
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
     asked |= evaluate(pipeline, {TUNED: str(tuned)}, answerers, folder, settings)
-    return RaftOutcome(tuned, report(pipeline, asked, settings))
+    return RaftOutcome(tuned, report(pipeline, asked, settings), answers(pipeline, asked, settings))
 
 
 def before(pipeline: Pipeline, answerers: Answerers, folder: Path, settings: Settings) -> dict[str, list[Prediction]]:
@@ -80,10 +83,10 @@ def before(pipeline: Pipeline, answerers: Answerers, folder: Path, settings: Set
     stage = Stage("answers", {"base": predictions.made_of(BASE, [source], every, tests, settings)})
     shared = pipeline.store.path(stage)
     with pipeline.store.holding(stage):
-        answers = _asked(BASE, source, every, tests, answerers, shared, settings)
+        said = _asked(BASE, source, every, tests, answerers, shared, settings)
     for file in shared.iterdir():
         shutil.copyfile(file, make_folder(folder / EVALUATION) / file.name)
-    return {BASE: answers}
+    return {BASE: said}
 
 
 def evaluate(
@@ -139,6 +142,12 @@ def _asked(
             return kept
         with answerers.open(source) as answerer:
             return ask_cases(label, [source], answerer, every, tests, folder, settings)
+
+
+def answers(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Settings) -> list[KeptAnswer]:
+    """The answers beside what was shown."""
+    tests = test_questions(pipeline)
+    return kept_answers.rows(asked, cases(pipeline, tests, settings), tests, settings.seed)
 
 
 def report(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Settings) -> Report:

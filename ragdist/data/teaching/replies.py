@@ -68,6 +68,11 @@ _DECLINES = re.compile(
 )
 
 
+def declines(answer: str) -> bool:
+    """Whether it says that the question cannot be answered."""
+    return bool(_DECLINES.match(answer) or DECLINED.match(answer))
+
+
 class ReasonedAnswer(NamedTuple):
     """A reasoned answer as it was read. Example: ReasonedAnswer("##begin_quote## ...", "8443", "", False)."""
 
@@ -164,7 +169,7 @@ def read_answer(
     answer = _bare_answer(found.answer)
     stands = any(contains(source, answer) for source in sources)
     alone = not found.tagged and stands and len(text.splitlines()) == 1
-    declined = bool(_DECLINES.match(answer) or DECLINED.match(answer)) and not stands and not known
+    declined = declines(answer) and not stands and not known
     problem = _form_problem(reply, answer, found.tagged or alone) or _quote_problem(reasoning, sources)
     if not problem and known:
         problem = _known_problem(answer, known, all_known)

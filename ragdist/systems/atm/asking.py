@@ -41,7 +41,7 @@ def ask_clean(
         template: JSONL of the template attack's Forgery rows; not shown, repeating them is the base rate.
         settings: `evaluation`, `model`, `prompts` and the seed are read.
     """
-    forgeries = _of_template(template, settings)
+    forgeries = template_forgeries(template, settings)
     clean, notes = _ask(model, questions, forgeries, "clean", -1, settings)
     moved = [question for question in questions if _shown(question, (), settings.seed) != [*question.documents]]
     asked, _ = _ask(model, moved, forgeries, "permuted", -1, settings) if moved else ([], {})
@@ -56,7 +56,7 @@ def ask_template(
     model: Model, questions: Sequence[OpenQuestion], clean: Sequence[Answered], template: str, settings: Settings
 ) -> tuple[list[Answered], Notes]:
     """Answers under the template attack; `clean` is what `ask_clean` had from the same generator."""
-    found, notes = _ask(model, questions, _of_template(template, settings), "template", -1, settings)
+    found, notes = _ask(model, questions, template_forgeries(template, settings), "template", -1, settings)
     return found, notes | _lost(clean, found)
 
 
@@ -79,6 +79,17 @@ def ask_attacked(
     return found, notes | _lost(clean, found)
 
 
+def list_of(
+    question: OpenQuestion, condition: Condition, forgeries: Sequence[Forgery], seed: int
+) -> Sequence[Page | Forgery]:
+    """What a generator is shown with the question, in that order; `forgeries` under an attack alone."""
+    if condition == "clean":
+        return question.documents
+    if condition == "absent":
+        return [page for at, page in enumerate(question.documents) if at not in question.oracle_positions]
+    return _shown(question, () if condition == "permuted" else forgeries, seed)
+
+
 def _shown(question: OpenQuestion, forgeries: Sequence[Forgery], seed: int) -> list[Page | Forgery]:
     """The permuted list with these forgeries; its documents are in one order whatever the forgeries."""
     return training_rows.attacked_list(question, forgeries, f"asked/{question.id}", seed)
@@ -99,11 +110,7 @@ def _ask(
     limit, form = settings.answer_tokens, settings.evaluation.normalise
     asked = []
     for question in questions:
-        shown: Sequence[Page | Forgery] = question.documents
-        if condition == "absent":
-            shown = [page for at, page in enumerate(question.documents) if at not in question.oracle_positions]
-        elif condition != "clean":
-            shown = _shown(question, () if condition == "permuted" else forgeries.get(question.id, ()), settings.seed)
+        shown = list_of(question, condition, forgeries.get(question.id, ()), settings.seed)
         room = max(limit, len(model.codec.encode(question.target).ids) + 1)
         golden = {question.document_ids[at] for at in question.oracle_positions}
         places = (at for at, document in enumerate(shown) if document.id in golden)
@@ -189,7 +196,8 @@ def _lost(clean: Sequence[Answered], attacked: Sequence[Answered]) -> Notes:
     return {"right_clean": len(right), "lost": lost}
 
 
-def _of_template(path: str, settings: Settings) -> dict[str, list[Forgery]]:
+def template_forgeries(path: str, settings: Settings) -> dict[str, list[Forgery]]:
+    """Those of the template attack that are shown, by question."""
     count = settings.evaluation.forgeries
     return {key: rows[:count] for key, rows in _read_template(path, Path(path).stat().st_mtime_ns).items()}
 

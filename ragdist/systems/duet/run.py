@@ -33,6 +33,7 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation import answers
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import Case, by_question
+from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.records import Forgery, Judgement, Question, Verdict
@@ -85,6 +86,8 @@ class DuetOutcome:
     report: Report
     worth: list[ArbiterEffect]
     """What each arbiter is good for, under each condition."""
+    answers: list[KeptAnswer]
+    """All that were given."""
 
 
 def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -> DuetOutcome:
@@ -121,8 +124,8 @@ def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -
     duet.settle(held, learned)
     with span("judge"):
         judged = {kind: duet.judge(kind, tests, said) for kind in settings.duet.arbiters}
-    report, worth = duet.compare(asked, said, judged, tests)
-    return DuetOutcome(models, report, worth)
+    found, worth = duet.compare(asked, said, judged, tests)
+    return DuetOutcome(models, duet.report(found), worth, raft.answers(pipeline, found, settings))
 
 
 @dataclass(frozen=True)
@@ -306,18 +309,16 @@ class Duet:
         said: Said,
         judged: Mapping[Kind, Mapping[Condition, list[list[Verdict]]]],
         tests: Sequence[Question],
-    ) -> tuple[Report, list[ArbiterEffect]]:
-        """The paper's table, and what each arbiter is good for."""
+    ) -> tuple[dict[str, list[Prediction]], list[ArbiterEffect]]:
+        """The answers of all that the paper's table compares, and what each arbiter is good for."""
         reciter = list(said["closed_book"].values())
         found = {**asked, RECITER: reciter, DISCOVERER: []}
         forged = by_question(self.pipeline.forgeries)
         wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
-        bound: list[Prediction] = []
         worth: list[ArbiterEffect] = []
         for condition in (condition for condition in said if condition != "closed_book"):
             discoverer = list(said[condition].values())
             found[DISCOVERER] += discoverer
-            bound += arbitration.either(reciter, discoverer)
             for kind, verdicts in judged.items():
                 name = kind.replace("_", " ")
                 label = f"DuetRAG, {name}"
@@ -327,8 +328,19 @@ class Duet:
                 if condition != "permuted":  # asked for the sake of attack success alone
                     turned = second[0] if second else ()
                     worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
-        report = raft.report(self.pipeline, {**found, EITHER: bound}, self.settings)
-        return report, arbitration.compared(worth)
+        return found, arbitration.compared(worth)
+
+    def report(self, found: Mapping[str, list[Prediction]]) -> Report:
+        """The paper's table, with what a perfect selector would reach."""
+        conditions = dict.fromkeys(row.condition for row in found[DISCOVERER])
+        bound = [
+            row
+            for condition in conditions
+            for row in arbitration.either(
+                found[RECITER], [row for row in found[DISCOVERER] if row.condition == condition]
+            )
+        ]
+        return raft.report(self.pipeline, {**found, EITHER: bound}, self.settings)
 
     def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:
         """What both said to those of the questions that could be asked like that."""
