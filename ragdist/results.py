@@ -38,9 +38,9 @@ class Run:
 
 
 def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequence[KeptAnswer]) -> dict[str, Any]:
-    """summary.json, which is returned, answers.parquet, report.md and report.png."""
-    from ragdist.evaluation import kept_answers
-    from ragdist.evaluation.sheet import markdown, picture
+    """summary.json, which is returned, answers.parquet, report.html, .json, .md and .png."""
+    from ragdist.evaluation import kept_answers, page
+    from ragdist.evaluation.sheet import keep, markdown, picture
 
     sheet = report.sheet()
     summary = {**sheet.numbers, "minutes": {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}}
@@ -48,6 +48,8 @@ def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequ
     run.write_json("summary.json", summary)
     (run.folder / "report.md").write_text(markdown(sheet))
     picture(sheet, run.folder / "report.png")
+    keep(sheet, run.folder)
+    page.write(run.folder)
     return summary
 
 

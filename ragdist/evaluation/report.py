@@ -115,6 +115,8 @@ TITLES: dict[str, str] = {
     "retrieved": "retrieved",
     "attacked": "attacked",
 }
+LISTS = {**TITLES, "attacked": "template attack", "clean": "clean list", "template": "template attack"}
+"""Conditions of all systems, as a page that shows any of them calls them."""
 NAMES = {"em": "EM", "f1": "F1", "subspan": "Subspan EM"}
 DETAILS = {
     "states_forgery": "repeats forged answer",
