@@ -55,13 +55,13 @@ def read(data: bytes, *, form: str) -> Text:
 
 @cache
 def pandoc() -> str:
-    """Path of the program that the package pypandoc_binary carries, or of the machine's own."""
-    import pypandoc
-
+    """Path of the program that the package pypandoc_binary carries, or of the machine's own that it finds."""
     try:
+        import pypandoc
+
         return str(pypandoc.get_pandoc_path())
-    except OSError:
-        raise DataError("is read by pandoc, which is not there; pip install pypandoc_binary") from None
+    except (ImportError, OSError):
+        raise DataError("is read by pandoc, which is not installed: pip install 'ragdist[formats]'") from None
 
 
 PARSERS = {f".{form}": partial(read, form=form) for form in FORMATS}

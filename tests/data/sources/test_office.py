@@ -1,6 +1,8 @@
 """Documents in the formats of offices (U7): what pandoc and openpyxl read, bad and hostile ones named all at once."""
 
 import io
+import shutil
+import sys
 import zipfile
 
 import openpyxl
@@ -100,6 +102,22 @@ def test_u7_all_broken_files_are_named_at_once(tmp_path):
     found, counts = read(tmp_path, broken="skip")
     assert [document.text for document in found] == ["Das Büro öffnet um neun Uhr, die Küche später."]
     assert len(counts["broken"]) == 3 and "windows-1252" in counts["guesses"][0]
+
+
+def test_without_pandoc_one_line_says_what_to_install_beside_all_broken_files(documents, tmp_path, monkeypatch):
+    """The extra `formats` is optional: its module is hidden here, and other files are still looked at."""
+    monkeypatch.setitem(sys.modules, "pypandoc", None)
+    office.pandoc.cache_clear()
+    for path in documents.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "good.md").write_text("# Relay\n\nPort 8443.")
+    (tmp_path / "torn.pdf").write_bytes(b"%PDF-1.4")
+    with pytest.raises(DataError) as error:
+        read(tmp_path)
+    said = str(error.value)
+    assert said.count("pip install 'ragdist[formats]'") == len(office.FORMATS) and "\n" not in said
+    assert all(name in said for name in ("relay.epub", "relay.odt", "relay.rtf", "torn.pdf"))
+    assert [document.title for document in read(tmp_path, broken="skip")[0]] == ["good"]
 
 
 def test_u7_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
