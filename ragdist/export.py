@@ -115,13 +115,8 @@ def check_public(folder: Path) -> None:
 
 
 def push(folder: Path, name: str, kind: Literal["model", "dataset"], private: bool) -> str:
-    """The address on the hub of a repository that now holds this folder's files; made if it is not there.
-
-    Args:
-        folder: uploaded as it is.
-        name: owner/name.
-        kind: of repository.
-        private: nobody else may see it; a repository that is there already must be private then.
+    """The address on the hub of a repository that now holds this folder's files; made if it is not there. With
+    `private` nobody else may see it, and one that is there already must be private.
 
     Raises:
         StorageError: the hub cannot be reached or refuses, or the repository is public and `private` is set.

@@ -127,12 +127,7 @@ class Answerers(Protocol):
         ...
 
     def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> AbstractContextManager[Scorer]:
-        """The classifier at this source, likewise.
-
-        Args:
-            source: what was tuned as a scorer.
-            render: tokens of a pair; pickles by name.
-        """
+        """The classifier at this source, likewise; `render` gives the tokens of a pair, and pickles by name."""
         ...
 
 

@@ -80,14 +80,8 @@ GROUPS = (("cluster",), ("attacker", "generator"), ("evaluation.answerers",))
 
 
 def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
-    """Why a step cannot be divided evenly; empty where it can.
-
-    Args:
-        prefix: of the settings in `train`.
-        train: how many rows a step and a microbatch have.
-        owner: the block with the number of workers.
-        workers: that share each step.
-    """
+    """Why a step of `train`, the settings at `prefix`, cannot be divided evenly by the workers of the block `owner`;
+    empty where it can."""
     if not train.examples_per_step % (train.microbatch * workers):
         return ""
     return (
@@ -167,11 +161,7 @@ class Settings(SettingsBlock):
         )
 
     def answerers(self, gpu_here: bool) -> AnswerersConfig:
-        """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker.
-
-        Args:
-            gpu_here: the driver has a GPU.
-        """
+        """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker."""
         asked, cluster = self.evaluation.answerers, self.cluster
         if asked.workers or gpu_here or not cluster.gpus_per_worker:
             return asked

@@ -28,11 +28,8 @@ Source = str | Path | Mapping[str, Any]
 
 
 def load(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from YAML files, `key=value` overrides and nested values, later ones winning.
-
-    Args:
-        arguments: one, or several; strings are as on the command line, and `a.b=value` is parsed as YAML.
-        base: values under all of them, for jobs with defaults of their own.
+    """Settings from YAML files, `key=value` overrides (the value in YAML) and nested values, later ones winning over
+    earlier ones and those of `base`.
 
     Raises:
         ConfigError: a file cannot be read, a key is unknown (with the nearest known one), a value is out of range.

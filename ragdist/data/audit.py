@@ -122,17 +122,7 @@ def audit(
     impossible: Sequence[str] = (),
 ) -> Audit:
     """The findings on these rows, each read once; questions and chunks are held in memory, contexts and rows are not.
-
-    Args:
-        questions: of both splits.
-        contexts: of the training questions.
-        chunks: by id.
-        examples: made of the contexts.
-        settings: what was asked for.
-        dropped: what the stages left out, `Pipeline.dropped`.
-        without_oracle: questions of which no document was found, `Pipeline.without_oracle`.
-        impossible: what there is too little of to train or to judge, `Pipeline.shortages`.
-    """
+    The last three arguments are `Pipeline`'s `dropped`, `without_oracle` and `shortages`."""
     by_id, with_oracle = {question.id: question for question in questions}, set[str]()
     found = _contexts(contexts, by_id, chunks, with_oracle) | _questions(by_id.values())
     found |= _quotes(by_id.values(), chunks) | _rows(examples, with_oracle)

@@ -58,11 +58,7 @@ def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict
 
 
 def check_left(trained: Sequence[str], counts: Mapping[str, int]) -> None:
-    """Sees to it that a question is left to train on.
-
-    Args:
-        trained: ids of the questions that make a row.
-        counts: how many do not, as the stage counts them.
+    """Sees to it that a question is left to train on; `counts` are those of the stage.
 
     Raises:
         DataError: there is none.

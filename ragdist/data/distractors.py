@@ -125,10 +125,6 @@ class Pool:
 
         It does where title and text show the answer, see `matching.shows`. A parameter's default is given where
         `parameter=value` stands: another parameter's `None` is another answer.
-
-        Args:
-            place: of the chunk.
-            answers: as `telling` gives them.
         """
         return not list(self.usable([place], set(), answers, []))
 
@@ -137,11 +133,8 @@ class Pool:
     ) -> Iterator[str]:
         """The ids of those chunks that can be shown as distractors, in order.
 
-        Args:
-            places: of chunks, as many as may be needed.
-            seen: text numbers that are not to be shown (again); gets those of `places`.
-            answers: as `telling` gives them.
-            with_answer: gets the ids of chunks that would hold a right answer, see `gives_away`.
+        `seen` are text numbers that are not to be shown (again) and gets those of `places`; `with_answer` gets the ids
+        of chunks that would hold a right answer, see `gives_away`.
         """
         # Local names and plain loops: this runs for every document of every context.
         ids, numbers, sets = self.ids, self.text_numbers, self._sets
@@ -250,15 +243,7 @@ def find(
 ) -> tuple[Candidates, int]:
     """As many distractors as documents are shown, and how many of them hold an answer for want of others.
 
-    None is an oracle, none has the text of an oracle or of another one, whitespace aside.
-
-    Args:
-        question: with its oracles and near misses.
-        pool: all chunks.
-        retriever: ranks hard distractors; not asked for random ones.
-        config: how many, of what kind, filtered or not.
-        seed: of the run.
-        rejected: chunks that are not shown, nor any with the text of one.
+    None is an oracle or a rejected chunk, none has the text of one or of another distractor, whitespace aside.
 
     Raises:
         ConfigError: the corpus has too few chunks and `contexts.too_few` is error.

@@ -89,12 +89,8 @@ def render(
 ) -> Iterator[Example]:
     """A row for each context, taken from a sibling that shows its question with the same chunks in the same order.
 
-    Args:
-        shown: contexts, and beside each what `from_row` takes; questions in the order that siblings have them in.
-        kept: see `siblings`.
-        mapper: renders those that no sibling has.
-        shared: the other arguments of `from_row`.
-        counts: `rendered` is how many those were.
+    `shown` has beside each context what `from_row` takes, in the siblings' order of questions; the mapper renders those
+    that no sibling has, `counts["rendered"]` of them.
     """
     counts["rendered"] = 0
     origins: deque[tuple[str, int]] = deque()

@@ -304,13 +304,9 @@ def _wide(wanted: Needles) -> list[str]:
 def spans(text: str, answer: str, *, within: bool = False) -> list[tuple[int, int]]:
     """Where the answer stands in the text, by the rule of `contains`: (start, end) in characters, none overlapping.
 
-    What sticks to the answer's words is left outside, so that it stays where the answer is replaced.
+    What sticks to the answer's words is left outside, so that it stays where the answer is replaced; with `within` also
+    where a longer word of at least `WIDE` letters begins with it, as in `Kölner`.
     Example: spans("3 men live in 서울에서", "서울") is [(14, 16)].
-
-    Args:
-        text: as it was read.
-        answer: what is looked for.
-        within: also where a longer word begins with it, as in `Kölner`, of at least `WIDE` letters.
     """
     if is_bare(answer):
         return _bare_places(text, answer)

@@ -99,16 +99,8 @@ def prompt(
 ) -> Prompt:
     """The prompt of a question with these documents in this order; closed book when there is none.
 
-    Args:
-        question: as it is asked.
-        documents: in the order they are shown.
-        codec: the tuned model's tokenizer.
-        config: the wording.
-        id: the prompt's id.
-        max_tokens: longest prompt and answer together.
-        room: tokens kept free for the answer. What does not fit beside it is cut off the ends of
-            the longest documents, until they are equally long.
-        golden: what the documents show of the answer, for `Prompt.cut_answer`; None leaves it False.
+    `room` tokens are kept free for the answer; what does not fit beside it is cut off the ends of the longest
+    documents, until they are equally long. Without `golden`, `Prompt.cut_answer` stays False.
 
     Raises:
         DataError: the question does not fit even without the documents' text.
@@ -179,16 +171,11 @@ def fit(
 
 
 def answer_cut(golden: Golden, whole: Sequence[str], cut: Sequence[str]) -> bool:
-    """Whether documents, cut short, no longer show the answer that they showed when whole.
+    """Whether documents, `whole` and as they are cut, no longer show the answer that they showed when whole.
 
     An answer is gone when no golden document states it any more: one of several where all are required, else all that
     stood there. A quote of the reasoning is gone when it stands in none. Where no answer stands there word for word
     (yes, no and maybe prove nothing by standing there), nobody can tell which words show it: any that are cut count.
-
-    Args:
-        golden: positions, answers, quotes.
-        whole: titles and texts of all documents.
-        cut: the same as they are shown.
     """
     before, after = ([texts[at] for at in golden.positions] for texts in (whole, cut))
     if before == after:

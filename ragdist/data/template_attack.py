@@ -98,17 +98,10 @@ def forge(
     """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike.
 
     A source that states a right answer even with every one of them replaced (as `matching.contains` sees it) is not
-    used; where none is left, there is no forgery.
-
-    Args:
-        question: its `wrong_answers` are used before anything else.
-        sources: the documents to forge: the oracles, or others to imitate; none gives plain statements.
-        pool: answers of other questions, to take a wrong one of similar form from.
-        count: how many.
-        seed: of the run.
-        others: documents that a copy takes a sentence from, where it has none to leave out.
-        counts: gets how many questions had no source that could be made false (`still_true`), and none that the answer
-            stood in (`not_falsified_in_text`: it still argues for the right one).
+    used; where none is left, there is no forgery. No sources at all give plain statements. A wrong answer of similar
+    form is taken from `pool` where the question lists none, a sentence from `others` where a copy has none to leave
+    out. `counts` gets how many questions had no source that could be made false (`still_true`), and none that the
+    answer stood in (`not_falsified_in_text`: it still argues for the right one).
 
     Raises:
         DataError: there is no wrong answer to argue for.
@@ -161,12 +154,6 @@ def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:
 
 def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
     """At most `count` wrong answers, best first, never none: its own, else those of other questions most alike in form.
-
-    Args:
-        question: what is asked.
-        pool: answers of other questions.
-        count: how many.
-        seed: of the run.
 
     Raises:
         DataError: there is no wrong answer to argue for.

@@ -29,11 +29,8 @@ class Checked:
 
 
 def check(folder: Path, crds: Path | None = None) -> Checked:
-    """Checks every manifest below a folder.
-
-    Args:
-        folder: read recursively; what objects promise each other is looked for among those of one folder.
-        crds: KubeRay's CustomResourceDefinitions; without them the schema of Ray objects is not checked.
+    """Checks every manifest below a folder; without KubeRay's CustomResourceDefinitions in `crds` the schema of Ray
+    objects is not checked.
 
     Raises:
         ConfigError: the folder holds no manifest, or `crds` no definition.

@@ -66,10 +66,8 @@ class Status:
 
 
 class Cluster:
-    """The API server of a kubeconfig's context; where there is no kubeconfig, of the cluster this pod is in.
-
-    Args:
-        context: empty takes the current one.
+    """The API server of a kubeconfig's context, empty for the current one; without a kubeconfig, of the cluster this
+    pod is in.
 
     Raises:
         ConfigError: no cluster is configured, or the client is not installed.
@@ -157,11 +155,8 @@ def path_of(body: Body, named: bool = True) -> str:
 
 
 def submit(folder: Path, cluster: Cluster) -> str:
-    """Sends the folder's objects; a job that ended before begins again, and goes on from its run folder.
-
-    Args:
-        folder: from `render.write`.
-        cluster: where to.
+    """Sends the objects of a folder from `render.write`, and gives the job's name; a job that ended before begins
+    again, and resumes from its run folder.
 
     Returns:
         The job's name.

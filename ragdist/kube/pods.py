@@ -49,13 +49,8 @@ def system(job: KubeJob) -> Literal["raft", "duet", "atm"]:
 
 
 def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
-    """The settings as the job is given them in its pods: a run that retries find again, seats on the groups' pods.
-
-    Args:
-        settings: as they were loaded.
-        job: which.
-        name: of the run; settled here, so that it does not depend on where the job runs.
-    """
+    """The settings as the job is given them in its pods: a run that retries find again, by a name that does not depend
+    on where the job runs, and ranks placed on the groups' pods."""
     folder = settings.run.folder
     run = settings.run.model_copy(
         update={"name": name, "folder": folder if folder.startswith("/") else f"{settings.kube.mount}/{folder}"}
@@ -84,12 +79,8 @@ class WorkerRequest:
 
 
 def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
-    """The seats that a job asks for on a cluster that it joins, where a rank takes one CPU if nothing else is said.
-
-    Args:
-        settings: from `for_pods`.
-        job: which.
-    """
+    """The slots that a job, with settings from `for_pods`, requests on a cluster that it joins, where a rank takes one
+    CPU unless told otherwise."""
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
         return [
@@ -137,12 +128,8 @@ def _fit(answerers: AnswerersConfig, workers: WorkerRequest, times: int) -> bool
 
 
 def groups(settings: Settings, job: KubeJob, plan: Plan) -> list[Pods]:
-    """The groups of pods with seats for all that the job has under way at once.
-
-    Args:
-        settings: from `for_pods`.
-        job: which.
-        plan: of `system(job)` with these settings, for machines that are not known.
+    """The groups of pods with slots for all that the job has under way at once; the plan is that of `system(job)` with
+    these settings, from `for_pods`, for machines that are not known.
 
     Raises:
         ConfigError: the memory of a rank is not known.
@@ -151,14 +138,7 @@ def groups(settings: Settings, job: KubeJob, plan: Plan) -> list[Pods]:
 
 
 def _pods(seats: WorkerRequest, memory_each: float, settings: Settings, store: int) -> Pods:
-    """Pods with these seats.
-
-    Args:
-        seats: all of the group.
-        memory_each: bytes of one rank.
-        settings: how many share a pod.
-        store: GiB of each pod's object store.
-    """
+    """Pods with these slots, a rank of `memory_each` bytes, and `store` GiB of object store in each pod."""
     together = min(settings.kube.workers_per_pod, seats.ranks)
     return Pods(
         name=seats.name,

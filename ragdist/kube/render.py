@@ -36,13 +36,8 @@ REMOTE = re.compile(r"[a-z0-9]+://")
 
 
 def render(settings: Settings, job: KubeJob, plan: Plan, standing: bool = False) -> dict[str, list[Manifest]]:
-    """Manifests by file name.
-
-    Args:
-        settings: all settings, as loaded.
-        job: what is run.
-        plan: of `pods.system(job)`, for machines that are not known.
-        standing: a RayCluster for `ray job submit` in place of a RayJob.
+    """Manifests by file name, by the plan of `pods.system(job)` for machines that are not known; with `standing` a
+    RayCluster for `ray job submit` in place of a RayJob.
 
     Raises:
         ConfigError: settings that cannot work in pods.

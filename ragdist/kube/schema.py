@@ -32,10 +32,7 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Schemas:
-    """The schemas of a folder of CustomResourceDefinitions, read when first needed.
-
-    Args:
-        folder: with one YAML file for each kind.
+    """The schemas of a folder of CustomResourceDefinitions, a YAML file for each kind, read when first needed.
 
     Raises:
         ConfigError: the folder has none.

@@ -42,13 +42,7 @@ def example_batches(
 
 
 class ModelAnswerer:
-    """Plays Answerer with one model, or with several that share a base.
-
-    Args:
-        models: causal language models; none shares a module with another, see `lm.shared`.
-        codec: of all of them.
-        tokens_per_batch: padded tokens of one forward pass.
-    """
+    """Plays Answerer with one causal language model, or with several of one base and of modules apart (`lm.shared`)."""
 
     def __init__(self, models: Sequence[Any], codec: Any, tokens_per_batch: int) -> None:
         self.tokens_per_batch, self.models = tokens_per_batch, models
@@ -89,13 +83,8 @@ class ModelAnswerer:
 def load_answerer(
     config: ModelConfig, sources: Sequence[str], tokens_per_batch: int, base: SharedBase | None = None
 ) -> ModelAnswerer:
-    """Loads the models at these sources: one by itself, an adapter merged in; several over one base.
-
-    Args:
-        config: names the base, and how models are held.
-        sources: where the models come from.
-        tokens_per_batch: padded tokens of one forward pass.
-        base: that of `config`, where it is there already.
+    """Loads the models at these sources: one by itself, an adapter merged in; several over the base that `config`
+    names.
 
     Raises:
         ModelError: one is not there, or does not load.

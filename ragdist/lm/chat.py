@@ -92,11 +92,8 @@ class Chat:
 
 
 def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
-    """The manner in which this tokenizer's template lets everything through; None where it has no template.
-
-    Args:
-        tokenizer: gets the template as it is settled.
-        source: the model's name, for errors.
+    """The manner in which this tokenizer's template lets everything through; None where it has no template. The
+    tokenizer gets the template as it is settled.
 
     Raises:
         ModelError: it drops, repeats or changes what goes in, or fails, or takes too long.

@@ -31,11 +31,8 @@ class SentenceEmbedder:
     """Plays Embedder; the model is loaded when the first text comes.
 
     A matrix product of another shape sums in another order, which moves the last bits of a row. So every pass through
-    the model has the same number of rows, one on a CPU, and a length that is the text's own, rounded up.
-
-    Args:
-        source: hub id, perhaps with `@revision`, folder, or `package:NAME`.
-        rows: texts of one pass; 0 chooses by the hardware.
+    the model has the same number of rows (0 chooses by the hardware, one on a CPU), and a length that is the text's
+    own, rounded up.
 
     Raises:
         ConfigError: sentence-transformers is not installed.

@@ -11,14 +11,8 @@ from ragdist.tracking.progress import say
 
 
 def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted: Sequence[str], knob: str) -> Path:
-    """The folder of the model's newest snapshot, of the cached one where the hub cannot be reached.
-
-    Args:
-        source: owner/name, perhaps with @revision.
-        revision: commit, tag or branch, where the source names none; empty is the newest.
-        wanted: patterns of files to fetch.
-        unwanted: patterns of files not to.
-        knob: the setting that named it, for errors.
+    """The folder of the newest snapshot of `owner/name` or `owner/name@revision`, of the cached one where the hub
+    cannot be reached; only files of the wanted patterns are fetched.
 
     Raises:
         ModelError: neither the hub nor the cache has it.

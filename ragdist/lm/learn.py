@@ -77,11 +77,7 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
 
 
 class Learning:
-    """One phase of learning on a DeepSpeed engine; every rank makes one and takes the same steps.
-
-    Args:
-        engine: of this rank; in the state that the phase begins with.
-        task: what to learn, the same on all ranks.
+    """One phase of learning on a DeepSpeed engine; every rank makes one, of the same task, and takes the same steps.
 
     Raises:
         DataError: rows that cannot be learned from.

@@ -146,13 +146,8 @@ def release(model: PreTrainedModel) -> None:
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: ModelHead = "CAUSAL_LM") -> Any:
-    """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0.
-
-    Args:
-        model: changed in place: its own weights are frozen, but for a classifier's score head.
-        config: the adapters' shape.
-        seed: decides the adapters' first weights.
-        task: what the model is for, in peft's words.
+    """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0. Its own weights are frozen in place,
+    but for a classifier's score head; the seed decides the adapters' first weights.
 
     Raises:
         ConfigError: `train.lora.targets` names no module of this model.
@@ -179,15 +174,8 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: Mo
 
 
 def read(auto: Any, config: ModelConfig, folder: Path, *, training: bool, **shape_of: Any) -> tuple[Any, set[str]]:
-    """The model in `folder`, and the names of its weights that the folder does not hold.
-
-    Args:
-        auto: class of transformers that reads it.
-        config: how it is held; also decides whether code of its own may run.
-        folder: with safetensors.
-        training: leave device and shards to DeepSpeed.
-        shape_of: changes to its configuration.
-    """
+    """The model in `folder`, as the class `auto` of transformers reads it, and the names of its weights that the folder
+    does not hold; `training` leaves device and shards to DeepSpeed, `shape_of` changes its configuration."""
     keep_freed_memory()
     options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
     shape = AutoConfig.from_pretrained(folder, **shape_of, **options)

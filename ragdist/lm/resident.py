@@ -42,13 +42,7 @@ LESS = "lower this side's train.microbatch, or set its train.gradient_checkpoint
 
 
 class Resident:
-    """One rank of a side. Every rank makes one, together.
-
-    Args:
-        source: folder or other source of the model, instead of `model.source`.
-        settings: all settings.
-        side: this side's own; `train` decides how it is held and how it learns.
-        version: of the model in `source`.
+    """One rank of a side, of the model in `source` at this version. Every rank makes one, together.
 
     Raises:
         ConfigError: the ZeRO stage keeps no master weights.
@@ -117,13 +111,11 @@ class Resident:
         return self._reader.read(examples)
 
     def begin(self, loss: LossOf, rows: Sequence[Bundle], prepare: Prepare | None, folder: Path) -> tuple[int, int]:
-        """Collective: begins to learn with a fresh optimizer, or goes on from the newest finished checkpoint.
+        """Collective: begins to learn with a fresh optimizer, or resumes from the newest finished checkpoint; (steps in
+        all, steps done).
 
-        Args:
-            loss: `loss(forward, batch, *, total)`, see `algo.losses`.
-            rows: the same on all ranks.
-            prepare: computed once for each row, before the first step, and kept in checkpoints.
-            folder: the phase's folder, seen by all ranks.
+        The rows are the same on all ranks, the phase's folder is seen by all; `prepare` is computed once for each row,
+        before the first step, and kept in checkpoints.
 
         Returns:
             Steps in all, steps done.

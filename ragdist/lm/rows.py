@@ -63,17 +63,11 @@ def rows_of(kind: type[Record], path: Path) -> list[Record]:
 
 
 def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, packed: bool = False) -> RowSchedule:
-    """The plan of a run over a table with a column `tokens`.
+    """The plan of a run over a table with a column `tokens`; `packed`: rows of a microbatch are laid end to end.
 
     A last step that is not full is filled up with a blank row, so that every worker has as many microbatches as in any
     other step: it takes part in the forward and the backward pass, and neither in the loss nor in what that is divided
     by, so that the step is that of its real rows.
-
-    Args:
-        table: one line a row.
-        blank: a line more, of few tokens, that adds nothing to the loss.
-        settings: seed, and how rows make steps and microbatches.
-        packed: rows of a microbatch are laid end to end, without padding.
 
     Raises:
         ConfigError: there is no row to train on.

@@ -65,14 +65,10 @@ def scoring_batches(rows: Iterable[tuple[int, ...]], tokens_per_batch: int) -> I
 
 
 class ModelScorer:
-    """Plays Scorer on a sequence classifier.
+    """Plays Scorer on a sequence classifier, called with what `pad` makes; `render` gives the tokens of a pair, the
+    same that it was tuned on.
 
     In float32 a confidence does not depend on the pairs beside it, nor do its bits on the order of the pairs.
-
-    Args:
-        model: called with what `pad` makes, gives `.logits`, [B, 1].
-        render: tokens of a pair, the same that the model was tuned on.
-        tokens_per_batch: padded tokens of one forward pass.
     """
 
     def __init__(self, model: Any, render: Callable[[Pair], Sequence[int]], tokens_per_batch: int) -> None:
@@ -100,12 +96,7 @@ class ModelScorer:
 
 
 def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 0) -> Any:
-    """The model with a fresh score head in place of its output head; else as `lm.load.load_model`.
-
-    Args:
-        config: which model, and how it is held.
-        training: no device is chosen, so that DeepSpeed may shard while it loads.
-        seed: decides the head's first weights.
+    """The model with a fresh score head, by seed, in place of its output head; else as `lm.load.load_model`.
 
     Raises:
         ModelError: there is no such model, it is an adapter, or transformers has no score head for it.

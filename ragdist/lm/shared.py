@@ -26,9 +26,6 @@ from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 class SharedBase:
     """Holds a base model's weights and makes models of it that share them.
 
-    Args:
-        config: names the base, its number format and attention.
-
     Raises:
         ModelError: the base does not load.
     """

@@ -62,12 +62,8 @@ def adapter_base(folder: Path) -> str:
 
 
 def refuse_other_base(config: ModelConfig, here: Path, adapter: Path) -> None:
-    """Holds an adapter to the model that it was tuned from; nothing is fetched to find out.
-
-    Args:
-        config: the model in use.
-        here: its folder, as `resolve` has it.
-        adapter: the adapter's folder, which names its base by source or by a folder, perhaps another machine's.
+    """Holds an adapter to the model that it was tuned from; nothing is fetched to find out. `here` is the folder of the
+    model in use; the adapter names its base by source or by a folder, perhaps another machine's.
 
     Raises:
         ModelError: that is not the model in use.

@@ -81,12 +81,9 @@ class Problem:
 def seat(
     groups: Sequence[PlannedGroup], nodes: Sequence[Node] | None, *, side_by_side: bool
 ) -> tuple[list[Seats], list[Problem]]:
-    """Who sits where, turn by turn.
+    """Where the groups are placed, turn by turn; machines that are not known (None) place nobody.
 
-    Args:
-        groups: all of the job.
-        nodes: None is not known, and seats nobody.
-        side_by_side: they need each other; else the first two share a turn where there is room, the rest comes after.
+    `side_by_side`: they need each other; else the first two share a turn where there is room, the rest comes after.
     """
     if nodes is None:
         return [], []
@@ -180,14 +177,8 @@ class Load:
 
 
 def loads(groups: Sequence[PlannedGroup], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> list[Load]:
-    """The loads of all machines in all turns; of those that are alike the first.
-
-    Args:
-        groups: all of the job.
-        nodes: all machines.
-        turns: who sits where.
-        driver: bytes beside the ranks on the first machine.
-    """
+    """The loads of all machines in all turns; of those that are alike the first. The driver's bytes are on the first
+    machine."""
     by_name = {group.role.name: group for group in groups}
     found: dict[tuple[object, ...], Load] = {}
     for turn in turns:

@@ -65,14 +65,10 @@ class Plan:
 
 
 def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here | None = None) -> Plan:
-    """The plan of a job.
+    """The plan of a job; without `nodes` on a cluster that is not known from here.
 
-    Args:
-        settings: all settings.
-        job: which system.
-        nodes: the machines; None are those of a cluster that is not known from here.
-        here: counts in what this machine's runs left; None takes settings and the model's files alone, so that the
-            plan is the same wherever it is made.
+    `here` counts in what this machine's runs left; without it settings and the model's files alone count, so that the
+    plan is the same wherever it is made.
 
     Raises:
         ModelError: `model.source` names a package that is not there.

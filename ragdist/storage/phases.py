@@ -28,12 +28,8 @@ class PhaseCheckpoint:
         self.folder = make_folder(folder)
 
     def shards(self, phase: str, make: Callable[[Path], Iterable[MicrobatchRef]]) -> list[MicrobatchRef]:
-        """The phase's shards by name: those that are noted, else what `make(folder of the phase)` yields, then noted.
-
-        Args:
-            phase: such as `round-0/forged`.
-            make: yields the shards in any order, each kept in the folder before it is yielded.
-        """
+        """The phase's shards by name: those that are noted, else what `make(folder of the phase)` yields in any order,
+        each kept there before, then noted."""
         if (noted := self.read(phase)) is not None:
             folder = self.folder / phase
             return [

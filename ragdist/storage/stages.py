@@ -131,13 +131,8 @@ class Store:
     def make(
         self, stage: Stage, kind: type[Record], produce: Callable[[dict[str, Any]], Iterable[Record]]
     ) -> Rows[Record]:
-        """The stage's rows: those that are there, else what `produce` yields.
-
-        Args:
-            stage: what makes the rows.
-            kind: the record that a row holds.
-            produce: called with an empty dict for counts that belong on the stage's card.
-        """
+        """The stage's rows: those that are there, else what `produce` yields, called with an empty dict for counts that
+        belong on the stage's card."""
         with self.holding(stage):
             if (found := self.find(stage, kind)) is None:
                 with self.writing(stage) as out:

@@ -41,11 +41,8 @@ def digest(rows: Sequence[object]) -> str:
 
 
 def to_table(rows: Sequence[object], kind: type | None = None) -> pa.Table:
-    """The records as a table whose metadata names their kind and digest.
-
-    Args:
-        rows: records of one kind.
-        kind: their class; where None, that of the first row. No rows of no kind are a table without columns.
+    """The records as a table whose metadata names their kind (where None, that of the first row) and digest. No rows of
+    no kind are a table without columns.
 
     Raises:
         DataError: a text is no Unicode text (half a surrogate pair).

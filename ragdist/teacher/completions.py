@@ -80,15 +80,7 @@ def parse(request: Request, said: Any) -> Reply:
 def judge(
     status: int, headers: Mapping[str, str], said: str, asked: Mapping[str, float], config: TeacherConfig
 ) -> RagdistError:
-    """What an error means; to be raised.
-
-    Args:
-        status: of HTTP.
-        headers: of the answer.
-        said: the endpoint's message, without the key.
-        asked: the options that were sent.
-        config: for people: address, model, knobs.
-    """
+    """What an error of HTTP means; to be raised. `asked` are the options that were sent."""
     where = f"{config.url} says {status}: {said}"
     if status in (401, 403):
         return TeacherError(f"{where}; set the environment variable {config.key_variable} to a key that it takes")

@@ -75,12 +75,7 @@ class Asking:
 
 
 class Endpoint:
-    """Plays Teacher on an endpoint.
-
-    Args:
-        config: address, model, budgets.
-        folder: keeps the ledger, `teacher-FINGERPRINT.jsonl`.
-    """
+    """Plays Teacher on an endpoint; the folder keeps its response cache, `teacher-FINGERPRINT.jsonl`."""
 
     def __init__(self, config: TeacherConfig, folder: Path) -> None:
         self.config = config

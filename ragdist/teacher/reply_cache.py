@@ -41,12 +41,7 @@ def key_of(request: Request, fingerprint: str) -> str:
 
 
 class ReplyCache:
-    """Replies by the key of their request, and what they cost. Use it inside `held`.
-
-    Args:
-        path: the file; made when it is first held.
-        config: budgets and prices.
-    """
+    """Replies by the key of their request, and what they cost. Use it inside `held`, which makes the file."""
 
     def __init__(self, path: Path, config: TeacherConfig) -> None:
         self.path, self.config = path, config

@@ -70,12 +70,9 @@ class Timeline:
     def idle_share(self, group: str, last_s: float | None = None) -> float:
         """Share of its ranks' time in which a group did nothing: 1 - busy / (ranks * wall), in [0, 1].
 
-        Wall is the time from the first start to the last end of all groups, in each session. Ranks are those seen.
-        A span counts when it has ended, so work that is under way looks idle until then.
-
-        Args:
-            group: its name; one that never worked was idle all the time.
-            last_s: look only at so many seconds before the newest end; None looks at the whole run.
+        Wall is the time from the first start to the last end of all groups, in each session, or of the newest `last_s`
+        seconds. Ranks are those seen; a group that never worked was idle all the time. A span counts when it has ended,
+        so work that is under way looks idle until then.
         """
         busy = available = 0.0
         for spans in self._newest() if last_s is not None else self._copies():

@@ -20,12 +20,7 @@ DEPTH = 100
 
 
 class Hybrid:
-    """Plays Retriever: what others rank, joined by reciprocal rank (Cormack, Clarke, Buettcher 2009).
-
-    Args:
-        retrievers: over the same chunks.
-        rank_constant: see `fuse`.
-    """
+    """Plays Retriever: what others rank, joined by reciprocal rank (Cormack, Clarke, Buettcher 2009)."""
 
     def __init__(self, retrievers: Sequence[Retriever], rank_constant: int) -> None:
         self.retrievers, self.rank_constant = retrievers, rank_constant
@@ -68,14 +63,8 @@ def ranked_by(config: RetrievalConfig, embedder: Embedder | None) -> dict[str, A
 def open_retriever(
     config: RetrievalConfig, chunks: Mapping[str, Chunk], made_by: str, store: Store, embedder: Embedder | None
 ) -> Retriever:
-    """Who ranks chunks, as `retrieval.kind` says.
-
-    Args:
-        config: how.
-        chunks: by id.
-        made_by: fingerprint of the stage that they come from.
-        store: keeps their vectors.
-        embedder: for dense and hybrid.
+    """Who ranks chunks, as `retrieval.kind` says; `made_by` is the fingerprint of the chunks' stage, `store` keeps
+    their vectors.
 
     Raises:
         DataError: there is no chunk.

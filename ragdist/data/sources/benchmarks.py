@@ -28,16 +28,11 @@ def read(
 ) -> Iterator[SourceRow]:
     """Each question with its golden and distractor chunks and its forgeries, in the order of the files.
 
-    Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
-    every row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden
-    ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which
-    nothing but punctuation is there are dropped, a question that has no other is left out.
-
-    Args:
-        config: the files, their columns, the datasets that are kept, and what to do with a broken row.
-        test_fraction: share of the rows without a split that is test, by draw on their text.
-        seed: of these draws.
-        broken: gets `where: why` for each row that is left out.
+    Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in every
+    row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden ones stand
+    in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which nothing but
+    punctuation is there are dropped, a question that has no other is left out. `broken` gets `where: why` for each row
+    that is left out.
 
     Raises:
         ConfigError: no question file is named.
@@ -201,14 +196,8 @@ def _told(value: Any) -> str:
 def _answers(row: Mapping[str, Any], column: str, truths: tuple[str, str], *, nested: bool = True) -> tuple[str, ...]:
     """What the column holds as answers, each once.
 
-    Strings, numbers and truth values, alone or in a list, or in the `text` of an object as SQuAD has them; null and NaN
-    are none.
-
-    Args:
-        row: of a question file.
-        column: its name.
-        truths: how false and true are written.
-        nested: whether lists in the list are more of the same.
+    Strings, numbers and truth values, alone or in a list (`nested`: or in lists in it), or in the `text` of an object
+    as SQuAD has them; null and NaN are none.
 
     Raises:
         DataError: there is something else.

@@ -61,13 +61,9 @@ class Taken(NamedTuple):
 
 
 class Columns:
-    """Finds the columns of one file. A column that was found for one row is that of all others which have it.
-
-    Args:
-        file: its address, for messages.
-        config: names that are set hold, whatever else is there.
-        names_only: documents are named, as with `corpus.source=folder`.
-    """
+    """Finds the columns of one file. A column that was found for one row is that of all others which have it; names
+    that the settings set hold, whatever else is there. `names_only`: documents are named, as with
+    `corpus.source=folder`."""
 
     def __init__(self, file: str, config: ColumnsConfig, *, names_only: bool) -> None:
         self._file, self._config, self._names_only = file, config, names_only

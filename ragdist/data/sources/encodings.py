@@ -49,11 +49,8 @@ class Decoded(NamedTuple):
 
 
 def decoded(data: bytes, declared: str = "") -> Decoded:
-    """The characters of a file, line ends as they are.
-
-    Args:
-        data: the whole file.
-        declared: the encoding that it names, by any of the standard's labels; a byte order mark goes before it.
+    """The characters of a file, line ends as they are; a byte order mark goes before the encoding that it declares, by
+    any of the standard's labels.
 
     Raises:
         DataError: it is no text, or not in the encoding that it names.

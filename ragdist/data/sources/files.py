@@ -35,13 +35,8 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 class Broken:
-    """What becomes of a file or row that cannot be used: the run stops, or it is named and left out.
-
-    Args:
-        policy: stop or skip.
-        named: gets each as `where: why`.
-        at_once: problems that are gathered before the run stops, for `check` to name together.
-    """
+    """What becomes of a file or row that cannot be used: the run stops, or it is named (as `where: why`) and left out.
+    Before the run stops `at_once` problems are gathered, for `check` to name together."""
 
     def __init__(self, policy: Literal["stop", "skip"], named: list[str], *, at_once: int = 1) -> None:
         self.policy, self.named, self._at_once = policy, named, at_once
@@ -78,12 +73,8 @@ def rows(place: FileAddress, broken: Broken, columns: Sequence[str] = ()) -> Num
     """The rows of a table, by what its name says that it is.
 
     An object or a list of them (.json), parquet, a table with a header (.csv, .tsv, the first sheet of .xlsx), a folder
-    that `datasets.save_to_disk` wrote, else JSONL; the text formats may be packed (.gz, .zst).
-
-    Args:
-        place: the file or folder.
-        broken: what becomes of a file or row that cannot be read.
-        columns: of documents; of parquet those alone are read, and the first must be there. Empty: of questions.
+    that `datasets.save_to_disk` wrote, else JSONL; the text formats may be packed (.gz, .zst). `columns` are those of
+    documents, the first of which must be there, and of parquet nothing else is read; empty for questions.
     """
     try:
         if place.is_folder:

@@ -53,11 +53,8 @@ def made_by(config: CorpusConfig) -> dict[str, str]:
 
 
 def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
-    """The benchmark's rows, each question once, one in memory at a time.
-
-    Args:
-        config: the name, the revision or the folder of a copy, and what to do with a broken row.
-        counts: gets the repository with its resolved commit, the licence, whom to cite, and what was left out.
+    """The benchmark's rows, each question once, one in memory at a time; `counts` gets the repository with its resolved
+    commit, the licence, whom to cite, and what was left out.
 
     Raises:
         ConfigError: no benchmark is named, or the hub does not have it or cannot be reached.

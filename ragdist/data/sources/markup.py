@@ -74,11 +74,7 @@ def _blocks(parent: Any, style: tables.Style = tables.ROWS) -> list[TextBlock]:
 
 
 class _Page:
-    """Blocks of an html page, gathered in the order of the text.
-
-    Args:
-        style: how its tables are written.
-    """
+    """Blocks of an html page, gathered in the order of the text; its tables are written in this style."""
 
     def __init__(self, style: tables.Style) -> None:
         self.blocks: list[TextBlock] = []

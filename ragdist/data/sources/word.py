@@ -99,12 +99,7 @@ def _has(node: Any, path: str) -> bool:
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads a document's blocks.
-
-    Args:
-        styles: by id.
-        notes: elements of foot and end notes, by kind and id.
-    """
+    """Reads a document's blocks."""
 
     styles: Mapping[str, _Style]
     notes: Mapping[tuple[str, str], Any]
@@ -114,12 +109,7 @@ class _Reader:
     """Of that paragraph."""
 
     def blocks(self, parent: Any, style: tables.Style = tables.ROWS) -> Iterator[TextBlock]:
-        """The blocks of a body, cell, text box or note, what stands beside a block after it.
-
-        Args:
-            parent: the element.
-            style: how its tables are written.
-        """
+        """The blocks of a body, cell, text box or note, what is beside a block after it; tables are in this style."""
         begun = ""
         for node in parent:
             outer, self._beside = self._beside, []

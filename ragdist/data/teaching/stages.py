@@ -24,13 +24,7 @@ LISTED = ("refused", "without_question", "names_document", "unanswerable", "inva
 
 
 class Lessons:
-    """What a teacher is asked for.
-
-    Args:
-        settings: of the job.
-        store: keeps the stages.
-        teacher: who is asked.
-    """
+    """What a teacher is asked for."""
 
     def __init__(self, settings: Settings, store: Store, teacher: Teacher) -> None:
         self.settings, self.store, self.teacher = settings, store, teacher
@@ -54,14 +48,8 @@ class Lessons:
         retriever: Retriever,
         found_by: Mapping[str, Any],
     ) -> Rows[Question]:
-        """Those of the questions that have a reasoned answer that holds, and that no other chunk answers.
-
-        Args:
-            asked: see `asked`.
-            own: the user's own questions.
-            chunks: all, by id.
-            retriever: over the chunks.
-            found_by: what `own` and the retriever's hits depend on.
+        """Those of the questions that have a reasoned answer that holds, and that no other chunk answers; `found_by` is
+        what the user's own questions and the retriever's hits depend on.
 
         Raises:
             DataError: not one is left.
