@@ -159,8 +159,8 @@ def opened(settings: Settings, trial: Sequence[str], folder: Path) -> Iterator[A
         say("no room for answerers beside the trials' workers: each trial has its own, in turn with its workers")
         yield None
         return
-    pool: Any = ray.remote(num_cpus=0, concurrency_groups={"signs": 1})(Pool)
-    actor = pool.remote(settings, folder)
+    remote: Any = ray.remote  # its types know no concurrency groups
+    actor = remote(num_cpus=0, concurrency_groups={"signs": 1})(Pool).remote(settings, folder)
     try:
         yield actor
     finally:
