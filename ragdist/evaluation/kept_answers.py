@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from ragdist.data.teaching.replies import declines
 from ragdist.errors import ConfigError
 from ragdist.evaluation.cases import Case
-from ragdist.evaluation.predictions import Prediction
-from ragdist.records import Chunk, Forgery, Page, Question
+from ragdist.records import Chunk, Forgery, Page, Prediction, Question
 from ragdist.storage.atomic import atomic_file, translate_errors
 
 ANSWERS = "answers.parquet"
@@ -113,7 +112,7 @@ def rows(
         questions: those of the cases, perhaps more.
         seed: the run's.
     """
-    by_key = {(case.question_id, case.condition): case for case in cases}
+    by_key: dict[tuple[str, str], Case] = {(case.question_id, case.condition): case for case in cases}
     documents = {key: _shown(case) for key, case in by_key.items()}
     asked_of = {question.id: question for question in questions}
     return [

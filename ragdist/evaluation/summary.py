@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ragdist.config import Condition, Settings
+from ragdist.config import Settings
 from ragdist.data.matching import normalise
 from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.answers import LABELS
 from ragdist.evaluation.apicalls import Judge
 from ragdist.evaluation.intervals import Change, Interval, interval, together
-from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Floor, Metric, Report
-from ragdist.records import Question
+from ragdist.records import Prediction, Question
 
 RIGHT_OR_WRONG: tuple[Metric, ...] = ("em", "subspan")
 PredictionsById = dict[str, Prediction]
@@ -41,7 +40,7 @@ def summarise(
         api_judge: who judges the API calls of APIBench's questions; None leaves that score out.
     """
     by_id = {question.id: question for question in questions}
-    groups: dict[tuple[str, Condition], PredictionsById] = {}
+    groups: dict[tuple[str, str], PredictionsById] = {}
     for prediction in (prediction for predictions in asked.values() for prediction in predictions):
         if prediction.question_id in by_id:
             groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
@@ -73,7 +72,7 @@ def summarise(
     )
 
 
-def _unforged(groups: Mapping[tuple[str, Condition], PredictionsById], model: str) -> int:
+def _unforged(groups: Mapping[tuple[str, str], PredictionsById], model: str) -> int:
     """Questions with a known oracle that this model was not attacked on."""
     if (model, "attacked") not in groups:
         return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def from_table(table: pa.Table) -> list[Any]:
     kind = _kind(table.schema)
     if kind is None:
         return []
-    shapes = list(_schema(kind))
+    shapes = [field for field in _schema(kind) if field.name in table.column_names]  # a field may be newer
     columns = [_tuples(table.column(field.name).to_pylist(), field.type) for field in shapes]
     names = [field.name for field in shapes]
     found = [kind(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
@@ -205,7 +206,7 @@ def kept(name: str, target: Path) -> MicrobatchRef:
 def _kind(schema: pa.Schema) -> type | None:
     """The record that the table holds; None for a table without rows of no kind."""
     name = (schema.metadata or {}).get(KIND)
-    kind = records.__dict__.get(name.decode()) if name else None
+    kind = (records.__dict__ | records.RENAMED).get(name.decode()) if name else None
     if name is None or (name and not hasattr(kind, "__dataclass_fields__")):
         raise DataError(f"a table holds {name!r}, wanted a record of ragdist; another version of ragdist wrote it")
     return kind
@@ -221,6 +222,8 @@ def _schema(kind: type) -> pa.Schema:
 def _arrow(hint: Any) -> pa.DataType:
     """The column type of a field; token ids and positions inside tuples are 32 bits wide."""
     of = typing.get_origin(hint)
+    if of is types.UnionType:  # with None
+        return _arrow(typing.get_args(hint)[0])
     if of is tuple:
         inner = _arrow(typing.get_args(hint)[0])
         return pa.list_(pa.int32() if inner == pa.int64() else inner)

@@ -25,10 +25,9 @@ from ragdist.evaluation import apicalls, kept_answers, predictions
 from ragdist.evaluation.ask import ask_cases, kept_predictions
 from ragdist.evaluation.cases import Case, kept_cases, make_cases
 from ragdist.evaluation.kept_answers import KeptAnswer
-from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
 from ragdist.evaluation.summary import summarise
-from ragdist.records import Forgery, Question
+from ragdist.records import Forgery, Prediction, Question
 from ragdist.roles import Answerers, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.stages import Stage

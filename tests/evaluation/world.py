@@ -12,8 +12,7 @@ from ragdist.config import loader
 from ragdist.data import prompts
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import Case, by_question, make_cases
-from ragdist.evaluation.predictions import Prediction
-from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, Written
+from ragdist.records import Candidates, Chunk, Forgery, Hit, Prediction, Prompt, Question, Written
 from tests import tiny
 
 COUNT = 120

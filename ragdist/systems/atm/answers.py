@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ragdist.config import Settings
 from ragdist.evaluation.kept_answers import KeptAnswer, abstains, argued, shown
-from ragdist.records import Answered, Forgery, OpenQuestion
+from ragdist.records import Forgery, OpenQuestion, Prediction
 from ragdist.storage.tables import rows_at
 from ragdist.systems.atm.asking import list_of, template_forgeries
 from ragdist.systems.atm.summary import Matchup
@@ -33,7 +33,7 @@ def of_game(folder: Path, questions: Iterable[OpenQuestion], template: Path, set
     return [_row(row, asked[row.question_id], forged, settings) for row in _answered(folder)]
 
 
-def _answered(folder: Path) -> Iterator[Answered]:
+def _answered(folder: Path) -> Iterator[Prediction]:
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _ASKED.fullmatch(path.name))]
     for _, path in sorted(found):
         for file in sorted(path.glob("*.parquet")):
@@ -48,7 +48,7 @@ def _by_question(folder: Path) -> dict[str, list[Forgery]]:
     return {key: sorted(rows, key=lambda forgery: forgery.number) for key, rows in found.items()}
 
 
-def _row(row: Answered, question: OpenQuestion, forged: ForgeriesByAttacker, settings: Settings) -> KeptAnswer:
+def _row(row: Prediction, question: OpenQuestion, forged: ForgeriesByAttacker, settings: Settings) -> KeptAnswer:
     forgeries = forged[row.attacker].get(question.id, ())
     documents = list_of(question, row.condition, forgeries, settings.seed)
     golden = [question.document_ids[at] for at in question.oracle_positions]

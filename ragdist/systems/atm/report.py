@@ -34,7 +34,7 @@ class RoundScore:
 
     model: str
     """The stage."""
-    condition: Condition
+    condition: str
     attacker: int
     rows: int
     em: Interval
@@ -54,7 +54,7 @@ class Success:
     """How often an attack turned a right answer wrong. Example: Success(model="before", rows=71, ...)."""
 
     model: str
-    condition: Condition
+    condition: str
     attacker: int
     metric: str
     rows: int
@@ -126,7 +126,7 @@ class Rounds:
         """In the order they were played."""
         return sorted({s.model for s in self.scores} | {s.model for s in self.inflicted}, key=place)
 
-    def score(self, stage: str, condition: Condition) -> RoundScore | None:
+    def score(self, stage: str, condition: str) -> RoundScore | None:
         """The score, or None where it was not asked."""
         return next((s for s in self.scores if (s.model, s.condition) == (stage, condition)), None)
 

@@ -19,7 +19,7 @@ from ragdist.draws import draw
 from ragdist.evaluation.intervals import Change, Interval, compare, interval, together
 from ragdist.evaluation.report import METRICS
 from ragdist.evaluation.summary import losses
-from ragdist.records import Answered, Forgery, Grade, OpenQuestion
+from ragdist.records import Forgery, Grade, OpenQuestion, Prediction
 from ragdist.storage.tables import rows_at
 from ragdist.systems.atm.asking import Condition
 from ragdist.systems.atm.report import (
@@ -55,7 +55,7 @@ class Matchup(NamedTuple):
         return f"after round {self.generator}" if self.generator else "before"
 
 
-AnswersById = dict[str, Answered]
+AnswersById = dict[str, Prediction]
 """By question."""
 
 
@@ -83,14 +83,14 @@ def _read(folder: Path, kind: str) -> Iterator[tuple[list[int], Any]]:
 
 
 def report(
-    asked: Iterable[Answered],
+    asked: Iterable[Prediction],
     grades: Mapping[Matchup, Sequence[Grade]],
     forgeries: Sequence[Forgery],
     settings: Settings,
     questions: Iterable[OpenQuestion] = (),
 ) -> Rounds:
     """The same from rows in memory; grades by who wrote the forgeries and who read them."""
-    groups: dict[tuple[Condition, Matchup], AnswersById] = {}
+    groups: dict[tuple[str, Matchup], AnswersById] = {}
     for row in asked:
         groups.setdefault((row.condition, Matchup(row.generator, row.attacker)), {})[row.question_id] = row
     groups = dict(sorted(groups.items(), key=lambda item: (place(item[0][1].stage), CONDITIONS.index(item[0][0]))))
@@ -115,7 +115,7 @@ def report(
     )
 
 
-def _score(condition: Condition, meeting: Matchup, group: AnswersById, settings: Settings) -> RoundScore:
+def _score(condition: str, meeting: Matchup, group: AnswersById, settings: Settings) -> RoundScore:
     rows = list(group.values())
 
     def bounds(name: str) -> Interval:
@@ -137,7 +137,7 @@ def _score(condition: Condition, meeting: Matchup, group: AnswersById, settings:
 
 
 def _success(
-    condition: Condition, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: str, settings: Settings
+    condition: str, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: str, settings: Settings
 ) -> Success:
     lost = losses(control, attacked, metric)
     return Success(
@@ -150,7 +150,7 @@ def _success(
     )
 
 
-def _changes(groups: Mapping[tuple[Condition, Matchup], AnswersById], settings: Settings) -> Iterator[Change]:
+def _changes(groups: Mapping[tuple[str, Matchup], AnswersById], settings: Settings) -> Iterator[Change]:
     """Each stage against the first and against the one before it, under the same condition."""
     for condition in COMPARED:
         played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]

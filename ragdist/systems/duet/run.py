@@ -34,9 +34,8 @@ from ragdist.evaluation import answers
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import Case, by_question
 from ragdist.evaluation.kept_answers import KeptAnswer
-from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import Report
-from ragdist.records import Forgery, Judgement, Question, Verdict
+from ragdist.records import Forgery, Judgement, Prediction, Question, Verdict
 from ragdist.roles import Answerer, Answerers, Scorer, Teacher, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
 from ragdist.systems import raft
@@ -62,7 +61,7 @@ DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
 SCORERS: tuple[Kind, ...] = ("alignment", "features")
 SETTLED = "settled.json"
 """In the arbiters' folder: the margin of each scorer, or null where there was nothing to learn."""
-Said = Mapping[Condition, Mapping[str, Prediction]]
+Said = Mapping[str, Mapping[str, Prediction]]
 """What both sides said, by condition and question; under closed_book it is the reciter's."""
 
 
@@ -178,7 +177,7 @@ class Duet:
         cases = [for_side(case) for case in raft.cases(self.pipeline, questions, settings, forgeries)]
         sources = [str(source) for source in sides_of(models)]
         found = ask_cases(label, sources, sides, cases, questions, self.folder / "evaluation", settings)
-        said: dict[Condition, dict[str, Prediction]] = {condition: {} for condition in conditions}
+        said: dict[str, dict[str, Prediction]] = {condition: {} for condition in conditions}
         for row in found:
             side = RECITER if row.condition == "closed_book" else DISCOVERER
             said[row.condition][row.question_id] = replace(row, model=side)
@@ -290,11 +289,11 @@ class Duet:
                 ask = by_answerer(answerer, self.pipeline.codec, self.arbiters / "said", source, self.settings)
                 yield Summarizer(ask, same, seed)
 
-    def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[Condition, list[list[Verdict]]]:
+    def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[str, list[list[Verdict]]]:
         """Verdicts by condition; under one of them a summarizer is also shown the answers in the other order."""
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
-        found: dict[Condition, list[list[Verdict]]] = {}
+        found: dict[str, list[list[Verdict]]] = {}
         with self.arbiter(kind, agreeing(questions, self.settings)) as arbiter:
             for condition in conditions:
                 shown = self._disputes(questions, said, condition)
@@ -307,7 +306,7 @@ class Duet:
         self,
         asked: Mapping[str, list[Prediction]],
         said: Said,
-        judged: Mapping[Kind, Mapping[Condition, list[list[Verdict]]]],
+        judged: Mapping[Kind, Mapping[str, list[list[Verdict]]]],
         tests: Sequence[Question],
     ) -> tuple[dict[str, list[Prediction]], list[ArbiterEffect]]:
         """The answers of all that the paper's table compares, and what each arbiter is good for."""
@@ -342,7 +341,7 @@ class Duet:
         ]
         return raft.report(self.pipeline, {**found, EITHER: bound}, self.settings)
 
-    def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:
+    def _disputes(self, questions: Iterable[Question], said: Said, condition: str) -> list[Dispute]:
         """What both said to those of the questions that could be asked like that."""
         first, second = said["closed_book"], said[condition]
         return [

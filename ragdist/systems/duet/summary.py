@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ragdist.config import Condition, Settings
+from ragdist.config import Settings
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.intervals import Change, Interval, interval, together
-from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.predictions import score_of
 from ragdist.evaluation.summary import PredictionsById, compare
-from ragdist.records import Question, Verdict
+from ragdist.records import Prediction, Question, Verdict
 from ragdist.systems.duet.calibration import Calibration
 
 EITHER = "either (upper bound)"
@@ -83,7 +83,7 @@ class ArbiterEffect:
     """
 
     arbiter: str
-    condition: Condition
+    condition: str
     """What the discoverer was shown."""
     metric: Literal["em", "subspan"]
     """That says whether an answer is right."""
@@ -176,8 +176,8 @@ def either(reciter: Iterable[Prediction], discoverer: Iterable[Prediction], labe
     out = []
     for shown in discoverer:
         if other := recited.get(shown.question_id):
-            best = max(shown, other, key=lambda side: side.score)
-            em, f1, subspan = map(max, shown.score, other.score)
+            best = max(shown, other, key=score_of)
+            em, f1, subspan = map(max, score_of(shown), score_of(other))
             out.append(replace(_renamed(best, label, shown), em=em, f1=f1, subspan=subspan))
     return out
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ragdist.config import loader
 from ragdist.evaluation.sheet import markdown, picture, terminal
-from ragdist.records import Answered, Forgery, Grade, OpenQuestion
+from ragdist.records import Forgery, Grade, OpenQuestion, Prediction
 from ragdist.storage import tables
 from ragdist.systems.atm import report as rounds_report
 from ragdist.systems.atm import summary as rounds
@@ -20,7 +20,7 @@ COUNT = 120
 
 
 def answered(number, condition, generator, attacker, right, states=False):
-    return Answered(
+    return Prediction(
         question_id=f"q{number:03}",
         condition=condition,
         generator=generator,
