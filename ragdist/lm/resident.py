@@ -65,8 +65,8 @@ class Resident:
         self._learning: Learning | None = None
         self._folder, self._step = Path(), 0
         self._said: dict[str, float] | None = None
-        room = settings.evaluation.tokens_per_batch
-        self._writer, self._reader = ModelWriter(self.module, self._codec, room), ModelReader(self.module, room)
+        self._tokens_per_batch = settings.evaluation.tokens_per_batch
+        self._writer = ModelWriter(self.module, self._codec, self._tokens_per_batch)
 
     @property
     def codec(self) -> Codec:
@@ -108,7 +108,8 @@ class Resident:
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """See `roles.Reader`."""
-        return self._reader.read(examples)
+        # A reader keeps keys and values of what it read, and these weights learn: a new one each time.
+        return ModelReader(self.module, self._tokens_per_batch).read(examples)
 
     def begin(self, loss: LossOf, rows: Sequence[Bundle], prepare: Prepare | None, folder: Path) -> tuple[int, int]:
         """Collective: begins to learn with a fresh optimizer, or resumes from the newest finished checkpoint; (steps in
