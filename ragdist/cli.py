@@ -193,7 +193,7 @@ def plan(
         for table in tables.tables(made):
             show(table)
     for warning in layout.check(made):
-        complain(f"a close call: {warning}")
+        complain(f"near the limit: {warning}")
 
 
 Several = Annotated[

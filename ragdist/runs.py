@@ -198,7 +198,7 @@ def _too_few(count: QuestionCount, settings: Settings, job: Job, made: Plan) -> 
 
 
 def check_plan(settings: Settings, job: Job) -> None:
-    """Lets pass what can work, and says what is a close call.
+    """Lets pass what can work, and says what is near the limit.
 
     Machines of a cluster that is joined, or that this process has open already, are not known from here; where the
     model is tuned already there is nothing to check.
@@ -221,7 +221,7 @@ def check_plan(settings: Settings, job: Job) -> None:
     if not opened:
         made = replace(made, problems=[*_too_few(count, settings, job, made), *made.problems])
     for warning in layout.check(made):
-        say(f"a close call: {warning}")
+        say(f"near the limit: {warning}")
 
 
 def check_data(settings: Settings) -> QuestionCount:

@@ -218,8 +218,8 @@ class AnswererGroup(RankGroup, Dealer):
         rank, batch, _ = self._under_way.pop(ref)
         try:
             found = ray.get(ref)
-        except Exception as error:  # told apart: a dead rank, or the work itself
-            why = self._ranks.blame({rank: error}, _doing(batch), together=False)
+        except Exception as error:  # distinguished: a dead rank, or the work itself
+            why = self._ranks.root_cause({rank: error}, _doing(batch), together=False)
             if not isinstance(why, WorkerGroupDied):
                 raise why from None
             self._replace(rank, why)

@@ -267,7 +267,7 @@ class WorkerGroup(RankGroup):
         self._seen(ref)
         try:
             found = Done(*ray.get(ref))
-        except Exception as error:  # told apart: an input that is gone, a dead rank, the work itself
+        except Exception as error:  # distinguished: an input that is gone, a dead rank, the work itself
             if isinstance(cause_of(error), OBJECT_LOST) or isinstance(error, OBJECT_LOST):
                 task.tries += 1
                 if task.tries > OBJECT_TRIES:
@@ -277,7 +277,7 @@ class WorkerGroup(RankGroup):
                         "look at the machines, then type the same command again"
                     ) from None
             elif task.life == self._ranks.life:
-                why = self._ranks.blame({task.rank: error}, self._doing(task, told, error), together=False)
+                why = self._ranks.root_cause({task.rank: error}, self._doing(task, told, error), together=False)
                 if not isinstance(why, WorkerGroupDied):
                     raise why from None
                 self._rebuild(why)

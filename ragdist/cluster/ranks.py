@@ -31,7 +31,7 @@ OBJECT_LOST = (ObjectLostError, ObjectFetchTimedOutError)
 
 
 class WorkerGroupDied(Exception):
-    """A rank died or lost its peers; the group can be built anew."""
+    """A rank died or lost its peers; the group can be built again."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -210,18 +210,18 @@ class Ranks:
             for ref in ready:
                 try:
                     results[refs[ref]] = ray.get(ref)
-                except Exception as error:  # any rank's; `blame` says which one counts and what becomes of it
+                except Exception as error:  # any rank's; `root_cause` says which one counts and what becomes of it
                     end = min(end, time.monotonic() + GRACE_S)
                     failed[refs[ref]] = error
             if self.plan.stop() and what == "start":
                 raise Stopped("stopped while the ranks were starting; the same command goes on")
         if failed:
-            raise self.blame(failed, what)
+            raise self.root_cause(failed, what)
         if pending:
             raise self.overdue([refs[ref] for ref in pending], what, limit_s, knob)
         return [results[rank] for rank in range(len(refs))]
 
-    def blame(self, failed: Mapping[int, BaseException], what: str, *, together: bool = True) -> Exception:
+    def root_cause(self, failed: Mapping[int, BaseException], what: str, *, together: bool = True) -> Exception:
         """The error to raise for what went wrong on some ranks.
 
         Args:
@@ -241,8 +241,8 @@ class Ranks:
             why = f"its machine ran out of memory; lower {lower}, or free some"
         said = f"{self.name(rank)} failed in {what}: {why}; its log is {self.log(rank)}"
         # A rank whose peer is gone gets a bare RuntimeError from gloo; of a rank alone it is its own.
-        bereft = type(causes[rank]) is RuntimeError or type(causes[rank]).__module__.startswith("torch.distributed")
-        if dead or (bereft and together and self.plan.side.workers > 1):
+        lost_peer = type(causes[rank]) is RuntimeError or type(causes[rank]).__module__.startswith("torch.distributed")
+        if dead or (lost_peer and together and self.plan.side.workers > 1):
             return WorkerGroupDied(said)
         return TrainError(said)
 
@@ -279,7 +279,7 @@ class Ranks:
                 raise TrainError(
                     f"{lost.what}; that is failure {failures} of the {self.plan.name}, cluster.max_failures={most}"
                 ) from None
-            say(f"{lost.what}; building the {self.plan.name} anew, {failures} of at most {most} times")
+            say(f"{lost.what}; building the {self.plan.name} again, {failures} of at most {most} times")
             try:
                 self.start(source, version)
             except WorkerGroupDied as again:

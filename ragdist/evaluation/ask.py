@@ -59,7 +59,7 @@ def ask_cases(
 
     Cases of one prompt are asked once (a list whose permutation moves nothing).
 
-    The same call after a kill asks only what is missing; other prompts, answers or weights start anew.
+    The same call after a kill asks only what is missing; other prompts, answers or weights start again.
 
     Args:
         label: the model's name in reports.

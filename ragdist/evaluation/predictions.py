@@ -65,7 +65,7 @@ def made_of(
 ) -> str:
     """16 hexadecimal digits of all that the predictions of `ask.ask_cases` depend on."""
     reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
-    # What was asked before there was a choice of forms is not asked anew.
+    # What was asked before there was a choice of forms is not asked again.
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}
     return fingerprint(cases, asked_of, [label, weights(sources, settings), limit, reasoned, *form])

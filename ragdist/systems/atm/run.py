@@ -85,7 +85,7 @@ def run(
     board: Board,
     until: str = "",
 ) -> AtmOutcome:
-    """Plays `atm.rounds` rounds; what an earlier call finished in `folder` is gone on with.
+    """Plays `atm.rounds` rounds; what an earlier call finished in `folder` is resumed.
 
     Args:
         train: microbatches of OpenQuestion that both learn on.

@@ -95,7 +95,7 @@ def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -
     Args:
         pipeline: corpus and questions.
         cast: who trains, answers and scores.
-        folder: the run's folder; what an earlier call finished there is gone on with.
+        folder: the run's folder; what an earlier call finished there is resumed.
         settings: all settings.
 
     Raises:

@@ -286,7 +286,7 @@ def _calibration(verdicts: Iterable[Verdict], outcomes: Mapping[str, tuple[bool,
 
 
 def _third(answer: str, question: Question, like: Prediction, wrong: Sequence[str], settings: Settings) -> Prediction:
-    """An answer that neither side gave, scored anew."""
+    """An answer that neither side gave, scored again."""
     form = settings.evaluation.normalise
     em, f1, subspan = answers.score(answer, question, form)
     return replace(
