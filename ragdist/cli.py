@@ -380,9 +380,9 @@ def show_runs(
         return print_json(found)
     if not found:
         raise ConfigError(f"no runs in {folder}; `ragdist demo` makes one, or name another folder")
-    table = Table("run", "job", "state", "when", "scores (EM), or why it failed")
+    table = Table("run", "job", "state", "when", "scores (Subspan EM), or why it failed")
     for row in found:
-        scores = ", ".join(f"{s['model']} {s['condition']} {s['em']['mean']:.2f}" for s in row["scores"])
+        scores = ", ".join(results.score_of(s) for s in row["scores"])
         scores = scores or " ".join(row.get("error", "").split())[:200]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["time"]))
         table.add_row(row["name"], row["job"], row["state"], when, scores)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,13 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
         row["scores"] = json.loads(summary.read_text())["scores"] if summary.exists() else []
         found.append(row)
     return sorted(found, key=lambda row: row["time"], reverse=True)
+
+
+def score_of(row: Mapping[str, Any]) -> str:
+    """A score of summary.json in words: Subspan EM, or what a sweep was judged by where that is another."""
+    name = next(name for name in ("subspan", "em", "f1") if name in row)
+    named = f" {name}" if name != "subspan" else ""
+    return f"{row['model']} {row['condition']} {row[name]['mean']:.2f}{named}"
 
 
 def refuse_unknown(source: str) -> None:

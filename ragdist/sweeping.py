@@ -17,7 +17,7 @@ from typing import Any
 from ragdist import players
 from ragdist.config import Settings
 from ragdist.errors import DataError, RagdistError, TrainError
-from ragdist.evaluation import kept_answers
+from ragdist.evaluation import kept_answers, page
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.report import METRICS, Report
 from ragdist.records import as_row
@@ -83,6 +83,7 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
         if named:
             summary["arms"] = [as_row(row) for row in compared]
         run.write_json("summary.json", summary)
+        page.write(run.folder)
         if not found.best:
             raise TrainError(f"no trial came to its end; what each died of is in {run.folder / 'report.md'}")
         return Swept(run.folder, found, summary)

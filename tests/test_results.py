@@ -1,4 +1,4 @@
-"""What a finished run leaves: the same three files for every system, each written once."""
+"""What a finished run leaves: the same files for every system, each written once."""
 
 import json
 
@@ -29,12 +29,12 @@ def test_every_system_is_concluded_and_shown_alike(job, reports, tmp_path, capsy
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert kept == json.loads(json.dumps(summary)) and kept["minutes"] == {"train": 1.5} and kept["scores"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("answers.parquet", "report.md", "report.png", "summary.json"),
+        *("answers.parquet", "report.html", "report.json", "report.md", "report.png", "summary.json"),
     ]
     said = (tmp_path / "report.md").read_text()
-    assert said.count("## Exact match, its 95% interval") == 1 and said.startswith("## ")
+    assert said.count("## Subspan EM, its 95% interval") == 1 and said.startswith("**")
     results.show_run(Run(tmp_path, tmp_path, reports[job], summary), as_json=False)
     shown, where = capsys.readouterr()
-    assert "Exact match, its 95% interval" in shown and "report.png" in where
+    assert "Subspan EM, its 95% interval" in shown and "report.png" in where
     assert ("alignment turned 1 wrong answer right" in shown) == (job == "duet")
     assert ("alignment is right in 1 of 2 where" in said) == (job == "duet")

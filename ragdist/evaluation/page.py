@@ -34,6 +34,8 @@ PAGE = "report.html"
 WEB = Path(__file__).parent / "web"
 MOST_BYTES = 14_000_000
 """Of the compressed answers; a page of 20 MB still opens. What is beyond is left out, and said so."""
+PAUSE_S = 120
+"""Longer than this nothing is between two stages of one run."""
 MOST_POINTS, MOST_CURVES, MOST_BARS = 300, 6, 400
 NO_CURVE = {"time", "phase", "step", "steps", "epoch", "seconds", "workers", "rows", "learning_rate"}
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -56,7 +58,7 @@ class Beside:
     """What a run's folder holds beside its report; empty what it does not have."""
 
     name: str = ""
-    state: str = ""
+    about: str = ""
     curves: Sequence[Picture] = ()
     bars: Sequence[Bar] = ()
     minutes: Sequence[tuple[str, float]] = ()
@@ -212,10 +214,7 @@ def themed(drawn: bytes, name: str) -> str:
 def beside(folder: Path) -> Beside:
     """What a run's folder has to show beside its report."""
     state = _json(folder / "state.json")
-    said = ""
-    if state:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.get("time", 0)))
-        said = f"{state.get('job', '')}, {state.get('state', '')}, {when}"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.get("time", 0)))
     summary = _json(folder / "summary.json")
     places = [folder, *(path.parent for path in sorted(folder.glob("*/metrics.jsonl")))]
     lines = [(place, row) for place in places for row in _lines(place / "metrics.jsonl")]
@@ -223,7 +222,7 @@ def beside(folder: Path) -> Beside:
     names = ("settings.yaml", "best.yaml", "versions.json", "audit.json", "costs.json")
     return Beside(
         name=folder.resolve().name,
-        state=said,
+        about=f"{state.get('job', '')}, {when}" if state else "",
         curves=curves((place.name if place != folder else "", row) for place, row in lines),
         bars=bars(folder, [row for place, row in lines if place == folder]),
         minutes=minutes,
@@ -275,9 +274,18 @@ def bars(folder: Path, metrics: Sequence[dict[str, Any]]) -> list[Bar]:
             merged[key] = Bar(*key[:2], min(old.start, row["start"]), max(old.end, row["end"]))
         found += merged.values()
     found = sorted(found, key=lambda bar: bar.start - bar.end)[:MOST_BARS]
-    begin = min((bar.start for bar in found), default=0.0)
-    moved = [bar._replace(start=bar.start - begin, end=bar.end - begin) for bar in found]
-    return sorted(moved, key=lambda bar: (bar.row != "run", bar.row, bar.start))
+    return sorted(_without_pauses(found), key=lambda bar: (bar.row != "run", bar.row, bar.start))
+
+
+def _without_pauses(found: Iterable[Bar]) -> list[Bar]:
+    """The bars on a clock that begins with the first, and stands still while a stopped run waits to be gone on with."""
+    end, still, out = 0.0, 0.0, []
+    for bar in sorted(found, key=lambda bar: bar.start):
+        if not out or bar.start - end > PAUSE_S:
+            still += bar.start - end
+        end = max(end, bar.end)
+        out.append(bar._replace(start=bar.start - still, end=bar.end - still))
+    return out
 
 
 class Placed(NamedTuple):

@@ -14,7 +14,7 @@ from ragdist.evaluation.intervals import Change, Interval, interval, together
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Floor, Metric, Report
 from ragdist.records import Prediction, Question
 
-RIGHT_OR_WRONG: tuple[Metric, ...] = ("em", "subspan")
+RIGHT_OR_WRONG: tuple[Metric, ...] = ("subspan", "em")
 PredictionsById = dict[str, Prediction]
 """Predictions of one model under one condition, by question id."""
 
@@ -136,8 +136,9 @@ def compare(before: PredictionsById, after: PredictionsById, metric: Metric, set
 
 
 def _floor(questions: Sequence[Question], said: Mapping[str, str], name: str, settings: Settings) -> Floor:
-    em = [answers.score(said[question.id], question, settings.evaluation.normalise).em for question in questions]
-    return Floor(name=name, rows=len(em), em=_bounds(settings)(em))
+    scores = [answers.score(said[question.id], question, settings.evaluation.normalise) for question in questions]
+    em, subspan = (_bounds(settings)([getattr(score, metric) for score in scores]) for metric in ("em", "subspan"))
+    return Floor(name=name, rows=len(scores), em=em, subspan=subspan)
 
 
 def _bounds(settings: Settings) -> Callable[[Sequence[float]], Interval]:

@@ -96,6 +96,8 @@ def _naming(settings: Settings) -> dict[str, Any]:
     moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
     values["atm"] |= {**moved, "max_failures": 3}
     values["kube"]["driver_gpu"] = True
+    if (metric := values["sweep"]["metric"]) != "f1":  # the default was exact match
+        values["sweep"]["metric"] = "em" if metric == "subspan" else "subspan"
     return values
 
 

@@ -35,7 +35,8 @@ function items(data) {
     if (!found.has(key)) found.set(key, { question, condition, seed, list, forged, said: new Map() });
     found.get(key).said.set(model, { answer, text, right: right >= 1, em, f1, flags, list });
   }
-  return [...found.values()];
+  const bare = (item) => Number(!data.lists[item.list].length);  // last: most is to be seen where documents are
+  return [...found.values()].sort((one, other) => bare(one) - bare(other));
 }
 
 /* All that holds of one item for two models; a wrong answer may be misled or abstained beside. */

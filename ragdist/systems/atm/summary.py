@@ -35,7 +35,7 @@ from ragdist.systems.atm.report import (
 )
 
 ATTACKS: tuple[Condition, ...] = ("template", "attacker")
-RIGHT_OR_WRONG = ("em", "subspan")
+RIGHT_OR_WRONG = ("subspan", "em")
 EXAMPLES = 3
 SHORT = 300
 """Characters of a text beside another."""

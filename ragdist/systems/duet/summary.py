@@ -20,6 +20,8 @@ from ragdist.records import Prediction, Question, Verdict
 from ragdist.systems.duet.calibration import Calibration
 
 EITHER = "either (upper bound)"
+REPORTED: Literal["em", "subspan"] = "subspan"
+"""The metric of all reports; what an arbiter is taught by is `duet.right_by`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Outcomes:
 class ArbiterEffect:
     """One arbiter under one condition.
 
-    Example: ArbiterEffect(arbiter="alignment", condition="retrieved", metric="em", outcomes=Outcomes(...), ...)
+    Example: ArbiterEffect(arbiter="alignment", condition="retrieved", metric="subspan", outcomes=Outcomes(...), ...)
     """
 
     arbiter: str
@@ -199,7 +201,7 @@ def worth(
         discoverer: its predictions under the condition.
         questions: those to report on; verdicts on others are left out.
         label: the arbiter's name.
-        settings: `duet.right_by`, `evaluation.normalise`, `evaluation.resamples` and the seed are read.
+        settings: `duet.right_by` (for confidences), `evaluation.normalise`, `.resamples` and the seed are read.
         swapped: the same arbiter's verdicts with the two answers in each other's place.
 
     Raises:
@@ -213,7 +215,7 @@ def worth(
             f"none of {len(verdicts)} verdicts of {label} is on one of {len(asked)} questions; raise "
             "questions.test_rows, or add a condition to evaluation.conditions that allows them"
         )
-    metric = settings.duet.right_by
+    metric = REPORTED
     outcomes: dict[str, tuple[bool, bool, bool]] = {
         key: (_right(recited[key], metric), _right(found[key], metric), _right(made[key], metric)) for key in made
     }
@@ -233,7 +235,7 @@ def worth(
         either=_share(total.both + total.one, total.rows, settings),
         against_reciter=compare({key: recited[key] for key in made}, made, metric, settings),
         against_discoverer=compare({key: found[key] for key in made}, made, metric, settings),
-        calibration=_calibration(verdicts, outcomes),
+        calibration=_calibration(verdicts, recited, found, settings.duet.right_by),
         order_effect=_order_effect(verdicts, swapped, differing, settings),
     )
 
@@ -275,12 +277,19 @@ def _order_effect(
     return _share(sum(moved), len(moved), settings) if moved else None
 
 
-def _calibration(verdicts: Iterable[Verdict], outcomes: Mapping[str, tuple[bool, bool, bool]]) -> Calibration | None:
+def _calibration(
+    verdicts: Iterable[Verdict],
+    reciter: Mapping[str, Prediction],
+    discoverer: Mapping[str, Prediction],
+    metric: Literal["em", "subspan"],
+) -> Calibration | None:
+    """Of the confidences against what is right by the metric that the arbiter was taught by."""
     points = []
     for verdict in verdicts:
-        if verdict.question_id in outcomes:
-            reciter, discoverer, _ = outcomes[verdict.question_id]
-            points += [(verdict.reciter_confidence, reciter), (verdict.discoverer_confidence, discoverer)]
+        key = verdict.question_id
+        if key in reciter and key in discoverer:
+            points.append((verdict.reciter_confidence, _right(reciter[key], metric)))
+            points.append((verdict.discoverer_confidence, _right(discoverer[key], metric)))
     known = [(confidence, right) for confidence, right in points if confidence is not None]
     return Calibration.of(known) if known else None
 

@@ -235,13 +235,14 @@ def test_the_upper_bound_is_the_better_side_by_every_score():
     )
 
 
-def test_right_may_be_told_by_subspan():
+def test_reports_go_by_subspan_and_confidences_by_what_the_arbiter_was_taught():
     reciter, discoverer, verdicts = world_of([("it is 100", "7", "reciter"), ("7", "right", "discoverer")])
+    sure = [replace(one, reciter_confidence=0.75, discoverer_confidence=0.25) for one in verdicts]
     by_subspan = loader.resolve({"duet": {"right_by": "subspan"}, "evaluation": {"resamples": 500}})
     sides = {"reciter": reciter, "discoverer": discoverer}
-    assert worth(verdicts, **sides).accuracy.mean == 0.5
-    found = worth(verdicts, by_subspan, **sides)
+    found = worth(sure, **sides)
     assert (found.accuracy.mean, found.metric, found.against_better.metric) == (1.0, "subspan", "subspan")
+    assert [total.calibration.total.right for total in (found, worth(sure, by_subspan, **sides))] == [1, 2]
 
 
 def test_a_judged_question_that_a_side_did_not_answer_is_an_error():
