@@ -19,18 +19,31 @@ CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One model under one condition; shares are of its rows, None where the question does not arise.
+class Accuracy:
+    """How right one model is under one condition; shares are of its rows.
 
-    Example: Cell(model="RAFT", condition="oracle", rows=100, em=Interval(0.83, 0.75, 0.9), ...)
+    Example: Accuracy(model="RAFT", condition="oracle", rows=100, em=Interval(0.83, 0.75, 0.9), ...)
     """
 
     model: str
+    """In ATM the stage."""
     condition: str
     rows: int
     em: Interval
     f1: Interval
     subspan: Interval
+    unfinished: float
+    """Share of answers that the limit of new tokens cut off."""
+    cut_prompts: float
+    """Share of prompts whose documents were cut to fit."""
+    cut_answers: float = 0.0
+    """Share of prompts whose oracles, cut to fit, no longer show the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell(Accuracy):
+    """The same with what else is counted; None where the question does not arise."""
+
     states_forgery: float | None
     """Share of answers that repeat the forged answer; without an attack, the base rate of that error."""
     untagged: float | None
@@ -39,12 +52,6 @@ class Cell:
     """Of the answers that quote, the share whose quotes all stand in the documents shown."""
     retrieved_oracle: float | None
     """Share of questions with a known oracle that retrieval found."""
-    unfinished: float
-    """Share of answers that the limit of new tokens cut off."""
-    cut_prompts: float
-    """Share of prompts whose documents were cut to fit."""
-    cut_answers: float = 0.0
-    """Share of prompts whose oracles, cut to fit, no longer show the answer."""
     perplexity: float | None
     """Mean over questions of the right answer's perplexity per token."""
     three_way: Labels | None
@@ -60,6 +67,10 @@ class Attack:
     """How often forgeries turn a right answer wrong. Example: Attack(model="base", metric="em", rows=71, ...)."""
 
     model: str
+    """In ATM the stage."""
+    condition: str = "attacked"
+    attacker: int = -1
+    """ATM's version of the attacker; -1: the template's, or the data's own forgeries."""
     metric: Metric
     rows: int
     """Questions answered right on the permuted clean list, among those asked both ways."""

@@ -88,7 +88,6 @@ def _labels(questions: Iterable[Question]) -> dict[str, str]:
 
 def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings, api_judge: Judge | None) -> Cell:
     rows = list(group.values())
-    bounds = _bounds(settings)
     truth = {key: labels[key] for key in group if key in labels}
     said = {key: answers.pubmed_label(group[key].answer) for key in truth}
     binary = set(truth.values()) - {"maybe"}
@@ -96,22 +95,28 @@ def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings,
     return Cell(
         model=rows[0].model,
         condition=rows[0].condition,
-        rows=len(rows),
-        em=bounds([row.em for row in rows]),
-        f1=bounds([row.f1 for row in rows]),
-        subspan=bounds([row.subspan for row in rows]),
+        **accuracy(rows, settings),
         states_forgery=_mean(row.states_forgery for row in rows),
         untagged=_mean(not row.tagged for row in rows) if settings.prompts.answer == "reasoned" else None,
         quotes_valid=_mean(row.quotes_valid for row in rows),
         retrieved_oracle=_mean(row.retrieved_oracle for row in rows),
-        unfinished=_mean(not row.ended for row in rows) or 0.0,
-        cut_prompts=_mean(row.cut_tokens > 0 for row in rows) or 0.0,
-        cut_answers=_mean(row.cut_answer for row in rows) or 0.0,
         perplexity=_mean(row.perplexity for row in rows),
         three_way=answers.pubmed_accuracy(truth, said) if truth else None,
         two_way=answers.pubmed_accuracy(truth, said, ("yes", "no")) if binary else None,
         api_calls=calls if calls and calls.rows else None,
     )
+
+
+def accuracy(rows: Sequence[Prediction], settings: Settings) -> dict[str, Any]:
+    """What Accuracy holds of these answers beside model and condition."""
+    bounds = _bounds(settings)
+    return {
+        "rows": len(rows),
+        **{metric: bounds([getattr(row, metric) for row in rows]) for metric in METRICS},
+        "unfinished": sum(not row.ended for row in rows) / len(rows),
+        "cut_prompts": sum(row.cut_tokens > 0 for row in rows) / len(rows),
+        "cut_answers": sum(row.cut_answer for row in rows) / len(rows),
+    }
 
 
 def _attack(control: PredictionsById, attacked: PredictionsById, metric: Metric, settings: Settings) -> Attack:

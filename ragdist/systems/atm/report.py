@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note
-from ragdist.evaluation.report import HEADLINE, NAMES, SCORES, sentence, value
+from ragdist.evaluation.report import HEADLINE, NAMES, SCORES, Accuracy, Attack, sentence, value
 from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
 from ragdist.systems.atm.asking import Condition
 
@@ -29,38 +29,12 @@ METRIC_NAMES = {**NAMES, "perplexity": "perplexity", "log_perplexity": "log perp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundScore:
-    """One stage under one condition. Example: RoundScore(model="after round 1", attacker=1, ...)."""
+class StageAccuracy(Accuracy):
+    """One stage under one condition. Example: StageAccuracy(model="after round 1", attacker=1, ...)."""
 
-    model: str
-    """The stage."""
-    condition: str
     attacker: int
-    rows: int
-    em: Interval
-    f1: Interval
-    subspan: Interval
     states_forgery: Interval
     """Share of answers that repeat the forged answer; on the clean list, the base rate of the template's."""
-    unfinished: float
-    cut_prompts: float
-    """Share of prompts whose documents were cut to fit."""
-    cut_answers: float = 0.0
-    """Share of prompts whose golden documents, cut to fit, no longer show the answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Success:
-    """How often an attack turned a right answer wrong. Example: Success(model="before", rows=71, ...)."""
-
-    model: str
-    condition: str
-    attacker: int
-    metric: str
-    rows: int
-    """Questions answered right on the permuted clean list by the same generator."""
-    success: Interval | None
-    """Share of them answered wrong under attack; None when there are no rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +84,8 @@ class Beside:
 class Rounds:
     """All that a report on rounds shows."""
 
-    scores: tuple[RoundScore, ...]
-    successes: tuple[Success, ...]
+    scores: tuple[StageAccuracy, ...]
+    successes: tuple[Attack, ...]
     changes: tuple[Change, ...]
     inflicted: tuple[Inflicted, ...]
     gains: tuple[Change, ...]
@@ -126,7 +100,7 @@ class Rounds:
         """In the order they were played."""
         return sorted({s.model for s in self.scores} | {s.model for s in self.inflicted}, key=place)
 
-    def score(self, stage: str, condition: str) -> RoundScore | None:
+    def score(self, stage: str, condition: str) -> StageAccuracy | None:
         """The score, or None where it was not asked."""
         return next((s for s in self.scores if (s.model, s.condition) == (stage, condition)), None)
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from ragdist.config import Settings
 from ragdist.draws import draw
 from ragdist.evaluation.intervals import Change, Interval, compare, interval, together
-from ragdist.evaluation.report import METRICS
-from ragdist.evaluation.summary import losses
+from ragdist.evaluation.report import METRICS, Attack, Metric
+from ragdist.evaluation.summary import accuracy, losses
 from ragdist.records import Forgery, Grade, OpenQuestion, Prediction
 from ragdist.storage.tables import rows_at
 from ragdist.systems.atm.asking import Condition
@@ -29,13 +29,12 @@ from ragdist.systems.atm.report import (
     Forged,
     Inflicted,
     Rounds,
-    RoundScore,
-    Success,
+    StageAccuracy,
     place,
 )
 
 ATTACKS: tuple[Condition, ...] = ("template", "attacker")
-RIGHT_OR_WRONG = ("subspan", "em")
+RIGHT_OR_WRONG: tuple[Metric, ...] = ("subspan", "em")
 EXAMPLES = 3
 SHORT = 300
 """Characters of a text beside another."""
@@ -115,32 +114,23 @@ def report(
     )
 
 
-def _score(condition: str, meeting: Matchup, group: AnswersById, settings: Settings) -> RoundScore:
+def _score(condition: str, meeting: Matchup, group: AnswersById, settings: Settings) -> StageAccuracy:
     rows = list(group.values())
-
-    def bounds(name: str) -> Interval:
-        return _interval([float(getattr(row, name)) for row in rows], settings)
-
-    return RoundScore(
+    repeated = _interval([float(row.states_forgery or 0) for row in rows], settings)
+    return StageAccuracy(
         model=meeting.stage,
         condition=condition,
         attacker=meeting.attacker,
-        rows=len(rows),
-        em=bounds("em"),
-        f1=bounds("f1"),
-        subspan=bounds("subspan"),
-        states_forgery=bounds("states_forgery"),
-        unfinished=sum(not row.ended for row in rows) / len(rows),
-        cut_prompts=sum(row.cut_tokens > 0 for row in rows) / len(rows),
-        cut_answers=sum(row.cut_answer for row in rows) / len(rows),
+        states_forgery=repeated,
+        **accuracy(rows, settings),
     )
 
 
 def _success(
-    condition: str, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: str, settings: Settings
-) -> Success:
+    condition: str, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: Metric, settings: Settings
+) -> Attack:
     lost = losses(control, attacked, metric)
-    return Success(
+    return Attack(
         model=meeting.stage,
         condition=condition,
         attacker=meeting.attacker,
