@@ -403,7 +403,7 @@ def report(
     Example: `ragdist report runs/paper runs/mine --output mine.html`.
     """
     if len(folders) == 1:
-        page = results.remake_page(folders[0])
+        page: Path | None = results.remake_page(folders[0])
         print_json({"page": str(page)}) if as_json else show(f"{page}\n", plain=True)
     else:
         found = results.compare_runs(folders, metric, model)

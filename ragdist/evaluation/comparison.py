@@ -16,7 +16,7 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation import intervals, kept_answers
 from ragdist.evaluation.intervals import Change, Interval, interval, note, together
 from ragdist.evaluation.report import LISTS, NAMES, sentence
-from ragdist.evaluation.sheet import COLOURS, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
+from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
 
 COLUMNS: dict[str, str] = {"subspan": "subspan_em", "em": "exact_match", "f1": "f1"}
 Metric = Literal["subspan", "em", "f1"]
@@ -72,7 +72,7 @@ class Comparison:
         first, *others = self.models
         title = f"{', '.join(others)} against {first}"
         lines = [sentence(_list(pair), pair.change, pair.before, pair.after) for pair in self.pairs]
-        tables = [_table(self), Notes(lines=_notes(self)), _flips(self.pairs), _bars(self)]
+        tables: list[Block] = [_table(self), Notes(lines=_notes(self)), _flips(self.pairs), _bars(self)]
         return Sheet(tables, as_json(self), title, lines)
 
 

@@ -101,7 +101,7 @@ class Report:
         """Those that any model was asked under, in the order of `Condition`."""
         return [name for name in CONDITIONS if any(cell.condition == name for cell in self.cells)]
 
-    def cell(self, model: str, condition: Condition) -> Cell | None:
+    def cell(self, model: str, condition: str) -> Cell | None:
         """The cell, or None when the model was not asked so."""
         return next((cell for cell in self.cells if (cell.model, cell.condition) == (model, condition)), None)
 

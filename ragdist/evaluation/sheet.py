@@ -306,8 +306,8 @@ def _drawable(picture: Picture) -> Picture:
         replace(one, label=of(one.label), marks=[mark._replace(text=of(mark.text)) for mark in one.marks])
         for one in picture.series
     ]
-    names = {name: of(getattr(picture, name)) for name in ("title", "x", "y")}
-    return replace(picture, series=series, ticks=[of(tick) for tick in picture.ticks], **names)
+    ticks = [of(tick) for tick in picture.ticks]
+    return replace(picture, title=of(picture.title), series=series, ticks=ticks, x=of(picture.x), y=of(picture.y))
 
 
 def _draw(panel: Any, picture: Picture, width: float) -> None:

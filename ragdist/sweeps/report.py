@@ -92,7 +92,7 @@ def sheet(sweep: Sweep) -> Sheet:
             for tried in sweep.points
         ],
     )
-    found = [points, Notes(lines=notes(sweep)), _trials(sweep), *pictures(sweep)]
+    found: list[Block] = [points, Notes(lines=notes(sweep)), _trials(sweep), *pictures(sweep)]
     title = f"Sweep of {sweep.job} over {', '.join(sweep.keys) or 'seeds'}"
     return Sheet(found, as_json(sweep), title, headline(sweep))
 
