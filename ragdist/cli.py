@@ -390,6 +390,34 @@ def show_runs(
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    metric: Annotated[Literal["subspan", "em", "f1"], typer.Option(help="Several runs: compared by this.")] = "subspan",
+    model: Annotated[str, typer.Option(help="Several runs: of this model; else the last that each asked.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Several runs: write the comparison's page here.")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run's web page with every question, made anew; or several runs against the first, question by question.
+
+    Example: `ragdist report runs/paper runs/mine --output mine.html`.
+    """
+    if len(folders) == 1:
+        page: Path | None = results.remake_page(folders[0])
+        print_json({"page": str(page)}) if as_json else show(f"{page}\n", plain=True)
+    else:
+        found = results.compare_runs(folders, metric, model)
+        print_json(found.sheet().numbers) if as_json else results.show_sheet(found.sheet())
+        if browse and not output:
+            raise ConfigError("--open has no page to open; name a file for it with --output")
+        page = results.write_comparison(found, output) if output else None
+        if page:
+            complain(f"page {page}")
+    if browse and page:
+        typer.launch(str(page))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Whether this machine is ready, and what to do if not."""
     from ragdist import doctor as checks

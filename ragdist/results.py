@@ -18,6 +18,7 @@ from ragdist.errors import ConfigError
 from ragdist.tracking.run import RunFolder, is_held
 
 if TYPE_CHECKING:
+    from ragdist.evaluation.comparison import Comparison, Metric
     from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.sheet import Sheet
@@ -69,6 +70,44 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["time"], reverse=True)
 
 
+def compare_runs(folders: Sequence[Path], metric: Metric = "subspan", model: str = "") -> Comparison:
+    """The first of finished runs against each other, over the questions that they share.
+
+    Raises:
+        ConfigError: a folder holds no answers, or two have no question in common.
+    """
+    from ragdist.evaluation import comparison, kept_answers
+
+    resolved = [_run_folder(folder).resolve() for folder in folders]
+    short = {folder.name for folder in resolved}
+    names = [folder.name if len(short) == len(resolved) else str(folder) for folder in resolved]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"one run is named twice: {', '.join(map(str, folders))}; name each once")
+    found = {name: kept_answers.read(folder) for name, folder in zip(names, resolved, strict=True)}
+    return comparison.compare(found, metric, model)
+
+
+def remake_page(folder: Path) -> Path:
+    """report.html of a finished run, made anew from what lies in its folder."""
+    from ragdist.evaluation import page
+
+    return page.write(_run_folder(folder))
+
+
+def write_comparison(found: Comparison, path: Path) -> Path:
+    """The comparison as a web page like a run's."""
+    from ragdist.evaluation import page
+
+    return page.save(path, page.render(found.sheet(), found.answers, page.Beside()))
+
+
+def _run_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        refuse_unknown(str(folder))
+        raise ConfigError(f"no such run folder: {folder}; `ragdist runs FOLDER` lists those that are there")
+    return folder
+
+
 def score_of(row: Mapping[str, Any]) -> str:
     """A score of summary.json in words: Subspan EM, or what a sweep was judged by where that is another."""
     name = next(name for name in ("subspan", "em", "f1") if name in row)
@@ -93,7 +132,9 @@ def refuse_unknown(source: str) -> None:
 
 def print_json(value: Any) -> None:
     """For programs."""
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    from ragdist.evaluation.sheet import visible  # what steers terminals, in the escapes of JSON
+
+    sys.stdout.write(visible(json.dumps(value, indent=1, ensure_ascii=False)) + "\n")
 
 
 def show_run(run: Run, as_json: bool) -> None:
@@ -101,7 +142,8 @@ def show_run(run: Run, as_json: bool) -> None:
     if as_json:
         return print_json(run.summary)
     show_sheet(run.report.sheet())
-    complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
+    files = {"picture": "report.png", "numbers": "summary.json", "report": "report.html"}
+    complain("\n".join([f"model {run.model}", *(f"{what} {run.folder / name}" for what, name in files.items())]))
 
 
 def show_sweep(swept: Any, as_json: bool) -> None:

@@ -278,9 +278,9 @@ def bars(folder: Path, metrics: Sequence[dict[str, Any]]) -> list[Bar]:
 
 
 def _without_pauses(found: Iterable[Bar]) -> list[Bar]:
-    """The bars on a clock that begins with the first, and stands still while a stopped run waits to be resumed."""
-    out: list[Bar] = []
+    """The bars on a clock that begins with the first, and stands still while a stopped run waits to be gone on with."""
     end = still = 0.0
+    out: list[Bar] = []
     for bar in sorted(found, key=lambda bar: bar.start):
         if not out or bar.start - end > PAUSE_S:
             still += bar.start - end

@@ -279,7 +279,7 @@ def figure(pictures: Sequence[Picture]) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows: list[list[Picture]] = [[]]
-    for one in pictures:
+    for one in map(_drawable, pictures):
         if rows[-1] and (one.bars or rows[-1][0].bars or sum(other.width for other in (one, *rows[-1])) > WIDEST):
             rows.append([])
         rows[-1].append(one)
@@ -294,6 +294,20 @@ def figure(pictures: Sequence[Picture]) -> Figure:
         for panel, one in zip(panels, row, strict=True):
             _draw(panel, one, one.width * width / sum(ratios))
     return out
+
+
+def _drawable(picture: Picture) -> Picture:
+    """The picture with texts in which nothing is a formula or a control character, as matplotlib and SVG have none."""
+
+    def of(text: str) -> str:
+        return visible(text).replace("$", "\\$")
+
+    series = [
+        replace(one, label=of(one.label), marks=[mark._replace(text=of(mark.text)) for mark in one.marks])
+        for one in picture.series
+    ]
+    ticks = [of(tick) for tick in picture.ticks]
+    return replace(picture, title=of(picture.title), series=series, ticks=ticks, x=of(picture.x), y=of(picture.y))
 
 
 def _draw(panel: Any, picture: Picture, width: float) -> None:
