@@ -30,27 +30,22 @@ class Codec(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes whenever the same text could give other tokens; part of the name of all that depends on it."""
-        ...
 
     @property
     def end(self) -> int:
         """Id of the token that ends an answer."""
-        ...
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, no special tokens added."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, special tokens left out."""
-        ...
 
     def chat(self, user: str, system: str = "") -> str:
         """The conversation in the model's chat template, up to where the answer begins.
 
         A model without a template gets the system text, a blank line, the user text and a newline.
         """
-        ...
 
 
 class Writer(Protocol):
@@ -67,7 +62,6 @@ class Writer(Protocol):
         seed: int = 0,
     ) -> Iterator[list[Written]]:
         """One list for each finished microbatch, so that a caller can store it; order is the writer's own."""
-        ...
 
 
 class Reader(Protocol):
@@ -75,7 +69,6 @@ class Reader(Protocol):
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """(example id, log-probability in nats of each token after the prompt), a list for each microbatch."""
-        ...
 
 
 class Pair(NamedTuple):
@@ -90,7 +83,6 @@ class Scorer(Protocol):
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """A number in (0, 1) for each pair, in order; it does not depend on the other pairs."""
-        ...
 
 
 class Answerer(Protocol):
@@ -110,13 +102,11 @@ class Answerer(Protocol):
         `prompts` is all that is asked, as batches are cut over all of it; `done` are the ids of those whose texts are
         there already. Where a batch is not done, all of it is written.
         """
-        ...
 
     def read(
         self, examples: Sequence[Example], *, done: Collection[str] = ()
     ) -> Iterator[list[tuple[str, list[float]]]]:
         """As a Reader reads, with the first of the models; `done` as in `write`."""
-        ...
 
 
 class Answerers(Protocol):
@@ -124,11 +114,9 @@ class Answerers(Protocol):
 
     def open(self, *sources: str) -> AbstractContextManager[Answerer]:
         """The models at these sources for as long as the block lasts; several share the base that the settings name."""
-        ...
 
     def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> AbstractContextManager[Scorer]:
         """The classifier at this source, likewise; `render` gives the tokens of a pair, and pickles by name."""
-        ...
 
 
 class Teacher(Protocol):
@@ -137,7 +125,6 @@ class Teacher(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names the model and where it answers; part of the name of every stage that it writes."""
-        ...
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
         """The reply to each request, in the order of the requests.
@@ -153,11 +140,9 @@ class Teacher(Protocol):
             Stopped: a budget is spent or a stop was requested; what is paid for is kept.
             TeacherError: the teacher cannot be reached, or refuses the key, or kept failing.
         """
-        ...
 
     def close(self) -> None:
         """Lets go of the model that it may hold in memory; asked again, it loads it again."""
-        ...
 
 
 class Embedder(Protocol):
@@ -166,11 +151,9 @@ class Embedder(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names the model, so that vectors are made anew with another."""
-        ...
 
     def embed(self, texts: Sequence[str]) -> Any:
         """[len(texts), dimensions] float32 numpy array, rows normalised; a row does not depend on the other texts."""
-        ...
 
 
 class Retriever(Protocol):
@@ -178,7 +161,6 @@ class Retriever(Protocol):
 
     def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
         """For each query at most `count` hits, by falling score, equal scores by chunk id."""
-        ...
 
 
 class Mapper(Protocol):
@@ -186,7 +168,6 @@ class Mapper(Protocol):
 
     def map(self, function: Callable[..., Out], items: Iterable[In], *shared: Any) -> Iterator[Out]:
         """`function(item, *shared)` for each item; `shared` is sent to a worker once."""
-        ...
 
 
 class Model(Writer, Reader, Protocol):
@@ -198,7 +179,6 @@ class Model(Writer, Reader, Protocol):
     @property
     def version(self) -> int:
         """0 for the model as it was given; one more after each time it learned."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +207,6 @@ class Side(Protocol):
     @property
     def version(self) -> int:
         """Of the weights that all ranks hold."""
-        ...
 
     def each(
         self,
@@ -250,7 +229,6 @@ class Side(Protocol):
             folder: seen by all ranks.
             phase: for people: progress, errors, the timeline.
         """
-        ...
 
     def learn(
         self,
@@ -272,7 +250,6 @@ class Side(Protocol):
                 already is gone on with; a finished one is not trained again.
             phase: for people.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,4 +280,3 @@ class Tuner(Protocol):
             Stopped: a stop was requested; the state is saved and the same call goes on.
             TrainError: a job failed more often than `cluster.max_failures`.
         """
-        ...

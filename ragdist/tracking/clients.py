@@ -53,23 +53,18 @@ class Tracker(Protocol):
     @property
     def id(self) -> str:
         """What to open it by again."""
-        ...
 
     def add(self, group: str, step: int, numbers: Mapping[str, float]) -> None:
         """Each number at `group/name`; steps of a group rise."""
-        ...
 
     def flush(self) -> None:
         """What was added survives the process, as far as the client can promise it."""
-        ...
 
     def conclude(self, numbers: Mapping[str, float], picture: Path | None) -> None:
         """The results of a run that finished, and its picture (PNG)."""
-        ...
 
     def close(self, outcome: EndState) -> None:
         """The end; nothing comes after."""
-        ...
 
 
 class TensorBoard:
