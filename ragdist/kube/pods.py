@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ragdist.config import AnswerersConfig, Settings
+from ragdist.config import AnswerersConfig, GroupConfig, Settings
 from ragdist.errors import ConfigError
 from ragdist.plan import memory
 from ragdist.plan.fits import CLOSE, PlannedGroup
 from ragdist.plan.layout import DRIVER, RAY, Plan
-from ragdist.plan.seats import GIB
+from ragdist.plan.seats import GIB, Role, unreserved
 
 KubeJob = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
 ROLE = "ragdist.io/role"
@@ -64,17 +64,9 @@ def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRequest:
-    """Seats that a job asks of Ray. Example: WorkerRequest(name="attacker", ranks=2, cpus=4, gpus=1)."""
+class WorkerRequest(Role):
+    """Ranks that a job asks of Ray, all that may be under way at once, with their custom Ray resources."""
 
-    name: str
-    ranks: int
-    """All that may be under way at once."""
-    cpus: float
-    """Of one rank."""
-    gpus: float
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """That the Ray node must carry."""
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -83,17 +75,7 @@ def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
     CPU unless told otherwise."""
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
-        return [
-            WorkerRequest(
-                name=name,
-                ranks=side.workers * times,
-                cpus=side.cpus_per_worker or 1.0,
-                gpus=side.gpus_per_worker,
-                labels={key: value for key, value in side.labels.items() if not key.startswith("ray.io/")},  # Ray's own
-                resources={kind: count for kind, count in side.resources.items() if count},
-            )
-            for name, side in (("attacker", settings.attacker), ("generator", settings.generator))
-        ]
+        return [_request(name, side, times) for name, side in settings if name in ("attacker", "generator")]
     cluster = settings.cluster
     ranks = cluster.workers * (2 if job == "duet" and settings.kube.side_by_side else times)
     found = [
@@ -101,19 +83,21 @@ def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
     ]
     answerers = settings.answerers(gpu_here=False)
     if answerers.workers and not _fit(answerers, found[0], times):
-        found.append(
-            WorkerRequest(
-                name="answerers",
-                ranks=answerers.workers * times,
-                cpus=answerers.cpus_per_worker or 1.0,
-                gpus=answerers.gpus_per_worker,
-                labels=answerers.labels,
-                resources=answerers.resources,
-            )
-        )
+        found.append(replace(_request("answerers", answerers, times), labels=answerers.labels))
     if job.startswith("sweep") and settings.sweep.gpus_per_trial:
         found.append(WorkerRequest(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
     return found
+
+
+def _request(name: str, group: GroupConfig, times: int) -> WorkerRequest:
+    return WorkerRequest(
+        name=name,
+        ranks=group.workers * times,
+        cpus=group.cpus_per_worker or 1.0,
+        gpus=group.gpus_per_worker,
+        labels=unreserved(group.labels),
+        resources={kind: count for kind, count in group.resources.items() if count},
+    )
 
 
 def _fit(answerers: AnswerersConfig, workers: WorkerRequest, times: int) -> bool:

@@ -91,20 +91,9 @@ class Resident:
         """Collective: the end of what `open_phase` began."""
         self._phase.close()
 
-    def write(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int,
-        samples: int = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[list[Written]]:
+    def write(self, prompts: Sequence[Prompt], **how: Any) -> Iterator[list[Written]]:
         """See `roles.Writer`."""
-        return self._writer.write(
-            prompts, max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, top_p=top_p, seed=seed
-        )
+        return self._writer.write(prompts, **how)
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """See `roles.Reader`."""

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ragdist.config import DUET_ROLES, Settings, TrainConfig
+from ragdist.config import DUET_ROLES, ClusterConfig, GroupConfig, Settings, TrainConfig
 from ragdist.config.hardware import native_bfloat16
 from ragdist.errors import ConfigError
 from ragdist.plan import fits, shape, workload
 from ragdist.plan.fits import Load, PlannedGroup, Problem
 from ragdist.plan.memory import LIBRARIES, ModelFootprint, Work, Writing
-from ragdist.plan.seats import Node, Role, Seats
+from ragdist.plan.seats import Node, Role, Seats, unreserved
 from ragdist.plan.shape import Shape
 from ragdist.plan.workload import Here, RowCount, TeacherCalls
 from ragdist.storage.tables import KEPT_TABLES
@@ -131,14 +131,12 @@ def _width(settings: Settings, nodes: Sequence[Node]) -> int:
 
 def _lessons(settings: Settings, job: Job, width: int, rows: RowCount, cores: float | None) -> list[PlannedGroup]:
     """The groups of a Ray Train job, one for each model that is tuned."""
-    cluster = settings.cluster
-    cpus = cluster.cpus_per_worker or (cores / cluster.workers if cores else 1.0)
     lessons = {"train": settings.train}
     if job == "duet":
         lessons = {name: getattr(settings.duet, name) for name in DUET_ROLES}
     return [
         PlannedGroup(
-            role=(role := Role(name=name, ranks=cluster.workers, cpus=cpus, gpus=cluster.gpus_per_worker)),
+            role=(role := _role(name, settings.cluster, settings.cluster.workers, cores)),
             knobs=name if job == "raft" else f"duet.{name}",
             workers="cluster.workers",
             held=_held(settings, "", train, role, width),
@@ -163,13 +161,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
         ("generator", settings.generator, settings.answer_tokens, 1),
     ):
-        role = Role(
-            name=name,
-            ranks=side.workers,
-            cpus=side.cpus_per_worker or (cores / ranks if cores else 1.0),
-            gpus=side.gpus_per_worker,
-            labels={key: value for key, value in side.labels.items() if not key.startswith("ray.io/")},  # Ray's own
-        )
+        role = _role(name, side, ranks, cores)
         new, cached = min(new, longest), max(room, samples * longest)
         groups.append(
             PlannedGroup(
@@ -197,13 +189,7 @@ def _answerers(
     config = settings.answerers(gpu_here=bool(nodes and nodes[0].gpus))
     if job == "atm" or not config.workers:
         return []
-    role = Role(
-        name="answerers",
-        ranks=config.workers,
-        cpus=config.cpus_per_worker or (cores / config.workers if cores else 1.0),
-        gpus=config.gpus_per_worker,
-        labels={key: value for key, value in config.labels.items() if not key.startswith("ray.io/")},
-    )
+    role = _role("answerers", config, config.workers, cores)
     room, longest = settings.evaluation.tokens_per_batch, settings.model.max_tokens
     read, new = max(room, longest), settings.answer_tokens
     return [
@@ -216,6 +202,13 @@ def _answerers(
             writing=Writing(cached=read, read=read, texts=max(1, room // (new + 1))),
         )
     ]
+
+
+def _role(name: str, config: ClusterConfig | GroupConfig, together: int, cores: float | None) -> Role:
+    """The ranks of a group; those that are there `together` share this machine's cores where it asks for none."""
+    labels = {} if isinstance(config, ClusterConfig) else unreserved(config.labels)
+    cpus = config.cpus_per_worker or (cores / together if cores else 1.0)
+    return Role(name=name, ranks=config.workers, cpus=cpus, gpus=config.gpus_per_worker, labels=labels)
 
 
 def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> ModelFootprint | None:

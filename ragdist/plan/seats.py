@@ -83,6 +83,11 @@ class Role:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def unreserved(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels without those that Ray gives a node itself."""
+    return {key: value for key, value in labels.items() if not key.startswith("ray.io/")}
+
+
 Seats = Mapping[str, Mapping[str, int]]
 """{role: {node: ranks}}"""
 
