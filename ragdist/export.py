@@ -83,11 +83,7 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
 def hand_on(
     write: Callable[[Path], dict[str, Any]], to: Path | None, hub: str, kind: Literal["model", "dataset"], private: bool
 ) -> Exported:
-    """What `write` puts into a folder: kept at `to`, uploaded as `hub`, or both.
-
-    Raises:
-        ConfigError: neither place is given.
-    """
+    """What `write` puts into a folder: kept at `to`, uploaded as `hub`, or both. A ConfigError without either place."""
     if to is None and not hub:
         raise ConfigError("an export needs a place; give --to FOLDER, or --hub owner/name, or both")
     with tempfile.TemporaryDirectory(prefix="ragdist-export-") as spare:
@@ -100,11 +96,8 @@ def hand_on(
 
 
 def check_public(folder: Path) -> None:
-    """Whether others can load what is in this folder.
-
-    Raises:
-        ModelError: it is an adapter whose base model is known on this machine only.
-    """
+    """Whether others can load what is in this folder. A ModelError for an adapter whose base model is known on this
+    machine only."""
     adapter = folder / "adapter_config.json"
     named = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else ""
     if named and (not HUB_ID.fullmatch(named) or Path(named).exists()):
@@ -160,11 +153,8 @@ def publish(model: Path, target: Path, settings: Settings) -> None:
 
 @contextlib.contextmanager
 def new_folder(to: Path) -> Iterator[Path]:
-    """A folder beside `to` to write into; it gets its name when the block ends well, else nothing is left.
-
-    Raises:
-        StorageError: `to` holds something, or cannot be written.
-    """
+    """A folder beside `to` to write into; it gets its name when the block ends well, else nothing is left. A
+    StorageError if `to` holds something, or cannot be written."""
     with translate_errors(to, "give --to another place"):
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")

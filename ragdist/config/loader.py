@@ -42,11 +42,7 @@ def load(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = 
 
 
 def load_kept(path: Path) -> Settings:
-    """The settings that a run kept in its folder, those that have moved since left out.
-
-    Raises:
-        ConfigError: see `load`.
-    """
+    """The settings that a run kept in its folder, those that have moved since left out; raises as `load`."""
     values = dict(_read(str(path)))
     for key in MOVED:
         block, _, name = key.partition(".")
@@ -62,11 +58,7 @@ def _said(argument: str) -> Mapping[str, Any]:
 
 
 def resolve(values: Mapping[str, Any]) -> Settings:
-    """Settings from nested values.
-
-    Raises:
-        ConfigError: see `load`.
-    """
+    """Settings from nested values; raises as `load`."""
     values = (
         {**values, "corpus": _with_source(corpus)} if isinstance(corpus := values.get("corpus"), Mapping) else values
     )

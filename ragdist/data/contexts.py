@@ -58,11 +58,7 @@ def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict
 
 
 def check_left(trained: Sequence[str], counts: Mapping[str, int]) -> None:
-    """Sees to it that a question is left to train on; `counts` are those of the stage.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Sees to it that a question is left to train on; `counts` are those of the stage, else it is a DataError."""
     quotes, cut = counts["invalid_quotes_dropped"], counts["cut_answers_dropped"]
     if not trained:
         raise DataError(
@@ -75,12 +71,9 @@ def check_left(trained: Sequence[str], counts: Mapping[str, int]) -> None:
 def assemble(question: Question, candidates: Candidates, keep: bool, config: ContextsConfig, seed: int) -> Context:
     """The question with its oracles and distractors, or with distractors only, in a seeded order.
 
-    Both have the same number of documents, and differ in nothing but the oracles' places, which other distractors
-    take: the order is drawn for places, whatever stands in them. With too few distractors (`contexts.too_few`) both
-    are equally shorter.
-
-    Raises:
-        ConfigError: there are more oracles than documents to show.
+    Both have the same number of documents, and differ in nothing but the oracles' places, which other distractors take:
+    the order is drawn for places, whatever stands in them. With too few distractors (`contexts.too_few`) both are
+    equally shorter. A ConfigError if there are more oracles than documents to show.
     """
     oracles, distractors = question.oracle_ids, candidates.chunk_ids
     if keep and len(oracles) > config.documents:

@@ -64,11 +64,8 @@ class Pipeline:
         self.teacher, self.embedder = teacher, embedder
 
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
-        """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory.
-
-        Raises:
-            ConfigError: there is no stage of that name.
-        """
+        """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory. A ConfigError if
+        there is no stage of that name."""
         config = self.settings.teacher
         unused = {"asked", "taught"} if not config.questions_per_chunk else set()
         unused |= {"selected"} if not config.reasoning else set()
@@ -288,11 +285,8 @@ class Pipeline:
         return {why: counted.get(why, 0) for why in whys}
 
     def refuse_no_step(self) -> None:
-        """Lets pass where there is something to train on.
-
-        Raises:
-            DataError: the rows and `train.epochs` give not one step.
-        """
+        """Lets pass where there is something to train on, a DataError where the rows and `train.epochs` give not one
+        step."""
         for why in check.stepless(len(self.examples), self.settings.train):
             raise DataError(why)
 

@@ -113,11 +113,8 @@ def _fit(answerers: AnswerersConfig, workers: WorkerRequest, times: int) -> bool
 
 def groups(settings: Settings, job: KubeJob, plan: Plan) -> list[Pods]:
     """The groups of pods with slots for all that the job has under way at once; the plan is that of `system(job)` with
-    these settings, from `for_pods`, for machines that are not known.
-
-    Raises:
-        ConfigError: the memory of a rank is not known.
-    """
+    these settings, from `for_pods`, for machines that are not known. A ConfigError if the memory of a rank is not
+    known."""
     return [_pods(seats, _memory(seats, settings, plan), settings, store_gib(plan)) for seats in asked(settings, job)]
 
 
@@ -147,11 +144,7 @@ def _memory(seats: WorkerRequest, settings: Settings, plan: Plan) -> float:
 
 
 def _counted(group: PlannedGroup) -> int:
-    """Bytes of one rank, as the plan counts them.
-
-    Raises:
-        ConfigError: the plan knows nothing of the model.
-    """
+    """Bytes of one rank, as the plan counts them. A ConfigError if it knows nothing of the model."""
     if group.held is None:
         raise ConfigError(
             f"the memory of a rank of {group.role.name} is unknown, because its model is not on this machine; "

@@ -37,11 +37,7 @@ REMOTE = re.compile(r"[a-z0-9]+://")
 
 def render(settings: Settings, job: KubeJob, plan: Plan, standing: bool = False) -> dict[str, list[Manifest]]:
     """Manifests by file name, by the plan of `pods.system(job)` for machines that are not known; with `standing` a
-    RayCluster for `ray job submit` in place of a RayJob.
-
-    Raises:
-        ConfigError: settings that cannot work in pods.
-    """
+    RayCluster for `ray job submit` in place of a RayJob. A ConfigError for settings that cannot work in pods."""
     run = settings.run.name or run_folder(settings, job).name
     inside = pods.for_pods(settings, job, run)
     _refuse(inside)
@@ -111,11 +107,7 @@ def name_of(run: str) -> str:
 
 
 def _refuse(settings: Settings) -> None:
-    """Stops settings that would only fail in the pods.
-
-    Raises:
-        ConfigError: a path that pods do not see; autoscaling and a queue.
-    """
+    """Stops settings that would only fail in the pods, by a ConfigError."""
     kube = settings.kube
     if kube.queue and kube.autoscaling:
         raise ConfigError(

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class Schemas:
         if versions is None:
             yield Violation("kind", f"{document.kind} has no schema in {self.folder}", "its CustomResourceDefinition")
         elif version not in versions:
-            yield Violation("apiVersion", document.body.get("apiVersion", "missing"), _served(versions))
+            served = " or ".join(f"ray.io/{version}" for version in versions)
+            yield Violation("apiVersion", document.body.get("apiVersion", "missing"), served)
         else:
             schema = versions[version]
             body = defaulted(schema, copy.deepcopy(document.body))
@@ -72,28 +73,15 @@ class Schemas:
         return None
 
 
-def _served(versions: dict[str, Any]) -> str:
-    return " or ".join(f"ray.io/{version}" for version in versions)
-
-
 def _kept(text: bytes) -> dict[str, Any]:
-    """Schemas of a definition by version, without its prose."""
-
-    def parse() -> dict[str, Any]:
-        served = [version for version in yaml.load(text, Loader)["spec"]["versions"] if version["served"]]
-        return {version["name"]: bare(version["schema"]["openAPIV3Schema"]) for version in served}
-
-    return kept(hashlib.sha256(text).hexdigest()[:16], parse)
-
-
-def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns, from the cache if it was made before."""
+    """Schemas of a definition by version, without its prose; from the cache if they were read before."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "schemas"
-    path = home / f"{name}.json"
+    path = home / f"{hashlib.sha256(text).hexdigest()[:16]}.json"
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        return found
-    made = make()
+        cached: dict[str, Any] = json.loads(path.read_bytes())
+        return cached
+    served = [version for version in yaml.load(text, Loader)["spec"]["versions"] if version["served"]]
+    made = {version["name"]: bare(version["schema"]["openAPIV3Schema"]) for version in served}
     try:
         home.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as half:

@@ -84,11 +84,7 @@ def load_answerer(
     config: ModelConfig, sources: Sequence[str], tokens_per_batch: int, base: SharedBase | None = None
 ) -> ModelAnswerer:
     """Loads the models at these sources: one by itself, an adapter merged in; several over the base that `config`
-    names.
-
-    Raises:
-        ModelError: one is not there, or does not load.
-    """
+    names. A ModelError if one is not there, or does not load."""
     if len(sources) == 1:
         own = config.model_copy(update={"source": sources[0]})
         return ModelAnswerer([load_model(own)], load_codec(own), tokens_per_batch)

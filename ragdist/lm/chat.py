@@ -117,11 +117,8 @@ def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence[Message], *, begin: bool = True) -> str:
-    """The conversation as text, up to where the answer begins if `begin`.
-
-    Raises:
-        ModelError: the template fails on it, or takes longer than RENDER_S.
-    """
+    """The conversation as text, up to where the answer begins if `begin`. A ModelError if the template fails on it, or
+    takes longer than RENDER_S."""
     try:
         return _rendered(tokenizer, chat, messages, begin)
     except _Fails as problem:

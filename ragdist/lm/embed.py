@@ -120,11 +120,7 @@ class SentenceEmbedder:
 
 
 def resolve(source: str) -> Path:
-    """The local folder of a sentence-transformers model.
-
-    Raises:
-        ModelError: there is none.
-    """
+    """The local folder of a sentence-transformers model. A ModelError if there is none."""
     if source.startswith(PACKAGE):
         return _in_package(source)
     folder = Path(source).expanduser()

@@ -12,11 +12,8 @@ from ragdist.tracking.progress import say
 
 def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted: Sequence[str], knob: str) -> Path:
     """The folder of the newest snapshot of `owner/name` or `owner/name@revision`, of the cached one where the hub
-    cannot be reached; only files of the wanted patterns are fetched.
-
-    Raises:
-        ModelError: neither the hub nor the cache has it.
-    """
+    cannot be reached; only files of the wanted patterns are fetched. A ModelError if neither the hub nor the cache has
+    it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

@@ -77,11 +77,8 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
 
 
 class Learning:
-    """One phase of learning on a DeepSpeed engine; every rank makes one, of the same task, and takes the same steps.
-
-    Raises:
-        DataError: rows that cannot be learned from.
-    """
+    """One phase of learning on a DeepSpeed engine; every rank makes one, of the same task, and takes the same steps;
+    raises as `lay_out`."""
 
     def __init__(self, engine: Any, task: LearningTask) -> None:
         self.engine, self.task = engine, task
@@ -124,11 +121,7 @@ class Learning:
             self.prepared[name] = values
 
     def step(self, number: int) -> dict[str, float]:
-        """Takes step `number`, counted from 0.
-
-        Raises:
-            TrainError: the loss is not a number any more.
-        """
+        """Takes step `number`, counted from 0. A TrainError if the loss is not a number any more."""
         began, train = time.monotonic(), self.task.train
         rate = learning_rate(train, number, len(self.plan))
         for group in self.engine.basic_optimizer.param_groups:

@@ -45,11 +45,8 @@ def give_back_freed_memory() -> None:
 
 @contextmanager
 def enough(remedy: str) -> Iterator[None]:
-    """Memory that runs out, of a GPU or of the machine, becomes one sentence with this remedy, an imperative.
-
-    Raises:
-        ConfigError: memory ran out.
-    """
+    """Memory that runs out, of a GPU or of the machine, becomes one sentence with this remedy, an imperative, a
+    ConfigError."""
     try:
         yield
     except RuntimeError as error:

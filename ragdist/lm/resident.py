@@ -133,11 +133,8 @@ class Resident:
         return len(self._learning.plan), self._step
 
     def steps(self, count: int) -> list[dict[str, float]]:
-        """Collective: takes at most `count` optimizer steps and says what each was like.
-
-        Raises:
-            TrainError: the loss is not a number any more.
-        """
+        """Collective: takes at most `count` optimizer steps and says what each was like. A TrainError if the loss is
+        not a number any more."""
         learning, said = self._begun(), []
         for _ in range(min(count, len(learning.plan) - self._step)):
             with zero.quiet(), enough(LESS):

@@ -67,10 +67,7 @@ def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, pa
 
     A last step that is not full is filled up with a blank row, so that every worker has as many microbatches as in any
     other step: it takes part in the forward and the backward pass, and neither in the loss nor in what that is divided
-    by, so that the step is that of its real rows.
-
-    Raises:
-        ConfigError: there is no row to train on.
+    by, so that the step is that of its real rows. A ConfigError if there is no row to train on.
     """
     train, rows = settings.train, len(table)
     training_steps(rows, train)

@@ -24,11 +24,7 @@ from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 
 
 class SharedBase:
-    """Holds a base model's weights and makes models of it that share them.
-
-    Raises:
-        ModelError: the base does not load.
-    """
+    """Holds a base model's weights and makes models of it that share them. A ModelError if they do not load."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config, self.folder = config, resolve(config).resolve()

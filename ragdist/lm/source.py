@@ -63,11 +63,8 @@ def adapter_base(folder: Path) -> str:
 
 def refuse_other_base(config: ModelConfig, here: Path, adapter: Path) -> None:
     """Holds an adapter to the model that it was tuned from; nothing is fetched to find out. `here` is the folder of the
-    model in use; the adapter names its base by source or by a folder, perhaps another machine's.
-
-    Raises:
-        ModelError: that is not the model in use.
-    """
+    model in use; the adapter names its base by source or by a folder, perhaps another machine's. A ModelError if that
+    is another model."""
     base = adapter_base(adapter)
     path = Path(base).expanduser()
     moved = path.name == here.name and NAMED_BY_CONTENT.search(path.name)

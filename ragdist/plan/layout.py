@@ -68,10 +68,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
     """The plan of a job; without `nodes` on a cluster that is not known from here.
 
     `here` counts in what this machine's runs left; without it settings and the model's files alone count, so that the
-    plan is the same wherever it is made.
-
-    Raises:
-        ModelError: `model.source` names a package that is not there.
+    plan is the same wherever it is made. A ModelError if `model.source` names a package that is not there.
     """
     cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
     width, rows = _width(settings, nodes or ()), workload.examples(settings, here)
@@ -109,11 +106,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
 
 
 def check(plan: Plan) -> list[str]:
-    """Passes what can work: the close calls, a sentence each.
-
-    Raises:
-        ConfigError: something surely cannot fit.
-    """
+    """Passes what can work: the close calls, a sentence each, or a ConfigError if something surely cannot fit."""
     for problem in plan.problems:
         if problem.sure:
             raise ConfigError(problem.text)

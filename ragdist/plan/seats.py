@@ -93,11 +93,7 @@ Seats = Mapping[str, Mapping[str, int]]
 
 
 def parse(spec: str) -> list[Node]:
-    """The machines that `--nodes` describes.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
+    """The machines that `--nodes` describes. A ConfigError if it cannot be read."""
     nodes: list[Node] = []
     for group in spec.split(","):
         head, *parts = group.strip().split(":")

@@ -115,11 +115,8 @@ class Store:
 
     @contextmanager
     def writing(self, stage: Stage) -> Iterator[Output]:
-        """Rows go to a folder beside; leaving without an error renames it into place, an error leaves nothing.
-
-        Raises:
-            StorageError: the disk is full or the folder cannot be written.
-        """
+        """Rows go to a folder beside; leaving without an error renames it into place, an error leaves nothing. A
+        StorageError if the disk is full or the folder cannot be written."""
         with translate_errors(self.folder), atomic_folder(self.path(stage)) as half:
             out = Output(half / ROWS)
             yield out

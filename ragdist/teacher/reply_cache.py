@@ -88,22 +88,15 @@ class ReplyCache:
         return bytes.fromhex(key) in self._places
 
     def reply(self, key: str) -> Reply:
-        """The reply that was kept under this key.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """The reply that was kept under this key. A KeyError if there is none."""
         place = self._places[bytes.fromhex(key)]
         row = json.loads(self._file.read(*place))
         del row["key"]
         return Reply(**row)
 
     def add(self, key: str, reply: Reply) -> None:
-        """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads.
-
-        Raises:
-            StorageError: the disk is full.
-        """
+        """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads. A
+        StorageError if the disk is full."""
         line = json.dumps({"key": key, **as_row(reply)}).encode() + b"\n"
         with self._writing:
             self._file.write(line)

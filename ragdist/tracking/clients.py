@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 EndState = Literal["finished", "stopped", "failed"]
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 VARIABLES = {
     **{"WANDB_ERROR_REPORTING": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
     **{"WANDB_INIT_TIMEOUT": "25", "WANDB_FINISH_TIMEOUT": "25"},
@@ -283,5 +282,5 @@ def open_tracker(name: str, shown: TrackedRun) -> Tracker:
     with _importing:  # some change the filters of warnings as they are imported, which threads share
         for variable, value in VARIABLES.items():
             os.environ.setdefault(variable, value)
-        importlib.import_module(PACKAGES[name])
+        importlib.import_module(name)
     return KINDS[name](shown)

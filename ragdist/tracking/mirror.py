@@ -66,13 +66,10 @@ class SentPosition:
 
 @contextmanager
 def follow(run: RunFolder) -> Iterator[None]:
-    """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended.
-
-    Raises:
-        ConfigError: a tracker's client is not installed.
-    """
+    """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended. A
+    ConfigError if a tracker's client is not installed."""
     for name in run.settings.run.trackers:
-        if not importlib.util.find_spec(clients.PACKAGES[name]):
+        if not importlib.util.find_spec(name):
             raise ConfigError(
                 f"run.trackers has {name}, whose client is not installed; `pip install ragdist[{name}]`, or take it "
                 "out of run.trackers"
@@ -148,16 +145,8 @@ class _Mirror(threading.Thread):
     def _mirror(self) -> None:
         begun = bool(self.sent.id)
         self.sent.id = self.sent.id or uuid.uuid4().hex
-        shown = TrackedRun(
-            self.sent.id,
-            begun,
-            self.sent.points,
-            self.settings.run.project,
-            self.folder.name,
-            self.job,
-            self.folder,
-            presentable(self.settings),
-        )
+        sent, project, settings = self.sent, self.settings.run.project, presentable(self.settings)
+        shown = TrackedRun(sent.id, begun, sent.points, project, self.folder.name, self.job, self.folder, settings)
         tracker = clients.open_tracker(self.tracker_name, shown)
         self.sent.id = tracker.id
         self._note()

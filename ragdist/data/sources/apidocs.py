@@ -49,11 +49,8 @@ class _Asked:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """What the chunks and questions depend on: the version of each package, of Python's documentation, of griffe.
-
-    Raises:
-        DataError: a package is not installed.
-    """
+    """What the chunks and questions depend on: the version of each package, of Python's documentation, of griffe. A
+    DataError if a package is not installed."""
     return {name: _version(name) for name in ("griffe", *packages)}
 
 

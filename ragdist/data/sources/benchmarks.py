@@ -197,10 +197,7 @@ def _answers(row: Mapping[str, Any], column: str, truths: tuple[str, str], *, ne
     """What the column holds as answers, each once.
 
     Strings, numbers and truth values, alone or in a list (`nested`: or in lists in it), or in the `text` of an object
-    as SQuAD has them; null and NaN are none.
-
-    Raises:
-        DataError: there is something else.
+    as SQuAD has them; null and NaN are none; anything else is a DataError.
     """
     found: dict[str, None] = {}
     left = [(row.get(column), 0)]

@@ -66,11 +66,7 @@ def questions(settings: Settings) -> QuestionCount:
 
 
 def refuse_without_questions(settings: Settings) -> None:
-    """Lets pass where somebody asks: a file, or a teacher.
-
-    Raises:
-        ConfigError: nobody does.
-    """
+    """Lets pass where somebody asks: a file, or a teacher. A ConfigError where nobody does."""
     config = settings.corpus
     needs = config.source in ("records", "folder") and not settings.teacher.questions_per_chunk
     if needs and not config.questions:

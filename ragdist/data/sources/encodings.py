@@ -148,11 +148,8 @@ def _of_one_script(data: bytes) -> str:
 
 
 def _lenient(data: bytes, codec: str, name: str, guessed: str = "") -> Decoded:
-    """The text as a browser shows it, with what cannot be read marked; the note says so.
-
-    Raises:
-        DataError: more of it is no character of this encoding than is one.
-    """
+    """The text as a browser shows it, with what cannot be read marked; the note says so. A DataError where more of it
+    is no character of this encoding than is one."""
     try:
         text, bad = data.decode(codec), 0
     except UnicodeDecodeError:

@@ -57,11 +57,7 @@ class Broken:
                 self.check()
 
     def check(self) -> None:
-        """Raises what was gathered.
-
-        Raises:
-            DataError: there is something, and the policy is to stop.
-        """
+        """Raises what was gathered, as a DataError."""
         if self._problems:
             count = f"{len(self._problems)} files or rows cannot be used: " * (len(self._problems) > 1)
             raise DataError(
@@ -116,11 +112,7 @@ def unpacked(place: FileAddress) -> Iterator[io.BufferedIOBase]:
 
 
 def whole(place: FileAddress) -> bytes:
-    """All bytes of a file, unpacked.
-
-    Raises:
-        ValueError: there are more than LARGEST.
-    """
+    """All bytes of a file, unpacked. A ValueError if there are more than LARGEST."""
     with unpacked(place) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:

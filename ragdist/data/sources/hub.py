@@ -33,11 +33,7 @@ class Copy(NamedTuple):
 
 
 def named(config: CorpusConfig) -> Benchmark:
-    """The benchmark that is asked for.
-
-    Raises:
-        ConfigError: none is.
-    """
+    """The benchmark that is asked for. A ConfigError if none is."""
     if not config.benchmark:
         raise ConfigError(f"corpus.source=benchmark needs a name; set corpus.benchmark to {', '.join(BENCHMARKS)}")
     return BENCHMARKS[config.benchmark]

@@ -74,11 +74,8 @@ class FileAddress:
             return file.read()
 
     def digest(self) -> bytes:
-        """32 bytes that change with the content; in object storage with size and time, as reading it all costs money.
-
-        Raises:
-            ConfigError: it cannot be read.
-        """
+        """32 bytes that change with the content; in object storage with size and time, as reading it all costs money. A
+        ConfigError if it cannot be read."""
         if self.remote:
             return hashlib.sha256((self.stamp or _stamp(self.address)).encode()).digest()
         if self.is_folder:
@@ -130,11 +127,8 @@ def name(folder: str) -> str:
 
 
 def digest(found: Iterable[FileAddress]) -> str:
-    """16 hexadecimal digits of all these files: where below their folder they are, and what they hold.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
+    """16 hexadecimal digits of all these files: where below their folder they are, and what they hold. A ConfigError if
+    one cannot be read."""
     whole = hashlib.sha256()
     for place in found:
         whole.update(f"{place.inside}\x1f".encode(errors="surrogateescape") + place.digest())
@@ -196,11 +190,7 @@ def _server(endpoint: str, usual: str) -> tuple[str, str]:
 
 
 def _remote(address: str) -> tuple[fs.FileSystem, str]:
-    """The store that an address lies in, and the path there.
-
-    Raises:
-        StorageError: it cannot be reached.
-    """
+    """The store that an address lies in, and the path there. A StorageError if it cannot be reached."""
     scheme, _, path = address.partition("://")
     try:
         return _filesystem(scheme, path.partition("/")[0]), path.rstrip("/")

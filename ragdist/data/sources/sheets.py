@@ -22,11 +22,8 @@ OLE = b"\xd0\xcf\x11\xe0"
 
 
 def rows(place: FileAddress, *, every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of the first sheet that has any, or of every sheet, each by the names in its own first row.
-
-    Raises:
-        DataError: it is no workbook, or one that unpacks to more than LARGEST.
-    """
+    """The rows of the first sheet that has any, or of every sheet, each by the names in its own first row; raises as
+    `tables`."""
     for name, lines in tables(place.read()):
         header: list[str] = []
         for number, cells in lines:

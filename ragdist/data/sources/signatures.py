@@ -85,11 +85,8 @@ def functions(packages: Sequence[str]) -> list[Function]:
 
 
 def origin(package: str) -> Path:
-    """The package's `__init__.py`, or the file of a module on its own; the package is not imported.
-
-    Raises:
-        DataError: the package is not installed.
-    """
+    """The package's `__init__.py`, or the file of a module on its own; the package is not imported. A DataError if it
+    is not installed."""
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.origin:
         raise DataError(f"package {package!r} is not installed; install it or change corpus.packages")

@@ -49,11 +49,7 @@ class Lessons:
         found_by: Mapping[str, Any],
     ) -> Rows[Question]:
         """Those of the questions that have a reasoned answer that holds, and that no other chunk answers; `found_by` is
-        what the user's own questions and the retriever's hits depend on.
-
-        Raises:
-            DataError: not one is left.
-        """
+        what the user's own questions and the retriever's hits depend on. A DataError if not one is left."""
         settings = {**self._config.model_dump(include=ANSWERING | JUDGING), "found_by": dict(found_by)}
 
         def produce(counts: dict[str, Any]) -> Iterator[Question]:
