@@ -65,11 +65,7 @@ class TrainConfig(SettingsBlock):
 
     def check_precision(self, width: int, block: str = "train") -> None:
         """Passes where weights of `width` bytes can take small updates. No validator: `model.dtype=auto` goes by the
-        machine.
-
-        Raises:
-            ConfigError: nothing keeps fp32 master weights; it names `block`, the key of these settings.
-        """
+        machine. A ConfigError that names `block`, the key of these settings, if nothing keeps fp32 master weights."""
         if width == 2 and not self.zero_stage:
             raise ConfigError(
                 f"{block}.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "

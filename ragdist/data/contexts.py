@@ -42,11 +42,8 @@ def keep_oracle(question_ids: Iterable[str], config: ContextsConfig, seed: int) 
 
 
 def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict[str, Any]) -> Iterator[Question]:
-    """The questions whose oracles can all be shown at once; `counts` gets how many others there were.
-
-    Raises:
-        ConfigError: there is another one and `contexts.too_many_oracles` is error.
-    """
+    """The questions whose oracles can all be shown at once; `counts` gets how many others there were. A ConfigError for
+    another one if `contexts.too_many_oracles` is error."""
     counts["too_many_oracles"] = 0
     for question in questions:
         if len(question.oracle_ids) <= config.documents:

@@ -11,6 +11,7 @@ and examples anew, from those of other P where they are the same, and leaves the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -47,21 +48,16 @@ LEFT_OUT = (
 """Counts of the stages that say how many questions make no training row."""
 
 
+@dataclass(eq=False)
 class Pipeline:
     """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        codec: Codec,
-        mapper: Mapper,
-        *,
-        teacher: Teacher | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        self.settings, self.store, self.codec, self.mapper = settings, store, codec, mapper
-        self.teacher, self.embedder = teacher, embedder
+    settings: Settings
+    store: Store
+    codec: Codec
+    mapper: Mapper
+    teacher: Teacher | None = None
+    embedder: Embedder | None = None
 
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
         """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory. A ConfigError if
@@ -188,7 +184,7 @@ class Pipeline:
         """Distractors for every question, the same for every oracle fraction."""
         config = self.settings.contexts
         settings = {"seed": self.settings.seed, **config.model_dump(include=CANDIDATES)}
-        ranked = distractors.are_ranked(config)
+        ranked = distractors.hard_count(config) > 0
         if ranked:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
@@ -281,8 +277,7 @@ class Pipeline:
         """Questions that make no training row, or of which there is another, by why: as the stages counted them."""
         counted = self.questions.card["counts"] | self.contexts.card["counts"]
         near = ("near_duplicates",) if self.settings.questions.near_duplicates == "drop" else ()
-        whys = (*LEFT_OUT, *near)
-        return {why: counted.get(why, 0) for why in whys}
+        return {why: counted.get(why, 0) for why in (*LEFT_OUT, *near)}
 
     def refuse_no_step(self) -> None:
         """Lets pass where there is something to train on, a DataError where the rows and `train.epochs` give not one

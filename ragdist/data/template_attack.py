@@ -101,10 +101,8 @@ def forge(
     used; where none is left, there is no forgery. No sources at all give plain statements. A wrong answer of similar
     form is taken from `pool` where the question lists none, a sentence from `others` where a copy has none to leave
     out. `counts` gets how many questions had no source that could be made false (`still_true`), and none that the
-    answer stood in (`not_falsified_in_text`: it still argues for the right one).
-
-    Raises:
-        DataError: there is no wrong answer to argue for.
+    answer stood in (`not_falsified_in_text`: it still argues for the right one). A DataError if there is no wrong
+    answer to argue for.
     """
     counts = {} if counts is None else counts
     for name in ("still_true", "not_falsified_in_text"):
@@ -154,10 +152,7 @@ def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:
 
 def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
     """At most `count` wrong answers, best first, never none: its own, else those of other questions most alike in form.
-
-    Raises:
-        DataError: there is no wrong answer to argue for.
-    """
+    A DataError if there is none."""
     return tuple(_candidates(question, pool, rng_for(seed, "forgeries", question.id))[:count])
 
 

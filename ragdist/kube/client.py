@@ -66,11 +66,7 @@ class Status:
 
 class Cluster:
     """The API server of a kubeconfig's context, empty for the current one; without a kubeconfig, of the cluster this
-    pod is in.
-
-    Raises:
-        ConfigError: no cluster is configured, or the client is not installed.
-    """
+    pod is in. A ConfigError if no cluster is configured, or the client is not installed."""
 
     def __init__(self, context: str = "") -> None:
         try:
@@ -90,7 +86,7 @@ class Cluster:
         self.api = official.client.ApiClient(settings)
 
     def call(self, method: str, path: str, body: Body | None = None, **query: str) -> Any:
-        """One request; None where there is no such object. A ConfigError if the server cannot be reached, or refuses."""
+        """One request; None where there is no such object. A ConfigError if the server cannot be reached or refuses."""
         answer = self._request(method, path, body, query)
         return None if answer.status == 404 else json.loads(answer.data)
 
@@ -150,11 +146,10 @@ def submit(folder: Path, cluster: Cluster) -> str:
     """Sends the objects of a folder from `render.write`, and gives the job's name; a job that ended before begins
     again, and resumes from its run folder.
 
+    Returns: The job's name. A ConfigError if the job is under way, KubeRay is not installed, or the cluster refuses.
+
     Returns:
         The job's name.
-
-    Raises:
-        ConfigError: the job is under way, KubeRay is not installed, or the cluster refuses.
     """
     objects = _objects(folder)
     main = _main(objects, folder)

@@ -1,6 +1,6 @@
 """Kubernetes' own objects against the schemas that `kubernetes-validate` brings along, strictly.
 
-Its own function reads two megabytes of definitions again for every object.
+Its own function reads two megabytes of definitions again for every object; here what a kind needs of them is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from ragdist.errors import ConfigError
 from ragdist.kube.findings import Manifest, Violation
-from ragdist.kube.schema import explained
+from ragdist.kube.schema import bare, explained, kept
 
 
 def problems(document: Manifest) -> Iterator[Violation]:
@@ -33,20 +33,16 @@ def _validator(file: str) -> Any:
     """Of one kind; None where there is no such kind."""
     from jsonschema import Draft202012Validator
 
-    path = _newest() / file
-    if not re.fullmatch(r"[a-z0-9-]+\.json", file) or not path.is_file():
+    folder = _newest()
+    if not re.fullmatch(r"[a-z0-9-]+\.json", file) or not (folder / file).is_file():
         return None
-    return Draft202012Validator(json.loads(path.read_bytes()), registry=_definitions())
 
+    def make() -> dict[str, Any]:
+        definitions = json.loads((folder / "_definitions.json").read_bytes())["$defs"]
+        whole: dict[str, Any] = _resolved(bare(json.loads((folder / file).read_bytes())), definitions, ())
+        return whole
 
-@cache
-def _definitions() -> Any:
-    """What the schemas of all kinds refer to."""
-    from referencing import Registry
-    from referencing.jsonschema import DRAFT202012
-
-    definitions = json.loads((_newest() / "_definitions.json").read_bytes())
-    return Registry().with_resource("/api/_definitions.json", DRAFT202012.create_resource(definitions))
+    return Draft202012Validator(kept(f"{folder.name}-{file.removesuffix('.json')}", make))
 
 
 @cache
@@ -58,3 +54,15 @@ def _newest() -> Any:
         raise ConfigError("ragdist k8s check needs `pip install ragdist[k8s]`") from None
     versions = [found for one in root.iterdir() if (found := re.fullmatch(r"v1\.(\d+)\.0-local-strict", one.name))]
     return root / max(versions, key=lambda found: int(found[1]))[0]
+
+
+def _resolved(schema: Any, definitions: dict[str, Any], within: tuple[str, ...]) -> Any:
+    """The schema with what it refers to in its place; a definition within itself allows anything."""
+    if isinstance(schema, list):
+        return [_resolved(one, definitions, within) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return {} if name in within else _resolved(bare(definitions[name]), definitions, (*within, name))
+    return {key: _resolved(one, definitions, within) for key, one in schema.items()}

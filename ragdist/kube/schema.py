@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,8 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Schemas:
-    """The schemas of a folder of CustomResourceDefinitions, a YAML file for each kind, read when first needed.
-
-    Raises:
-        ConfigError: the folder has none.
-    """
+    """The schemas of a folder of CustomResourceDefinitions, a YAML file for each kind, read when first needed. A
+    ConfigError if it has none."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,14 +71,23 @@ class Schemas:
 
 
 def _kept(text: bytes) -> dict[str, Any]:
-    """Schemas of a definition by version, without its prose; from the cache if they were read before."""
+    """Schemas of a definition by version, without its prose."""
+
+    def parse() -> dict[str, Any]:
+        served = [version for version in yaml.load(text, Loader)["spec"]["versions"] if version["served"]]
+        return {version["name"]: bare(version["schema"]["openAPIV3Schema"]) for version in served}
+
+    return kept(hashlib.sha256(text).hexdigest()[:16], parse)
+
+
+def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns, from the cache if it was made before."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "schemas"
-    path = home / f"{hashlib.sha256(text).hexdigest()[:16]}.json"
+    path = home / f"{name}.json"
     if path.exists():
-        cached: dict[str, Any] = json.loads(path.read_bytes())
-        return cached
-    served = [version for version in yaml.load(text, Loader)["spec"]["versions"] if version["served"]]
-    made = {version["name"]: bare(version["schema"]["openAPIV3Schema"]) for version in served}
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return found
+    made = make()
     try:
         home.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as half:

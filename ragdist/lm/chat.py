@@ -93,11 +93,8 @@ class Chat:
 
 def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
     """The manner in which this tokenizer's template lets everything through; None where it has no template. The
-    tokenizer gets the template as it is settled.
-
-    Raises:
-        ModelError: it drops, repeats or changes what goes in, or fails, or takes too long.
-    """
+    tokenizer gets the template as it is settled. A ModelError if it drops, repeats or changes what goes in, or fails,
+    or takes too long."""
     if not tokenizer.chat_template:
         return None
     problems = []

@@ -147,11 +147,8 @@ def release(model: PreTrainedModel) -> None:
 
 def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: ModelHead = "CAUSAL_LM") -> Any:
     """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0. Its own weights are frozen in place,
-    but for a classifier's score head; the seed decides the adapters' first weights.
-
-    Raises:
-        ConfigError: `train.lora.targets` names no module of this model.
-    """
+    but for a classifier's score head; the seed decides the adapters' first weights. A ConfigError if
+    `train.lora.targets` names no module of this model."""
     if not config.rank:
         return model
     import peft

@@ -123,10 +123,8 @@ class Resident:
         self.engine.basic_optimizer.state.clear()
         if hasattr(self.engine.optimizer, "refresh_fp32_params"):
             self.engine.optimizer.refresh_fp32_params()
-        found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
-        if found[0]:
-            self._resume(found[0])
+        if resume := checkpoints.agreed(folder / CHECKPOINTS):
+            self._resume(resume)
         else:
             with zero.quiet(), enough(LESS):
                 self._learning.prepare()

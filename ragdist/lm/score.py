@@ -52,10 +52,7 @@ def pad(rows: Sequence[Sequence[int]], device: Any = None) -> dict[str, Tensor]:
     longest = max(map(len, rows))
     ids = [[*row, *[0] * (longest - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
-    return {
-        "input_ids": torch.tensor(ids, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
-    }
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def scoring_batches(rows: Iterable[tuple[int, ...]], tokens_per_batch: int) -> Iterator[list[tuple[int, ...]]]:
@@ -96,11 +93,8 @@ class ModelScorer:
 
 
 def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 0) -> Any:
-    """The model with a fresh score head, by seed, in place of its output head; else as `lm.load.load_model`.
-
-    Raises:
-        ModelError: there is no such model, it is an adapter, or transformers has no score head for it.
-    """
+    """The model with a fresh score head, by seed, in place of its output head; else as `lm.load.load_model`. A
+    ModelError if there is no such model, it is an adapter, or transformers has no score head for it."""
     folder = resolve(config)
     if adapter_base(folder):
         raise ModelError(ADAPTER_ALONE.format(config.source))

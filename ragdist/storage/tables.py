@@ -54,11 +54,8 @@ def to_table(rows: Sequence[object], kind: type | None = None) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Any]:
-    """The records that `to_table` was given.
-
-    Raises:
-        DataError: the table holds no records, or forged documents that are not marked as such.
-    """
+    """The records that `to_table` was given. A DataError if the table holds none, or forged documents that are not
+    marked as such."""
     kind = _kind(table.schema)
     if kind is None:
         return []

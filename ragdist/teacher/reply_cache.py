@@ -125,11 +125,7 @@ class ReplyCache:
         return f"{tokens}, ${self.cost_usd:.4f}" if priced else tokens
 
     def check(self) -> None:
-        """Passes as long as another call may begin.
-
-        Raises:
-            Stopped: a stop was requested, or a budget is spent.
-        """
+        """Passes as long as another call may begin, Stopped once a stop was requested, or a budget is spent."""
         if self._stop.is_set():
             raise Stopped(STOPPED)
         tokens, config = self.read + self.written, self.config

@@ -82,5 +82,5 @@ def open_retriever(
 
 def _known(embedder: Embedder | None, config: RetrievalConfig) -> Embedder:
     if embedder is None:
-        raise ValueError(f"retrieval.kind={config.kind} needs an embedder; hand one to Road")
+        raise ValueError(f"retrieval.kind={config.kind} needs an embedder; hand one to Pipeline")
     return embedder

@@ -32,8 +32,5 @@ class KeptRetriever:
                 yield Ranked(chunk_ids=ids, scores=scores)
 
         rows = self.store.make(stage, Ranked, produce)
-        return [list(map(_hit, row.chunk_ids, row.scores)) for row in rows]
-
-
-def _hit(chunk_id: str, score: float) -> Hit:
-    return Hit(chunk_id=chunk_id, score=score)
+        pairs = (zip(row.chunk_ids, row.scores, strict=True) for row in rows)
+        return [[Hit(chunk_id=chunk_id, score=score) for chunk_id, score in found] for found in pairs]

@@ -71,11 +71,8 @@ class Columns:
         self._first: dict[str, str] = {}
 
     def of(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Taken]:
-        """The row, a chat's first question and reply in columns of their own, and where everything stands.
-
-        Raises:
-            NoColumn: no row so far has one with a question or with answers.
-        """
+        """The row, a chat's first question and reply in columns of their own, and where everything stands. NoColumn if
+        no row so far has one with a question or with answers."""
         row = _parted(row)
         keys = tuple(row)
         if (taken := self._known.get(keys)) is None:

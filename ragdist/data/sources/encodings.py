@@ -50,11 +50,7 @@ class Decoded(NamedTuple):
 
 def decoded(data: bytes, declared: str = "") -> Decoded:
     """The characters of a file, line ends as they are; a byte order mark goes before the encoding that it declares, by
-    any of the standard's labels.
-
-    Raises:
-        DataError: it is no text, or not in the encoding that it names.
-    """
+    any of the standard's labels. A DataError if it is no text, or not in the encoding that it names."""
     if marked := next((name for mark, name in MARKS if data.startswith(mark)), ""):
         return _lenient(data, marked, marked.removesuffix("-sig"))
     if (encoding := webencodings.lookup(declared)) is None:

@@ -43,11 +43,8 @@ class Broken:
         self._problems: list[str] = []
 
     def add(self, where: str, why: object) -> None:
-        """Notes one, as `where: why`.
-
-        Raises:
-            DataError: the policy is to stop, and so many problems were to be named at once.
-        """
+        """Notes one, as `where: why`. A DataError if the policy is to stop, and so many problems were to be named at
+        once."""
         self.named.append(f"{where}: {why}")
         if self.policy == "stop":
             self._problems.append(f"{where}: {why}")
@@ -138,11 +135,8 @@ def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
                     row = as_json(line)
                 except ValueError as error:
                     broken.add(where, f"is not JSON ({why(error)})")
-                    continue
-                if isinstance(row, dict):
-                    yield where, row
                 else:
-                    broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
+                    yield from _objects(where, row, broken)
     except (*READ_ERRORS, UnicodeError) as error:
         broken.add(place.address, f"cannot be read ({why(error)})")
 
@@ -177,11 +171,16 @@ def _lines(file: Any) -> Iterable[str | bytes]:
 def _json(place: FileAddress, broken: Broken) -> NumberedRows:
     value = as_json(whole(place))
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-        where = f"{place.address}, item {number}" if isinstance(value, list) else place.address
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
+        yield from _objects(
+            f"{place.address}, item {number}" if isinstance(value, list) else place.address, row, broken
+        )
+
+
+def _objects(where: str, row: Any, broken: Broken) -> NumberedRows:
+    if isinstance(row, dict):
+        yield where, row
+    else:
+        broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
 
 
 def _parquet(place: FileAddress, wanted: Sequence[str]) -> NumberedRows:

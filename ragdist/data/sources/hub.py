@@ -78,10 +78,7 @@ def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
 def find(benchmark: Benchmark, folder: Path, commit: str = "") -> Copy:
     """The benchmark's files below a folder that is laid out as its repository is.
 
-    Where none is for testing, all splits are left to a draw.
-
-    Raises:
-        ConfigError: there is none.
+    Where none is for testing, all splits are left to a draw. A ConfigError if there is none.
     """
     files = [(path, split) for pattern, split in benchmark.files.items() for path in sorted(folder.glob(pattern))]
     if not files:

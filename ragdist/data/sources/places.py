@@ -89,11 +89,8 @@ class FileAddress:
 
 
 def at(address: str) -> FileAddress:
-    """The file at a path or address, without looking whether it is there.
-
-    Raises:
-        ConfigError: nothing is known of such addresses, or it holds credentials.
-    """
+    """The file at a path or address, without looking whether it is there. A ConfigError if nothing is known of such
+    addresses, or it holds credentials."""
     local = _local(address)
     return FileAddress(address, address.rpartition("/")[2]) if local is None else FileAddress(str(local), local.name)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ragdist.config import Settings, TeacherConfig
+from ragdist.config import Settings
 from ragdist.data import matching
 from ragdist.data.teaching import asking, judging
 from ragdist.errors import DataError
@@ -27,7 +27,7 @@ class Lessons:
     """What a teacher is asked for."""
 
     def __init__(self, settings: Settings, store: Store, teacher: Teacher) -> None:
-        self.settings, self.store, self.teacher = settings, store, teacher
+        self.settings, self.store, self.teacher, self._config = settings, store, teacher, settings.teacher
 
     def asked(self, chunks: Rows[Chunk]) -> Rows[Question]:
         """Questions about the chunks, not yet answered."""
@@ -83,15 +83,8 @@ class Lessons:
     @property
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts on distractors depend on, for the name of their stage."""
-        return {
-            "teacher": self.teacher.fingerprint,
-            "reading": 2,
-            **self._config.model_dump(include=JUDGING | {"max_new_tokens"}),
-        }
-
-    @property
-    def _config(self) -> TeacherConfig:
-        return self.settings.teacher
+        named = self._config.model_dump(include=JUDGING | {"max_new_tokens"})
+        return {"teacher": self.teacher.fingerprint, "reading": 2, **named}
 
     def _stage(self, name: str, inputs: dict[str, str], settings: dict[str, Any]) -> Stage:
         version = 2 + matching.VERSION  # either rule, when it changes, makes other rows
