@@ -87,12 +87,8 @@ class Given:
 
 
 def look(paths: Sequence[str], seed: int = 0) -> Given:
-    """What lies at these paths: a folder of documents, question files, or both.
-
-    Raises:
-        ConfigError: there is no such path, or there are two folders of documents.
-        DataError: a question file cannot be read.
-    """
+    """What lies at these paths: a folder of documents, question files, or both. A ConfigError if there is no such path,
+    or there are two folders of documents; a DataError if a question file cannot be read."""
     given = Given()
     for path in paths:
         place = places.at(path)

@@ -105,9 +105,9 @@ def forge(
     answer to argue for.
     """
     counts = {} if counts is None else counts
-    for name in ("still_true", "not_falsified_in_text"):
-        counts.setdefault(name, 0)
-    wrong = _wrong_answer(question, pool, rng_for(seed, "forgeries", question.id))
+    counts |= {"still_true": 0, "not_falsified_in_text": 0} | counts
+    rng = rng_for(seed, "forgeries", question.id)
+    wrong = rng.choice(_candidates(question, pool, rng)[: TOP if question.wrong_answers else 1])
     found = [falsified(question, source, wrong) for source in sources] or [Falsified("", "", -1)]
     found = [one for one in found if not says_right(question, one.title, one.text)]
     # Of several documents, those that hold the answer are the ones worth forging.
@@ -154,11 +154,6 @@ def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, cou
     """At most `count` wrong answers, best first, never none: its own, else those of other questions most alike in form.
     A DataError if there is none."""
     return tuple(_candidates(question, pool, rng_for(seed, "forgeries", question.id))[:count])
-
-
-def _wrong_answer(question: Question | OpenQuestion, pool: Sequence[str], rng: random.Random) -> str:
-    found = _candidates(question, pool, rng)
-    return rng.choice(found[: TOP if question.wrong_answers else 1])
 
 
 def _candidates(question: Question | OpenQuestion, pool: Sequence[str], rng: random.Random) -> list[str]:

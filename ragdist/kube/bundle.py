@@ -12,7 +12,7 @@ import yaml
 from ragdist.config import Settings, loader
 from ragdist.errors import ConfigError
 from ragdist.kube import pods
-from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups
+from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups, volume_at
 from ragdist.kube.hardening import size
 from ragdist.kube.pods import KubeJob, WorkerRequest
 from ragdist.kube.schema import Loader
@@ -133,10 +133,7 @@ def _mounted(pod: Body, file: str, documents: Sequence[Manifest]) -> Manifest | 
 
 def _volume(pod: Body, path: str) -> Body:
     """The volume of a pod's first container that holds a path; empty where none does."""
-    mounts = [mount for one in mappings(pod, "containers")[:1] for mount in mappings(one, "volumeMounts")]
-    over = [mount for mount in mounts if PurePosixPath(path).is_relative_to(str(mount.get("mountPath", "-")))]
-    name = max(over, key=lambda mount: len(str(mount["mountPath"]))).get("name") if over else None
-    return next((one for one in mappings(pod, "volumes") if name and one.get("name") == name), {})
+    return volume_at(pod, PurePosixPath(path).is_relative_to)
 
 
 def _stored(path: str, spec: Body, folder: str) -> Iterator[Violation]:

@@ -143,14 +143,9 @@ def path_of(body: Body, named: bool = True) -> str:
 
 
 def submit(folder: Path, cluster: Cluster) -> str:
-    """Sends the objects of a folder from `render.write`, and gives the job's name; a job that ended before begins
-    again, and resumes from its run folder.
-
-    Returns: The job's name. A ConfigError if the job is under way, KubeRay is not installed, or the cluster refuses.
-
-    Returns:
-        The job's name.
-    """
+    """Sends the objects of a folder from `render.write`, and gives the job's name; a job that ended before begins again,
+    and resumes from its run folder. A ConfigError if the job is under way, KubeRay is not installed, or the cluster
+    refuses."""
     objects = _objects(folder)
     main = _main(objects, folder)
     try:

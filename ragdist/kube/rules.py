@@ -134,8 +134,7 @@ def _authentication(path: str, spec: Body, kind: str) -> Iterator[Violation]:
 def _tolerance(path: str, spec: Body, document: Manifest) -> Iterator[Violation]:
     """GCS fault tolerance and Redis."""
     head = at(spec, "headGroupSpec", {})
-    containers = mappings(head, "template.spec.containers")
-    names = {str(one.get("name")) for one in mappings(containers[0], "env")} if containers else set()
+    names = {str(one.get("name")) for one in _head_env(spec)}
     where = f"{path}.headGroupSpec.template.spec.containers[0].env"
     params = at(head, "rayStartParams", {})
     tolerant = "gcsFaultToleranceOptions" in spec
@@ -152,11 +151,14 @@ def _tolerance(path: str, spec: Body, document: Manifest) -> Iterator[Violation]
         )
 
 
+def _head_env(spec: Body) -> list[Body]:
+    containers = mappings(spec, "headGroupSpec.template.spec.containers")
+    return mappings(containers[0], "env") if containers else []
+
+
 def _scaling(path: str, spec: Body) -> Iterator[Violation]:
     scales = bool(spec.get("enableInTreeAutoscaling"))
-    containers = mappings(spec, "headGroupSpec.template.spec.containers")
-    env = mappings(containers[0], "env") if containers else []
-    switch = [one for one in env if one.get("name") == "RAY_enable_autoscaler_v2"]
+    switch = [one for one in _head_env(spec) if one.get("name") == "RAY_enable_autoscaler_v2"]
     where = f"{path}.headGroupSpec.template.spec.containers[0].env"
     if switch and not scales and str(switch[0].get("value")) in ("1", "true"):
         yield Violation(where, "RAY_enable_autoscaler_v2", "enableInTreeAutoscaling: true beside it")

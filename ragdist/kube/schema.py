@@ -85,8 +85,7 @@ def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "schemas"
     path = home / f"{name}.json"
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        return found
+        return json.loads(path.read_bytes())
     made = make()
     try:
         home.mkdir(parents=True, exist_ok=True)

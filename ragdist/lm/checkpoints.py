@@ -69,8 +69,7 @@ def finish(checkpoint: Path, keep: int) -> None:
 def last_said(folder: Path, step: int) -> dict[str, float] | None:
     """Metrics of the step that the checkpoint below `folder` was written after; None where there is none."""
     about = folder / CHECKPOINTS / f"checkpoint-{step}" / ABOUT
-    found: dict[str, float] | None = read_json(about).get("said") if about.exists() else None
-    return found
+    return read_json(about).get("said") if about.exists() else None
 
 
 def new_model(folder: Path) -> AbstractContextManager[Path]:

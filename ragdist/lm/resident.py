@@ -42,12 +42,8 @@ LESS = "lower this side's train.microbatch, or set its train.gradient_checkpoint
 
 
 class Resident:
-    """One rank of a side, of the model in `source` at this version. Every rank makes one, together.
-
-    Raises:
-        ConfigError: the ZeRO stage keeps no master weights.
-        ModelError: the model does not load.
-    """
+    """One rank of a side, of the model in `source` at this version. Every rank makes one, together. A ConfigError if
+    the ZeRO stage keeps no master weights, a ModelError if it does not load."""
 
     def __init__(self, source: str, settings: Settings, side: SideConfig, version: int) -> None:
         self.version, self.seed, self.train = version, settings.seed, side.train
@@ -105,9 +101,6 @@ class Resident:
 
         The rows are the same on all ranks, the phase's folder is seen by all; `prepare` is computed once for each row,
         before the first step, and kept in checkpoints.
-
-        Returns:
-            Steps in all, steps done.
 
         Raises:
             ConfigError: the checkpoint was written by another number of ranks.

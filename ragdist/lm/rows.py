@@ -35,12 +35,8 @@ class RowSchedule:
 
 
 def lay_out(examples: Path, settings: Settings) -> RowSchedule:
-    """The plan of a run over the rows of `examples`.
-
-    Raises:
-        ConfigError: there is no row to train on.
-        DataError: a row has no token to learn.
-    """
+    """The plan of a run over the rows of `examples`. A ConfigError if there is no row to train on; a DataError if a row
+    has no token to learn."""
     rows = rows_of(Example, examples)
     for row in rows:
         if not 0 < row.prompt_tokens < len(row.tokens):

@@ -33,15 +33,12 @@ class SharedBase:
     def answers(self, source: str | Path) -> PreTrainedModel:
         """The causal language model in `source`, in eval mode.
 
-        The base itself and adapters of it share its weights; any other whole model is loaded by itself.
-
-        Raises:
-            ModelError: there is no such model, or it is an adapter of another base or for another task.
+        The base itself and adapters of it share its weights; any other whole model is loaded by itself. A ModelError if
+        there is no such model, or it is an adapter of another base or for another task.
         """
         asked, folder = self._find(source)
         if folder == self.folder:
-            itself: PreTrainedModel = self._around(self.model)
-            return itself
+            return self._around(self.model)
         if adapter_base(folder):
             return self._adapted(self._around(self.model), folder, asked, "CAUSAL_LM")
         return load_model(asked)
@@ -49,19 +46,15 @@ class SharedBase:
     def classifier(self, source: str | Path) -> PreTrainedModel:
         """The sequence classifier with one label in `source`, in eval mode; its logits are [B, 1].
 
-        An adapter of the base shares the weights below the head; a whole model is loaded by itself.
-
-        Raises:
-            ModelError: there is no such model, or it is an adapter of another base or for another task.
+        An adapter of the base shares the weights below the head; a whole model is loaded by itself. Raises as
+        `answers`.
         """
         asked, folder = self._find(source)
         if not adapter_base(folder):
-            whole: PreTrainedModel = load_scorer(self.config, folder)
-            return whole
+            return load_scorer(self.config, folder)
         model = self._adapted(self._headed(), folder, asked, "SEQ_CLS")
         model.get_submodule(HEAD).float()  # as in `load_scorer`: confidences that are close are told apart
-        role: PreTrainedModel = reading_last(model)
-        return role
+        return reading_last(model)
 
     def _find(self, source: str | Path) -> tuple[ModelConfig, Path]:
         own = str(source) == self.config.source
@@ -115,8 +108,7 @@ class SharedBase:
                 raise ModelError(f"{folder} has no weights for {name}; it is not a whole adapter")
             if id(weight) not in shared:
                 weight.data = weight.data.to(self.model.device, self.model.dtype)
-        role: PreTrainedModel = model.eval()
-        return role
+        return model.eval()
 
     def _tensors(self) -> chain[torch.Tensor]:
         return chain(self.model.parameters(), self.model.buffers())

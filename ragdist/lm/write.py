@@ -119,8 +119,7 @@ class ModelWriter:
             use_cache=True,
             logits_to_keep=1,
         )
-        logits_RV: Tensor = out.logits[:, -1]
-        return logits_RV
+        return out.logits[:, -1]
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, device=self.model.device)

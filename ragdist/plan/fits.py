@@ -114,14 +114,13 @@ def _no_card(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Seque
     )
 
 
-def without_a_card(settings: Settings, groups: Sequence[PlannedGroup]) -> Iterator[Problem]:
+def without_a_card(settings: Settings, groups: Sequence[PlannedGroup]) -> Iterator[str]:
     """What is asked of the CPU and only GPUs can do."""
     attention = settings.model.attention
     if attention.startswith("flash") and any(not group.role.gpus for group in groups):
-        yield Problem(
-            sure=True,
-            text=f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
-            "gpus_per_worker=0 trains on CPUs; set model.attention=sdpa",
+        yield (
+            f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
+            "gpus_per_worker=0 trains on CPUs; set model.attention=sdpa"
         )
 
 
@@ -141,13 +140,12 @@ def _no_seats(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequ
 
 def contradictions(
     settings: Settings, groups: Sequence[PlannedGroup], width: int, model: Shape | None
-) -> Iterator[Problem]:
+) -> Iterator[str]:
     """Settings that `lm` would refuse later, when the data is made and a model is loaded."""
     if model and model.longest and settings.model.max_tokens > model.longest:
-        yield Problem(
-            sure=True,
-            text=f"model.max_tokens={settings.model.max_tokens} is more than {settings.model.source!r} can read "
-            f"({model.longest}); set model.max_tokens={model.longest} or less",
+        yield (
+            f"model.max_tokens={settings.model.max_tokens} is more than {settings.model.source!r} can read "
+            f"({model.longest}); set model.max_tokens={model.longest} or less"
         )
     for group in groups:
         if group.held is None or group.work is None:
@@ -155,7 +153,7 @@ def contradictions(
         try:
             group.held.train.check_precision(width, group.knobs)
         except ConfigError as error:
-            yield Problem(sure=True, text=str(error))
+            yield str(error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,8 +80,8 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
     model = shape.read(settings.model)
     driver = _driver(settings, job, model, width, groups)
     known = nodes is not None or settings.model.dtype != "auto"
-    problems += fits.contradictions(settings, groups, width if known else 4, model)
-    problems += fits.without_a_card(settings, groups)
+    refused = fits.contradictions(settings, groups, width if known else 4, model)
+    problems += [Problem(sure=True, text=text) for text in (*refused, *fits.without_a_card(settings, groups))]
     loads = fits.loads(groups, nodes or (), turns, driver)
     problems += fits.too_much(loads)
     timed = job == "raft" and rows.tokens and here and (nodes is None or any(node.here for node in nodes))

@@ -9,8 +9,6 @@ budget spent, SIGINT, SIGTERM                           Stopped; no call begins,
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import threading
 import time
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragdist.config import TeacherConfig
+from ragdist.config.block import digest
 from ragdist.draws import draw
 from ragdist.errors import RagdistError, Stopped, TeacherError
 from ragdist.records import Reply, Request
@@ -79,8 +78,7 @@ class Endpoint:
 
     def __init__(self, config: TeacherConfig, folder: Path) -> None:
         self.config = config
-        named = ["endpoint", config.url.rstrip("/"), config.model]
-        self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
+        self.fingerprint = digest(["endpoint", config.url.rstrip("/"), config.model])
         self.ledger = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._room = threading.Semaphore(2 * config.in_flight)  # for calls under way, and as many that come next
         self._slots: asyncio.Semaphore

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from itertools import groupby, islice
 from pathlib import Path
 
 from ragdist.config import ModelConfig, TeacherConfig
+from ragdist.config.block import digest
 from ragdist.errors import Stopped
 from ragdist.records import Prompt, Reply, Request, Written
 from ragdist.roles import Answerer, Codec
@@ -28,8 +27,7 @@ class LocalTeacher:
 
     def __init__(self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher) -> None:
         self.config, self.model, self.open_model = config, model, open_model
-        named = ["local", *model.model_dump(include={"source", "revision", "dtype"}).values()]
-        self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
+        self.fingerprint = digest(["local", *model.model_dump(include={"source", "revision", "dtype"}).values()])
         self.ledger = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._opened: tuple[Answerer, Codec] | None = None
         self._stack = ExitStack()

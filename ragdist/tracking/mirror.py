@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
-from ragdist.errors import ConfigError, Stopped
+from ragdist.errors import ConfigError, Stopped, first_line
 from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import make_folder, read_json, write_json
 from ragdist.tracking import clients
@@ -136,7 +136,7 @@ class _Mirror(threading.Thread):
         try:
             self._mirror()
         except BaseException as error:  # whatever a client throws: a run is worth more than its picture
-            reason = str(error).strip().partition("\n")[0][:300]
+            reason = first_line(error)[:300]
             say(
                 f"{self.tracker_name} fails ({type(error).__name__}: {reason}); the run goes on without it, "
                 f"all numbers are in {self.folder / 'metrics.jsonl'}"

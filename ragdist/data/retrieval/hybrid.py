@@ -64,12 +64,7 @@ def open_retriever(
     config: RetrievalConfig, chunks: Mapping[str, Chunk], made_by: str, store: Store, embedder: Embedder | None
 ) -> Retriever:
     """Who ranks chunks, as `retrieval.kind` says; `made_by` is the fingerprint of the chunks' stage, `store` keeps
-    their vectors.
-
-    Raises:
-        DataError: there is no chunk.
-        ConfigError: dense and hybrid without their packages.
-    """
+    their vectors. A DataError if there is no chunk, a ConfigError for dense and hybrid without their packages."""
     if not chunks:
         raise DataError("no chunk to search in; see corpus.source and chunks.tokens")
     if config.kind == "bm25":

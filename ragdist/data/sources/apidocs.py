@@ -66,10 +66,8 @@ def read(packages: Sequence[str], seed: int, test_fraction: float) -> tuple[list
     training questions only. It is not the best guess: as values are even, avoiding the frequent one would score higher.
 
     Near misses are functions with the same parameter and another default, wrong answers are those defaults: first the
-    ones that training questions have for an answer, among these the most frequent in training functions.
-
-    Raises:
-        DataError: a package is not installed or not documented, or no parameter has several values.
+    ones that training questions have for an answer, among these the most frequent in training functions. A DataError if
+    a package is not installed or not documented, or no parameter has several values.
     """
     found = functions(packages)
     chunks = [_chunk(function) for function in found]

@@ -32,12 +32,8 @@ def there(settings: Settings) -> bool:
 
 
 def questions(settings: Settings) -> QuestionCount:
-    """How many questions there are of each split, at most.
-
-    Raises:
-        ConfigError: files or a folder are named that are not there, or none is.
-        DataError: the folder has no documents, or a question file cannot be used: a column, a row.
-    """
+    """How many questions there are of each split, at most. A ConfigError if files or a folder are named that are not
+    there, or none is; a DataError if the folder has no documents, or a question file cannot be used."""
     config = settings.corpus
     if config.source not in ("records", "folder"):
         return QuestionCount()

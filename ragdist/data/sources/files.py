@@ -142,11 +142,8 @@ def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
 
 
 def as_json(text: str | bytes) -> Any:
-    """The value of a JSON text, with numbers as they are written.
-
-    Raises:
-        ValueError: it is none, or in no encoding that JSON may be in; see `why`.
-    """
+    """The value of a JSON text, with numbers as they are written. A ValueError if it is none, or in no encoding that
+    JSON may be in, see `why`."""
     try:
         return json.loads(text, parse_float=Number)
     except RecursionError:

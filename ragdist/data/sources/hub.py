@@ -50,12 +50,8 @@ def made_by(config: CorpusConfig) -> dict[str, str]:
 
 def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
     """The benchmark's rows, each question once, one in memory at a time; `counts` gets the repository with its resolved
-    commit, the licence, whom to cite, and what was left out.
-
-    Raises:
-        ConfigError: no benchmark is named, or the hub does not have it or cannot be reached.
-        DataError: a file or row is not of the form that is known here (and `corpus.broken` is stop).
-    """
+    commit, the licence, whom to cite, and what was left out. A ConfigError if no benchmark is named, or the hub does
+    not have it or cannot be reached; a DataError for files of another form (and `corpus.broken` is stop)."""
     benchmark = named(config)
     copy = find(benchmark, Path(config.folder)) if config.folder else _fetch(benchmark, config)
     counts |= {"repository": benchmark.repository, "commit": copy.commit or "unknown"}

@@ -54,12 +54,8 @@ class FileAddress:
         return not self.remote and Path(self.address).exists()
 
     def open(self) -> BinaryIO:
-        """The file's bytes, from the beginning; can be sought in.
-
-        Raises:
-            OSError: a local file cannot be read.
-            StorageError: one in object storage cannot.
-        """
+        """The file's bytes, from the beginning; can be sought in. A local file that cannot be read is an OSError, one
+        in object storage a StorageError."""
         if not self.remote:
             return Path(self.address).open("rb")
         system, path = _remote(self.address)
@@ -98,11 +94,8 @@ def at(address: str) -> FileAddress:
 def files(folder: str) -> list[FileAddress]:
     """All files below a folder, in the order of their paths, part by part; none that is hidden or in a hidden folder.
 
-    Links to files are followed, links to folders are not.
-
-    Raises:
-        ConfigError: there is no such folder, or it cannot be read.
-        StorageError: object storage cannot be reached.
+    Links to files are followed, links to folders are not. A ConfigError if there is no such folder, or it cannot be
+    read; a StorageError if object storage cannot be reached.
     """
     local = _local(folder) if folder else Path()
     if local is None:

@@ -68,11 +68,8 @@ class Function:
 
 
 def functions(packages: Sequence[str]) -> list[Function]:
-    """The packages' functions by path, those of equal text only once; `stdlib` is the standard library.
-
-    Raises:
-        DataError: a package is not installed, or has no documented function written in Python.
-    """
+    """The packages' functions by path, those of equal text only once; `stdlib` is the standard library. A DataError if
+    a package is not installed, or has no documented function written in Python."""
     found: dict[str, Function] = {}
     for package in packages:
         known = len(found)
