@@ -71,7 +71,7 @@ def check_folder(
 
 @k8s.command()
 def submit(folder: Folder, context: Context = "") -> None:
-    """Send the objects and begin the job; one that ended goes on from its run folder."""
+    """Send the objects and begin the job; one that ended resumes from its run folder."""
     from ragdist.kube import client
 
     sys.stdout.write(f"{client.submit(folder, client.Cluster(context))}\n")

@@ -28,13 +28,13 @@ from ragdist.tracking.run import versions
 
 ModelForm = Literal["merged", "adapter"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
-"""What of a model's folder is handed on; checkpoints, optimizers and Python code are not."""
+"""What of a model's folder is exported; checkpoints, optimizers and Python code are not."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was handed on."""
+    """What was exported."""
 
     folder: Path | None
     url: str

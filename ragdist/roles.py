@@ -150,7 +150,7 @@ class Embedder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the model, so that vectors are made anew with another."""
+        """Names the model, so that vectors are made again with another."""
 
     def embed(self, texts: Sequence[str]) -> Any:
         """[len(texts), dimensions] float32 numpy array, rows normalised; a row does not depend on the other texts."""
@@ -247,7 +247,7 @@ class Side(Protocol):
             prepare: `prepare(forward, batch) -> {name: [B]}`, computed once before the first step, handed to the loss
                 in `batch.extra`: DPO's reference.
             folder: keeps checkpoints while it learns, then `folder/model`, a plain transformers folder. What is there
-                already is gone on with; a finished one is not trained again.
+                already is resumed; a finished one is not trained again.
             phase: for people.
         """
 

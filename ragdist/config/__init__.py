@@ -1,4 +1,4 @@
-"""Settings: frozen blocks, one for each part of the house, resolved once and never edited.
+"""Settings: frozen blocks, one for each part of the architecture, resolved once and never edited.
 
 The sentence under each field is its help text (`ragdist settings`, `docs/settings.md`); `config/loader.py` reads files.
 """

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class SettingsBlock(BaseModel):
-    """A group of settings that one part of the house owns."""
+    """A group of settings that one part of the architecture owns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

@@ -67,7 +67,7 @@ class KubeConfig(SettingsBlock):
     queue: str = ""
     """Kueue queue that admits the job when there is room for all of its pods; empty does without."""
     retries: int = Field(3, ge=0)
-    """Times that a failed job begins again on new pods; it goes on from its run folder."""
+    """Times that a failed job begins again on new pods; it resumes from its run folder."""
     grace_s: int = Field(90, ge=60)
     """Seconds that a pod has to end; Ray itself takes 30 to drain a machine."""
     deadline_s: int = Field(0, ge=0)

@@ -218,7 +218,7 @@ class ClusterConfig(SettingsBlock):
     gpus_per_worker: float = Field(0, ge=0, le=1)
     """GPUs of a worker; 0 trains on CPU, a fraction (of one worker) leaves room on the card for other jobs."""
     max_failures: int = Field(3, ge=0)
-    """Times that each group of workers (of a training job, a side of ATM, the answerers) may lose one and go on with a
+    """Times that each group of workers (of a training job, a side of ATM, the answerers) may lose one and resume with a
     new one, from the newest checkpoint, before the run counts as failed."""
     in_flight: int = Field(2, ge=1)
     """Microbatches under way for each rank of ATM's sides; bounds memory."""

@@ -5,7 +5,7 @@
                   `-> asked -> taught (what a teacher writes about the chunks)
 
 Each stage is named by what made it (`storage.stages.Stage`), so a change of `contexts.oracle_fraction` makes contexts
-and examples anew, from those of other P where they are the same, and leaves the rest alone: P% is a view.
+and examples again, from those of other P where they are the same, and leaves the rest alone: P% is a view.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _runs(job: Manifest, documents: Sequence[Manifest]) -> Found:
         )
         return
     if not settings.run.name:
-        yield holder, Violation(f"data.{name}: run.name", "empty", "a name, so that every retry goes on with the run")
+        yield holder, Violation(f"data.{name}: run.name", "empty", "a name, so that every retry resumes the run")
     yield from ((job, one) for one in _stored(path, spec, settings.run.folder))
     kind: Any = (command[1] or command[2]).replace(" ", "-")
     yield from ((job, one) for one in _seated(path, spec, settings, kind))

@@ -1,4 +1,4 @@
-"""A folder of manifests, read as the API server, the operator and the house would read it. Starts and asks nothing."""
+"""A folder of manifests, read as the API server, the operator and our rules would read it. Starts and asks nothing."""
 
 from __future__ import annotations
 

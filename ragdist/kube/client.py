@@ -143,7 +143,7 @@ def path_of(body: Body, named: bool = True) -> str:
 
 
 def submit(folder: Path, cluster: Cluster) -> str:
-    """Sends the objects of a folder from `render.write`, and gives the job's name; a job that ended before begins again,
+    """Sends the objects of a folder from `render.write`, and gives the job's name; a job that ended begins again,
     and resumes from its run folder. A ConfigError if the job is under way, KubeRay is not installed, or the cluster
     refuses."""
     objects = _objects(folder)

@@ -39,7 +39,7 @@ def _validator(file: str) -> Any:
 
     def make() -> dict[str, Any]:
         definitions = json.loads((folder / "_definitions.json").read_bytes())["$defs"]
-        return _resolved(bare(json.loads((folder / file).read_bytes())), definitions, ())
+        return dict(_resolved(bare(json.loads((folder / file).read_bytes())), definitions, ()))
 
     return Draft202012Validator(kept(f"{folder.name}-{file.removesuffix('.json')}", make))
 

@@ -184,5 +184,5 @@ def store_gib(plan: Plan) -> int:
 
 
 def _rounded(size: float) -> int:
-    """GiB of memory in which `size` bytes are not yet a close call."""
+    """GiB of memory in which `size` bytes are not yet near the limit."""
     return math.ceil(size / CLOSE / GIB)

@@ -85,7 +85,7 @@ def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "schemas"
     path = home / f"{name}.json"
     if path.exists():
-        return json.loads(path.read_bytes())
+        return dict(json.loads(path.read_bytes()))
     made = make()
     try:
         home.mkdir(parents=True, exist_ok=True)

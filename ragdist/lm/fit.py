@@ -102,7 +102,7 @@ def fit(
 
 
 def _trainer(subject: TrainerSpec, plan: RowSchedule, folder: Path, settings: Settings) -> tuple[Any, Path | None]:
-    """The subject's trainer, and the checkpoint that it goes on from."""
+    """The subject's trainer, and the checkpoint that it resumes from."""
     resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
     arguments = subject.arguments(_arguments(folder, settings, len(plan.useful)), settings)
     resume = checkpoints.agreed(folder / CHECKPOINTS)

@@ -117,7 +117,8 @@ def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedMode
         model, _ = read(AutoModelForCausalLM, config, _base(config, base) if base else folder, training=training)
         if base:
             model = with_adapter(model, folder)
-    return model if training else model.eval()
+    loaded: PreTrainedModel = model if training else model.eval()
+    return loaded
 
 
 def dtype_of(config: ModelConfig) -> torch.dtype:
@@ -287,4 +288,5 @@ def _end_of_answer(tokenizer: PreTrainedTokenizerBase, spoken: Chat | None) -> i
         for number in tokenizer(spoken.after_answer, add_special_tokens=False)["input_ids"]:
             if number in added and str(added[number]).strip():
                 return int(number)
-    return tokenizer.eos_token_id
+    end: int | None = tokenizer.eos_token_id
+    return end

@@ -137,7 +137,7 @@ class Resident:
         return said
 
     def checkpoint(self) -> None:
-        """Collective: keeps what was learned so far, so that a later `begin` goes on from here to the same bits."""
+        """Collective: keeps what was learned so far, so that a later `begin` resumes from here to the same bits."""
         target = self._folder / CHECKPOINTS / f"checkpoint-{self._step}"
         done = [target in checkpoints.complete(target.parent)]
         dist.broadcast_object_list(done)

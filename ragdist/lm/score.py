@@ -88,7 +88,8 @@ class ModelScorer:
     def _confidences(self, rows: Sequence[Sequence[int]]) -> list[float]:
         confidences_B = self.model(**pad(rows, self.model.device)).logits[:, 0].float().sigmoid()
         number = torch.finfo(torch.float32)
-        return confidences_B.clamp(number.tiny, 1 - number.eps / 2).tolist()
+        sure: list[float] = confidences_B.clamp(number.tiny, 1 - number.eps / 2).tolist()  # (0, 1), never its ends
+        return sure
 
 
 def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 0) -> Any:
@@ -107,7 +108,7 @@ def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 
 def load_scorer(config: ModelConfig, folder: Path) -> Any:
     """The classifier that was tuned from `model.source` into `folder`: an adapter with its head, or a whole model.
 
-    The head works in float32, whatever the rest does: confidences that are close are told apart. A ModelError if it is
+    The head works in float32, whatever the rest does: close confidences are distinguished. A ModelError if it is
     no scorer, was tuned from another model, or does not load.
     """
     own = config.model_copy(update={"source": str(folder), "revision": ""})

@@ -38,7 +38,8 @@ class SharedBase:
         """
         asked, folder = self._find(source)
         if folder == self.folder:
-            return self._around(self.model)
+            itself: PreTrainedModel = self._around(self.model)
+            return itself
         if adapter_base(folder):
             return self._adapted(self._around(self.model), folder, asked, "CAUSAL_LM")
         return load_model(asked)
@@ -51,10 +52,12 @@ class SharedBase:
         """
         asked, folder = self._find(source)
         if not adapter_base(folder):
-            return load_scorer(self.config, folder)
+            whole: PreTrainedModel = load_scorer(self.config, folder)
+            return whole
         model = self._adapted(self._headed(), folder, asked, "SEQ_CLS")
-        model.get_submodule(HEAD).float()  # as in `load_scorer`: confidences that are close are told apart
-        return reading_last(model)
+        model.get_submodule(HEAD).float()  # as in `load_scorer`: confidences that are close are distinguished
+        role: PreTrainedModel = reading_last(model)
+        return role
 
     def _find(self, source: str | Path) -> tuple[ModelConfig, Path]:
         own = str(source) == self.config.source
@@ -108,7 +111,8 @@ class SharedBase:
                 raise ModelError(f"{folder} has no weights for {name}; it is not a whole adapter")
             if id(weight) not in shared:
                 weight.data = weight.data.to(self.model.device, self.model.dtype)
-        return model.eval()
+        role: PreTrainedModel = model.eval()
+        return role
 
     def _tensors(self) -> chain[torch.Tensor]:
         return chain(self.model.parameters(), self.model.buffers())

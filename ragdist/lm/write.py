@@ -119,7 +119,8 @@ class ModelWriter:
             use_cache=True,
             logits_to_keep=1,
         )
-        return out.logits[:, -1]
+        logits_RV: Tensor = out.logits[:, -1]
+        return logits_RV
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, device=self.model.device)

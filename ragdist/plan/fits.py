@@ -1,7 +1,7 @@
 """Whether a job's groups fit into the machines: seats, memory, settings that contradict each other.
 
 A problem is sure when nothing could make it work (no seat, or less memory than the states alone take); all others
-are close calls. Where machines or a model are not known there is no problem.
+are near the limit. Where machines or a model are not known there is no problem.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ragdist.plan.seats import GIB, Node, Role, Seats
 from ragdist.plan.shape import Shape
 
 CLOSE = 0.9
-"""Share of a machine's or card's memory from which a plan is a close call."""
+"""Share of a machine's or card's memory from which a plan is near the limit."""
 KEPT = 0.75
 """Share of the counted activations without which no step can do, whatever the kernel, LoRA or not."""
 Crowd = Sequence[tuple["PlannedGroup", int]]

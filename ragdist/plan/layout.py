@@ -106,7 +106,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
 
 
 def check(plan: Plan) -> list[str]:
-    """Passes what can work: the close calls, a sentence each, or a ConfigError if something surely cannot fit."""
+    """Passes what can work: a sentence for each thing near the limit, or a ConfigError if something surely cannot fit."""
     for problem in plan.problems:
         if problem.sure:
             raise ConfigError(problem.text)

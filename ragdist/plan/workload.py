@@ -109,7 +109,7 @@ def teacher(settings: Settings, here: Here | None = None) -> TeacherCalls | None
     """What the teacher may be asked at most; None where nobody is, or where nothing bounds it.
 
     A reply is no longer than `teacher.max_new_tokens`, a chunk no longer than `chunks.tokens`; a verdict is asked of
-    each document that is shown. What is in the ledger already is not taken off.
+    each document that is shown. What is in the response cache already is not taken off.
     """
     config, shown = settings.teacher, settings.contexts.documents
     if not (config.questions_per_chunk or config.reasoning or config.judge):

@@ -21,7 +21,7 @@ UNWRITABLE = {
 }
 
 
-# JSONEncoder.encode builds this very function anew for every row, at half of the cost of the row.
+# JSONEncoder.encode builds this very function again for every row, at half of the cost of the row.
 _pieces = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
     None, None, json.encoder.encode_basestring, None, ": ", ", ", False, False, True
 )

@@ -36,7 +36,7 @@ class TrackedRun(NamedTuple):
 
     id: str
     begun: bool
-    """Whether `id` names a tracked run that is gone on with."""
+    """Whether `id` names a tracked run that is resumed."""
     points: int
     """Steps, of all groups, that it was told before."""
     project: str
@@ -269,7 +269,7 @@ KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {
 
 
 def open_tracker(name: str, shown: TrackedRun) -> Tracker:
-    """The tracked run, begun or gone on with; blocks as long as its client does."""
+    """The tracked run, begun or resumed; blocks as long as its client does."""
     with _importing:  # some change the filters of warnings as they are imported, which threads share
         for variable, value in VARIABLES.items():
             os.environ.setdefault(variable, value)

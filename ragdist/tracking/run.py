@@ -50,7 +50,7 @@ MAY_CHANGE = {
     "sweep-raft": ("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
-"""What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
+"""What a run may resume with differently: where and how it runs. ATM's rounds are judged as they go."""
 LIBRARIES = (
     *("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe"),
     *("regex", "scikit-learn"),
@@ -148,7 +148,7 @@ def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
 
 
 def _refuse_other_settings(run: RunFolder) -> None:
-    """A run goes on with what it began with; where it runs and what is asked of it afterwards may change."""
+    """A run resumes with what it began with; where it runs and what is asked of it afterwards may change."""
     if not (run.folder / "settings.yaml").exists():
         return
     began, asked = (

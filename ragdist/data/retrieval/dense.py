@@ -73,7 +73,8 @@ class Dense:
             reach *= 4
             scores, places = self._near(query[None], reach)
             if self._holds_all(scores[0], count):
-                return places[0]
+                nearest: np.ndarray = places[0]
+                return nearest
 
     def _best(self, query: np.ndarray, places: np.ndarray, count: int) -> list[Hit]:
         places = np.sort(places)
@@ -100,7 +101,8 @@ def open_vectors(
         if not (path / VECTORS).exists():
             with store.writing(stage) as out:
                 out.counts |= _write_vectors(out.folder / VECTORS, chunks, embedder, passage_prefix)
-    return np.load(path / VECTORS, mmap_mode="r")
+    vectors: np.ndarray = np.load(path / VECTORS, mmap_mode="r")
+    return vectors
 
 
 def _write_vectors(path: Path, chunks: Mapping[str, Chunk], embedder: Embedder, prefix: str) -> dict[str, int]:

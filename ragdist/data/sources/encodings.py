@@ -24,11 +24,11 @@ GUESSED = {f"cp{number}": f"windows-{number}" for number in (*range(1250, 1259),
     **{"koi8_r": "koi8-r", "koi8_u": "koi8-u", "cp866": "ibm866", "shift_jis": "shift_jis", "euc_jp": "euc-jp"},
     **{"gb18030": "gb18030", "big5": "big5", "euc_kr": "euc-kr"},
 }
-"""Legacy encodings that are told apart by content: Python's name and the standard's."""
+"""Legacy encodings that are distinguished by content: Python's name and the standard's."""
 ESCAPED = "iso-2022-jp"
 """The one encoding that looks like ASCII."""
 HEAD = 1 << 16
-"""Bytes in which a page's declaration is looked for: a browser reads 1024, and begins anew where it meets one later."""
+"""Bytes in which a page's declaration is looked for: a browser reads 1024, and begins again where one comes later."""
 _MARKS = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16")
 MARKS = (*_MARKS, (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
 _CONTROLS = re.compile(rb"[\x00-\x07\x0e-\x19\x1c-\x1f]")

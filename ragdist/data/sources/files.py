@@ -58,7 +58,7 @@ class Broken:
         if self._problems:
             count = f"{len(self._problems)} files or rows cannot be used: " * (len(self._problems) > 1)
             raise DataError(
-                f"{count}{'; '.join(self._problems)}; mend them, or set corpus.broken=skip to leave such input out"
+                f"{count}{'; '.join(self._problems)}; fix them, or set corpus.broken=skip to leave such input out"
             )
 
 

@@ -114,7 +114,7 @@ def resolved(
     if problems and broken.policy == "stop":
         more = f" (and {len(problems) - TOLD} more questions)" if len(problems) > TOLD else ""
         raise DataError(
-            f"{'; '.join(problems[:TOLD])}{more}; mend these names in the question files, or set corpus.broken=skip to "
+            f"{'; '.join(problems[:TOLD])}{more}; fix these names in the question files, or set corpus.broken=skip to "
             "leave such questions out"
         )
     broken.named += problems
