@@ -36,7 +36,7 @@ def render(
         bool, typer.Option("--from-runs", help="Size pods by the rows that runs of this machine made.")
     ] = False,
 ) -> None:
-    """Write the manifests of a job: pods, seats and memory as these settings ask for."""
+    """Write the manifests of a job: pods, slots and memory as these settings ask for."""
     from ragdist import runs
     from ragdist.config import loader
     from ragdist.sweeps import trials

@@ -62,7 +62,7 @@ class KubeConfig(SettingsBlock):
     taints: tuple[str, ...] = ("nvidia.com/gpu",)
     """Keys of taints that ranks (and a head with a GPU) tolerate."""
     autoscaling: bool = False
-    """KubeRay's own autoscaler: pods of ranks come when the job asks for seats and go when they are idle; not with
+    """KubeRay's own autoscaler: pods of ranks come when the job asks for slots and go when they are idle; not with
     `kube.queue`."""
     queue: str = ""
     """Kueue queue that admits the job when there is room for all of its pods; empty does without."""

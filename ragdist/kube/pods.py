@@ -1,4 +1,4 @@
-"""Which pods a job needs: the seats that it asks of Ray, and the memory that the plan counts, a group at a time."""
+"""Which pods a job needs: the slots that it requests of Ray, and the memory that the plan counts, a group at a time."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class WorkerRequest(Role):
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
-def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
+def requests(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
     """The slots that a job, with settings from `for_pods`, requests on a cluster that it joins, where a rank takes one
     CPU unless told otherwise."""
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
@@ -115,32 +115,32 @@ def groups(settings: Settings, job: KubeJob, plan: Plan) -> list[Pods]:
     """The groups of pods with slots for all that the job has under way at once; the plan is that of `system(job)` with
     these settings, from `for_pods`, for machines that are not known. A ConfigError if the memory of a rank is not
     known."""
-    return [_pods(seats, _memory(seats, settings, plan), settings, store_gib(plan)) for seats in asked(settings, job)]
+    return [_pods(one, _memory(one, settings, plan), settings, store_gib(plan)) for one in requests(settings, job)]
 
 
-def _pods(seats: WorkerRequest, memory_each: float, settings: Settings, store: int) -> Pods:
+def _pods(request: WorkerRequest, memory_each: float, settings: Settings, store: int) -> Pods:
     """Pods with these slots, a rank of `memory_each` bytes, and `store` GiB of object store in each pod."""
-    together = min(settings.kube.workers_per_pod, seats.ranks)
+    together = min(settings.kube.workers_per_pod, request.ranks)
     return Pods(
-        name=seats.name,
-        count=math.ceil(seats.ranks / together),
+        name=request.name,
+        count=math.ceil(request.ranks / together),
         ranks=together,
-        cpus=max(1, math.ceil(together * seats.cpus)),
-        gpus=math.ceil(together * seats.gpus),
+        cpus=max(1, math.ceil(together * request.cpus)),
+        gpus=math.ceil(together * request.gpus),
         memory=_rounded(together * memory_each + RAY) + store + 1,
         store=store,
-        labels=seats.labels or {ROLE: seats.name},
-        resources={kind: together * count for kind, count in seats.resources.items()},
+        labels=request.labels or {ROLE: request.name},
+        resources={kind: together * count for kind, count in request.resources.items()},
     )
 
 
-def _memory(seats: WorkerRequest, settings: Settings, plan: Plan) -> float:
-    """Bytes of host memory of one rank: told, or of the largest group that may have the seat."""
-    if seats.name == "trials":
+def _memory(request: WorkerRequest, settings: Settings, plan: Plan) -> float:
+    """Bytes of host memory of one rank: told, or of the largest group that may have the slot."""
+    if request.name == "trials":
         return _asking(settings, plan) + memory.process(True, "host")
     if settings.kube.memory_gib:
         return settings.kube.memory_gib * GIB
-    return max(_counted(group) for group in plan.groups if seats.name in ("workers", group.role.name))
+    return max(_counted(group) for group in plan.groups if request.name in ("workers", group.role.name))
 
 
 def _counted(group: PlannedGroup) -> int:

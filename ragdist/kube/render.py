@@ -4,7 +4,7 @@
     storage.yaml    PersistentVolumeClaim (s3: and PersistentVolume)         network.yaml   NetworkPolicy
     job.yaml        RayJob; `standing`: cluster.yaml, a RayCluster           kustomization.yaml
 
-The driver runs in the head's pod, which has no seats; ranks sit in groups of pods that carry the labels the job asks
+The driver runs in the head's pod, which has no slots; ranks run in groups of pods that carry the labels the job asks
 for. A retry begins with new pods and the same run name, so it resumes from the run's folder.
 """
 

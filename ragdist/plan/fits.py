@@ -1,6 +1,6 @@
-"""Whether a job's groups fit into the machines: seats, memory, settings that contradict each other.
+"""Whether a job's groups fit into the machines: slots, memory, settings that contradict each other.
 
-A problem is sure when nothing could make it work (no seat, or less memory than the states alone take); all others
+A problem is sure when nothing could make it work (no slot, or less memory than the states alone take); all others
 are near the limit. Where machines or a model are not known there is no problem.
 """
 
@@ -14,7 +14,7 @@ from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.plan import memory, seats
 from ragdist.plan.memory import ModelFootprint, Part, Place, Work, Writing
-from ragdist.plan.seats import GIB, Node, Role, Seats
+from ragdist.plan.seats import GIB, Node, Placement, Role
 from ragdist.plan.shape import Shape
 
 CLOSE = 0.9
@@ -78,9 +78,9 @@ class Problem:
     text: str
 
 
-def seat(
+def place_groups(
     groups: Sequence[PlannedGroup], nodes: Sequence[Node] | None, *, side_by_side: bool
-) -> tuple[list[Seats], list[Problem]]:
+) -> tuple[list[Placement], list[Problem]]:
     """Where the groups are placed, turn by turn; machines that are not known (None) place nobody.
 
     `side_by_side`: they need each other; else the first two share a turn where there is room, the rest comes after.
@@ -89,12 +89,12 @@ def seat(
         return [], []
     roles = [group.role for group in groups]
     together = roles if side_by_side else roles[:2]
-    if side_by_side or seats.sit(together, nodes):
+    if side_by_side or seats.place(together, nodes):
         turns = [together, *([role] for role in roles[len(together) :])]
     else:
         turns = [[role] for role in roles]
-    found = [(turn, seats.sit(turn, nodes)) for turn in turns]
-    why = _no_card if all(node.here and node.gpus == 0 for node in nodes) and any(r.gpus for r in roles) else _no_seats
+    found = [(turn, seats.place(turn, nodes)) for turn in turns]
+    why = _no_card if all(node.here and node.gpus == 0 for node in nodes) and any(r.gpus for r in roles) else _no_slots
     missing = [Problem(sure=True, text=why(turn, groups, nodes)) for turn, sat in found if sat is None]
     return [sat for _, sat in found if sat is not None], missing
 
@@ -107,7 +107,7 @@ def _no_card(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Seque
         if group.role.gpus and any(group.role is role for role in roles)
     ]
     if not knobs:
-        return _no_seats(roles, groups, nodes)
+        return _no_slots(roles, groups, nodes)
     return (
         f"this machine has no GPU; set {' '.join(dict.fromkeys(knobs))} to train on its CPUs, send the job to a "
         "cluster (`ragdist submit`), or plan for other machines with --nodes 1x8xA100-80GB"
@@ -124,7 +124,7 @@ def without_a_card(settings: Settings, groups: Sequence[PlannedGroup]) -> Iterat
         )
 
 
-def _no_seats(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:
+def _no_slots(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:
     wanted, knobs = [], []
     for role in roles:
         takes = f"{role.cpus:g} CPUs" + f" and {role.gpus:g} GPUs" * bool(role.gpus)
@@ -135,7 +135,7 @@ def _no_seats(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequ
         prefix = workers.removesuffix("workers")
         knobs += [workers, f"{prefix}cpus_per_worker"] + [f"{prefix}gpus_per_worker"] * bool(role.gpus)
     have = "; ".join(describe(node) for node in nodes[:4]) + f"; and {len(nodes) - 4} more" * (len(nodes) > 4)
-    return f"no seats for {' beside '.join(wanted)}; there is {have}; lower {', '.join(knobs)}, or add machines"
+    return f"no slots for {' beside '.join(wanted)}; there is {have}; lower {', '.join(knobs)}, or add machines"
 
 
 def contradictions(
@@ -174,7 +174,7 @@ class Load:
         return self.node.ram_gib if self.place == "host" else self.node.gpu_gib
 
 
-def loads(groups: Sequence[PlannedGroup], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> list[Load]:
+def loads(groups: Sequence[PlannedGroup], nodes: Sequence[Node], turns: Sequence[Placement], driver: int) -> list[Load]:
     """The loads of all machines in all turns; of those that are alike the first. The driver's bytes are on the first
     machine."""
     by_name = {group.role.name: group for group in groups}

@@ -1,6 +1,6 @@
 """What a job will take, before anything is started: pure arithmetic over settings, machines and finished stages.
 
-    settings + machines -> groups -> seats              `seats.py`
+    settings + machines -> groups -> placement          `seats.py`
              + the model's shape -> bytes of a rank     `shape.py`, `memory.py`
              -> rows, steps, money                      `workload.py`, bounds; counted in this machine's stages if asked
              -> what surely does not fit, what is close, and which setting to change    `fits.py`
@@ -20,7 +20,7 @@ from ragdist.errors import ConfigError
 from ragdist.plan import fits, shape, workload
 from ragdist.plan.fits import Load, PlannedGroup, Problem
 from ragdist.plan.memory import LIBRARIES, ModelFootprint, Work, Writing
-from ragdist.plan.seats import Node, Role, Seats, unreserved
+from ragdist.plan.seats import Node, Placement, Role, unreserved
 from ragdist.plan.shape import Shape
 from ragdist.plan.workload import Here, RowCount, TeacherCalls
 from ragdist.storage.tables import KEPT_TABLES
@@ -45,7 +45,7 @@ class Plan:
     nodes: Sequence[Node] | None
     """None: a cluster that was not described."""
     groups: Sequence[PlannedGroup]
-    turns: Sequence[Seats]
+    turns: Sequence[Placement]
     """Who sits where, one turn after another."""
     loads: Sequence[Load]
     """What that comes to on each machine and its fullest card; of those that are alike the first."""
@@ -73,9 +73,9 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
     cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
     width, rows = _width(settings, nodes or ()), workload.examples(settings, here)
     groups = _sides(settings, width, cores) if job == "atm" else _lessons(settings, job, width, rows, cores)
-    turns, problems = fits.seat(groups, nodes, side_by_side=job == "atm")
+    turns, problems = fits.place_groups(groups, nodes, side_by_side=job == "atm")
     if answering := _answerers(settings, job, nodes, width, cores):
-        turn, missing = fits.seat(answering, nodes, side_by_side=True)
+        turn, missing = fits.place_groups(answering, nodes, side_by_side=True)
         groups, turns, problems = [*groups, *answering], [*turns, *turn], [*problems, *missing]
     model = shape.read(settings.model)
     driver = _driver(settings, job, model, width, groups)
@@ -106,7 +106,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
 
 
 def check(plan: Plan) -> list[str]:
-    """Passes what can work: a sentence for each thing near the limit, or a ConfigError if something surely cannot fit."""
+    """Passes what can work: a sentence for all near the limit, or a ConfigError if something surely cannot fit."""
     for problem in plan.problems:
         if problem.sure:
             raise ConfigError(problem.text)

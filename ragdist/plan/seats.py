@@ -88,7 +88,7 @@ def unreserved(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels.items() if not key.startswith("ray.io/")}
 
 
-Seats = Mapping[str, Mapping[str, int]]
+Placement = Mapping[str, Mapping[str, int]]
 """{role: {node: ranks}}"""
 
 
@@ -178,8 +178,8 @@ def _cards() -> list[_Card]:
     return cards if visible is None else cards[: len([name for name in visible.split(",") if name.strip()])]
 
 
-def sit(roles: Sequence[Role], nodes: Sequence[Node]) -> Seats | None:
-    """Seats for all ranks of one role, or of two side by side; None where there is no way. A role stays together.
+def place(roles: Sequence[Role], nodes: Sequence[Node]) -> Placement | None:
+    """Slots for all ranks of one role, or of two side by side; None where there is no way. A role stays together.
 
     Exact, so that no layout that exists is refused: for each number of ranks of the first role on the machines so far,
     the most of the second that fit beside them.
@@ -198,6 +198,6 @@ def sit(roles: Sequence[Role], nodes: Sequence[Node]) -> Seats | None:
     if others < second.ranks:
         return None
     return {
-        role.name: {node.name: seats[number] for node, seats in zip(nodes, where, strict=True) if seats[number]}
+        role.name: {node.name: slots[number] for node, slots in zip(nodes, where, strict=True) if slots[number]}
         for number, role in enumerate(roles)
     }
