@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import shutil
 import tempfile
@@ -71,9 +70,11 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
         if is_adapter and form == "merged":
             _merge(config, folder, half)
         else:
-            _copy(folder, half)
+            for path in {path for pattern in KEPT for path in folder.glob(pattern)}:
+                shutil.copy2(path, half / path.name)
         if form == "adapter" and base:
-            _rebase(half / "adapter_config.json", base)
+            adapter = half / "adapter_config.json"
+            write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base, "revision": None})
         readme = folder / "README.md"
         text = readme.read_text() if readme.exists() else "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
         (half / "README.md").write_text(_card(text, form, base))
@@ -99,7 +100,7 @@ def check_public(folder: Path) -> None:
     """Whether others can load what is in this folder. A ModelError for an adapter whose base model is known on this
     machine only."""
     adapter = folder / "adapter_config.json"
-    named = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else ""
+    named = read_json(adapter)["base_model_name_or_path"] if adapter.exists() else ""
     if named and (not HUB_ID.fullmatch(named) or Path(named).exists()):
         raise ModelError(
             f"the adapter names its base model {named!r}, which nobody else has; give --base owner/name, the hub id of "
@@ -174,11 +175,6 @@ def _model_of(source: str) -> str | Path:
     return Path(source) / "model"
 
 
-def _copy(folder: Path, to: Path) -> None:
-    for path in sorted({found for pattern in KEPT for found in folder.glob(pattern)}):
-        shutil.copy2(path, to / path.name)
-
-
 def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     from transformers import AutoConfig
 
@@ -194,11 +190,6 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
         merged.to(stored or merged.dtype).save_pretrained(to)  # type: ignore[arg-type]
         codec.tokenizer.save_pretrained(to)
-
-
-def _rebase(adapter: Path, base: str) -> None:
-    named = json.loads(adapter.read_text())
-    write_json(adapter, {**named, "base_model_name_or_path": base, "revision": None})
 
 
 def _card(text: str, form: ModelForm, base: str) -> str:

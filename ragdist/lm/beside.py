@@ -53,7 +53,9 @@ def _at_once(streams: Sequence[Stream]) -> Stream:
             under_way[thread.submit(_next, stream, max(1, cores // len(streams)))] = thread, stream
         while under_way:
             finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in sorted(finished, key=_failed):  # what is written comes first
+            for future in sorted(
+                finished, key=lambda done: done.exception() is not None
+            ):  # what is written comes first
                 thread, stream = under_way.pop(future)
                 batch = future.result()
                 if batch is not None:
@@ -61,10 +63,6 @@ def _at_once(streams: Sequence[Stream]) -> Stream:
                     yield batch
                 else:
                     thread.submit(give_back_freed_memory)
-
-
-def _failed(done: Future[list[Written] | None]) -> bool:
-    return done.exception() is not None
 
 
 def _next(stream: Stream, cores: int) -> list[Written] | None:

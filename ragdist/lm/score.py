@@ -116,7 +116,11 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
         refuse_other_base(config, resolve(config), folder)
         base = load_classifier(config)
         with named(own, "what was tuned as a scorer"):
-            _check_adapter(folder)
+            from peft import PeftConfig
+
+            kind = PeftConfig.from_pretrained(str(folder)).task_type
+            if kind != "SEQ_CLS":
+                raise ValueError(f"it is an adapter for {kind}, without a score head")
             model = with_adapter(base, folder)
     else:
         with named(own, "what was tuned as a scorer"):
@@ -126,14 +130,6 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
             model = reading_last(model)
     model.get_submodule(HEAD).float()
     return model.eval()
-
-
-def _check_adapter(folder: Path) -> None:
-    from peft import PeftConfig
-
-    kind = PeftConfig.from_pretrained(str(folder)).task_type
-    if kind != "SEQ_CLS":
-        raise ValueError(f"it is an adapter for {kind}, without a score head")
 
 
 def reading_last(model: Any) -> Any:

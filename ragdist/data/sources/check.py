@@ -53,11 +53,9 @@ def questions(settings: Settings) -> QuestionCount:
         count += 1
         if question.split == "test" or question.oracle_ids or config.source == "folder":
             splits[question.split] += 1
-    if count == LOOKED_AT:
+    if count == LOOKED_AT or settings.teacher.questions_per_chunk:
         return QuestionCount()
-    train = None if settings.teacher.questions_per_chunk else splits["train"]
-    test = None if settings.teacher.questions_per_chunk else splits["test"]
-    caps = settings.questions
+    train, test, caps = splits["train"], splits["test"], settings.questions
     return QuestionCount(train and min(train, caps.train_rows or train), test and min(test, caps.test_rows or test))
 
 

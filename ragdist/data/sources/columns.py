@@ -102,14 +102,13 @@ class Columns:
         name = getattr(self._config, part)
         if name in there or name != getattr(ColumnsConfig(), part):
             found = name if name in there else ""
-            self._first |= {part: found} if found else {}
-            return found
-        if self._first.get(part) in there:
+        elif self._first.get(part) in there:
             return self._first[part]
-        by_name = {_plain(key): key for key in reversed(there)}
-        found = next((by_name[usual] for usual in USUAL[part] if usual in by_name), "")
-        role = {"question": "user", "answers": "assistant"}.get(part, "")
-        found = found or next((key for key in there if key.endswith(f"[{role}]")), "")
+        else:
+            by_name = {_plain(key): key for key in reversed(there)}
+            found = next((by_name[usual] for usual in USUAL[part] if usual in by_name), "")
+            role = {"question": "user", "answers": "assistant"}.get(part, "")
+            found = found or next((key for key in there if key.endswith(f"[{role}]")), "")
         self._first |= {part: found} if found else {}
         return found
 
