@@ -194,9 +194,9 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
 
 def _card(text: str, form: ModelForm, base: str) -> str:
     """The model's card with a head that the hub takes: its base by hub id, or not named in the head."""
-    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    head: dict[str, Any] = (yaml.safe_load(found[1]) if found else None) or {}
-    body = text[found.end() :] if found else text
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    head: dict[str, Any] = (yaml.safe_load(match[1]) if match else None) or {}
+    body = text[match.end() :] if match else text
     old = head.pop("base_model", "")
     if base and isinstance(old, str) and old:
         body = body.replace(old, base)

@@ -1,6 +1,6 @@
 """What a system is handed: someone who tokenizes, writes, reads, retrieves, maps, tunes.
 
-Who plays a role (this process, Ray workers) is decided in `players.py`, nowhere else.
+Who implements a role (this process, Ray workers) is decided in `players.py`, nowhere else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tokens(NamedTuple):
 
 
 class Codec(Protocol):
-    """The tuned model's own tokenizer. Played by `lm.load.ModelCodec`, in tests by `tests.tiny`."""
+    """The tuned model's own tokenizer. Implemented by `lm.load.ModelCodec`, in tests by `tests.tiny`."""
 
     @property
     def fingerprint(self) -> str:
@@ -79,7 +79,7 @@ class Pair(NamedTuple):
 
 
 class Scorer(Protocol):
-    """(question, answer) -> confidence that the answer is right. Played by `lm.score`, `features`."""
+    """(question, answer) -> confidence that the answer is right. Implemented by `lm.score`, `features`."""
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """A number in (0, 1) for each pair, in order; it does not depend on the other pairs."""
@@ -110,7 +110,7 @@ class Answerer(Protocol):
 
 
 class Answerers(Protocol):
-    """Opens models to be asked. Played by `local.LocalAnswerers`, `cluster.answerers.RankAnswerers`."""
+    """Opens models to be asked. Implemented by `local.LocalAnswerers`, `cluster.answerers.RankAnswerers`."""
 
     def open(self, *sources: str) -> AbstractContextManager[Answerer]:
         """The models at these sources for as long as the block lasts; several share the base that the settings name."""
@@ -120,7 +120,7 @@ class Answerers(Protocol):
 
 
 class Teacher(Protocol):
-    """Messages -> replies, each paid for once. Played by `teacher.endpoint.Endpoint`, `local.LocalTeacher`."""
+    """Messages -> replies, each paid for once. Implemented by `teacher.endpoint.Endpoint`, `local.LocalTeacher`."""
 
     @property
     def fingerprint(self) -> str:
@@ -146,7 +146,7 @@ class Teacher(Protocol):
 
 
 class Embedder(Protocol):
-    """Texts -> vectors of length one. Played by `lm.embed`."""
+    """Texts -> vectors of length one. Implemented by `lm.embed`."""
 
     @property
     def fingerprint(self) -> str:
@@ -202,7 +202,7 @@ class MicrobatchRef:
 
 
 class Side(Protocol):
-    """A model on one or more ranks: works beside shards, and learns. Played by `local.LocalSide`, `cluster.group`."""
+    """A model on one or more ranks: works beside shards, and learns. Implemented by `local.LocalSide`, `cluster.group`."""
 
     @property
     def version(self) -> int:
@@ -223,7 +223,7 @@ class Side(Protocol):
         again. A dead rank is replaced and its microbatch done again.
 
         Args:
-            work: a module-level function; `model` plays Model.
+            work: a module-level function; `model` implements Model.
             inputs: tuples of shards, all of one name.
             shared: more arguments, small.
             folder: seen by all ranks.
@@ -271,7 +271,7 @@ class TrainingJob:
 
 
 class Tuner(Protocol):
-    """Examples -> a folder with the tuned model. Played by `cluster.train.RayTuner`."""
+    """Examples -> a folder with the tuned model. Implemented by `cluster.train.RayTuner`."""
 
     def tune(self, lessons: Sequence[TrainingJob]) -> list[Path]:
         """Trains each lesson and returns the models' folders: side by side where there is room for all, else in turn.

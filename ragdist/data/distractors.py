@@ -206,7 +206,7 @@ def candidates(
 
 
 class _Ahead:
-    """Plays Retriever for a block of questions: those that surely ask are searched for together.
+    """Implements Retriever for a block of questions: those that surely ask are searched for together.
 
     One search for many costs a dense retriever little more than one for one.
     """

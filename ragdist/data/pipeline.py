@@ -24,7 +24,7 @@ from ragdist.data.sources import apidocs, benchmarks, check, corpus, hub, naming
 from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
 from ragdist.data.sources.public import PublicRow
-from ragdist.data.teaching.stages import Lessons
+from ragdist.data.teaching.stages import TeacherStages
 from ragdist.draws import draws
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
@@ -112,7 +112,7 @@ class Pipeline:
         """A teacher's questions about the chunks, not yet answered."""
         if self.settings.corpus.questions:
             list(self._of_folder([]))  # names of documents that are not there are told before anybody is asked
-        return self._lessons.asked(self.chunks)
+        return self._teacher_stages.asked(self.chunks)
 
     @cached_property
     def taught(self) -> Rows[Question]:
@@ -120,13 +120,13 @@ class Pipeline:
         own = [question for question, _, _ in self._rows()] if self.settings.corpus.questions else []
         made_by = {"own": self._source_stage("source").fingerprint, "chunks": self.chunks.fingerprint}
         searched = hybrid.ranked_by(self.settings.retrieval, self.embedder)
-        return self._lessons.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by | searched)
+        return self._teacher_stages.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by | searched)
 
     @cached_property
     def questions(self) -> Rows[Question]:
         """Training and test questions; where `teacher.reasoning` says so, with the teacher's."""
         found = self.selected
-        return self._lessons.reasoned(found, self.chunk_by_id) if self.settings.teacher.reasoning else found
+        return self._teacher_stages.reasoned(found, self.chunk_by_id) if self.settings.teacher.reasoning else found
 
     @cached_property
     def selected(self) -> Rows[Question]:
@@ -189,7 +189,7 @@ class Pipeline:
             settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
         if judge := self.settings.teacher.judge:
-            settings |= self._lessons.judged_by
+            settings |= self._teacher_stages.judged_by
 
         def produce(counts: dict[str, Any]) -> Iterator[Candidates]:
             chunks, retriever = self.chunk_by_id, self.retriever if ranked else None
@@ -198,7 +198,9 @@ class Pipeline:
             asked: Iterable[Question] = progress(self.questions, "distractors")
             if not judge:
                 return find(asked, counts=counts)
-            rejected = self._lessons.rejected(asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad))
+            rejected = self._teacher_stages.rejected(
+                asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad)
+            )
             counts["rejected"] = sum(map(len, rejected.values()))
             return find(self.questions, counts=counts, rejected=rejected)
 
@@ -401,12 +403,12 @@ class Pipeline:
         return naming.resolved(found, names, files, Broken(config.broken, broken), config.folder)
 
     @cached_property
-    def _lessons(self) -> Lessons:
+    def _teacher_stages(self) -> TeacherStages:
         if self.teacher is None:
             raise ConfigError(
                 "settings of teacher ask for one, and the data pipeline was given none; pass Pipeline(teacher=...)"
             )
-        return Lessons(self.settings, self.store, self.teacher)
+        return TeacherStages(self.settings, self.store, self.teacher)
 
     @cached_property
     def _given_forgeries(self) -> dict[str, list[Forgery]]:

@@ -226,8 +226,8 @@ def default(parameter: str, value: str) -> re.Pattern[str]:
 
 def before_default(parameter: str, text: str) -> int:
     """Where the parameter's default begins in a text; -1 where the text gives it none."""
-    found = re.search(_before(parameter), text)
-    return found.end() if found else -1
+    match = re.search(_before(parameter), text)
+    return match.end() if match else -1
 
 
 def _before(parameter: str) -> str:

@@ -111,8 +111,8 @@ def _shared_memory(path: str, group: Body) -> Iterator[Violation]:
 
 def size(quantity: Any) -> float | None:
     """Bytes (or units) of a Kubernetes quantity such as 4Gi; None where it is none."""
-    found = QUANTITY.fullmatch(str(quantity))
-    return float(found[1]) * UNITS[found[2]] if found and found[2] in UNITS else None
+    match = QUANTITY.fullmatch(str(quantity))
+    return float(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
 
 
 def in_clear(body: Any, path: str = "") -> Iterator[Violation]:
@@ -123,5 +123,5 @@ def in_clear(body: Any, path: str = "") -> Iterator[Violation]:
     elif isinstance(body, list):
         for number, value in enumerate(body):
             yield from in_clear(value, f"{path}[{number}]")
-    elif isinstance(body, str) and (found := SECRET_VALUE.search(body)):
-        yield Violation(path, f"what looks like a secret, {found[0][:6]}...", "a Secret that is made by hand")
+    elif isinstance(body, str) and (match := SECRET_VALUE.search(body)):
+        yield Violation(path, f"what looks like a secret, {match[0][:6]}...", "a Secret that is made by hand")

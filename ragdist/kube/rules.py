@@ -123,8 +123,8 @@ def _deletion(spec: Body) -> Iterator[Violation]:
 def _authentication(path: str, spec: Body, kind: str) -> Iterator[Violation]:
     tokens, by_kubernetes = at(spec, "authOptions.mode") == "token", at(spec, "authOptions.enableK8sTokenAuth")
     version = str(spec.get("rayVersion", ""))
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if tokens and (not found or (int(found[1]), int(found[2])) < TOKENS_SINCE):
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if tokens and (not match or (int(match[1]), int(match[2])) < TOKENS_SINCE):
         yield Violation(f"{path}.rayVersion", repr(version), "2.52.0 or later with authOptions.mode: token")
     if by_kubernetes and (kind == "RayJob" or not tokens):
         wanted = "none in a RayJob" if kind == "RayJob" else "authOptions.mode: token beside it"

@@ -22,8 +22,8 @@ Stream = Iterator[list[Written]]
 
 
 class ConcurrentWriters:
-    """Plays Writer with several that share no module, see `lm.shared`: each prompt goes to the one that its `model`
-    names, and they write at once.
+    """Implements Writer with several that share no module, see `lm.shared`: each prompt goes to the one that its
+    `model` names, and they write at once.
 
     Texts are those of the writers used one after the other.
     """

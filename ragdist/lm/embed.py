@@ -28,7 +28,7 @@ STEP = 16
 
 
 class SentenceEmbedder:
-    """Plays Embedder; the model is loaded when the first text comes.
+    """Implements Embedder; the model is loaded when the first text comes.
 
     A matrix product of another shape sums in another order, which moves the last bits of a row. So every pass through
     the model has the same number of rows (0 chooses by the hardware, one on a CPU), and a length that is the text's

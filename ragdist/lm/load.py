@@ -36,7 +36,7 @@ THOUGHT = re.compile(r"think|thought|reason|<\|(?:channel|message)\|>", re.IGNOR
 
 @dataclass(frozen=True)
 class ModelCodec:
-    """Plays Codec on a transformers tokenizer; pickles."""
+    """Implements Codec on a transformers tokenizer; pickles."""
 
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str

@@ -1,6 +1,6 @@
 """A model that stays in memory over many phases of work and learning: one rank's part of it.
 
-Lives in a process whose torch process group exists already, or makes one of its own. Plays `roles.Model` between
+Lives in a process whose torch process group exists already, or makes one of its own. Implements `roles.Model` between
 `open_phase` and `close_phase`, and learns between `begin` and `finish`; whatever is marked collective is called by
 every rank. Weights of version N are what `folder/model` of the phase that made it holds, to the bit.
 

@@ -62,8 +62,8 @@ def scoring_batches(rows: Iterable[tuple[int, ...]], tokens_per_batch: int) -> I
 
 
 class ModelScorer:
-    """Plays Scorer on a sequence classifier, called with what `pad` makes; `render` gives the tokens of a pair, the
-    same that it was tuned on.
+    """Implements Scorer on a sequence classifier, called with what `pad` makes; `render` gives the tokens of a pair,
+    the same that it was tuned on.
 
     In float32 a confidence does not depend on the pairs beside it, nor do its bits on the order of the pairs.
     """

@@ -72,7 +72,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
     """
     cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
     width, rows = _width(settings, nodes or ()), workload.examples(settings, here)
-    groups = _sides(settings, width, cores) if job == "atm" else _lessons(settings, job, width, rows, cores)
+    groups = _sides(settings, width, cores) if job == "atm" else _tuned_groups(settings, job, width, rows, cores)
     turns, problems = fits.place_groups(groups, nodes, side_by_side=job == "atm")
     if answering := _answerers(settings, job, nodes, width, cores):
         turn, missing = fits.place_groups(answering, nodes, side_by_side=True)
@@ -122,11 +122,11 @@ def _width(settings: Settings, nodes: Sequence[Node]) -> int:
     return 2 if any(node.here for node in nodes) and native_bfloat16() else 4
 
 
-def _lessons(settings: Settings, job: Job, width: int, rows: RowCount, cores: float | None) -> list[PlannedGroup]:
+def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, cores: float | None) -> list[PlannedGroup]:
     """The groups of a Ray Train job, one for each model that is tuned."""
-    lessons = {"train": settings.train}
+    tuned = {"train": settings.train}
     if job == "duet":
-        lessons = {name: getattr(settings.duet, name) for name in DUET_ROLES}
+        tuned = {name: getattr(settings.duet, name) for name in DUET_ROLES}
     return [
         PlannedGroup(
             role=(role := _role(name, settings.cluster, settings.cluster.workers, cores)),
@@ -141,7 +141,7 @@ def _lessons(settings: Settings, job: Job, width: int, rows: RowCount, cores: fl
             ),
             exact=rows.exact and job == "raft",
         )
-        for name, train in lessons.items()
+        for name, train in tuned.items()
     ]
 
 

@@ -97,10 +97,10 @@ def parse(spec: str) -> list[Node]:
     nodes: list[Node] = []
     for group in spec.split(","):
         head, *parts = group.strip().split(":")
-        found = CARDS.fullmatch(head) or CORES.fullmatch(head)
-        if not found:
+        match = CARDS.fullmatch(head) or CORES.fullmatch(head)
+        if not match:
             raise _unreadable(group)
-        said = found.groupdict()
+        said = match.groupdict()
         node = Node(name="", cpus=float(said["cpus"])) if "cpus" in said else Node(name="")
         if "gpus" in said:
             card = said["name"]
@@ -156,8 +156,8 @@ def this_machine() -> Node:
 def _swap() -> int:
     """Bytes of swap on this machine."""
     memory = Path("/proc/meminfo")
-    found = re.search(r"SwapTotal:\s+(\d+) kB", memory.read_text()) if memory.exists() else None
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"SwapTotal:\s+(\d+) kB", memory.read_text()) if memory.exists() else None
+    return int(match[1]) * 1024 if match else 0
 
 
 class _Card(NamedTuple):

@@ -60,7 +60,7 @@ class PhaseCheckpoint:
         return read_json(path) if path.exists() else None
 
     def adopt(self, other: Path) -> None:
-        """Takes over the finished phases of another run's journal that this one does not have; files are shared.
+        """Takes over the finished phases of another run's folder that this one does not have; files are shared.
 
         For runs whose settings differ in nothing that these phases depend on.
         """

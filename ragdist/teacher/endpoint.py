@@ -74,7 +74,7 @@ class Asking:
 
 
 class Endpoint:
-    """Plays Teacher on an endpoint; the folder keeps its response cache, `teacher-FINGERPRINT.jsonl`."""
+    """Implements Teacher on an endpoint; the folder keeps its response cache, `teacher-FINGERPRINT.jsonl`."""
 
     def __init__(self, config: TeacherConfig, folder: Path) -> None:
         self.config = config

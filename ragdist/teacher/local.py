@@ -22,8 +22,8 @@ ASKED = 256
 
 
 class LocalTeacher:
-    """Plays Teacher with a model in this process, loaded when the first reply is missing; the response cache keeps its
-    replies as those of an endpoint. `model` names the model and bounds prompt and reply together."""
+    """Implements Teacher with a model in this process, loaded when the first reply is missing; the response cache keeps
+    its replies as those of an endpoint. `model` names the model and bounds prompt and reply together."""
 
     def __init__(self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher) -> None:
         self.config, self.model, self.open_model = config, model, open_model

@@ -93,8 +93,8 @@ def points(lines: str) -> Iterator[Point]:
         numbers = {name: value for name, value in row.items() if name not in NOT_NUMBERS and _is_number(value)}
         if "step" not in row or not numbers or row["phase"] in NOT_CURVES:
             continue
-        found = re.fullmatch(r"round-(\d+)/(\w+)", row["phase"])
-        group, before = (found[2], int(found[1]) * row.get("steps", 0)) if found else (row["phase"], 0)
+        match = re.fullmatch(r"round-(\d+)/(\w+)", row["phase"])
+        group, before = (match[2], int(match[1]) * row.get("steps", 0)) if match else (row["phase"], 0)
         yield Point(group, before + row["step"], numbers)
 
 

@@ -20,7 +20,7 @@ DEPTH = 100
 
 
 class Hybrid:
-    """Plays Retriever: what others rank, joined by reciprocal rank (Cormack, Clarke, Buettcher 2009)."""
+    """Implements Retriever: what others rank, joined by reciprocal rank (Cormack, Clarke, Buettcher 2009)."""
 
     def __init__(self, retrievers: Sequence[Retriever], rank_constant: int) -> None:
         self.retrievers, self.rank_constant = retrievers, rank_constant

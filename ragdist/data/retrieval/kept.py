@@ -13,8 +13,8 @@ from ragdist.storage.stages import Stage, Store
 
 
 class KeptRetriever:
-    """Plays Retriever; what it finds is a stage, named by the chunks' fingerprint and what the ranking depends on, and
-    no index is there before a search that is not."""
+    """Implements Retriever; what it finds is a stage, named by the chunks' fingerprint and what the ranking depends on,
+    and no index is there before a search that is not."""
 
     def __init__(
         self, store: Store, chunks: str, ranked_by: Mapping[str, Any], open_retriever: Callable[[], Retriever]

@@ -100,8 +100,8 @@ def pdf(data: bytes) -> Text:
             marks.page(len(whole), number)
         at = 0
         for level, title in here:
-            found = re.compile(r"\s*".join(map(re.escape, "".join(title.split())))).search(text, at)
-            at = found.start() if found else at
+            match = re.compile(r"\s*".join(map(re.escape, "".join(title.split())))).search(text, at)
+            at = match.start() if match else at
             marks.heading(len(whole) + at, level, title)
         whole += text
     return marks.on(whole)

@@ -116,13 +116,13 @@ def _popqa(row: dict[str, Any], _: str) -> PublicRow:
 def _apibench(row: dict[str, Any], file: str) -> PublicRow:
     """The question stands in `code`, in one of two wordings. The file's name tells the hub, which has a rule of its own
     in `evaluation/apicalls.py`."""
-    said = _INSTRUCTION.search(row["code"]) or _QUOTED_INSTRUCTION.search(row["code"])
-    if not said:
+    match = _INSTRUCTION.search(row["code"]) or _QUOTED_INSTRUCTION.search(row["code"])
+    if not match:
         raise DataError(f"column 'code' holds no instruction: {row['code']!r:.80}")
     api = row["api_data"]
     documents = [_document(str(api.get("api_name", "")), json.dumps(api, ensure_ascii=False), "golden")]
-    question = said[1].strip().strip("'\"")
-    return _row(f"apibench_{file.partition('_')[0]}", "", question, [row["api_call"]], documents, said[2])
+    question = match[1].strip().strip("'\"")
+    return _row(f"apibench_{file.partition('_')[0]}", "", question, [row["api_call"]], documents, match[2])
 
 
 DPR_FILES = {"*train*.jsonl*": "train", "*dev*.jsonl*": "test"}

@@ -23,7 +23,7 @@ JUDGING = {"judge", "verdict"}
 LISTED = ("refused", "without_question", "names_document", "unanswerable", "invalid", "several_chunks")
 
 
-class Lessons:
+class TeacherStages:
     """What a teacher is asked for."""
 
     def __init__(self, settings: Settings, store: Store, teacher: Teacher) -> None:
