@@ -107,7 +107,7 @@ def mapper(settings: Settings) -> Iterator[Mapper]:
 
 
 def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRoles:
-    """Who implements DuetRAG's roles; `folder` is the run's, None asks in this process, with all models open together."""
+    """Who implements DuetRAG's roles; `folder` is the run's, None asks in this process, all models open together."""
     from ragdist.cluster.train import RayTuner
     from ragdist.local import LocalAnswerers
     from ragdist.systems.duet import features

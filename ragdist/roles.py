@@ -202,7 +202,7 @@ class MicrobatchRef:
 
 
 class Side(Protocol):
-    """A model on one or more ranks: works beside shards, and learns. Implemented by `local.LocalSide`, `cluster.group`."""
+    """A model on one or more ranks: works beside shards, learns. Implemented by `local.LocalSide`, `cluster.group`."""
 
     @property
     def version(self) -> int:

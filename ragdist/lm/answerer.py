@@ -42,7 +42,7 @@ def example_batches(
 
 
 class ModelAnswerer:
-    """Implements Answerer by one causal language model, or several of one base with modules of their own (`lm.shared`)."""
+    """Implements Answerer by one causal language model, or several over one base (`lm.shared`)."""
 
     def __init__(self, models: Sequence[Any], codec: Any, tokens_per_batch: int) -> None:
         self.tokens_per_batch, self.models = tokens_per_batch, models
