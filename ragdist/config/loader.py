@@ -185,7 +185,7 @@ def _explain(error: Any) -> str:
     if not key or (error["type"] == "value_error" and isinstance(error["input"], Mapping)):
         return problem  # of several settings together: it names them itself
     below = next((f"{known}=..." for known, *_ in describe() if known.startswith(f"{key}.")), f"{key}.NAME=...")
-    problem = WANTED.get(error["type"], problem[0].lower() + problem[1:]).format(below=below)
+    problem = WANTED.get(error["type"], "").format(below=below) or problem[0].lower() + problem[1:]
     return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"
 
 
