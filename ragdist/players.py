@@ -1,4 +1,4 @@
-"""Who plays the roles of `roles.py`, as the settings say: this process, its children, Ray's, an endpoint.
+"""Who implements the roles of `roles.py`, as the settings say: this process, its children, Ray's, an endpoint.
 
 Heavy imports wait inside the functions; nothing is loaded before it is used.
 """
@@ -110,7 +110,7 @@ def mapper(settings: Settings) -> Iterator[Mapper]:
 
 
 def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRoles:
-    """Who plays DuetRAG's roles; `folder` is the run's, None asks in this process, with all models open together."""
+    """Who implements DuetRAG's roles; `folder` is the run's, None asks in this process, all models open together."""
     from ragdist.cluster.train import RayTuner
     from ragdist.local import LocalAnswerers
     from ragdist.systems.duet import features

@@ -42,9 +42,6 @@ def best_margin(gaps: Sequence[float], reciter_right: Sequence[bool], discoverer
     `gaps` are the reciter's confidence less the discoverer's, one for each validation question. Which answer wins only
     changes where the margin passes a gap, so every outcome is looked at once. Of equally good margins the middle of the
     widest stretch is taken, of equally wide ones the largest: near the limit the discoverer's answer is taken.
-
-    Returns:
-        A margin in [0, 1]; 1 never picks the reciter.
     """
     edges = [*sorted({0.0, 1.0, *(gap for gap in gaps if 0.0 < gap < 1.0)}), 1.0]  # 1 is a margin of its own
     rows = list(zip(gaps, reciter_right, discoverer_right, strict=True))

@@ -1,4 +1,4 @@
-"""Settings: frozen blocks, one for each part of the house, resolved once and never edited.
+"""Settings: frozen blocks, one for each part of the architecture, resolved once and never edited.
 
 The sentence under each field is its help text (`ragdist settings`, `docs/settings.md`); `config/loader.py` reads files.
 """
@@ -39,37 +39,6 @@ from ragdist.config.training import (
     SideConfig,
     TrainConfig,
 )
-
-__all__ = [
-    "AnswerersConfig",
-    "Arbiter",
-    "AtmConfig",
-    "Block",
-    "ChunksConfig",
-    "ClusterConfig",
-    "ColumnsConfig",
-    "Condition",
-    "ContextsConfig",
-    "CorpusConfig",
-    "DuetConfig",
-    "EvaluationConfig",
-    "GroupConfig",
-    "KubeConfig",
-    "LoraConfig",
-    "MixConfig",
-    "ModelConfig",
-    "PromptsConfig",
-    "QuestionsConfig",
-    "ReplayConfig",
-    "RetrievalConfig",
-    "RunConfig",
-    "Settings",
-    "SideConfig",
-    "SweepConfig",
-    "TeacherConfig",
-    "TrainConfig",
-    "uneven",
-]
 
 PLAIN_TOKENS, REASONED_TOKENS = 32, 256
 """Longest answer where `evaluation.max_new_tokens` says nothing."""
@@ -139,11 +108,11 @@ class Settings(SettingsBlock):
 
     @model_validator(mode="after")
     def _sides_tune_all_weights(self) -> Settings:
-        for name, side in (("attacker", self.attacker), ("generator", self.generator)):
-            if side.train.lora.rank:
+        for key in ("attacker.train", "generator.train"):
+            if rank := self.training[key].lora.rank:
                 raise ValueError(
-                    f"{name}.train.lora.rank={side.train.lora.rank}: ATM tunes all weights, adapters are not supported "
-                    f"there; set {name}.train.lora.rank=0"
+                    f"{key}.lora.rank={rank}: ATM tunes all weights, adapters are not supported there; "
+                    f"set {key}.lora.rank=0"
                 )
         return self
 
@@ -154,11 +123,9 @@ class Settings(SettingsBlock):
     def replaced(self, key: str, value: Any) -> Settings:
         """The settings with another value of one dotted key, which is not checked."""
         block, _, name = key.rpartition(".")
-        return (
-            self.replaced(block, self.group(block).model_copy(update={name: value}))
-            if block
-            else self.model_copy(update={name: value})
-        )
+        if block:
+            return self.replaced(block, self.group(block).model_copy(update={name: value}))
+        return self.model_copy(update={name: value})
 
     def answerers(self, gpu_here: bool) -> AnswerersConfig:
         """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker."""
@@ -175,12 +142,8 @@ class Settings(SettingsBlock):
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:
-        for prefix, train, owner, workers in (
-            ("train", self.train, "cluster", self.cluster.workers),
-            ("attacker.train", self.attacker.train, "attacker", self.attacker.workers),
-            ("generator.train", self.generator.train, "generator", self.generator.workers),
-        ):
-            if why := uneven(prefix, train, owner, workers):
+        for prefix, owner in (("train", "cluster"), ("attacker.train", "attacker"), ("generator.train", "generator")):
+            if why := uneven(prefix, self.training[prefix], owner, self.group(owner).workers):
                 raise ValueError(why)
         return self
 

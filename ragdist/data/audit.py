@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
-# Okabe and Ito's blue and orange: told apart by every eye, and in grey.
+# Okabe and Ito's blue and orange: distinguished by every eye, and in grey.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
 NAMED = 20
 """Questions of a kind that are named."""

@@ -206,7 +206,7 @@ def candidates(
 
 
 class _Ahead:
-    """Plays Retriever for a block of questions: those that surely ask are searched for together.
+    """Implements Retriever for a block of questions: those that surely ask are searched for together.
 
     One search for many costs a dense retriever little more than one for one.
     """
@@ -215,7 +215,7 @@ class _Ahead:
         self.retriever = retriever
         asking: dict[int, list[str]] = {}
         for question in questions:
-            if _hard(config) > (len(question.near_miss_ids) if config.distractors == "given" else 0):
+            if hard_count(config) > (len(question.near_miss_ids) if config.distractors == "given" else 0):
                 asking.setdefault(_depth(question, config), []).append(question.text)
         self._found = {
             (text, count): hits
@@ -243,16 +243,14 @@ def find(
 ) -> tuple[Candidates, int]:
     """As many distractors as documents are shown, and how many of them hold an answer for want of others.
 
-    None is an oracle or a rejected chunk, none has the text of one or of another distractor, whitespace aside.
-
-    Raises:
-        ConfigError: the corpus has too few chunks and `contexts.too_few` is error.
+    None is an oracle or a rejected chunk, none has the text of one or of another distractor, whitespace aside. A
+    ConfigError if the corpus has too few chunks and `contexts.too_few` is error.
     """
     with_answer: list[str] = []
     seen = {pool.text_numbers[pool.places[i]] for i in chain(question.oracle_ids, rejected)}
     answers = telling(question) if config.filter_answers else []
     wanted, others = config.documents, pool.walk(seed, question.id)
-    hard = _hard(config)
+    hard = hard_count(config)
     chosen: list[str] = []
     if hard:
         ranked = chain(_preferred(question, pool, retriever, config), others)
@@ -272,12 +270,7 @@ def find(
     return Candidates(question_id=question.id, chunk_ids=tuple(chosen)), filled
 
 
-def are_ranked(config: ContextsConfig) -> bool:
-    """Whether any distractor is chosen by a retriever."""
-    return _hard(config) > 0
-
-
-def _hard(config: ContextsConfig) -> int:
+def hard_count(config: ContextsConfig) -> int:
     """How many distractors are not random."""
     if config.distractors == "random":
         return 0

@@ -21,11 +21,8 @@ Sibling = tuple[Rows[Context], Rows[Example]]
 def example(
     question: Question, documents: Sequence[Chunk], codec: Codec, prompts: PromptsConfig, *, max_tokens: int
 ) -> Example:
-    """The training row of a question with these documents; what is too long loses document text only.
-
-    Raises:
-        DataError: question and target alone are longer than `max_tokens`.
-    """
+    """The training row of a question with these documents; what is too long loses document text only. A DataError if
+    question and target alone are too long."""
     answer = [*codec.encode(target(question, prompts)).ids, codec.end]
     oracles = (at for at, chunk in enumerate(documents) if chunk.id in question.oracle_ids)
     asked = prompt(

@@ -1,6 +1,6 @@
 """Texts compared as question answering does, in any script: THE rule of what is one text, and what stands in it.
 
-Every text goes one road of small steps: `_fold` makes its letters alike, `_STEPS` its words. What comes out can be read
+Every text takes the same small steps: `_fold` makes its letters alike, `_APARTS` its words. What comes out can be read
 in two ways: punctuation inside a word parts it, as in DPR's script (`New-York` is `New York`), or counts for nothing,
 as in SQuAD's (`U.S.` is `US`). An answer stands in a text if it does in either. Scripts without spaces are compared by
 character, see docs/decisions/0013-one-text-rule.md.
@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import regex
 
 VERSION = 2
-"""Raised whenever a text could be compared otherwise; what was made by comparing is then made anew."""
+"""Raised whenever a text could be compared otherwise; what was made by comparing is then made again."""
 Form = Literal["squad", "unicode"]
 """How texts are brought to a normal form before they are compared; `evaluation.normalise`."""
 Step: TypeAlias = tuple[regex.Pattern[str], str]

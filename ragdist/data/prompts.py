@@ -33,7 +33,6 @@ SUMMARY = (
     "when unsure, the one from documents."
 )
 
-_BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
 _MARK = re.compile(r"##(begin|end)_quote##")
 ANSWER_TAG = re.compile(r"<answer>\s?[:\uff1a]|##\s?answer\s?[:\uff1a]", re.IGNORECASE)
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
@@ -100,10 +99,7 @@ def prompt(
     """The prompt of a question with these documents in this order; closed book when there is none.
 
     `room` tokens are kept free for the answer; what does not fit beside it is cut off the ends of the longest
-    documents, until they are equally long. Without `golden`, `Prompt.cut_answer` stays False.
-
-    Raises:
-        DataError: the question does not fit even without the documents' text.
+    documents, until they are equally long. Without `golden`, `Prompt.cut_answer` stays False. Raises as `fit`.
     """
     render = renderer(question, codec, config)
     return fit(documents, (render,), codec, id=id, max_tokens=max_tokens, room=room, golden=golden)[0]
@@ -137,10 +133,7 @@ def fit(
     """The prompts that `renders` make of as much of the documents as fits beside `room` tokens in each.
 
     A document is cut to the same text for all of them, so that prompts of one list differ only in what they show of it
-    and in which order.
-
-    Raises:
-        DataError: one does not fit even without the documents' text.
+    and in which order. A DataError if one does not fit even without the documents' text.
     """
 
     def encode(shown: Sequence[Showable]) -> list[list[int]]:
@@ -206,23 +199,6 @@ def user_text(question: str, documents: Sequence[Showable], config: PromptsConfi
 def block(document: Showable) -> str:
     """One document as it stands in a prompt; what looks like a delimiter in it is escaped."""
     return f"<DOCUMENT>{_escape(_line(document.title))}\n{_escape(document.text)}</DOCUMENT>\n"
-
-
-def parse(user_text: str) -> tuple[list[Shortened], str]:
-    """The documents and the question that `user_text` was made of.
-
-    Raises:
-        ValueError: no prompt of ours has this text.
-    """
-    documents, at = [], 0
-    while block := _BLOCK.match(user_text, at):
-        documents.append(Shortened(_unescape(block[1]), _unescape(block[2])))
-        at = block.end()
-    rest = user_text[at + bool(documents) :]
-    for how in (PLAIN, REASONED, REASONED_CLOSED):
-        if rest.startswith("Question: ") and rest.endswith(f"\n{how}"):
-            return documents, rest.removeprefix("Question: ").removesuffix(f"\n{how}")
-    raise ValueError(f"not a prompt of ragdist: {user_text[:80]!r}")
 
 
 def right_answer(question: Question) -> str:
@@ -301,7 +277,3 @@ def _line(title: str) -> str:
 
 def _escape(text: str) -> str:
     return re.sub(r"<(\\*/?DOCUMENT>)", r"<\\\1", text)
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"<\\(\\*/?DOCUMENT>)", r"<\1", text)

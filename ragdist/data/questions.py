@@ -56,10 +56,8 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
     A question is known by its text, see `text_key`. Within a split the first one is kept, one with an oracle before one
     without; a training question that is also a test question goes, and one that asks it in other words is counted, and
     goes where `questions.near_duplicates` says so. Where the documents are part of the question (bAbI: the same words
-    about another story), text and oracles name it. `counts` gets how many were left out and why, and how many remain.
-
-    Raises:
-        DataError: no training question with an oracle is left, or one has none and `missing_oracle` is error.
+    about another story), text and oracles name it. `counts` gets how many were left out and why, and how many remain. A
+    DataError if no training question with an oracle is left, or one has none and `missing_oracle` is error.
     """
     kept = _without_repeats(questions, counts)
     if config.near_duplicates != "keep":

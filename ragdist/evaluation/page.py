@@ -278,7 +278,7 @@ def bars(folder: Path, metrics: Sequence[dict[str, Any]]) -> list[Bar]:
 
 
 def _without_pauses(found: Iterable[Bar]) -> list[Bar]:
-    """The bars on a clock that begins with the first, and stands still while a stopped run waits to be gone on with."""
+    """The bars on a clock that begins with the first, and stands still while a stopped run waits to be resumed."""
     end = still = 0.0
     out: list[Bar] = []
     for bar in sorted(found, key=lambda bar: bar.start):

@@ -42,7 +42,7 @@ def example_batches(
 
 
 class ModelAnswerer:
-    """Plays Answerer with one causal language model, or with several of one base and of modules apart (`lm.shared`)."""
+    """Implements Answerer by one causal language model, or several over one base (`lm.shared`)."""
 
     def __init__(self, models: Sequence[Any], codec: Any, tokens_per_batch: int) -> None:
         self.tokens_per_batch, self.models = tokens_per_batch, models
@@ -84,11 +84,7 @@ def load_answerer(
     config: ModelConfig, sources: Sequence[str], tokens_per_batch: int, base: SharedBase | None = None
 ) -> ModelAnswerer:
     """Loads the models at these sources: one by itself, an adapter merged in; several over the base that `config`
-    names.
-
-    Raises:
-        ModelError: one is not there, or does not load.
-    """
+    names. A ModelError if one is not there, or does not load."""
     if len(sources) == 1:
         own = config.model_copy(update={"source": sources[0]})
         return ModelAnswerer([load_model(own)], load_codec(own), tokens_per_batch)

@@ -26,7 +26,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ragdist.errors import ModelError
+from ragdist.errors import ModelError, first_line
 
 log = logging.getLogger("ragdist")
 
@@ -93,18 +93,15 @@ class Chat:
 
 def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
     """The manner in which this tokenizer's template lets everything through; None where it has no template. The
-    tokenizer gets the template as it is settled.
-
-    Raises:
-        ModelError: it drops, repeats or changes what goes in, or fails, or takes too long.
-    """
+    tokenizer gets the template as it is settled. A ModelError if it drops, repeats or changes what goes in, or fails,
+    or takes too long."""
     if not tokenizer.chat_template:
         return None
     problems = []
     try:
         template = _undated(str(tokenizer.get_chat_template()))
     except ValueError as error:
-        raise ModelError(_why(source, f"its chat template cannot be read: {_line(error)}")) from None
+        raise ModelError(_why(source, f"its chat template cannot be read: {first_line(error):.200}")) from None
     for folded in (False, True):
         for parts in (False, True):
             found = _tried(tokenizer, Chat(template, parts, folded, ""))
@@ -117,11 +114,8 @@ def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence[Message], *, begin: bool = True) -> str:
-    """The conversation as text, up to where the answer begins if `begin`.
-
-    Raises:
-        ModelError: the template fails on it, or takes longer than RENDER_S.
-    """
+    """The conversation as text, up to where the answer begins if `begin`. A ModelError if the template fails on it, or
+    takes longer than RENDER_S."""
     try:
         return _rendered(tokenizer, chat, messages, begin)
     except _Fails as problem:
@@ -145,7 +139,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence
         problem = f"its chat template takes longer than {RENDER_S:g} s"
         raise ModelError(_why(tokenizer.name_or_path, problem)) from None
     except Exception as error:  # whatever the code of a template makes of a text
-        raise _Fails(f"its chat template fails: {type(error).__name__}: {_line(error)}") from None
+        raise _Fails(f"its chat template fails: {type(error).__name__}: {first_line(error):.200}") from None
 
 
 def own_words(tokenizer: PreTrainedTokenizerBase, chat: Chat | None) -> list[str]:
@@ -280,10 +274,6 @@ def _why(source: str, problem: str) -> str:
         f"model.source={source!r}: {problem}; correct the template in the model's folder (chat_template.jinja), or set "
         "model.source to another model"
     )
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
 
 
 @contextmanager

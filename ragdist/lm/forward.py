@@ -37,8 +37,8 @@ def shares_prompt(rows: Sequence[Bundle], shape: Any) -> bool:
 
 
 class Sequences:
-    """Plays `algo.losses.Forward` on the rows of one microbatch; `shared`: all sequences of a row follow one prompt,
-    which is computed once; `place` is a tensor of the device and number format that the model works in."""
+    """Implements `algo.losses.Forward` on the rows of one microbatch; `shared`: all sequences of a row follow one
+    prompt, which is computed once; `place` is a tensor of the device and number format that the model works in."""
 
     def __init__(self, model: Callable[..., Any], rows: Sequence[Bundle], shared: bool, place: Tensor) -> None:
         self.model, self.rows, self.shared, self.place = model, rows, shared, place

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragdist.errors import ModelError
+from ragdist.errors import ModelError, first_line
 from ragdist.lm.zero import quiet
 from ragdist.tracking.progress import say
 
 
 def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted: Sequence[str], knob: str) -> Path:
     """The folder of the newest snapshot of `owner/name` or `owner/name@revision`, of the cached one where the hub
-    cannot be reached; only files of the wanted patterns are fetched.
-
-    Raises:
-        ModelError: neither the hub nor the cache has it.
-    """
+    cannot be reached; only files of the wanted patterns are fetched. A ModelError if neither the hub nor the cache has
+    it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -41,7 +38,7 @@ def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted
                 say(f"downloading {source} from the hub")
             return fetch(offline=False)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(
             f"{knob}={source!r} is no folder here, and the hub did not give it ({type(error).__name__}: {reason}); "
             f"correct {knob}, set it to a folder, or check the network"

@@ -40,11 +40,8 @@ class LearningTask(NamedTuple):
 
 
 def lay_out(rows: Sequence[Bundle], train: TrainConfig, seed: int) -> list[list[list[int]]]:
-    """Row indexes of each microbatch of each step; the last step takes what is left over.
-
-    Raises:
-        DataError: there is no row, or a row has no prompt, nothing to learn, or another number of sequences.
-    """
+    """Row indexes of each microbatch of each step; the last step takes what is left over. A DataError if there is no
+    row, or a row has no prompt, nothing to learn, or another number of sequences."""
     if not rows:
         raise DataError("there is no row to learn from; wanted one or more")
     for row in rows:
@@ -68,20 +65,13 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
     if step < warm:
         return train.learning_rate * step / warm
     done = (step - warm) / max(1, steps - warm)
-    share = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
-        "linear": 1 - done,
-        "constant_with_warmup": 1.0,
-    }[train.schedule]
-    return train.learning_rate * share
+    shares = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant_with_warmup": 1.0}
+    return train.learning_rate * shares[train.schedule]
 
 
 class Learning:
-    """One phase of learning on a DeepSpeed engine; every rank makes one, of the same task, and takes the same steps.
-
-    Raises:
-        DataError: rows that cannot be learned from.
-    """
+    """One phase of learning on a DeepSpeed engine; every rank makes one, of the same task, and takes the same steps;
+    raises as `lay_out`."""
 
     def __init__(self, engine: Any, task: LearningTask) -> None:
         self.engine, self.task = engine, task
@@ -124,11 +114,7 @@ class Learning:
             self.prepared[name] = values
 
     def step(self, number: int) -> dict[str, float]:
-        """Takes step `number`, counted from 0.
-
-        Raises:
-            TrainError: the loss is not a number any more.
-        """
+        """Takes step `number`, counted from 0. A TrainError if the loss is not a number any more."""
         began, train = time.monotonic(), self.task.train
         rate = learning_rate(train, number, len(self.plan))
         for group in self.engine.basic_optimizer.param_groups:

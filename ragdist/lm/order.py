@@ -12,10 +12,8 @@ from ragdist.errors import ConfigError
 def training_steps(rows: int, train: TrainConfig, block: str = "train") -> int:
     """Optimizer steps of a run over `rows` rows, one at least: `train.steps`.
 
-    `block` is the one of the settings that `train` is, for the error.
-
-    Raises:
-        ConfigError: there is not even one row to train on.
+    `block` is the one of the settings that `train` is, for the error. A ConfigError if there is not even one row to
+    train on.
     """
     steps = train.steps(rows)
     if not steps:

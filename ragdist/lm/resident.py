@@ -1,6 +1,6 @@
 """A model that stays in memory over many phases of work and learning: one rank's part of it.
 
-Lives in a process whose torch process group exists already, or makes one of its own. Plays `roles.Model` between
+Lives in a process whose torch process group exists already, or makes one of its own. Implements `roles.Model` between
 `open_phase` and `close_phase`, and learns between `begin` and `finish`; whatever is marked collective is called by
 every rank. Weights of version N are what `folder/model` of the phase that made it holds, to the bit.
 
@@ -42,12 +42,8 @@ LESS = "lower this side's train.microbatch, or set its train.gradient_checkpoint
 
 
 class Resident:
-    """One rank of a side, of the model in `source` at this version. Every rank makes one, together.
-
-    Raises:
-        ConfigError: the ZeRO stage keeps no master weights.
-        ModelError: the model does not load.
-    """
+    """One rank of a side, of the model in `source` at this version. Every rank makes one, together. A ConfigError if
+    the ZeRO stage keeps no master weights, a ModelError if it does not load."""
 
     def __init__(self, source: str, settings: Settings, side: SideConfig, version: int) -> None:
         self.version, self.seed, self.train = version, settings.seed, side.train
@@ -91,20 +87,9 @@ class Resident:
         """Collective: the end of what `open_phase` began."""
         self._phase.close()
 
-    def write(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int,
-        samples: int = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[list[Written]]:
+    def write(self, prompts: Sequence[Prompt], **how: Any) -> Iterator[list[Written]]:
         """See `roles.Writer`."""
-        return self._writer.write(
-            prompts, max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, top_p=top_p, seed=seed
-        )
+        return self._writer.write(prompts, **how)
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """See `roles.Reader`."""
@@ -117,9 +102,6 @@ class Resident:
 
         The rows are the same on all ranks, the phase's folder is seen by all; `prepare` is computed once for each row,
         before the first step, and kept in checkpoints.
-
-        Returns:
-            Steps in all, steps done.
 
         Raises:
             ConfigError: the checkpoint was written by another number of ranks.
@@ -135,21 +117,16 @@ class Resident:
         self.engine.basic_optimizer.state.clear()
         if hasattr(self.engine.optimizer, "refresh_fp32_params"):
             self.engine.optimizer.refresh_fp32_params()
-        found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
-        if found[0]:
-            self._resume(found[0])
+        if resume := checkpoints.agreed(folder / CHECKPOINTS):
+            self._resume(resume)
         else:
             with zero.quiet(), enough(LESS):
                 self._learning.prepare()
         return len(self._learning.plan), self._step
 
     def steps(self, count: int) -> list[dict[str, float]]:
-        """Collective: takes at most `count` optimizer steps and says what each was like.
-
-        Raises:
-            TrainError: the loss is not a number any more.
-        """
+        """Collective: takes at most `count` optimizer steps and says what each was like. A TrainError if the loss is
+        not a number any more."""
         learning, said = self._begun(), []
         for _ in range(min(count, len(learning.plan) - self._step)):
             with zero.quiet(), enough(LESS):
@@ -161,7 +138,7 @@ class Resident:
         return said
 
     def checkpoint(self) -> None:
-        """Collective: keeps what was learned so far, so that a later `begin` goes on from here to the same bits."""
+        """Collective: keeps what was learned so far, so that a later `begin` resumes from here to the same bits."""
         target = self._folder / CHECKPOINTS / f"checkpoint-{self._step}"
         done = [target in checkpoints.complete(target.parent)]
         dist.broadcast_object_list(done)

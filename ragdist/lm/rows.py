@@ -35,12 +35,8 @@ class RowSchedule:
 
 
 def lay_out(examples: Path, settings: Settings) -> RowSchedule:
-    """The plan of a run over the rows of `examples`.
-
-    Raises:
-        ConfigError: there is no row to train on.
-        DataError: a row has no token to learn.
-    """
+    """The plan of a run over the rows of `examples`. A ConfigError if there is no row to train on; a DataError if a row
+    has no token to learn."""
     rows = rows_of(Example, examples)
     for row in rows:
         if not 0 < row.prompt_tokens < len(row.tokens):
@@ -67,10 +63,7 @@ def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, pa
 
     A last step that is not full is filled up with a blank row, so that every worker has as many microbatches as in any
     other step: it takes part in the forward and the backward pass, and neither in the loss nor in what that is divided
-    by, so that the step is that of its real rows.
-
-    Raises:
-        ConfigError: there is no row to train on.
+    by, so that the step is that of its real rows. A ConfigError if there is no row to train on.
     """
     train, rows = settings.train, len(table)
     training_steps(rows, train)
@@ -94,5 +87,5 @@ def features(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
 
 
 def packs(settings: Settings) -> bool:
-    """Whether rows go through the model end to end, without padding: the flash kernels can tell them apart."""
+    """Whether rows go through the model end to end, without padding: the flash kernels can distinguish them."""
     return settings.model.attention.startswith("flash")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import ModelConfig
-from ragdist.errors import ModelError, StorageError
+from ragdist.errors import ModelError, StorageError, first_line
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
 from ragdist.storage.atomic import atomic_folder, translate_errors
@@ -27,12 +27,8 @@ NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")
 
 
 def resolve(config: ModelConfig) -> Path:
-    """The local folder that holds the model's weights, as safetensors, and its tokenizer.
-
-    Raises:
-        ModelError: there is no such model, or it has no weights in safetensors.
-        StorageError: the converted model cannot be written.
-    """
+    """The local folder that holds the model's weights, as safetensors, and its tokenizer. A ModelError if there is no
+    such model, or it has no weights in safetensors; a StorageError if the converted one cannot be written."""
     source = config.source
     if source.startswith(PACKAGE):
         return _converted(packaged_gguf(source))
@@ -63,11 +59,8 @@ def adapter_base(folder: Path) -> str:
 
 def refuse_other_base(config: ModelConfig, here: Path, adapter: Path) -> None:
     """Holds an adapter to the model that it was tuned from; nothing is fetched to find out. `here` is the folder of the
-    model in use; the adapter names its base by source or by a folder, perhaps another machine's.
-
-    Raises:
-        ModelError: that is not the model in use.
-    """
+    model in use; the adapter names its base by source or by a folder, perhaps another machine's. A ModelError if that
+    is another model."""
     base = adapter_base(adapter)
     path = Path(base).expanduser()
     moved = path.name == here.name and NAMED_BY_CONTENT.search(path.name)
@@ -128,7 +121,7 @@ def _convert(gguf: Path, final: Path) -> None:
             model.save_pretrained(half)
             tokenizer.save_pretrained(half)
     except (ValueError, LookupError, struct.error) as error:  # what a torn or unknown file makes of its readers
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(f"{gguf} cannot be converted ({reason}); set model.source to another model") from None
     except SafetensorError as error:
         raise StorageError(f"cannot write below {final.parent}: {error}; free space or set XDG_CACHE_HOME") from None

@@ -73,11 +73,8 @@ class Shape:
 
 
 def read(config: ModelConfig) -> Shape | None:
-    """The shape of `model.source`; None where nothing on this machine tells it.
-
-    Raises:
-        ModelError: there is no such package, or it carries no model.
-    """
+    """The shape of `model.source`; None where nothing on this machine tells it. A ModelError if there is no such
+    package, or it carries no model."""
     source = config.source
     if source.startswith(PACKAGE):
         return _of_gguf(packaged_gguf(source))

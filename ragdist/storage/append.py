@@ -34,11 +34,8 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 class LineFile:
-    """A file that one process at a time appends lines to, as a context; what is added outlives the process.
-
-    Raises:
-        StorageError: the folder cannot be written, or its disk is full.
-    """
+    """A file that one process at a time appends lines to, as a context; what is added outlives the process. A
+    StorageError if the folder cannot be written, or its disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._folder = make_folder(path.parent)

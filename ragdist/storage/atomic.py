@@ -21,7 +21,7 @@ UNWRITABLE = {
 }
 
 
-# JSONEncoder.encode builds this very function anew for every row, at half of the cost of the row.
+# JSONEncoder.encode builds this very function again for every row, at half of the cost of the row.
 _pieces = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
     None, None, json.encoder.encode_basestring, None, ": ", ", ", False, False, True
 )
@@ -80,22 +80,15 @@ def encode(row: dict[str, object]) -> str:
 
 
 def write_rows(path: Path, records: Iterable[object]) -> Path:
-    """Writes records as JSONL, replacing the file in one step.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
+    """Writes records as JSONL, replacing the file in one step. A StorageError if the disk is full or the folder cannot
+    be written."""
     with translate_errors(path.parent), atomic_file(path) as half:
         half.write_text("".join(encode(as_row(record)) + "\n" for record in records))
     return path
 
 
 def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents.
-
-    Raises:
-        StorageError: it cannot be made or written.
-    """
+    """The folder, made with its parents. A StorageError if it cannot be made or written."""
     with translate_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)

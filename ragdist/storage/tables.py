@@ -43,11 +43,7 @@ def digest(rows: Sequence[object]) -> str:
 
 def to_table(rows: Sequence[object], kind: type | None = None) -> pa.Table:
     """The records as a table whose metadata names their kind (where None, that of the first row) and digest. No rows of
-    no kind are a table without columns.
-
-    Raises:
-        DataError: a text is no Unicode text (half a surrogate pair).
-    """
+    no kind are a table without columns; half a surrogate pair in a text is a DataError."""
     kind = kind or (type(rows[0]) if rows else None)
     schema = _schema(kind) if kind else pa.schema([])
     schema = schema.with_metadata({KIND: kind.__name__ if kind else "", DIGEST: digest(rows)})
@@ -59,11 +55,8 @@ def to_table(rows: Sequence[object], kind: type | None = None) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Any]:
-    """The records that `to_table` was given.
-
-    Raises:
-        DataError: the table holds no records, or forged documents that are not marked as such.
-    """
+    """The records that `to_table` was given. A DataError if the table holds none, or forged documents that are not
+    marked as such."""
     kind = _kind(table.schema)
     if kind is None:
         return []
@@ -77,11 +70,8 @@ def from_table(table: pa.Table) -> list[Any]:
 
 
 def write(path: Path, table: pa.Table, notes: Mapping[str, float]) -> None:
-    """Writes the table beside, flushes it to the disk and renames it into place: complete, or not there.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
+    """Writes the table beside, flushes it to the disk and renames it into place: complete, or not there. A StorageError
+    if the disk is full or the folder cannot be written."""
     noted = table.replace_schema_metadata({**(table.schema.metadata or {}), NOTES: json.dumps(dict(notes))})
     with translate_errors(path.parent), atomic_file(path, sync=True) as half:
         pq.write_table(noted, half)

@@ -56,11 +56,7 @@ def options(request: Request, left_out: Iterable[str]) -> dict[str, float]:
 
 
 def parse(request: Request, said: Any) -> Reply:
-    """The reply in a chat completion.
-
-    Raises:
-        Again: what was said is none.
-    """
+    """The reply in a chat completion; Again, where there is none."""
     try:
         choice, usage = said["choices"][0], said.get("usage") or {}
         message = choice["message"]

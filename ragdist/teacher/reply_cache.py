@@ -25,7 +25,7 @@ from ragdist.tracking.progress import say
 from ragdist.tracking.signals import stop_on_signal
 
 SAY_EVERY_S = 30.0
-STOPPED = "stopped; what the teacher wrote so far is kept, the same command goes on from here"
+STOPPED = "stopped; what the teacher wrote so far is kept, the same command resumes from here"
 
 
 class ReplyPosition(NamedTuple):
@@ -88,22 +88,15 @@ class ReplyCache:
         return bytes.fromhex(key) in self._places
 
     def reply(self, key: str) -> Reply:
-        """The reply that was kept under this key.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """The reply that was kept under this key. A KeyError if there is none."""
         place = self._places[bytes.fromhex(key)]
         row = json.loads(self._file.read(*place))
         del row["key"]
         return Reply(**row)
 
     def add(self, key: str, reply: Reply) -> None:
-        """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads.
-
-        Raises:
-            StorageError: the disk is full.
-        """
+        """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads. A
+        StorageError if the disk is full."""
         line = json.dumps({"key": key, **as_row(reply)}).encode() + b"\n"
         with self._writing:
             self._file.write(line)
@@ -132,11 +125,7 @@ class ReplyCache:
         return f"{tokens}, ${self.cost_usd:.4f}" if priced else tokens
 
     def check(self) -> None:
-        """Passes as long as another call may begin.
-
-        Raises:
-            Stopped: a stop was requested, or a budget is spent.
-        """
+        """Passes as long as another call may begin, Stopped once a stop was requested, or a budget is spent."""
         if self._stop.is_set():
             raise Stopped(STOPPED)
         tokens, config = self.read + self.written, self.config
@@ -147,7 +136,7 @@ class ReplyCache:
             if limit and spent >= limit:
                 raise Stopped(
                     f"teacher.{knob}={limit:g} is spent: {self.note}, {len(self._places):,} calls, all kept; "
-                    f"raise teacher.{knob} and the same command goes on from here"
+                    f"raise teacher.{knob} and the same command resumes from here"
                 )
 
     def _waiting(self) -> Callable[[float], None]:

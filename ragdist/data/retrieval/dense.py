@@ -27,7 +27,7 @@ SPARE = 16
 
 
 class Dense:
-    """Plays Retriever: cosine between a question's vector and each chunk's.
+    """Implements Retriever: cosine between a question's vector and each chunk's.
 
     Args:
         ids: of the chunks, sorted, so that among equal scores the lower place is the lower id.

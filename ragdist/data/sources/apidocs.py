@@ -49,11 +49,8 @@ class _Asked:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """What the chunks and questions depend on: the version of each package, of Python's documentation, of griffe.
-
-    Raises:
-        DataError: a package is not installed.
-    """
+    """What the chunks and questions depend on: the version of each package, of Python's documentation, of griffe. A
+    DataError if a package is not installed."""
     return {name: _version(name) for name in ("griffe", *packages)}
 
 
@@ -69,10 +66,8 @@ def read(packages: Sequence[str], seed: int, test_fraction: float) -> tuple[list
     training questions only. It is not the best guess: as values are even, avoiding the frequent one would score higher.
 
     Near misses are functions with the same parameter and another default, wrong answers are those defaults: first the
-    ones that training questions have for an answer, among these the most frequent in training functions.
-
-    Raises:
-        DataError: a package is not installed or not documented, or no parameter has several values.
+    ones that training questions have for an answer, among these the most frequent in training functions. A DataError if
+    a package is not installed or not documented, or no parameter has several values.
     """
     found = functions(packages)
     chunks = [_chunk(function) for function in found]

@@ -32,11 +32,8 @@ def read(
     row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden ones stand
     in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which nothing but
     punctuation is there are dropped, a question that has no other is left out. `broken` gets `where: why` for each row
-    that is left out.
-
-    Raises:
-        ConfigError: no question file is named.
-        DataError: a row cannot be used (and `corpus.broken` is stop), or none is left.
+    that is left out. A ConfigError if no question file is named; a DataError if a row cannot be used (and
+    `corpus.broken` is stop), or none is left.
     """
     if not config.questions:
         raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
@@ -197,10 +194,7 @@ def _answers(row: Mapping[str, Any], column: str, truths: tuple[str, str], *, ne
     """What the column holds as answers, each once.
 
     Strings, numbers and truth values, alone or in a list (`nested`: or in lists in it), or in the `text` of an object
-    as SQuAD has them; null and NaN are none.
-
-    Raises:
-        DataError: there is something else.
+    as SQuAD has them; null and NaN are none; anything else is a DataError.
     """
     found: dict[str, None] = {}
     left = [(row.get(column), 0)]

@@ -43,11 +43,8 @@ class Broken:
         self._problems: list[str] = []
 
     def add(self, where: str, why: object) -> None:
-        """Notes one, as `where: why`.
-
-        Raises:
-            DataError: the policy is to stop, and so many problems were to be named at once.
-        """
+        """Notes one, as `where: why`. A DataError if the policy is to stop, and so many problems were to be named at
+        once."""
         self.named.append(f"{where}: {why}")
         if self.policy == "stop":
             self._problems.append(f"{where}: {why}")
@@ -57,15 +54,11 @@ class Broken:
                 self.check()
 
     def check(self) -> None:
-        """Raises what was gathered.
-
-        Raises:
-            DataError: there is something, and the policy is to stop.
-        """
+        """Raises what was gathered, as a DataError."""
         if self._problems:
             count = f"{len(self._problems)} files or rows cannot be used: " * (len(self._problems) > 1)
             raise DataError(
-                f"{count}{'; '.join(self._problems)}; mend them, or set corpus.broken=skip to leave such input out"
+                f"{count}{'; '.join(self._problems)}; fix them, or set corpus.broken=skip to leave such input out"
             )
 
 
@@ -116,11 +109,7 @@ def unpacked(place: FileAddress) -> Iterator[io.BufferedIOBase]:
 
 
 def whole(place: FileAddress) -> bytes:
-    """All bytes of a file, unpacked.
-
-    Raises:
-        ValueError: there are more than LARGEST.
-    """
+    """All bytes of a file, unpacked. A ValueError if there are more than LARGEST."""
     with unpacked(place) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
@@ -146,21 +135,15 @@ def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
                     row = as_json(line)
                 except ValueError as error:
                     broken.add(where, f"is not JSON ({why(error)})")
-                    continue
-                if isinstance(row, dict):
-                    yield where, row
                 else:
-                    broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
+                    yield from _objects(where, row, broken)
     except (*READ_ERRORS, UnicodeError) as error:
         broken.add(place.address, f"cannot be read ({why(error)})")
 
 
 def as_json(text: str | bytes) -> Any:
-    """The value of a JSON text, with numbers as they are written.
-
-    Raises:
-        ValueError: it is none, or in no encoding that JSON may be in; see `why`.
-    """
+    """The value of a JSON text, with numbers as they are written. A ValueError if it is none, or in no encoding that
+    JSON may be in, see `why`."""
     try:
         return json.loads(text, parse_float=Number)
     except RecursionError:
@@ -185,11 +168,16 @@ def _lines(file: Any) -> Iterable[str | bytes]:
 def _json(place: FileAddress, broken: Broken) -> NumberedRows:
     value = as_json(whole(place))
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-        where = f"{place.address}, item {number}" if isinstance(value, list) else place.address
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
+        yield from _objects(
+            f"{place.address}, item {number}" if isinstance(value, list) else place.address, row, broken
+        )
+
+
+def _objects(where: str, row: Any, broken: Broken) -> NumberedRows:
+    if isinstance(row, dict):
+        yield where, row
+    else:
+        broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
 
 
 def _parquet(place: FileAddress, wanted: Sequence[str]) -> NumberedRows:

@@ -97,10 +97,7 @@ def resolved(
     """The questions with the ids of their documents in place of the names.
 
     `names` are those of the documents, `files` of all that lies in the folder; `broken` gets the questions that name a
-    document which is not there.
-
-    Raises:
-        DataError: a question names a document that is not there, and the policy is to stop; several are told at once.
+    document which is not there. If the policy is to stop they are a DataError, several named at once.
     """
     problems: list[str] = []
     for question in questions:
@@ -117,7 +114,7 @@ def resolved(
     if problems and broken.policy == "stop":
         more = f" (and {len(problems) - TOLD} more questions)" if len(problems) > TOLD else ""
         raise DataError(
-            f"{'; '.join(problems[:TOLD])}{more}; mend these names in the question files, or set corpus.broken=skip to "
+            f"{'; '.join(problems[:TOLD])}{more}; fix these names in the question files, or set corpus.broken=skip to "
             "leave such questions out"
         )
     broken.named += problems

@@ -40,9 +40,7 @@ def docx(data: bytes) -> Text:
     end notes after the paragraph that refers to them.
 
     Not: headers, footers, comments, deleted and hidden text, numbers of lists. A docx does not say where its pages end.
-
-    Raises:
-        DataError: it is encrypted or in the format before docx.
+    A DataError if it is encrypted or in the format before docx.
     """
     from docx.opc.constants import RELATIONSHIP_TYPE
     from docx.opc.pkgreader import PackageReader

@@ -3,7 +3,7 @@
     chunk -> questions -> without those of other splits -> reasoned answers -> without those that several chunks answer
              `ask`                `asked_once`                 `answer`                 `judging.unique`
 
-The teacher pays for each reply once (its ledger keeps them), so everything here may be made again at no cost.
+The teacher pays for each reply once (a cache keeps them), so everything here may be made again at no cost.
 """
 
 from __future__ import annotations
