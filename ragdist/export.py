@@ -84,7 +84,11 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
 def hand_on(
     write: Callable[[Path], dict[str, Any]], to: Path | None, hub: str, kind: Literal["model", "dataset"], private: bool
 ) -> Exported:
-    """What `write` puts into a folder: kept at `to`, uploaded as `hub`, or both. A ConfigError without either place."""
+    """What `write` puts into a folder: kept at `to`, uploaded as `hub`, or both.
+
+    Raises:
+        ConfigError: neither place is given.
+    """
     if to is None and not hub:
         raise ConfigError("an export needs a place; give --to FOLDER, or --hub owner/name, or both")
     with tempfile.TemporaryDirectory(prefix="ragdist-export-") as spare:
@@ -97,8 +101,11 @@ def hand_on(
 
 
 def check_public(folder: Path) -> None:
-    """Whether others can load what is in this folder. A ModelError for an adapter whose base model is known on this
-    machine only."""
+    """Whether others can load what is in this folder.
+
+    Raises:
+        ModelError: it is an adapter whose base model is known on this machine only.
+    """
     adapter = folder / "adapter_config.json"
     named = read_json(adapter)["base_model_name_or_path"] if adapter.exists() else ""
     if named and (not HUB_ID.fullmatch(named) or Path(named).exists()):
@@ -109,8 +116,13 @@ def check_public(folder: Path) -> None:
 
 
 def push(folder: Path, name: str, kind: Literal["model", "dataset"], private: bool) -> str:
-    """The address on the hub of a repository that now holds this folder's files; made if it is not there. With
-    `private` nobody else may see it, and one that is there already must be private.
+    """The address on the hub of a repository that now holds this folder's files; made if it is not there.
+
+    Args:
+        folder: uploaded as it is.
+        name: owner/name.
+        kind: of repository.
+        private: nobody else may see it; a repository that is there already must be private then.
 
     Raises:
         StorageError: the hub cannot be reached or refuses, or the repository is public and `private` is set.
@@ -154,8 +166,11 @@ def publish(model: Path, target: Path, settings: Settings) -> None:
 
 @contextlib.contextmanager
 def new_folder(to: Path) -> Iterator[Path]:
-    """A folder beside `to` to write into; it gets its name when the block ends well, else nothing is left. A
-    StorageError if `to` holds something, or cannot be written."""
+    """A folder beside `to` to write into; it gets its name when the block ends well, else nothing is left.
+
+    Raises:
+        StorageError: `to` holds something, or cannot be written.
+    """
     with translate_errors(to, "give --to another place"):
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")

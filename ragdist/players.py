@@ -78,8 +78,13 @@ def _open_teacher(settings: Settings, folder: Path) -> Iterator[tuple[Answerer, 
 
 
 def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answerers:
-    """Who is asked questions: this process, or ranks on the cluster, whose logs go below the folder. `heeds`: signals
-    stop ranks between batches; else whoever asks sees to it."""
+    """Who is asked questions: this process, or ranks on the cluster.
+
+    Args:
+        settings: all settings.
+        folder: for the ranks' logs; seen by all of them.
+        heeds: whether signals stop ranks between batches; else whoever asks sees to it.
+    """
     from torch.cuda import is_available
 
     config = settings.answerers(gpu_here=is_available())

@@ -116,7 +116,12 @@ class Answerers(Protocol):
         """The models at these sources for as long as the block lasts; several share the base that the settings name."""
 
     def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> AbstractContextManager[Scorer]:
-        """The classifier at this source, likewise; `render` gives the tokens of a pair, and pickles by name."""
+        """The classifier at this source, likewise.
+
+        Args:
+            source: what was tuned as a scorer.
+            render: tokens of a pair; pickles by name.
+        """
 
 
 class Teacher(Protocol):

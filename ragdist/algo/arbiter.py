@@ -37,11 +37,19 @@ def prefers_reciter(reciter: float, discoverer: float, margin: float) -> bool:
 
 
 def best_margin(gaps: Sequence[float], reciter_right: Sequence[bool], discoverer_right: Sequence[bool]) -> float:
-    """The margin >= 0 under which most questions are answered right; 1 never picks the reciter.
+    """The margin >= 0 under which most questions are answered right.
 
-    `gaps` are the reciter's confidence less the discoverer's, one for each validation question. Which answer wins only
-    changes where the margin passes a gap, so every outcome is looked at once. Of equally good margins the middle of the
-    widest stretch is taken, of equally wide ones the largest: near the limit the discoverer's answer is taken.
+    Which answer wins only changes where the margin passes a gap, so every outcome is looked at once. Of equally good
+    margins the middle of the widest stretch is taken, of equally wide ones the largest: near the limit is the
+    discoverer's.
+
+    Args:
+        gaps: the reciter's confidence less the discoverer's, a row for each validation question.
+        reciter_right: whether the reciter's answer is right.
+        discoverer_right: whether the discoverer's is.
+
+    Returns:
+        A margin in [0, 1]; 1 never picks the reciter.
     """
     edges = [*sorted({0.0, 1.0, *(gap for gap in gaps if 0.0 < gap < 1.0)}), 1.0]  # 1 is a margin of its own
     rows = list(zip(gaps, reciter_right, discoverer_right, strict=True))

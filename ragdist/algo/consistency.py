@@ -99,8 +99,11 @@ def attack_shift(
     direction: Direction = "clean_to_attacked",
     detach_clean: bool = False,
 ) -> Tensor:
-    """[N] float32 nats: how far the attack moves the distribution of each answer token, row after row. A ValueError if
-    the two sequences of a row end in different answers."""
+    """[N] float32 nats: how far the attack moves the distribution of each answer token, row after row.
+
+    Raises:
+        ValueError: the two sequences of a row end in different answers.
+    """
     if not (
         torch.equal(clean.mask_BA.sum(1), attacked.mask_BA.sum(1))
         and torch.equal(clean.labels_BA[clean.mask_BA], attacked.labels_BA[attacked.mask_BA])

@@ -10,7 +10,11 @@ import torch
 def perplexity(logprobs: Sequence[float]) -> float:
     """exp of the mean negative log-probability per token: 1 for a certain answer, the vocabulary's size for a guess.
 
-    `logprobs` are in nats, one for each answer token, the end token included. A ValueError if there is none.
+    Args:
+        logprobs: nats, one for each answer token, the end token included; a 0 counts like any other.
+
+    Raises:
+        ValueError: there is no token.
     """
     if not len(logprobs):
         raise ValueError("perplexity of an answer without tokens; an answer has at least its end token")

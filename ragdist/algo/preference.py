@@ -19,7 +19,14 @@ REFERENCE = "reference"
 
 
 def dpo(forward: Forward, batch: Batch, *, total: Totals, beta: float) -> Loss:
-    """The mean over pairs, with their margin and the share of pairs whose margin is above 0."""
+    """The mean over pairs, with their margin and the share of pairs whose margin is above 0.
+
+    Args:
+        forward: slot 0 is the chosen text, slot 1 the rejected one.
+        batch: with `reference` in `extra`.
+        total: of the step.
+        beta: how hard the model is held to the reference.
+    """
     chosen, rejected = forward(batch)
     return loss(chosen, rejected, batch, total=total, beta=beta)
 

@@ -17,8 +17,13 @@ FIRST = 128
 
 
 def gumbel_noise(keys_N: Tensor, position: int, tokens_N: Tensor) -> Tensor:
-    """[N] float64 draws from the standard Gumbel distribution, by the key of each entry's text, the number of the new
-    token within its text (from 0), and the token."""
+    """[N] float64 draws from the standard Gumbel distribution.
+
+    Args:
+        keys_N: int64, the key of the text that each entry belongs to.
+        position: number of the new token within its text, from 0.
+        tokens_N: int64 token ids.
+    """
     place = _mix(torch.tensor(position + 1, dtype=torch.int64, device=keys_N.device) * GOLDEN)
     bits_N = _mix(_mix(keys_N ^ place) + (tokens_N + 1) * GOLDEN)
     uniform_N = (_shift(bits_N, 12).double() + 0.5) / 2**52  # strictly between 0 and 1

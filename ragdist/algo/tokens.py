@@ -20,8 +20,15 @@ def predicting(labels_BT: Tensor) -> Tensor:
 def answer_logprobs(logits_BPV: Tensor, positions_P: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     """[B, P] float32 log-probability of the token after each kept position, and [B, P] bool: it is an answer token.
 
-    The logits at position p, as `predicting` gives them, predict the label at p + 1. Where the mask is False the
-    log-probability is 0. A ValueError if logits, positions and labels disagree on B or P.
+    The logits at position p predict the label at p + 1. Where the mask is False the log-probability is 0.
+
+    Args:
+        logits_BPV: logits at the kept positions.
+        positions_P: the kept positions, as `predicting` gives them.
+        labels_BT: answer token ids, -100 elsewhere.
+
+    Raises:
+        ValueError: logits, positions and labels disagree on B or P.
     """
     if logits_BPV.shape[:2] != (len(labels_BT), len(positions_P)):
         raise ValueError(

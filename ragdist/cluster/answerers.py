@@ -1,4 +1,4 @@
-"""Ranks that answer, each with the whole model: batches are dealt from one queue. Plays `roles.Answerers`.
+"""Ranks that answer, each with the whole model: batches are dealt from one queue. Implements `roles.Answerers`.
 
 Ranks know nothing of each other. One that dies costs its batch, which goes back to the head of the queue while a new
 process takes the place.
@@ -36,7 +36,7 @@ NAME = "answerers"
 
 
 class RankAnswerers:
-    """Plays Answerers with `evaluation.answerers` on the cluster.
+    """Implements Answerers with `evaluation.answerers` on the cluster.
 
     Args:
         settings: all settings.
@@ -101,7 +101,7 @@ class Batch(NamedTuple):
 
 
 class Dealer(ABC):
-    """Plays Answerer with batches that are dealt to ranks."""
+    """Implements Answerer with batches that are dealt to ranks."""
 
     @property
     @abstractmethod
@@ -139,7 +139,7 @@ class Dealer(ABC):
 
 
 class AnswererGroup(RankGroup, Dealer):
-    """Plays Answerer with ranks, as a context.
+    """Implements Answerer with ranks, as a context.
 
     Args:
         plan: what the group is made of.
@@ -250,7 +250,7 @@ def _doing(batch: Batch | None) -> str:
 
 
 class RankScorer:
-    """Plays Scorer with the ranks of a group.
+    """Implements Scorer with the ranks of a group.
 
     Args:
         group: its ranks hold scorers.

@@ -1,4 +1,4 @@
-"""A group: ranks with a model in memory that work beside shards and learn. Plays `roles.Side`.
+"""A group: ranks with a model in memory that work beside shards and learn. Implements `roles.Side`.
 
 Rows travel as Arrow tables from the rank that made them to the rank that needs them. The driver passes references
 and never fetches a table. Each microbatch is a file before its reference is handed out, so whatever is lost is read
@@ -56,7 +56,7 @@ def _clear(folder: Path) -> None:
 
 
 class WorkerGroup(RankGroup):
-    """Plays Side with N actors in a placement group of their own, as a context.
+    """Implements Side with N actors in a placement group of their own, as a context.
 
     Args:
         plan: what it is made of.

@@ -75,7 +75,7 @@ class Pool:
 
 
 class PoolAnswerers(RankAnswerers):
-    """Plays Answerers with the pool of the sweep that this process is a trial of; a pool that died, with own ranks.
+    """Implements Answerers with the pool of the sweep that this process is a trial of; own ranks where the pool died.
 
     Scorers have own ranks too: no sweep asks any.
 
@@ -103,7 +103,7 @@ class PoolAnswerers(RankAnswerers):
 
 
 class PoolAnswerer(Dealer):
-    """Plays Answerer with a pool."""
+    """Implements Answerer with a pool."""
 
     def __init__(self, pool: Any, models: Models) -> None:
         self.pool, self.models = pool, models

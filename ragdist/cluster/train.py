@@ -28,7 +28,7 @@ POLL_S = 0.2
 
 
 class RayTuner:
-    """Plays Tuner: fine-tunes on `cluster.workers` Ray workers for each lesson."""
+    """Implements Tuner: fine-tunes on `cluster.workers` Ray workers for each lesson."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

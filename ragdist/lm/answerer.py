@@ -42,7 +42,13 @@ def example_batches(
 
 
 class ModelAnswerer:
-    """Implements Answerer by one causal language model, or several over one base (`lm.shared`)."""
+    """Implements Answerer with one model, or with several that share a base.
+
+    Args:
+        models: causal language models; none shares a module with another, see `lm.shared`.
+        codec: of all of them.
+        tokens_per_batch: padded tokens of one forward pass.
+    """
 
     def __init__(self, models: Sequence[Any], codec: Any, tokens_per_batch: int) -> None:
         self.tokens_per_batch, self.models = tokens_per_batch, models
@@ -83,8 +89,17 @@ class ModelAnswerer:
 def load_answerer(
     config: ModelConfig, sources: Sequence[str], tokens_per_batch: int, base: SharedBase | None = None
 ) -> ModelAnswerer:
-    """Loads the models at these sources: one by itself, an adapter merged in; several over the base that `config`
-    names. A ModelError if one is not there, or does not load."""
+    """Loads the models at these sources: one by itself, an adapter merged in; several over one base.
+
+    Args:
+        config: names the base, and how models are held.
+        sources: where the models come from.
+        tokens_per_batch: padded tokens of one forward pass.
+        base: that of `config`, where it is there already.
+
+    Raises:
+        ModelError: one is not there, or does not load.
+    """
     if len(sources) == 1:
         own = config.model_copy(update={"source": sources[0]})
         return ModelAnswerer([load_model(own)], load_codec(own), tokens_per_batch)

@@ -24,7 +24,10 @@ def by_length(
 ) -> Iterator[list[Item]]:
     """The items in batches of similar length, longest first, the same whatever order they came in.
 
-    No batch of two or more takes more than `limit` tokens, each item `width` of the longest's length.
+    Args:
+        items: each with an id of its own.
+        limit: no batch of two or more takes more than so many tokens, padding included.
+        width: tokens that one item takes in a batch whose longest has so many.
     """
     batch: list[Item] = []
     room = 0

@@ -22,10 +22,12 @@ Stream = Iterator[list[Written]]
 
 
 class ConcurrentWriters:
-    """Implements Writer with several that share no module, see `lm.shared`: each prompt goes to the one that its
-    `model` names, and they write at once.
+    """Implements Writer with several: each prompt goes to the one that its `model` names, and they write at once.
 
     Texts are those of the writers used one after the other.
+
+    Args:
+        writers: none shares a module with another, see `lm.shared`.
     """
 
     def __init__(self, writers: Sequence[Writer]) -> None:

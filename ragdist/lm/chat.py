@@ -92,9 +92,15 @@ class Chat:
 
 
 def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
-    """The manner in which this tokenizer's template lets everything through; None where it has no template. The
-    tokenizer gets the template as it is settled. A ModelError if it drops, repeats or changes what goes in, or fails,
-    or takes too long."""
+    """The manner in which this tokenizer's template lets everything through; None where it has no template.
+
+    Args:
+        tokenizer: gets the template as it is settled.
+        source: the model's name, for errors.
+
+    Raises:
+        ModelError: it drops, repeats or changes what goes in, or fails, or takes too long.
+    """
     if not tokenizer.chat_template:
         return None
     problems = []
@@ -114,8 +120,11 @@ def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence[Message], *, begin: bool = True) -> str:
-    """The conversation as text, up to where the answer begins if `begin`. A ModelError if the template fails on it, or
-    takes longer than RENDER_S."""
+    """The conversation as text, up to where the answer begins if `begin`.
+
+    Raises:
+        ModelError: the template fails on it, or takes longer than RENDER_S.
+    """
     try:
         return _rendered(tokenizer, chat, messages, begin)
     except _Fails as problem:

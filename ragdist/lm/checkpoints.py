@@ -32,8 +32,10 @@ with those of clusters/ray. A file server takes a lock from a client that fell s
 def alone(folder: Path) -> Iterator[None]:
     """Rank 0 waits until ranks of an earlier start are gone; the others wait for rank 0.
 
-    Those of a driver that was killed are, or of a machine that was cut off and is taken for dead. A StorageError if
-    they are still there after `ORPHANS_S`.
+    Those of a driver that was killed are, or of a machine that was cut off and is taken for dead.
+
+    Raises:
+        StorageError: they are still there after `ORPHANS_S`.
     """
     import torch.distributed as dist  # not at the top: drivers, which never load torch, know the names above
 

@@ -27,8 +27,12 @@ from ragdist.records import Rated
 
 
 def lay_out(judgements: Path, settings: Settings) -> RowSchedule:
-    """The plan of a run over the rows of `judgements`. A ConfigError if there is no row to train on; a DataError if a
-    row is empty or weighs nothing, or all answers are right, or all wrong."""
+    """The plan of a run over the rows of `judgements`.
+
+    Raises:
+        ConfigError: there is no row to train on.
+        DataError: a row is empty or weighs nothing, or all answers are right, or all wrong.
+    """
     rows = rows_of(Rated, judgements)
     for row in rows:
         if not row.tokens or not row.weight > 0:

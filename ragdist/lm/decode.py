@@ -23,7 +23,11 @@ NAME = "ragdist_by_group"
 
 
 class Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values of a layer, in tensors with room for so many more tokens than they hold."""
+    """Keys and values of a layer, in tensors with room for more texts' worth of tokens than they hold.
+
+    Args:
+        room: tokens that will follow the prompts.
+    """
 
     keys: Any
     values: Any

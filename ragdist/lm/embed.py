@@ -31,8 +31,15 @@ class SentenceEmbedder:
     """Implements Embedder; the model is loaded when the first text comes.
 
     A matrix product of another shape sums in another order, which moves the last bits of a row. So every pass through
-    the model has the same number of rows (0 chooses by the hardware, one on a CPU), and a length that is the text's
-    own, rounded up. A ConfigError without sentence-transformers, a ModelError without such a model.
+    the model has the same number of rows, one on a CPU, and a length that is the text's own, rounded up.
+
+    Args:
+        source: hub id, perhaps with `@revision`, folder, or `package:NAME`.
+        rows: texts of one pass; 0 chooses by the hardware.
+
+    Raises:
+        ConfigError: sentence-transformers is not installed.
+        ModelError: there is no such model.
     """
 
     def __init__(self, source: str, rows: int = 0) -> None:
@@ -116,7 +123,11 @@ class SentenceEmbedder:
 
 
 def resolve(source: str) -> Path:
-    """The local folder of a sentence-transformers model. A ModelError if there is none."""
+    """The local folder of a sentence-transformers model.
+
+    Raises:
+        ModelError: there is none.
+    """
     if source.startswith(PACKAGE):
         return _in_package(source)
     folder = Path(source).expanduser()

@@ -19,8 +19,12 @@ KERNELS = ("sdpa", "eager")
 
 
 def shares_prompt(rows: Sequence[Bundle], shape: Any) -> bool:
-    """Whether all sequences of every row follow one prompt, and the model can be made to read that prompt once: its
-    positions must be rotary and its attention full."""
+    """Whether all sequences of every row follow one prompt, and the model can be made to read that prompt once.
+
+    Args:
+        rows: all rows of a phase, so that every rank decides alike.
+        shape: the model's configuration; its positions must be rotary and its attention full.
+    """
     layers = set(getattr(shape, "layer_types", None) or ["full_attention"])
     if (
         shape._attn_implementation not in KERNELS
@@ -37,8 +41,14 @@ def shares_prompt(rows: Sequence[Bundle], shape: Any) -> bool:
 
 
 class Sequences:
-    """Implements `algo.losses.Forward` on the rows of one microbatch; `shared`: all sequences of a row follow one
-    prompt, which is computed once; `place` is a tensor of the device and number format that the model works in."""
+    """Implements `algo.losses.Forward` on the rows of one microbatch.
+
+    Args:
+        model: called as a causal language model of transformers is.
+        rows: of one number of sequences each.
+        shared: all sequences of a row follow one prompt, which is computed once.
+        place: a tensor of the device and number format that the model works in.
+    """
 
     def __init__(self, model: Callable[..., Any], rows: Sequence[Bundle], shared: bool, place: Tensor) -> None:
         self.model, self.rows, self.shared, self.place = model, rows, shared, place

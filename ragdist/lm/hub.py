@@ -11,9 +11,18 @@ from ragdist.tracking.progress import say
 
 
 def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted: Sequence[str], knob: str) -> Path:
-    """The folder of the newest snapshot of `owner/name` or `owner/name@revision`, of the cached one where the hub
-    cannot be reached; only files of the wanted patterns are fetched. A ModelError if neither the hub nor the cache has
-    it."""
+    """The folder of the model's newest snapshot, of the cached one where the hub cannot be reached.
+
+    Args:
+        source: owner/name, perhaps with @revision.
+        revision: commit, tag or branch, where the source names none; empty is the newest.
+        wanted: patterns of files to fetch.
+        unwanted: patterns of files not to.
+        knob: the setting that named it, for errors.
+
+    Raises:
+        ModelError: neither the hub nor the cache has it.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

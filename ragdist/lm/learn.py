@@ -40,8 +40,11 @@ class LearningTask(NamedTuple):
 
 
 def lay_out(rows: Sequence[Bundle], train: TrainConfig, seed: int) -> list[list[list[int]]]:
-    """Row indexes of each microbatch of each step; the last step takes what is left over. A DataError if there is no
-    row, or a row has no prompt, nothing to learn, or another number of sequences."""
+    """Row indexes of each microbatch of each step; the last step takes what is left over.
+
+    Raises:
+        DataError: there is no row, or a row has no prompt, nothing to learn, or another number of sequences.
+    """
     if not rows:
         raise DataError("there is no row to learn from; wanted one or more")
     for row in rows:
@@ -70,8 +73,15 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
 
 
 class Learning:
-    """One phase of learning on a DeepSpeed engine; every rank makes one, of the same task, and takes the same steps;
-    raises as `lay_out`."""
+    """One phase of learning on a DeepSpeed engine; every rank makes one and takes the same steps.
+
+    Args:
+        engine: of this rank; in the state that the phase begins with.
+        task: what to learn, the same on all ranks.
+
+    Raises:
+        DataError: rows that cannot be learned from.
+    """
 
     def __init__(self, engine: Any, task: LearningTask) -> None:
         self.engine, self.task = engine, task
@@ -114,7 +124,11 @@ class Learning:
             self.prepared[name] = values
 
     def step(self, number: int) -> dict[str, float]:
-        """Takes step `number`, counted from 0. A TrainError if the loss is not a number any more."""
+        """Takes step `number`, counted from 0.
+
+        Raises:
+            TrainError: the loss is not a number any more.
+        """
         began, train = time.monotonic(), self.task.train
         rate = learning_rate(train, number, len(self.plan))
         for group in self.engine.basic_optimizer.param_groups:

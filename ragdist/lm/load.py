@@ -74,8 +74,11 @@ class ModelCodec:
 
 
 def load_codec(config: ModelConfig) -> ModelCodec:
-    """The model's own tokenizer as a Codec. A ModelError if there is no such model, or its tokenizer is absent or gives
-    no character offsets."""
+    """The model's own tokenizer as a Codec.
+
+    Raises:
+        ModelError: there is no such model, or its tokenizer is absent or gives no character offsets.
+    """
     folder = _tokenizer_folder(config)
     try:
         with quiet():
@@ -105,9 +108,11 @@ def load_codec(config: ModelConfig) -> ModelCodec:
 def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedModel:
     """The model in the settings' number format: for inference on the GPU if there is one, in eval mode.
 
-    A folder with an adapter alone gives its base model with the adapter merged in. For training no device is chosen and
-    no weight touched, so that DeepSpeed may shard while it loads. A ModelError if there is no such model, it does not
-    fit the settings, or it is an adapter and `training` is set.
+    A folder with an adapter alone gives its base model with the adapter merged in. For training no device is
+    chosen and no weight touched, so that DeepSpeed may shard while it loads.
+
+    Raises:
+        ModelError: there is no such model, it does not fit the settings, or it is an adapter and `training` is set.
     """
     folder = resolve(config)
     base = adapter_base(folder)
@@ -139,9 +144,17 @@ def release(model: PreTrainedModel) -> None:
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: ModelHead = "CAUSAL_LM") -> Any:
-    """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0. Its own weights are frozen in place,
-    but for a classifier's score head; the seed decides the adapters' first weights. A ConfigError if
-    `train.lora.targets` names no module of this model."""
+    """The model with fresh low-rank adapters (a `PeftModel`), or itself at rank 0.
+
+    Args:
+        model: changed in place: its own weights are frozen, but for a classifier's score head.
+        config: the adapters' shape.
+        seed: decides the adapters' first weights.
+        task: what the model is for, in peft's words.
+
+    Raises:
+        ConfigError: `train.lora.targets` names no module of this model.
+    """
     if not config.rank:
         return model
     import peft

@@ -45,8 +45,14 @@ def give_back_freed_memory() -> None:
 
 @contextmanager
 def enough(remedy: str) -> Iterator[None]:
-    """Memory that runs out, of a GPU or of the machine, becomes one sentence with this remedy, an imperative, a
-    ConfigError."""
+    """Memory that runs out, of a GPU or of the machine, becomes one sentence.
+
+    Args:
+        remedy: what to set to need less, as an imperative.
+
+    Raises:
+        ConfigError: memory ran out.
+    """
     try:
         yield
     except RuntimeError as error:

@@ -12,8 +12,10 @@ from ragdist.errors import ConfigError
 def training_steps(rows: int, train: TrainConfig, block: str = "train") -> int:
     """Optimizer steps of a run over `rows` rows, one at least: `train.steps`.
 
-    `block` is the one of the settings that `train` is, for the error. A ConfigError if there is not even one row to
-    train on.
+    `block` is the one of the settings that `train` is, for the error.
+
+    Raises:
+        ConfigError: there is not even one row to train on.
     """
     steps = train.steps(rows)
     if not steps:
@@ -25,13 +27,17 @@ def training_steps(rows: int, train: TrainConfig, block: str = "train") -> int:
 
 
 def training_blocks(lengths: Sequence[int], train: TrainConfig, seed: int) -> list[list[int]]:
-    """Row indexes of each step of the whole run, by the rows' lengths in tokens; what is left over makes a smaller last
-    step.
+    """Row indexes of each step of the whole run; what is left over makes a smaller last step.
 
-    Every epoch is a permutation of its own, and what an epoch leaves over begins the next one's first step; the
-    fraction of a last epoch takes the beginning of its permutation, one row at least. Inside a step the longest rows
-    come first, so that rows of a microbatch, and microbatches that run side by side on several workers, are of about
-    one length.
+    Every epoch is a permutation of its own, and what an epoch leaves over begins the next one's first step. Inside
+    a step the longest rows come first, so that rows of a microbatch, and microbatches that run side by side on
+    several workers, are of about one length.
+
+    Args:
+        lengths: tokens of each row.
+        train: passes over the rows (the fraction of a last one takes the beginning of its permutation, one row at
+            least), and rows of one step, over all workers.
+        seed: with the epoch's number it decides the permutation.
     """
     count, size = max(1, round(len(lengths) * train.epochs)), train.examples_per_step
     stream: list[int] = []

@@ -53,8 +53,12 @@ class ModelReader:
     def read(
         self, examples: Sequence[Example], shared: tuple[int, ...] | None = None
     ) -> Iterator[list[tuple[str, list[float]]]]:
-        """(example id, log-probability in nats of each token after the prompt), the longest examples first. The tokens
-        that all of them begin with are read once: `shared`, else `beginning(examples)`."""
+        """(example id, log-probability in nats of each token after the prompt), the longest examples first.
+
+        Args:
+            examples: each with an id of its own.
+            shared: tokens that all of them begin with, to be read once; None takes `beginning(examples)`.
+        """
         if (shared := beginning(examples) if shared is None else shared) != self._shared:
             self._shared, self._begun = shared, self._begin(shared)
         for batch in by_length(examples, self.tokens_per_batch):

@@ -42,8 +42,18 @@ LESS = "lower this side's train.microbatch, or set its train.gradient_checkpoint
 
 
 class Resident:
-    """One rank of a side, of the model in `source` at this version. Every rank makes one, together. A ConfigError if
-    the ZeRO stage keeps no master weights, a ModelError if it does not load."""
+    """One rank of a side. Every rank makes one, together.
+
+    Args:
+        source: folder or other source of the model, instead of `model.source`.
+        settings: all settings.
+        side: this side's own; `train` decides how it is held and how it learns.
+        version: of the model in `source`.
+
+    Raises:
+        ConfigError: the ZeRO stage keeps no master weights.
+        ModelError: the model does not load.
+    """
 
     def __init__(self, source: str, settings: Settings, side: SideConfig, version: int) -> None:
         self.version, self.seed, self.train = version, settings.seed, side.train
@@ -97,11 +107,16 @@ class Resident:
         return ModelReader(self.module, self._tokens_per_batch).read(examples)
 
     def begin(self, loss: LossOf, rows: Sequence[Bundle], prepare: Prepare | None, folder: Path) -> tuple[int, int]:
-        """Collective: begins to learn with a fresh optimizer, or resumes from the newest finished checkpoint; (steps in
-        all, steps done).
+        """Collective: begins to learn with a fresh optimizer, or goes on from the newest finished checkpoint.
 
-        The rows are the same on all ranks, the phase's folder is seen by all; `prepare` is computed once for each row,
-        before the first step, and kept in checkpoints.
+        Args:
+            loss: `loss(forward, batch, *, total)`, see `algo.losses`.
+            rows: the same on all ranks.
+            prepare: computed once for each row, before the first step, and kept in checkpoints.
+            folder: the phase's folder, seen by all ranks.
+
+        Returns:
+            Steps in all, steps done.
 
         Raises:
             ConfigError: the checkpoint was written by another number of ranks.
@@ -125,8 +140,11 @@ class Resident:
         return len(self._learning.plan), self._step
 
     def steps(self, count: int) -> list[dict[str, float]]:
-        """Collective: takes at most `count` optimizer steps and says what each was like. A TrainError if the loss is
-        not a number any more."""
+        """Collective: takes at most `count` optimizer steps and says what each was like.
+
+        Raises:
+            TrainError: the loss is not a number any more.
+        """
         learning, said = self._begun(), []
         for _ in range(min(count, len(learning.plan) - self._step)):
             with zero.quiet(), enough(LESS):

@@ -35,8 +35,12 @@ class RowSchedule:
 
 
 def lay_out(examples: Path, settings: Settings) -> RowSchedule:
-    """The plan of a run over the rows of `examples`. A ConfigError if there is no row to train on; a DataError if a row
-    has no token to learn."""
+    """The plan of a run over the rows of `examples`.
+
+    Raises:
+        ConfigError: there is no row to train on.
+        DataError: a row has no token to learn.
+    """
     rows = rows_of(Example, examples)
     for row in rows:
         if not 0 < row.prompt_tokens < len(row.tokens):
@@ -59,11 +63,20 @@ def rows_of(kind: type[Record], path: Path) -> list[Record]:
 
 
 def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, packed: bool = False) -> RowSchedule:
-    """The plan of a run over a table with a column `tokens`; `packed`: rows of a microbatch are laid end to end.
+    """The plan of a run over a table with a column `tokens`.
 
     A last step that is not full is filled up with a blank row, so that every worker has as many microbatches as in any
     other step: it takes part in the forward and the backward pass, and neither in the loss nor in what that is divided
-    by, so that the step is that of its real rows. A ConfigError if there is no row to train on.
+    by, so that the step is that of its real rows.
+
+    Args:
+        table: one line a row.
+        blank: a line more, of few tokens, that adds nothing to the loss.
+        settings: seed, and how rows make steps and microbatches.
+        packed: rows of a microbatch are laid end to end, without padding.
+
+    Raises:
+        ConfigError: there is no row to train on.
     """
     train, rows = settings.train, len(table)
     training_steps(rows, train)

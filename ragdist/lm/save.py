@@ -18,8 +18,15 @@ from ragdist.tracking.run import versions
 
 
 def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Settings], Any], card: str) -> None:
-    """Rank 0 writes the model beside its final name and renames it; the others help to gather the shards. Adapters are
-    merged into the model that `base` loads, where the settings say so."""
+    """Rank 0 writes the model beside its final name and renames it; the others help to gather the shards.
+
+    Args:
+        trainer: whose model it is.
+        folder: the run's.
+        settings: whether adapters are merged.
+        base: loads the model that the adapters belong to.
+        card: the model card.
+    """
     state = trainer.accelerator.get_state_dict(trainer.deepspeed)
     if dist.get_rank() == 0:
         model = trainer.accelerator.unwrap_model(trainer.deepspeed)

@@ -62,10 +62,14 @@ def scoring_batches(rows: Iterable[tuple[int, ...]], tokens_per_batch: int) -> I
 
 
 class ModelScorer:
-    """Implements Scorer on a sequence classifier, called with what `pad` makes; `render` gives the tokens of a pair,
-    the same that it was tuned on.
+    """Implements Scorer on a sequence classifier.
 
     In float32 a confidence does not depend on the pairs beside it, nor do its bits on the order of the pairs.
+
+    Args:
+        model: called with what `pad` makes, gives `.logits`, [B, 1].
+        render: tokens of a pair, the same that the model was tuned on.
+        tokens_per_batch: padded tokens of one forward pass.
     """
 
     def __init__(self, model: Any, render: Callable[[Pair], Sequence[int]], tokens_per_batch: int) -> None:
@@ -93,8 +97,16 @@ class ModelScorer:
 
 
 def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 0) -> Any:
-    """The model with a fresh score head, by seed, in place of its output head; else as `lm.load.load_model`. A
-    ModelError if there is no such model, it is an adapter, or transformers has no score head for it."""
+    """The model with a fresh score head in place of its output head; else as `lm.load.load_model`.
+
+    Args:
+        config: which model, and how it is held.
+        training: no device is chosen, so that DeepSpeed may shard while it loads.
+        seed: decides the head's first weights.
+
+    Raises:
+        ModelError: there is no such model, it is an adapter, or transformers has no score head for it.
+    """
     folder = resolve(config)
     if adapter_base(folder):
         raise ModelError(ADAPTER_ALONE.format(config.source))
@@ -108,8 +120,10 @@ def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 
 def load_scorer(config: ModelConfig, folder: Path) -> Any:
     """The classifier that was tuned from `model.source` into `folder`: an adapter with its head, or a whole model.
 
-    The head works in float32, whatever the rest does: close confidences are distinguished. A ModelError if it is
-    no scorer, was tuned from another model, or does not load.
+    The head works in float32, whatever the rest does: confidences that are close are distinguished.
+
+    Raises:
+        ModelError: it is no scorer, was tuned from another model, or does not load.
     """
     own = config.model_copy(update={"source": str(folder), "revision": ""})
     if adapter_base(resolve(own)):

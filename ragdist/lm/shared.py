@@ -24,7 +24,14 @@ from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 
 
 class SharedBase:
-    """Holds a base model's weights and makes models of it that share them. A ModelError if they do not load."""
+    """Holds a base model's weights and makes models of it that share them.
+
+    Args:
+        config: names the base, its number format and attention.
+
+    Raises:
+        ModelError: the base does not load.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         self.config, self.folder = config, resolve(config).resolve()
@@ -33,8 +40,10 @@ class SharedBase:
     def answers(self, source: str | Path) -> PreTrainedModel:
         """The causal language model in `source`, in eval mode.
 
-        The base itself and adapters of it share its weights; any other whole model is loaded by itself. A ModelError if
-        there is no such model, or it is an adapter of another base or for another task.
+        The base itself and adapters of it share its weights; any other whole model is loaded by itself.
+
+        Raises:
+            ModelError: there is no such model, or it is an adapter of another base or for another task.
         """
         asked, folder = self._find(source)
         if folder == self.folder:
@@ -47,8 +56,10 @@ class SharedBase:
     def classifier(self, source: str | Path) -> PreTrainedModel:
         """The sequence classifier with one label in `source`, in eval mode; its logits are [B, 1].
 
-        An adapter of the base shares the weights below the head; a whole model is loaded by itself. Raises as
-        `answers`.
+        An adapter of the base shares the weights below the head; a whole model is loaded by itself.
+
+        Raises:
+            ModelError: there is no such model, or it is an adapter of another base or for another task.
         """
         asked, folder = self._find(source)
         if not adapter_base(folder):

@@ -27,8 +27,12 @@ NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{16,}$")
 
 
 def resolve(config: ModelConfig) -> Path:
-    """The local folder that holds the model's weights, as safetensors, and its tokenizer. A ModelError if there is no
-    such model, or it has no weights in safetensors; a StorageError if the converted one cannot be written."""
+    """The local folder that holds the model's weights, as safetensors, and its tokenizer.
+
+    Raises:
+        ModelError: there is no such model, or it has no weights in safetensors.
+        StorageError: the converted model cannot be written.
+    """
     source = config.source
     if source.startswith(PACKAGE):
         return _converted(packaged_gguf(source))
@@ -58,9 +62,16 @@ def adapter_base(folder: Path) -> str:
 
 
 def refuse_other_base(config: ModelConfig, here: Path, adapter: Path) -> None:
-    """Holds an adapter to the model that it was tuned from; nothing is fetched to find out. `here` is the folder of the
-    model in use; the adapter names its base by source or by a folder, perhaps another machine's. A ModelError if that
-    is another model."""
+    """Holds an adapter to the model that it was tuned from; nothing is fetched to find out.
+
+    Args:
+        config: the model in use.
+        here: its folder, as `resolve` has it.
+        adapter: the adapter's folder, which names its base by source or by a folder, perhaps another machine's.
+
+    Raises:
+        ModelError: that is not the model in use.
+    """
     base = adapter_base(adapter)
     path = Path(base).expanduser()
     moved = path.name == here.name and NAMED_BY_CONTENT.search(path.name)

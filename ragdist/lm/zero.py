@@ -25,9 +25,16 @@ def accumulation(train: TrainConfig, workers: int) -> int:
 
 
 def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's configuration; one path for all stages, so that ZeRO 0 is the same engine unsharded. bfloat16 keeps
-    fp32 master weights in the optimizer; float32 has nothing to keep. A ConfigError if the stage keeps no master
-    weights."""
+    """DeepSpeed's configuration; one path for all stages, so that ZeRO 0 is the same engine unsharded.
+
+    Args:
+        train: decides stage, offload, clipping and sizes.
+        workers: size of the process group.
+        dtype: bfloat16 keeps fp32 master weights in the optimizer; float32 has nothing to keep.
+
+    Raises:
+        ConfigError: the stage keeps no master weights.
+    """
     train.check_precision(dtype.itemsize)
     stage = train.stage(workers, dtype.itemsize)
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": torch.cuda.is_available()}

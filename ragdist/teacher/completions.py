@@ -56,7 +56,11 @@ def options(request: Request, left_out: Iterable[str]) -> dict[str, float]:
 
 
 def parse(request: Request, said: Any) -> Reply:
-    """The reply in a chat completion; Again, where there is none."""
+    """The reply in a chat completion.
+
+    Raises:
+        Again: what was said is none.
+    """
     try:
         choice, usage = said["choices"][0], said.get("usage") or {}
         message = choice["message"]
@@ -76,7 +80,15 @@ def parse(request: Request, said: Any) -> Reply:
 def judge(
     status: int, headers: Mapping[str, str], said: str, asked: Mapping[str, float], config: TeacherConfig
 ) -> RagdistError:
-    """What an error of HTTP means; to be raised. `asked` are the options that were sent."""
+    """What an error means; to be raised.
+
+    Args:
+        status: of HTTP.
+        headers: of the answer.
+        said: the endpoint's message, without the key.
+        asked: the options that were sent.
+        config: for people: address, model, knobs.
+    """
     where = f"{config.url} says {status}: {said}"
     if status in (401, 403):
         return TeacherError(f"{where}; set the environment variable {config.key_variable} to a key that it takes")

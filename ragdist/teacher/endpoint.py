@@ -74,7 +74,12 @@ class Asking:
 
 
 class Endpoint:
-    """Implements Teacher on an endpoint; the folder keeps its response cache, `teacher-FINGERPRINT.jsonl`."""
+    """Implements Teacher on an endpoint.
+
+    Args:
+        config: address, model, budgets.
+        folder: keeps the ledger, `teacher-FINGERPRINT.jsonl`.
+    """
 
     def __init__(self, config: TeacherConfig, folder: Path) -> None:
         self.config = config

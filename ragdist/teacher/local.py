@@ -22,8 +22,14 @@ ASKED = 256
 
 
 class LocalTeacher:
-    """Implements Teacher with a model in this process, loaded when the first reply is missing; the response cache keeps
-    its replies as those of an endpoint. `model` names the model and bounds prompt and reply together."""
+    """Implements Teacher with a model in this process; the ledger keeps its replies as those of an endpoint.
+
+    Args:
+        config: budgets; its prices are most likely 0.
+        folder: keeps the ledger, `teacher-FINGERPRINT.jsonl`.
+        model: names the model and bounds prompt and reply together.
+        open_model: loads the model when the first reply is not in the ledger.
+    """
 
     def __init__(self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher) -> None:
         self.config, self.model, self.open_model = config, model, open_model

@@ -41,7 +41,12 @@ def key_of(request: Request, fingerprint: str) -> str:
 
 
 class ReplyCache:
-    """Replies by the key of their request, and what they cost. Use it inside `held`, which makes the file."""
+    """Replies by the key of their request, and what they cost. Use it inside `held`.
+
+    Args:
+        path: the file; made when it is first held.
+        config: budgets and prices.
+    """
 
     def __init__(self, path: Path, config: TeacherConfig) -> None:
         self.path, self.config = path, config
@@ -88,15 +93,22 @@ class ReplyCache:
         return bytes.fromhex(key) in self._places
 
     def reply(self, key: str) -> Reply:
-        """The reply that was kept under this key. A KeyError if there is none."""
+        """The reply that was kept under this key.
+
+        Raises:
+            KeyError: there is none.
+        """
         place = self._places[bytes.fromhex(key)]
         row = json.loads(self._file.read(*place))
         del row["key"]
         return Reply(**row)
 
     def add(self, key: str, reply: Reply) -> None:
-        """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads. A
-        StorageError if the disk is full."""
+        """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads.
+
+        Raises:
+            StorageError: the disk is full.
+        """
         line = json.dumps({"key": key, **as_row(reply)}).encode() + b"\n"
         with self._writing:
             self._file.write(line)
@@ -125,7 +137,11 @@ class ReplyCache:
         return f"{tokens}, ${self.cost_usd:.4f}" if priced else tokens
 
     def check(self) -> None:
-        """Passes as long as another call may begin, Stopped once a stop was requested, or a budget is spent."""
+        """Passes as long as another call may begin.
+
+        Raises:
+            Stopped: a stop was requested, or a budget is spent.
+        """
         if self._stop.is_set():
             raise Stopped(STOPPED)
         tokens, config = self.read + self.written, self.config
