@@ -400,7 +400,8 @@ def report(
 ) -> None:
     """A run's web page made anew, or runs compared by question.
 
-    Of several runs the first is what the others are compared with. Example: `ragdist report runs/paper runs/mine --output mine.html`.
+    Of several runs the first is what the others are compared with.
+    Example: `ragdist report runs/paper runs/mine --output mine.html`.
     """
     if len(folders) == 1:
         page: Path | None = results.remake_page(folders[0])
