@@ -319,7 +319,7 @@ def export(
     private: Private = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hand a tuned model on: a plain transformers folder, or a repository on the hub."""
+    """Hand a tuned model on: a plain folder or a hub repository."""
     show_exported(runs.export_model(model, to, hub, private, form=form, base=base), as_json)
 
 
@@ -398,8 +398,9 @@ def report(
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """A run's web page with every question, made anew; or several runs against the first, question by question.
+    """A run's web page made anew, or runs compared by question.
 
+    Of several runs the first is what the others are compared with.
     Example: `ragdist report runs/paper runs/mine --output mine.html`.
     """
     if len(folders) == 1:

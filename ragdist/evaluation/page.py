@@ -40,6 +40,8 @@ MOST_POINTS, MOST_CURVES, MOST_BARS = 300, 6, 400
 NO_CURVE = {"time", "phase", "step", "steps", "epoch", "seconds", "workers", "rows", "learning_rate"}
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 """What matplotlib would write into a drawing."""
+BROAD_PT = 700
+"""Pictures that are wider keep their width, and are scrolled where there is no room."""
 KINDS = ("oracle", "distractor", "retrieved", "forged")
 INK, PAPER = {"#333333", "#000000", "#262626"}, {"#ffffff"}
 
@@ -206,7 +208,8 @@ def themed(drawn: bytes, name: str) -> str:
         if "clip-path" in node.attrib:
             node.set("clip-path", node.get("clip-path").replace("#", f"#{name}-"))
     root.attrib.pop("height", None)
-    root.attrib.pop("width", None)
+    if float(root.get("width", "0").removesuffix("pt")) > BROAD_PT:
+        root.set("class", "broad")
     root.set("aria-hidden", "true")
     return str(etree.tostring(root, encoding="unicode"))
 
