@@ -125,7 +125,7 @@ class Answerers(Protocol):
 
 
 class Teacher(Protocol):
-    """Messages -> replies, each paid for once. Implemented by `teacher.endpoint.Endpoint`, `local.LocalTeacher`."""
+    """Messages -> replies, each paid for once. Implemented by `teacher.endpoint`, `teacher.local`."""
 
     @property
     def fingerprint(self) -> str:

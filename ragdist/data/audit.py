@@ -67,7 +67,7 @@ class Audit:
     duplicate_contexts: int
     """Contexts that hold a chunk or a text twice."""
     answer_contexts: int
-    """Contexts with a distractor that holds an answer, see `retrieval.Pool.gives_away`."""
+    """Contexts with a distractor that holds an answer, see `distractors.Pool.gives_away`."""
     absent_answers: int
     """Those of them without their oracle: they show a right answer all the same."""
     absent_answers_named: tuple[str, ...]
