@@ -1,0 +1,77 @@
+"""Pages of the site that no file of docs/ is: the README as the index, and the gallery of jobs/settings.
+
+A link from a page to a file outside docs/ is right in a checkout; here the name of that file stands in its place.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
+SYSTEMS = {"raft": "RAFT", "atm": "ATM", "duet": "DuetRAG", "sweep": "Sweeps", "your": "Your own documents"}
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Fills a folder of the nav, `Decisions: decisions/`, with its pages."""
+    docs = Path(config.docs_dir)
+    for entry in config.nav:
+        for title, place in entry.items():
+            if isinstance(place, str) and place.endswith("/"):
+                pages = sorted(path.relative_to(docs).as_posix() for path in (docs / place).glob("*.md"))
+                entry[title] = sorted(pages, key=lambda page: not page.endswith("README.md"))
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> None:
+    """Adds the README and the gallery."""
+    readme = (ROOT / "README.md").read_text()
+    readme = readme.replace("](docs/results/", "](results/")  # pictures
+    files.append(File.generated(config, "index.md", content=readme))
+    files.append(File.generated(config, "examples.md", content=gallery()))
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The page with links from where it stands in the site, and names in place of what the site has not."""
+    here = ROOT / ("README.md" if page.file.src_uri == "index.md" else f"docs/{page.file.src_uri}")
+
+    def moved(link: re.Match[str]) -> str:
+        text, place, anchor = link[1], link[2], link[3] or ""
+        if page.file.src_uri == "index.md" and place.startswith("results/"):
+            return link[0]
+        target = Path(os.path.normpath(here.parent / place))
+        if target == ROOT / "README.md":
+            return f"[{text}]({os.path.relpath('index.md', os.path.dirname(page.file.src_uri) or '.')}{anchor})"
+        if target.is_relative_to(ROOT / "docs") and target.is_file():
+            site = target.relative_to(ROOT / "docs").as_posix()
+            return f"[{text}]({os.path.relpath(site, os.path.dirname(page.file.src_uri) or '.')}{anchor})"
+        if target.is_dir() and (target / "README.md").is_file() and target.is_relative_to(ROOT / "docs"):
+            site = (target / "README.md").relative_to(ROOT / "docs").as_posix()
+            return f"[{text}]({os.path.relpath(site, os.path.dirname(page.file.src_uri) or '.')}{anchor})"
+        name = target.relative_to(ROOT).as_posix()
+        return text if name in text else f"{text} (`{name}`)"
+
+    return LINK.sub(moved, markdown)
+
+
+def gallery() -> str:
+    """Each file of jobs/settings: what it says of itself, the command, the settings."""
+    text = ["# Examples", "", "Settings files that come with ragdist, in `jobs/settings/`. Copy one and change it.", ""]
+    paths = sorted((ROOT / "jobs" / "settings").glob("*.yaml"))
+    for prefix, title in SYSTEMS.items():
+        text += [f"## {title}", ""]
+        for path in (path for path in paths if re.split("[-.]", path.name)[0] == prefix):
+            text += example(path)
+    return "\n".join(text)
+
+
+def example(path: Path) -> list[str]:
+    """The lines of one example."""
+    lines = path.read_text().splitlines()
+    head = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    said = " ".join(line.lstrip("# ") for line in lines[:head]).replace("<", "&lt;")
+    folded = [f"    {line}" for line in ("```yaml", *lines[head:], "```")]
+    return [f"### {path.name}", "", said, "", f'??? example "Settings of {path.name}"', "", *folded, ""]
