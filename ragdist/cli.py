@@ -193,7 +193,7 @@ def plan(
         for table in tables.tables(made):
             show(table)
     for warning in layout.check(made):
-        complain(f"a close call: {warning}")
+        complain(f"near the limit: {warning}")
 
 
 Several = Annotated[
@@ -319,7 +319,7 @@ def export(
     private: Private = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hand a tuned model on: a plain transformers folder, or a repository on the hub."""
+    """Hand a tuned model on: a plain folder or a hub repository."""
     show_exported(runs.export_model(model, to, hub, private, form=form, base=base), as_json)
 
 
@@ -380,13 +380,42 @@ def show_runs(
         return print_json(found)
     if not found:
         raise ConfigError(f"no runs in {folder}; `ragdist demo` makes one, or name another folder")
-    table = Table("run", "job", "state", "when", "scores (EM), or why it failed")
+    table = Table("run", "job", "state", "when", "scores (Subspan EM), or why it failed")
     for row in found:
-        scores = ", ".join(f"{s['model']} {s['condition']} {s['em']['mean']:.2f}" for s in row["scores"])
+        scores = ", ".join(results.score_of(s) for s in row["scores"])
         scores = scores or " ".join(row.get("error", "").split())[:200]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["time"]))
         table.add_row(row["name"], row["job"], row["state"], when, scores)
     show(table)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    metric: Annotated[Literal["subspan", "em", "f1"], typer.Option(help="Several runs: compared by this.")] = "subspan",
+    model: Annotated[str, typer.Option(help="Several runs: of this model; else the last that each asked.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Several runs: write the comparison's page here.")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run's web page made anew, or runs compared by question.
+
+    Of several runs the first is what the others are compared with.
+    Example: `ragdist report runs/paper runs/mine --output mine.html`.
+    """
+    if len(folders) == 1:
+        page: Path | None = results.remake_page(folders[0])
+        print_json({"page": str(page)}) if as_json else show(f"{page}\n", plain=True)
+    else:
+        found = results.compare_runs(folders, metric, model)
+        print_json(found.sheet().numbers) if as_json else results.show_sheet(found.sheet())
+        if browse and not output:
+            raise ConfigError("--open has no page to open; name a file for it with --output")
+        page = results.write_comparison(found, output) if output else None
+        if page:
+            complain(f"page {page}")
+    if browse and page:
+        typer.launch(str(page))
 
 
 @app.command()

@@ -36,7 +36,7 @@ def render(
         bool, typer.Option("--from-runs", help="Size pods by the rows that runs of this machine made.")
     ] = False,
 ) -> None:
-    """Write the manifests of a job: pods, seats and memory as these settings ask for."""
+    """Write the manifests of a job: pods, slots and memory as these settings ask for."""
     from ragdist import runs
     from ragdist.config import loader
     from ragdist.sweeps import trials
@@ -71,7 +71,7 @@ def check_folder(
 
 @k8s.command()
 def submit(folder: Folder, context: Context = "") -> None:
-    """Send the objects and begin the job; one that ended goes on from its run folder."""
+    """Send the objects and begin the job; one that ended resumes from its run folder."""
     from ragdist.kube import client
 
     sys.stdout.write(f"{client.submit(folder, client.Cluster(context))}\n")

@@ -43,3 +43,8 @@ class Stopped(RagdistError):
     """A person or the cluster asked the run to end; its state is saved and the same command goes on."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what its library adds in further lines."""
+    return str(error).strip().partition("\n")[0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import shutil
 import tempfile
@@ -28,13 +27,13 @@ from ragdist.tracking.run import versions
 
 ModelForm = Literal["merged", "adapter"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
-"""What of a model's folder is handed on; checkpoints, optimizers and Python code are not."""
+"""What of a model's folder is exported; checkpoints, optimizers and Python code are not."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was handed on."""
+    """What was exported."""
 
     folder: Path | None
     url: str
@@ -71,9 +70,11 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
         if is_adapter and form == "merged":
             _merge(config, folder, half)
         else:
-            _copy(folder, half)
+            for path in {path for pattern in KEPT for path in folder.glob(pattern)}:
+                shutil.copy2(path, half / path.name)
         if form == "adapter" and base:
-            _rebase(half / "adapter_config.json", base)
+            adapter = half / "adapter_config.json"
+            write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base, "revision": None})
         readme = folder / "README.md"
         text = readme.read_text() if readme.exists() else "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
         (half / "README.md").write_text(_card(text, form, base))
@@ -106,7 +107,7 @@ def check_public(folder: Path) -> None:
         ModelError: it is an adapter whose base model is known on this machine only.
     """
     adapter = folder / "adapter_config.json"
-    named = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else ""
+    named = read_json(adapter)["base_model_name_or_path"] if adapter.exists() else ""
     if named and (not HUB_ID.fullmatch(named) or Path(named).exists()):
         raise ModelError(
             f"the adapter names its base model {named!r}, which nobody else has; give --base owner/name, the hub id of "
@@ -189,11 +190,6 @@ def _model_of(source: str) -> str | Path:
     return Path(source) / "model"
 
 
-def _copy(folder: Path, to: Path) -> None:
-    for path in sorted({found for pattern in KEPT for found in folder.glob(pattern)}):
-        shutil.copy2(path, to / path.name)
-
-
 def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     from transformers import AutoConfig
 
@@ -211,16 +207,11 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
         codec.tokenizer.save_pretrained(to)
 
 
-def _rebase(adapter: Path, base: str) -> None:
-    named = json.loads(adapter.read_text())
-    write_json(adapter, {**named, "base_model_name_or_path": base, "revision": None})
-
-
 def _card(text: str, form: ModelForm, base: str) -> str:
     """The model's card with a head that the hub takes: its base by hub id, or not named in the head."""
-    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    head: dict[str, Any] = (yaml.safe_load(found[1]) if found else None) or {}
-    body = text[found.end() :] if found else text
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    head: dict[str, Any] = (yaml.safe_load(match[1]) if match else None) or {}
+    body = text[match.end() :] if match else text
     old = head.pop("base_model", "")
     if base and isinstance(old, str) and old:
         body = body.replace(old, base)

@@ -32,7 +32,7 @@ BATCH = 256
 
 
 class SerialMapper:
-    """Plays Mapper in this process."""
+    """Implements Mapper in this process."""
 
     def map(self, function: Callable[..., Out], items: Iterable[Any], *shared: Any) -> Iterator[Out]:
         """`function(item, *shared)` for each item, as results are asked for."""
@@ -40,7 +40,7 @@ class SerialMapper:
 
 
 class ProcessMapper:
-    """Plays Mapper with processes of this machine; results are those of SerialMapper, in the same order.
+    """Implements Mapper with processes of this machine; results are those of SerialMapper, in the same order.
 
     Args:
         workers: processes.
@@ -106,7 +106,7 @@ def _run_batch(batch: list[Any]) -> list[Any]:
 
 
 class LocalAnswerers:
-    """Plays Answerers in this process. Models that are open together hold their base once.
+    """Implements Answerers in this process. Models that are open together hold their base once.
 
     Args:
         settings: `model` and `evaluation.tokens_per_batch` are read.
@@ -157,7 +157,7 @@ class LocalAnswerers:
 
 
 class LocalSide:
-    """Plays Side with one model in this process; its files and digests are those of `cluster.group.Group`.
+    """Implements Side with one model in this process; its files and digests are those of `cluster.group.Group`.
 
     Args:
         settings: all settings.

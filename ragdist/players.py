@@ -1,4 +1,4 @@
-"""Who plays the roles of `roles.py`, as the settings say: this process, its children, Ray's, an endpoint.
+"""Who implements the roles of `roles.py`, as the settings say: this process, its children, Ray's, an endpoint.
 
 Heavy imports wait inside the functions; nothing is loaded before it is used.
 """
@@ -92,8 +92,11 @@ def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answer
         from ragdist.local import LocalAnswerers
 
         return LocalAnswerers(settings)
+    from ragdist.cluster import pool
     from ragdist.cluster.answerers import RankAnswerers
 
+    if standing := pool.standing():
+        return pool.PoolAnswerers(standing, settings, folder, heeds=heeds)
     return RankAnswerers(settings.replaced("evaluation.answerers", config), folder, heeds=heeds)
 
 
@@ -112,7 +115,7 @@ def mapper(settings: Settings) -> Iterator[Mapper]:
 
 
 def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRoles:
-    """Who plays DuetRAG's roles; `folder` is the run's, None asks in this process, with all models open together."""
+    """Who implements DuetRAG's roles; `folder` is the run's, None asks in this process, all models open together."""
     from ragdist.cluster.train import RayTuner
     from ragdist.local import LocalAnswerers
     from ragdist.systems.duet import features

@@ -201,34 +201,45 @@ class Grade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """What a generator answered to a held-out question under one attack or none, and how right it is.
+class Prediction:
+    """One answer to a held-out question and how right it is.
 
-    Example: Answered(question_id="77...", condition="attacker", generator=0, attacker=1, text="'ascii'",
-    answer="'ascii'", em=0.0, f1=0.0, subspan=0.0, states_forgery=True, ended=True, cut_tokens=0)
+    Example: Prediction(question_id="77...", condition="oracle", model="RAFT", text="None", answer="None", em=1.0,
+    f1=1.0, subspan=1.0, states_forgery=False, ended=True, cut_tokens=0)
     """
 
     question_id: str
-    condition: Literal["clean", "permuted", "absent", "template", "attacker"]
-    generator: int
-    """Version of the generator that answered."""
-    attacker: int
-    """Version of the attacker whose forgeries were shown; -1 for none and for the template's."""
+    condition: str
+    """What it was shown; one of `config.Condition`, in ATM one of `systems.atm.asking.Condition`."""
+    model: str = ""
+    """Its name in reports; in ATM `generator` tells."""
+    generator: int = -1
+    """ATM's version of the generator that answered."""
+    attacker: int = -1
+    """ATM's version of the attacker whose forgeries were shown; -1 for none and for the template's."""
     text: str
-    """All that the generator wrote."""
+    """All that the model wrote."""
     answer: str
     """The final answer in it, which is what the scores judge."""
+    tagged: bool = False
     em: float
     f1: float
     subspan: float
-    states_forgery: bool
-    """Whether it repeats what the forgeries state; on the clean list what the template's would, as a base rate."""
+    states_forgery: bool | None
+    """Whether it repeats what the question's forgeries state, shown or not, in ATM the template's where none is shown;
+    None where it has no forgeries."""
+    retrieved_oracle: bool | None = None
+    """Whether retrieval found an oracle; None in other conditions and where no oracle is known."""
+    quotes_valid: bool | None = None
+    """Whether all its quotes stand in the documents shown; None where it quotes nothing."""
     ended: bool
     """False when the limit of new tokens cut the answer off."""
     cut_tokens: int
     """Document tokens that did not fit into the prompt."""
     cut_answer: bool = False
-    """Whether the golden documents no longer show the answer, cut as they are."""
+    """Whether the oracles among them no longer show the answer, cut as they are."""
+    perplexity: float | None = None
+    """Of the right answer after this prompt, per token; None unless `evaluation.perplexity`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -404,3 +415,7 @@ def as_row(record: object) -> dict[str, object]:
 def from_row(kind: type[Record], row: dict[str, object]) -> Record:
     """The record that `as_row` and one trip through JSON made into `row`."""
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+
+
+RENAMED: dict[str, type] = {"Answered": Prediction}
+"""Records by the names that earlier versions gave them on disk."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from ragdist.errors import ConfigError
 from ragdist.tracking.run import RunFolder, is_held
 
 if TYPE_CHECKING:
+    from ragdist.evaluation.comparison import Comparison, Metric
+    from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.sheet import Sheet
     from ragdist.systems.atm.report import Rounds
@@ -35,15 +38,19 @@ class Run:
     """What summary.json holds: scores per model and condition, minutes per stage."""
 
 
-def conclude(run: RunFolder, report: Report | Rounds | DuetReport) -> dict[str, Any]:
-    """summary.json, which is returned, report.md and report.png."""
-    from ragdist.evaluation.sheet import markdown, picture
+def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequence[KeptAnswer]) -> dict[str, Any]:
+    """summary.json, which is returned, answers.parquet, report.html, .json, .md and .png."""
+    from ragdist.evaluation import kept_answers, page
+    from ragdist.evaluation.sheet import keep, markdown, picture
 
     sheet = report.sheet()
     summary = {**sheet.numbers, "minutes": {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}}
+    kept_answers.write(answers, run.folder)
     run.write_json("summary.json", summary)
     (run.folder / "report.md").write_text(markdown(sheet))
     picture(sheet, run.folder / "report.png")
+    keep(sheet, run.folder)
+    page.write(run.folder)
     return summary
 
 
@@ -63,6 +70,51 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["time"], reverse=True)
 
 
+def compare_runs(folders: Sequence[Path], metric: Metric = "subspan", model: str = "") -> Comparison:
+    """The first of finished runs against each other, over the questions that they share.
+
+    Raises:
+        ConfigError: a folder holds no answers, or two have no question in common.
+    """
+    from ragdist.evaluation import comparison, kept_answers
+
+    resolved = [_run_folder(folder).resolve() for folder in folders]
+    short = {folder.name for folder in resolved}
+    names = [folder.name if len(short) == len(resolved) else str(folder) for folder in resolved]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"one run is named twice: {', '.join(map(str, folders))}; name each once")
+    found = {name: kept_answers.read(folder) for name, folder in zip(names, resolved, strict=True)}
+    return comparison.compare(found, metric, model)
+
+
+def remake_page(folder: Path) -> Path:
+    """report.html of a finished run, made anew from what lies in its folder."""
+    from ragdist.evaluation import page
+
+    return page.write(_run_folder(folder))
+
+
+def write_comparison(found: Comparison, path: Path) -> Path:
+    """The comparison as a web page like a run's."""
+    from ragdist.evaluation import page
+
+    return page.save(path, page.render(found.sheet(), found.answers, page.Beside()))
+
+
+def _run_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        refuse_unknown(str(folder))
+        raise ConfigError(f"no such run folder: {folder}; `ragdist runs FOLDER` lists those that are there")
+    return folder
+
+
+def score_of(row: Mapping[str, Any]) -> str:
+    """A score of summary.json in words: Subspan EM, or what a sweep was judged by where that is another."""
+    name = next(name for name in ("subspan", "em", "f1") if name in row)
+    named = f" {name}" if name != "subspan" else ""
+    return f"{row['model']} {row['condition']} {row[name]['mean']:.2f}{named}"
+
+
 def refuse_unknown(source: str) -> None:
     """Lets pass what is there, and what may be the name of a model on the hub.
 
@@ -80,7 +132,9 @@ def refuse_unknown(source: str) -> None:
 
 def print_json(value: Any) -> None:
     """For programs."""
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    from ragdist.evaluation.sheet import visible  # what steers terminals, in the escapes of JSON
+
+    sys.stdout.write(visible(json.dumps(value, indent=1, ensure_ascii=False)) + "\n")
 
 
 def show_run(run: Run, as_json: bool) -> None:
@@ -88,7 +142,8 @@ def show_run(run: Run, as_json: bool) -> None:
     if as_json:
         return print_json(run.summary)
     show_sheet(run.report.sheet())
-    complain(f"model {run.model}\npicture {run.folder / 'report.png'}\nnumbers {run.folder / 'summary.json'}")
+    files = {"picture": "report.png", "numbers": "summary.json", "report": "report.html"}
+    complain("\n".join([f"model {run.model}", *(f"{what} {run.folder / name}" for what, name in files.items())]))
 
 
 def show_sweep(swept: Any, as_json: bool) -> None:

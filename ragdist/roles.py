@@ -1,6 +1,6 @@
 """What a system is handed: someone who tokenizes, writes, reads, retrieves, maps, tunes.
 
-Who plays a role (this process, Ray workers) is decided in `players.py`, nowhere else.
+Who implements a role (this process, Ray workers) is decided in `players.py`, nowhere else.
 """
 
 from __future__ import annotations
@@ -25,32 +25,27 @@ class Tokens(NamedTuple):
 
 
 class Codec(Protocol):
-    """The tuned model's own tokenizer. Played by `lm.load.ModelCodec`, in tests by `tests.tiny`."""
+    """The tuned model's own tokenizer. Implemented by `lm.load.ModelCodec`, in tests by `tests.tiny`."""
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever the same text could give other tokens; part of the name of all that depends on it."""
-        ...
 
     @property
     def end(self) -> int:
         """Id of the token that ends an answer."""
-        ...
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, no special tokens added."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, special tokens left out."""
-        ...
 
     def chat(self, user: str, system: str = "") -> str:
         """The conversation in the model's chat template, up to where the answer begins.
 
         A model without a template gets the system text, a blank line, the user text and a newline.
         """
-        ...
 
 
 class Writer(Protocol):
@@ -67,7 +62,6 @@ class Writer(Protocol):
         seed: int = 0,
     ) -> Iterator[list[Written]]:
         """One list for each finished microbatch, so that a caller can store it; order is the writer's own."""
-        ...
 
 
 class Reader(Protocol):
@@ -75,7 +69,6 @@ class Reader(Protocol):
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """(example id, log-probability in nats of each token after the prompt), a list for each microbatch."""
-        ...
 
 
 class Pair(NamedTuple):
@@ -86,11 +79,10 @@ class Pair(NamedTuple):
 
 
 class Scorer(Protocol):
-    """(question, answer) -> confidence that the answer is right. Played by `lm.score`, `features`."""
+    """(question, answer) -> confidence that the answer is right. Implemented by `lm.score`, `features`."""
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """A number in (0, 1) for each pair, in order; it does not depend on the other pairs."""
-        ...
 
 
 class Answerer(Protocol):
@@ -110,21 +102,18 @@ class Answerer(Protocol):
         `prompts` is all that is asked, as batches are cut over all of it; `done` are the ids of those whose texts are
         there already. Where a batch is not done, all of it is written.
         """
-        ...
 
     def read(
         self, examples: Sequence[Example], *, done: Collection[str] = ()
     ) -> Iterator[list[tuple[str, list[float]]]]:
         """As a Reader reads, with the first of the models; `done` as in `write`."""
-        ...
 
 
 class Answerers(Protocol):
-    """Opens models to be asked. Played by `local.LocalAnswerers`, `cluster.answerers.RankAnswerers`."""
+    """Opens models to be asked. Implemented by `local.LocalAnswerers`, `cluster.answerers.RankAnswerers`."""
 
     def open(self, *sources: str) -> AbstractContextManager[Answerer]:
         """The models at these sources for as long as the block lasts; several share the base that the settings name."""
-        ...
 
     def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> AbstractContextManager[Scorer]:
         """The classifier at this source, likewise.
@@ -133,16 +122,14 @@ class Answerers(Protocol):
             source: what was tuned as a scorer.
             render: tokens of a pair; pickles by name.
         """
-        ...
 
 
 class Teacher(Protocol):
-    """Messages -> replies, each paid for once. Played by `teacher.endpoint.Endpoint`, `local.LocalTeacher`."""
+    """Messages -> replies, each paid for once. Implemented by `teacher.endpoint`, `teacher.local`."""
 
     @property
     def fingerprint(self) -> str:
         """Names the model and where it answers; part of the name of every stage that it writes."""
-        ...
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
         """The reply to each request, in the order of the requests.
@@ -158,24 +145,20 @@ class Teacher(Protocol):
             Stopped: a budget is spent or a stop was requested; what is paid for is kept.
             TeacherError: the teacher cannot be reached, or refuses the key, or kept failing.
         """
-        ...
 
     def close(self) -> None:
         """Lets go of the model that it may hold in memory; asked again, it loads it again."""
-        ...
 
 
 class Embedder(Protocol):
-    """Texts -> vectors of length one. Played by `lm.embed`."""
+    """Texts -> vectors of length one. Implemented by `lm.embed`."""
 
     @property
     def fingerprint(self) -> str:
-        """Names the model, so that vectors are made anew with another."""
-        ...
+        """Names the model, so that vectors are made again with another."""
 
     def embed(self, texts: Sequence[str]) -> Any:
         """[len(texts), dimensions] float32 numpy array, rows normalised; a row does not depend on the other texts."""
-        ...
 
 
 class Retriever(Protocol):
@@ -183,7 +166,6 @@ class Retriever(Protocol):
 
     def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
         """For each query at most `count` hits, by falling score, equal scores by chunk id."""
-        ...
 
 
 class Mapper(Protocol):
@@ -191,7 +173,6 @@ class Mapper(Protocol):
 
     def map(self, function: Callable[..., Out], items: Iterable[In], *shared: Any) -> Iterator[Out]:
         """`function(item, *shared)` for each item; `shared` is sent to a worker once."""
-        ...
 
 
 class Model(Writer, Reader, Protocol):
@@ -203,7 +184,6 @@ class Model(Writer, Reader, Protocol):
     @property
     def version(self) -> int:
         """0 for the model as it was given; one more after each time it learned."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +207,11 @@ class MicrobatchRef:
 
 
 class Side(Protocol):
-    """A model on one or more ranks: works beside shards, and learns. Played by `local.LocalSide`, `cluster.group`."""
+    """A model on one or more ranks: works beside shards, learns. Implemented by `local.LocalSide`, `cluster.group`."""
 
     @property
     def version(self) -> int:
         """Of the weights that all ranks hold."""
-        ...
 
     def each(
         self,
@@ -249,13 +228,12 @@ class Side(Protocol):
         again. A dead rank is replaced and its microbatch done again.
 
         Args:
-            work: a module-level function; `model` plays Model.
+            work: a module-level function; `model` implements Model.
             inputs: tuples of shards, all of one name.
             shared: more arguments, small.
             folder: seen by all ranks.
             phase: for people: progress, errors, the timeline.
         """
-        ...
 
     def learn(
         self,
@@ -274,10 +252,9 @@ class Side(Protocol):
             prepare: `prepare(forward, batch) -> {name: [B]}`, computed once before the first step, handed to the loss
                 in `batch.extra`: DPO's reference.
             folder: keeps checkpoints while it learns, then `folder/model`, a plain transformers folder. What is there
-                already is gone on with; a finished one is not trained again.
+                already is resumed; a finished one is not trained again.
             phase: for people.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +276,7 @@ class TrainingJob:
 
 
 class Tuner(Protocol):
-    """Examples -> a folder with the tuned model. Played by `cluster.train.RayTuner`."""
+    """Examples -> a folder with the tuned model. Implemented by `cluster.train.RayTuner`."""
 
     def tune(self, lessons: Sequence[TrainingJob]) -> list[Path]:
         """Trains each lesson and returns the models' folders: side by side where there is room for all, else in turn.
@@ -308,4 +285,3 @@ class Tuner(Protocol):
             Stopped: a stop was requested; the state is saved and the same call goes on.
             TrainError: a job failed more often than `cluster.max_failures`.
         """
-        ...

@@ -18,6 +18,7 @@ import yaml
 from ragdist import players, results
 from ragdist.config import Settings, loader
 from ragdist.config.loader import load, load_kept
+from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError, RagdistError
 from ragdist.results import Run
 from ragdist.storage.atomic import read_json, translate_errors
@@ -48,12 +49,17 @@ JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
 
 
-def raft(settings: Settings) -> Run:
+def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
     """Builds the data, tunes by RAFT, evaluates before and after. The same settings go on where they stopped.
+
+    Args:
+        settings: all settings.
+        questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
 
     Raises:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
+    settings = with_questions(settings, questions)
     check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
     from ragdist.systems import raft as system
@@ -63,15 +69,20 @@ def raft(settings: Settings) -> Run:
         outcome = system.run(
             pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
         )
-        return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report))
+        return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
 
 
-def atm(settings: Settings) -> Run:
+def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
     """Attacker against generator in rounds, judged before and after each. The same settings go on where they stopped.
+
+    Args:
+        settings: all settings.
+        questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
 
     Raises:
         RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
     """
+    settings = with_questions(settings, questions)
     check_plan(settings, "atm")
     from ragdist.export import publish
     from ragdist.tracking.mirror import follow
@@ -81,15 +92,20 @@ def atm(settings: Settings) -> Run:
         publish(outcome.generator, run.folder / "model", settings)
         idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
         report = replace(outcome.report, idle_share=idle)
-        return Run(run.folder, run.folder / "model", report, results.conclude(run, report))
+        return Run(run.folder, run.folder / "model", report, results.conclude(run, report, outcome.answers))
 
 
-def duet(settings: Settings) -> Run:
+def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
     """Reciter, discoverer and arbiters, tuned and compared. The same settings go on where they stopped.
+
+    Args:
+        settings: all settings.
+        questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
 
     Raises:
         RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
     """
+    settings = with_questions(settings, questions)
     check_plan(settings, "duet")
     from ragdist.systems.duet import run as system
     from ragdist.systems.duet.report import DuetReport
@@ -98,7 +114,8 @@ def duet(settings: Settings) -> Run:
     with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         report = DuetReport(outcome.report, outcome.worth)
-        return Run(run.folder, outcome.models[system.DISCOVERER], report, results.conclude(run, report))
+        summary = results.conclude(run, report, outcome.answers)
+        return Run(run.folder, outcome.models[system.DISCOVERER], report, summary)
 
 
 def answer(question: str, folder: Path) -> Answer:
@@ -173,11 +190,15 @@ def _too_few(count: QuestionCount, settings: Settings, job: Job, made: Plan) -> 
     found = [*check.impossible(count, settings)]
     if job == "raft":
         found += check.stepless(made.rows.rows if made.rows.exact else count.train, settings.train)
+    if job == "duet" and count.train:
+        rows = max(1, round(count.train * settings.duet.answerers_fraction))
+        found += check.stepless(rows, settings.duet.reciter, "duet.reciter")
+        found += check.stepless(rows, settings.duet.discoverer, "duet.discoverer")
     return [Problem(sure=True, text=why) for why in found]
 
 
 def check_plan(settings: Settings, job: Job) -> None:
-    """Lets pass what can work, and says what is a close call.
+    """Lets pass what can work, and says what is near the limit.
 
     Machines of a cluster that is joined, or that this process has open already, are not known from here; where the
     model is tuned already there is nothing to check.
@@ -200,7 +221,7 @@ def check_plan(settings: Settings, job: Job) -> None:
     if not opened:
         made = replace(made, problems=[*_too_few(count, settings, job, made), *made.problems])
     for warning in layout.check(made):
-        say(f"a close call: {warning}")
+        say(f"near the limit: {warning}")
 
 
 def check_data(settings: Settings) -> QuestionCount:
@@ -338,13 +359,14 @@ def _game(pipeline: Pipeline, run: RunFolder, settings: Settings, until: str = "
     return outcome, timeline
 
 
-def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
+def evaluate(settings: Settings, models: Sequence[str] = (), questions: QuestionRows | None = None) -> Run:
     """Asks models the test questions in every condition.
 
     Args:
         settings: which questions, which conditions.
         models: folders or hub ids, each perhaps as `label=source`; empty takes the base model and the tuned model
             of the RAFT run with these settings.
+        questions: as for `raft`.
 
     Raises:
         ConfigError: no model is named and there is no tuned one.
@@ -355,24 +377,30 @@ def evaluate(settings: Settings, models: Sequence[str] = ()) -> Run:
     named = dict(_labelled(model) for model in models) or _models_of(settings)
     for source in named.values():
         results.refuse_unknown(source)
+    settings = with_questions(settings, questions)
     check_data(settings)
     with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
         asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
-        return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report))
+        said = system.answers(pipeline, asked, settings)
+        return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report, said))
 
 
-def build(settings: Settings, until: str = "examples") -> list[tuple[str, Rows[Any]]]:
-    """The data pipeline's stages up to `until`, each made now or found: (name, rows)."""
+def build(
+    settings: Settings, until: str = "examples", questions: QuestionRows | None = None
+) -> list[tuple[str, Rows[Any]]]:
+    """The data pipeline's stages up to `until`, each made now or found: (name, rows); questions as for `raft`."""
+    settings = with_questions(settings, questions)
     check_data(settings)
     with players.pipeline(settings) as pipeline:
         return pipeline.make(until)
 
 
-def audit(settings: Settings, picture: Path | None = None) -> Audit:
+def audit(settings: Settings, picture: Path | None = None, questions: QuestionRows | None = None) -> Audit:
     """What the training data really is: realised P%, positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
+    settings = with_questions(settings, questions)
     check_data(settings)
     with players.pipeline(settings) as pipeline:
         pipeline.make("examples")

@@ -8,7 +8,7 @@ runs/<sweep>/best.yaml        report.md report.html report.png trials.parquet su
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from ragdist import players
 from ragdist.config import Settings
 from ragdist.errors import DataError, RagdistError, TrainError
+from ragdist.evaluation import kept_answers, page
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.report import METRICS, Report
 from ragdist.records import as_row
@@ -67,27 +68,29 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
         with span("what trials share"):
             _prepare_all(job, shared, points, run.folder, begin)
         with span("trials"):
+            held = ("cluster",) if job == "raft" else ("attacker", "generator")
             play_one = partial(play, job, run_job, run.folder)
-            ended = run_trials(SweepSpec(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points)))
+            ended = run_trials(
+                SweepSpec(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points), held)
+            )
         named = trials.arms(settings)
         found = summing.summarise(job, ended, settings.sweep, named)
-        compared = _compare_arms(job, ended, named, settings, run.folder) if named else []
+        # Without arms each point is one of its own.
+        answers = arms.rows_of(run.folder, ended, named or _labelled(found.points), settings.seed)
+        kept_answers.write(answers, run.folder)
+        compared = arms.compare(arms.measured(answers), list(named), settings) if named else []
         summary = sweep_report.write(found, settings, run.folder, arms.blocks(compared, named) if named else ())
         if named:
             summary["arms"] = [as_row(row) for row in compared]
         run.write_json("summary.json", summary)
+        page.write(run.folder)
         if not found.best:
             raise TrainError(f"no trial came to its end; what each died of is in {run.folder / 'report.md'}")
         return Swept(run.folder, found, summary)
 
 
-def _compare_arms(
-    job: str, ended: Sequence[trials.Trial], named: Mapping[str, Point], settings: Settings, folder: Path
-) -> list[arms.Compared]:
-    """The arms against the first one; leaves every answer in answers.parquet."""
-    rows = arms.rows_of(job, folder, ended, named, settings.seed)
-    arms.write(rows, folder)
-    return arms.compare(rows, list(named), settings)
+def _labelled(points: Sequence[summing.Tried]) -> dict[str, Point]:
+    return {trials.label(tried.values) or "tuned": tried.point for tried in points}
 
 
 def play(

@@ -1,7 +1,7 @@
-"""What each test needs. Folders and modules in the table are marked whole; the rest needs neither torch nor a cluster.
+"""What each test needs. What the table names is marked, a folder or module whole; the rest is done in a moment.
 
-make quick        what is in no line: no Ray, no model
-make test         and `model`
+make quick        what is in no line: no Ray, no model, nothing that takes seconds
+make test         and `model` and `long`
 make test-all     and `cluster`; then those of several machines
 """
 
@@ -19,12 +19,39 @@ TESTS = Path(__file__).parent
 NEEDS = {
     "model": (
         *("algo", "lm", "gpu", "plan/test_memory.py", "plan/test_shape.py", "plan/test_measured.py"),
-        *("data/test_thoughts.py", "data/sources/test_hub.py"),
+        *("data/test_thoughts.py", "data/sources/test_hub.py", "data/sources/test_hub_sets.py"),
+        "data/sources/test_given.py",
         *("data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),
         *("teacher/test_local.py", "teacher/test_endpoint.py"),
         *("test_answer_tokens.py", "test_cli.py", "test_export.py", "test_sweeping.py"),
+    ),
+    "long": (
+        *("tracking/test_clients.py", "tracking/test_mirror.py", "data/sources/test_renderings.py"),
+        *("data/test_pipeline_documents.py", "data/sources/test_apidocs.py", "test_local.py", "kube/test_elsewhere.py"),
+        *("data/test_audit.py", "data/test_trained_rows.py", "sweeps/test_summary.py", "evaluation/test_summary.py"),
+        *("systems/atm/test_mixing.py", "data/test_distractors.py", "kube/test_client.py"),
+        "data/test_template_attack.py::test_template_forgery_is_told_by_nothing_but_its_claim",
+        "data/test_template_attack.py::test_forge_real_questions_states_the_wrong_answer",
+        "evaluation/test_sheet.py::test_nothing_of_a_picture_overlaps_or_is_cut_off",
+        "kube/test_check.py::test_whatever_shape_an_object_has_it_is_read",
+        "data/retrieval/test_bm25.py::test_search_does_not_depend_on_workers_or_order_of_chunks",
+        "data/sources/test_corpus.py::test_documents_are_the_same_for_any_mapper",
+        "data/test_export.py::test_card_of_a_benchmark_says_what_the_benchmark_says_of_itself",
+        "data/test_prompts.py::test_user_text_with_any_documents_parses_back",
+        "evaluation/test_apicalls.py::test_every_own_answer_of_apibench_is_right_and_an_invented_name_is_made_up",
+        "plan/test_seats.py::test_this_machine_is_as_psutil_sees_it",
+        "systems/atm/test_forging.py::test_forgery_begins_as_any_listed_document_with_equal_chance_and_one_for_all_samples",
+        "systems/duet/test_summary.py::test_picture_is_a_png_with_something_in_it",
+        "test_first_hour.py::test_u6_u10_data_errors_come_before_heavy_imports",
+        "test_results.py::test_every_system_is_concluded_and_shown_alike",
+        "plan/test_layout.py::test_command_prints_tables_and_json_and_exits_2",
+        "plan/test_layout.py::test_help_fits_a_screen_and_nothing_heavy_is_loaded",
+        "test_first_hour.py::test_u11_a_folder_that_cannot_be_made_is_one_line",
+        "test_first_hour.py::test_u11_home_is_expanded_and_flash_attention_on_a_cpu_is_refused",
+        "tracking/test_run.py::test_run_folder_is_locked_against_another_process",
+        "tracking/test_run.py::test_a_killed_run_is_listed_as_killed_and_goes_on",
     ),
     "cluster": (
         *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
@@ -33,10 +60,16 @@ NEEDS = {
 }
 
 
-def need(path: Path) -> str:
-    """The marker of all tests in this file or folder, the longest line deciding; empty for the quick ones."""
+def need(path: Path, test: str = "") -> str:
+    """The marker of all tests in this file or folder, or of one; the longest line decides; empty for the quick ones."""
     inside = path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
-    found = {place: name for name, places in NEEDS.items() for place in places if f"{inside}/".startswith(f"{place}/")}
+    inside += f"::{test}" * bool(test)
+    found = {
+        place: name
+        for name, places in NEEDS.items()
+        for place in places
+        if inside == place or inside.startswith((f"{place}/", f"{place}::"))
+    }
     return found[max(found, key=len)] if found else ""
 
 
@@ -47,5 +80,5 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if name := need(item.path):
+    if name := need(item.path, getattr(item, "originalname", item.name)):
         item.add_marker(name)

@@ -67,6 +67,8 @@ def test_u6_no_test_questions_and_no_steps_are_problems_of_the_plan(mine):
     never = ("questions.test_fraction=0.001", *MINE)
     assert any("0 test questions" in told for told in problems(*never))
     assert any("0 steps" in told for told in problems("train.epochs=0.01", *MINE))
+    told = problems("duet.discoverer.epochs=0.01", *MINE, job="duet")
+    assert [one for one in told if "0 steps" in one and "raise duet.discoverer.epochs" in one]
     assert not any("test questions" in told for told in problems("evaluation.conditions=[]", *never))
 
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the same three files for every system, each written once."""
+"""What a finished run leaves: the same files for every system, each written once."""
 
 import json
 
@@ -8,8 +8,8 @@ from ragdist import results
 from ragdist.results import Run
 from ragdist.systems.duet.report import DuetReport
 from ragdist.tracking.run import RunFolder
+from tests.evaluation import test_kept_answers, world
 from tests.evaluation import test_report as robustness
-from tests.evaluation import world
 from tests.systems.atm import test_summary as game
 from tests.systems.duet import test_summary as duet
 
@@ -25,14 +25,16 @@ def reports(tmp_path_factory):
 @pytest.mark.parametrize("job", ["raft", "atm", "duet"])
 def test_every_system_is_concluded_and_shown_alike(job, reports, tmp_path, capsys):
     folder = RunFolder(tmp_path, world.settings(), job, seconds={"train": 90.0})
-    summary = results.conclude(folder, reports[job])
+    summary = results.conclude(folder, reports[job], [test_kept_answers.answer()])
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert kept == json.loads(json.dumps(summary)) and kept["minutes"] == {"train": 1.5} and kept["scores"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "report.png", "summary.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("answers.parquet", "report.html", "report.json", "report.md", "report.png", "summary.json"),
+    ]
     said = (tmp_path / "report.md").read_text()
-    assert said.count("## Exact match, its 95% interval") == 1 and said.startswith("## ")
+    assert said.count("## Subspan EM, its 95% interval") == 1 and said.startswith("**")
     results.show_run(Run(tmp_path, tmp_path, reports[job], summary), as_json=False)
     shown, where = capsys.readouterr()
-    assert "Exact match, its 95% interval" in shown and "report.png" in where
+    assert "Subspan EM, its 95% interval" in shown and "report.png" in where
     assert ("alignment turned 1 wrong answer right" in shown) == (job == "duet")
     assert ("alignment is right in 1 of 2 where" in said) == (job == "duet")

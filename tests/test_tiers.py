@@ -10,7 +10,10 @@ PLACES = [place for places in conftest.NEEDS.values() for place in places]
 
 
 def test_table_names_files_and_folders_that_are_there_once():
-    assert [place for place in PLACES if not (conftest.TESTS / place).exists()] == []
+    for place in PLACES:
+        file, _, test = place.partition("::")
+        assert (conftest.TESTS / file).exists(), file
+        assert not test or f"def {test}(" in (conftest.TESTS / file).read_text(), place
     assert len(set(PLACES)) == len(PLACES)
 
 
@@ -23,10 +26,15 @@ def test_table_names_files_and_folders_that_are_there_once():
         ("cluster/test_group.py", "cluster"),
         ("test_runs.py", "cluster"),
         ("test_records.py", ""),
+        ("test_first_hour.py", ""),
+        ("test_first_hour.py::test_u11_a_folder_that_cannot_be_made_is_one_line", "long"),
+        ("test_first_hour.py::test_u8_settings", ""),
+        ("lm/test_zero.py::test_u11", "model"),
     ],
 )
 def test_folders_mark_all_that_is_in_them(place, name):
-    assert conftest.need(conftest.TESTS / place) == name
+    file, _, test = place.partition("::")
+    assert conftest.need(conftest.TESTS / file, test) == name
 
 
 @pytest.mark.parametrize(

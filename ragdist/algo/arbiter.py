@@ -40,7 +40,7 @@ def best_margin(gaps: Sequence[float], reciter_right: Sequence[bool], discoverer
     """The margin >= 0 under which most questions are answered right.
 
     Which answer wins only changes where the margin passes a gap, so every outcome is looked at once. Of equally good
-    margins the middle of the widest stretch is taken, of equally wide ones the largest: a close call is the
+    margins the middle of the widest stretch is taken, of equally wide ones the largest: near the limit is the
     discoverer's.
 
     Args:

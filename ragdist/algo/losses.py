@@ -57,7 +57,6 @@ class Forward(Protocol):
 
         What is not asked for is not computed; all that is asked for at once may share work.
         """
-        ...
 
 
 def token_logprobs(answers: Answers) -> Tensor:

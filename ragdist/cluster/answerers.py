@@ -1,4 +1,4 @@
-"""Ranks that answer, each with the whole model: batches are dealt from one queue. Plays `roles.Answerers`.
+"""Ranks that answer, each with the whole model: batches are dealt from one queue. Implements `roles.Answerers`.
 
 Ranks know nothing of each other. One that dies costs its batch, which goes back to the head of the queue while a new
 process takes the place.
@@ -7,9 +7,11 @@ process takes the place.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -18,7 +20,8 @@ from typing import Any, NamedTuple
 import ray
 
 from ragdist.cluster import session
-from ragdist.cluster.ranks import POLL_S, GroupSpec, Ranks, WorkerGroupDied
+from ragdist.cluster.place import never
+from ragdist.cluster.ranks import POLL_S, GroupSpec, RankGroup, WorkerGroupDied
 from ragdist.config import Settings
 from ragdist.errors import Stopped, TrainError
 from ragdist.lm.answerer import ModelAnswerer, example_batches, held, held_scorer, prompt_batches
@@ -33,7 +36,7 @@ NAME = "answerers"
 
 
 class RankAnswerers:
-    """Plays Answerers with `evaluation.answerers` on the cluster.
+    """Implements Answerers with `evaluation.answerers` on the cluster.
 
     Args:
         settings: all settings.
@@ -58,22 +61,35 @@ class RankAnswerers:
 
     @contextmanager
     def _group(self, make: Callable[..., Any], source: Any) -> Iterator[AnswererGroup]:
-        config = self.settings.evaluation.answerers
         stopping = stop_on_signal(what="what is answered is kept") if self.heeds else nullcontext(Event())
-        with session.connect(self.settings.cluster), stopping as stop:
-            plan = GroupSpec(
-                NAME,
-                self.settings,
-                config,
-                make,
-                self.folder,
-                stop.is_set,
-                meet=False,
-                memory="evaluation.tokens_per_batch",
-                of="evaluation",
-            )
-            with AnswererGroup(plan, source) as group:
-                yield group
+        with (
+            session.connect(self.settings.cluster),
+            stopping as stop,
+            group_of(self.settings, self.folder, make, source, stop.is_set) as group,
+        ):
+            yield group
+
+
+def group_of(
+    settings: Settings,
+    folder: Path,
+    make: Callable[..., Any],
+    source: Any,
+    stop: Callable[[], bool] = never,
+) -> AnswererGroup:
+    """A group in the places of `evaluation.answerers`, not opened yet.
+
+    Args:
+        settings: all settings.
+        folder: the run's, for the ranks' logs.
+        make: the plain object of a rank.
+        source: what `make` is given.
+        stop: asked between batches.
+    """
+    side = settings.evaluation.answerers
+    lower = "evaluation.tokens_per_batch"
+    spec = GroupSpec(NAME, settings, side, make, folder, stop, meet=False, memory=lower, of="evaluation")
+    return AnswererGroup(spec, source)
 
 
 class Batch(NamedTuple):
@@ -84,8 +100,46 @@ class Batch(NamedTuple):
     """Given the plain object of a rank, gives the answers; pickles."""
 
 
-class AnswererGroup:
-    """Plays Answerer with ranks, as a context.
+class Dealer(ABC):
+    """Implements Answerer with batches that are dealt to ranks."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Settings:
+        """`evaluation.tokens_per_batch` says how batches are cut, `evaluation.answerers` who is asked."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the ranks have no GPU."""
+        return not self.settings.evaluation.answerers.gpus_per_worker
+
+    @abstractmethod
+    def deal(self, asks: Sequence[Callable[[Any], list[Any]]]) -> Iterator[list[Any]]:
+        """The answers of each batch, in the order in which they come; the first batches are begun first.
+
+        Args:
+            asks: given the plain object of a rank, each gives a batch's answers; pickles.
+        """
+
+    def write(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, done: Collection[str] = (), **how: Any
+    ) -> Iterator[list[Written]]:
+        """See `roles.Answerer`."""
+        how["max_new_tokens"] = max_new_tokens
+        batches = prompt_batches(prompts, self.settings.evaluation.tokens_per_batch, max_new_tokens, done)
+        return self.deal([partial(ModelAnswerer.write_batch, batch=batch, how=how) for batch in batches])
+
+    def read(
+        self, examples: Sequence[Example], *, done: Collection[str] = ()
+    ) -> Iterator[list[tuple[str, list[float]]]]:
+        """See `roles.Answerer`."""
+        tokens = self.settings.evaluation.tokens_per_batch
+        batches, shared = example_batches(examples, tokens, self.on_cpu, done)
+        return self.deal([partial(ModelAnswerer.read_batch, batch=batch, shared=shared) for batch in batches])
+
+
+class AnswererGroup(RankGroup, Dealer):
+    """Implements Answerer with ranks, as a context.
 
     Args:
         plan: what the group is made of.
@@ -93,53 +147,22 @@ class AnswererGroup:
     """
 
     def __init__(self, plan: GroupSpec, source: Any) -> None:
-        self.plan, self.source = plan, source
-        self.failures = 0
-        """Times that a rank died."""
-        self._crew = Ranks(plan)
+        super().__init__(plan, source)
         self._under_way: dict[Any, tuple[int, Batch | None, float]] = {}
         """What a rank is at and since when, by reference; None: it loads the model."""
 
-    def __enter__(self) -> AnswererGroup:
-        self._crew.open()
-        try:
-            try:
-                self._crew.start(self.source, 0)
-            except WorkerGroupDied as lost:
-                self.failures = self._crew.rebuild(lost, self.source, 0, self.failures)
-        except BaseException:  # survives nothing: the places are given back, then it is raised
-            self._crew.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._crew.close()
-
     @property
-    def on_cpu(self) -> bool:
-        """Whether the ranks have no GPU."""
-        return not self.plan.side.gpus_per_worker
+    def settings(self) -> Settings:
+        """See `Dealer`."""
+        return self.plan.settings
 
-    @property
-    def pids(self) -> list[int]:
-        """Processes of the ranks."""
-        return [where.pid for where in self._crew.where]
-
-    def write(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int, done: Collection[str] = (), **how: Any
-    ) -> Iterator[list[Written]]:
-        """See `roles.Answerer`."""
-        how["max_new_tokens"] = max_new_tokens
-        batches = prompt_batches(prompts, self.plan.settings.evaluation.tokens_per_batch, max_new_tokens, done)
-        return self.deal([partial(ModelAnswerer.write_batch, batch=batch, how=how) for batch in batches])
-
-    def read(
-        self, examples: Sequence[Example], *, done: Collection[str] = ()
-    ) -> Iterator[list[tuple[str, list[float]]]]:
-        """See `roles.Answerer`."""
-        tokens = self.plan.settings.evaluation.tokens_per_batch
-        batches, shared = example_batches(examples, tokens, self.on_cpu, done)
-        return self.deal([partial(ModelAnswerer.read_batch, batch=batch, shared=shared) for batch in batches])
+    def hold(self, source: Any, settings: Settings) -> None:
+        """The same processes hold another model, as these settings say."""
+        self.source, self.plan = source, replace(self.plan, settings=settings)
+        before = self.failures
+        self.failures = self._ranks.hold(self.plan, source, before)
+        if self.failures > before:  # all are new, and none is at what the last ones were at
+            self._under_way.clear()
 
     def deal(self, asks: Sequence[Callable[[Any], list[Any]]]) -> Iterator[list[Any]]:
         """The answers of each batch, in the order in which they come; the first batches are begun first.
@@ -163,7 +186,7 @@ class AnswererGroup:
     def _hand_out(self, queue: deque[Batch]) -> None:
         """A batch for each rank that has nothing to do."""
         busy = {rank for rank, _, _ in self._under_way.values()}
-        for rank, actor in enumerate(self._crew.ranks):
+        for rank, actor in enumerate(self._ranks.ranks):
             if queue and rank not in busy:
                 batch = queue.popleft()
                 self._under_way[actor.answer.remote(*batch)] = rank, batch, time.monotonic()
@@ -183,7 +206,7 @@ class AnswererGroup:
         for rank, batch, since in self._under_way.values():
             knob = "deadline_s" if batch else "start_timeout_s"
             if time.monotonic() - since > (limit_s := getattr(cluster, knob)):
-                raise self._crew.overdue([rank], _doing(batch), limit_s, f"cluster.{knob}")
+                raise self._ranks.overdue([rank], _doing(batch), limit_s, f"cluster.{knob}")
 
     def _settle(self, ref: Any, queue: deque[Batch]) -> list[Any] | None:
         """A batch's answers; None where a rank has just started, or died and lost its batch, which is next again.
@@ -195,8 +218,8 @@ class AnswererGroup:
         rank, batch, _ = self._under_way.pop(ref)
         try:
             found = ray.get(ref)
-        except Exception as error:  # told apart: a dead rank, or the work itself
-            why = self._crew.blame({rank: error}, _doing(batch), together=False)
+        except Exception as error:  # distinguished: a dead rank, or the work itself
+            why = self._ranks.root_cause({rank: error}, _doing(batch), together=False)
             if not isinstance(why, WorkerGroupDied):
                 raise why from None
             self._replace(rank, why)
@@ -204,7 +227,7 @@ class AnswererGroup:
                 queue.appendleft(batch)
             return None
         if batch is None:
-            self._crew.where[rank] = found
+            self._ranks.where[rank] = found
             return None
         rows: list[Any] = found[0]
         return rows
@@ -219,7 +242,7 @@ class AnswererGroup:
         if self.failures > (most := self.plan.settings.cluster.max_failures):
             raise TrainError(f"{lost.what}; that is failure {self.failures} of the {NAME}, cluster.max_failures={most}")
         say(f"{lost.what}; a new one takes its place, {self.failures} of at most {most} times")
-        self._under_way[self._crew.replace(rank, self.source, 0)] = rank, None, time.monotonic()
+        self._under_way[self._ranks.replace(rank, self.source, 0)] = rank, None, time.monotonic()
 
 
 def _doing(batch: Batch | None) -> str:
@@ -227,7 +250,7 @@ def _doing(batch: Batch | None) -> str:
 
 
 class RankScorer:
-    """Plays Scorer with the ranks of a group.
+    """Implements Scorer with the ranks of a group.
 
     Args:
         group: its ranks hold scorers.
@@ -240,7 +263,7 @@ class RankScorer:
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """See `roles.Scorer`."""
         asked = [tuple(self.render(pair)) for pair in pairs]
-        tokens = room(self.group.plan.settings.evaluation.tokens_per_batch, self.group.on_cpu)
+        tokens = room(self.group.settings.evaluation.tokens_per_batch, self.group.on_cpu)
         found = self.group.deal([partial(ModelScorer.scored, rows=rows) for rows in scoring_batches(asked, tokens)])
         by_row: dict[tuple[int, ...], float] = dict(pair for batch in found for pair in batch)
         return [by_row[row] for row in asked]

@@ -1,4 +1,4 @@
-"""A group: ranks with a model in memory that work beside shards and learn. Plays `roles.Side`.
+"""A group: ranks with a model in memory that work beside shards and learn. Implements `roles.Side`.
 
 Rows travel as Arrow tables from the rank that made them to the rank that needs them. The driver passes references
 and never fetches a table. Each microbatch is a file before its reference is handed out, so whatever is lost is read
@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from ragdist.cluster.ranks import OBJECT_LOST, POLL_S, GroupSpec, Ranks, WorkerGroupDied, cause_of
+from ragdist.cluster.ranks import OBJECT_LOST, POLL_S, GroupSpec, RankGroup, WorkerGroupDied, cause_of
 from ragdist.cluster.tasks import MicrobatchRun, TableRef, place_of
 from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
@@ -55,8 +55,8 @@ def _clear(folder: Path) -> None:
         half.unlink(missing_ok=True)
 
 
-class WorkerGroup:
-    """Plays Side with N actors in a placement group of their own, as a context.
+class WorkerGroup(RankGroup):
+    """Implements Side with N actors in a placement group of their own, as a context.
 
     Args:
         plan: what it is made of.
@@ -75,11 +75,8 @@ class WorkerGroup:
         on_span: Callable[[dict[str, Any]], None] = _ignore,
         on_step: Callable[[str, int, int, dict[str, float]], None] = _ignore,
     ) -> None:
-        self.plan, self.source, self.on_span, self.on_step = plan, source, on_span, on_step
-        self.failures = 0
-        """Times that a rank died."""
-        self._version = version
-        self._crew = Ranks(plan)
+        super().__init__(plan, source, version)
+        self.on_span, self.on_step = on_span, on_step
         self._opened = False
         self._queues: list[list[tuple[Any, MicrobatchRun]]] = [[] for _ in range(plan.side.workers)]
         """What each rank was told and has not been seen to finish, in order."""
@@ -87,39 +84,17 @@ class WorkerGroup:
         """When the head of each queue began, as far as the driver saw."""
         self._fresh: deque[TableRef] = deque()
 
-    def __enter__(self) -> WorkerGroup:
-        self._crew.open()
-        try:
-            self._start()
-        except BaseException:  # survives nothing: the seats are given back, then it is raised
-            self._crew.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._crew.close()
-
     @property
     def version(self) -> int:
         """Of the weights that all ranks hold."""
         return self._version
 
-    @property
-    def pids(self) -> list[int]:
-        """Processes of the ranks."""
-        return [where.pid for where in self._crew.where]
-
-    @property
-    def nodes(self) -> list[str]:
-        """Ray's ids of the machines of the ranks."""
-        return [where.node for where in self._crew.where]
-
     def restart(self, source: str, version: int) -> None:
         """New processes that hold another model."""
         self.source, self._version = source, version
-        self._crew.kill()
+        self._ranks.kill()
         self._forget()
-        self._start()
+        self.failures = self._ranks.begin(self.source, self._version, self.failures)
 
     def each(
         self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
@@ -200,7 +175,7 @@ class WorkerGroup:
         Raises:
             Lost: a rank died.
         """
-        call, limit_s = self._crew.call, self.plan.settings.cluster.deadline_s
+        call, limit_s = self._ranks.call, self.plan.settings.cluster.deadline_s
         if self._opened:
             call(lambda rank: rank.close_phase.remote(), f"{phase}: close_phase")
             self._opened = False
@@ -234,16 +209,16 @@ class WorkerGroup:
         while True:
             try:
                 if not self._opened:
-                    self._crew.call(lambda rank: rank.open_phase.remote(), f"{task.phase}: open_phase")
+                    self._ranks.call(lambda rank: rank.open_phase.remote(), f"{task.phase}: open_phase")
                     self._opened = True
                 break
             except WorkerGroupDied as lost:
                 self._rebuild(lost)
         task.rank = min(range(len(self._queues)), key=lambda rank: len(self._queues[rank]))
-        task.life = self._crew.life
+        task.life = self._ranks.life
         job = MicrobatchTask(work, shared, task.target, task.name)
         order, refs = pack_order(job, [place_of(shard, by_file=task.tries > 0) for shard in task.shards])
-        each: Any = self._crew.ranks[task.rank].each.options(num_returns=2)
+        each: Any = self._ranks.ranks[task.rank].each.options(num_returns=2)
         done, task.table = each.remote(order, *refs)
         if not self._queues[task.rank]:
             self._since[task.rank] = time.monotonic()
@@ -272,7 +247,7 @@ class WorkerGroup:
                 self._seen(head)
             else:
                 what = f"{task.phase}, microbatch {task.name}"
-                raise self._crew.overdue([rank], what, limit_s, "cluster.deadline_s")
+                raise self._ranks.overdue([rank], what, limit_s, "cluster.deadline_s")
 
     def _seen(self, ref: Any) -> None:
         """The rank has finished this and goes on with its next."""
@@ -292,17 +267,17 @@ class WorkerGroup:
         self._seen(ref)
         try:
             found = Done(*ray.get(ref))
-        except Exception as error:  # told apart: an input that is gone, a dead rank, the work itself
+        except Exception as error:  # distinguished: an input that is gone, a dead rank, the work itself
             if isinstance(cause_of(error), OBJECT_LOST) or isinstance(error, OBJECT_LOST):
                 task.tries += 1
                 if task.tries > OBJECT_TRIES:
-                    name = self._crew.name(task.rank)
+                    name = self._ranks.name(task.rank)
                     raise TrainError(
                         f"{name} cannot get its input in {task.phase}, microbatch {task.name}: {last_line(error)}; "
                         "look at the machines, then type the same command again"
                     ) from None
-            elif task.life == self._crew.life:
-                why = self._crew.blame({task.rank: error}, self._doing(task, told, error), together=False)
+            elif task.life == self._ranks.life:
+                why = self._ranks.root_cause({task.rank: error}, self._doing(task, told, error), together=False)
                 if not isinstance(why, WorkerGroupDied):
                     raise why from None
                 self._rebuild(why)
@@ -321,17 +296,10 @@ class WorkerGroup:
         at = next((other for _, other in told if died and not other.target.exists()), task)
         return f"{at.phase}, microbatch {at.name}"
 
-    def _start(self) -> None:
-        """New processes with the last version's weights, more than once if one dies meanwhile."""
-        try:
-            self._crew.start(self.source, self._version)
-        except WorkerGroupDied as lost:
-            self._rebuild(lost)
-
     def _rebuild(self, lost: WorkerGroupDied) -> None:
         """New processes with the last version's weights; what was under way is done again by who asked for it."""
         self._forget()
-        self.failures = self._crew.rebuild(lost, self.source, self._version, self.failures)
+        self.failures = self._ranks.rebuild(lost, self.source, self._version, self.failures)
 
     def _forget(self) -> None:
         self._opened = False

@@ -4,7 +4,7 @@ The workers run `lm.tune`, which writes into the lesson's folder; every machine 
 restarts them and is told of each checkpoint, but copies none.
 
     folder/logs/rank-N.log    all that worker N said; what it logged also as JSON, rank-N.jsonl
-    folder/failure.json       an error that no restart can mend, left by the worker that met it
+    folder/failure.json       an error that no restart can fix, left by the worker that met it
 """
 
 from __future__ import annotations

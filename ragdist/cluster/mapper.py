@@ -35,7 +35,7 @@ SAY_EVERY_S = 30.0
 
 
 class RayMapper:
-    """Plays Mapper with tasks of one CPU each; results are those of `local.SerialMapper`, byte for byte.
+    """Implements Mapper with tasks of one CPU each; results are those of `local.SerialMapper`, byte for byte.
 
     A context: the cluster is joined, or started, by the first call of `map`, and left at the end of the block.
 

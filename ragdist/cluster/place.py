@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,10 +46,26 @@ def rank_threads(settings: Settings, side: GroupConfig) -> float:
     return side.cpus_per_worker or session.even_share(settings.cluster, side.workers)
 
 
-def needs(side: GroupConfig, cpus: float) -> dict[str, float]:
+def fit(settings: Settings, blocks: Sequence[str]) -> bool:
+    """Whether the ranks of all these worker groups have room at the same time on the machines that are there."""
+    free = session.machines()
+    groups = [(block, settings.group(block)) for block in blocks]
+    for takes in (needs(side, rank_cpus(settings, block)) for block, side in groups for _ in range(side.workers)):
+        for has in free:
+            if all(has.get(kind, 0.0) + 1e-6 >= count for kind, count in takes.items()):
+                for kind, count in takes.items():
+                    has[kind] -= count
+                break
+        else:
+            return False
+    return True
+
+
+def needs(side: GroupConfig | ClusterConfig, cpus: float) -> dict[str, float]:
     """What one rank takes, in Ray's words."""
     gpu = {"GPU": side.gpus_per_worker} if side.gpus_per_worker else {}
-    return {"CPU": cpus, **gpu, **{kind: count for kind, count in side.resources.items() if count}}
+    own = getattr(side, "resources", {})  # training workers have none
+    return {"CPU": cpus, **gpu, **{kind: count for kind, count in own.items() if count}}
 
 
 @contextmanager

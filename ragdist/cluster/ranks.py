@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
@@ -31,7 +31,7 @@ OBJECT_LOST = (ObjectLostError, ObjectFetchTimedOutError)
 
 
 class WorkerGroupDied(Exception):
-    """A rank died or lost its peers; the group can be built anew."""
+    """A rank died or lost its peers; the group can be built again."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -79,17 +79,41 @@ class Ranks:
         self._seats: Any = None
         self._stack = ExitStack()
 
-    def open(self) -> None:
-        """Takes the seats.
+    def open(self, source: Any, version: int) -> int:
+        """Takes the seats and begins in them. Returns how often a rank died meanwhile.
 
         Raises:
             ConfigError: there is no room.
+            TrainError: see `rebuild`.
         """
         plan = self.plan
         self._cpus = place.rank_cpus(plan.settings, plan.block)
         self._seats = self._stack.enter_context(
             place.seat(plan.block, plan.side, self._cpus, plan.settings.cluster, plan.stop)
         )
+        try:
+            return self.begin(source, version)
+        except BaseException:  # survives nothing: the seats are given back, then it is raised
+            self.close()
+            raise
+
+    def begin(self, source: Any, version: int, failures: int = 0) -> int:
+        """`start`, more than once if a rank dies meanwhile. Returns the failures so far."""
+        try:
+            self.start(source, version)
+        except WorkerGroupDied as lost:
+            return self.rebuild(lost, source, version, failures)
+        return failures
+
+    def hold(self, plan: GroupSpec, source: Any, failures: int) -> int:
+        """The same actors hold another model, in a group whose ranks do not meet. Returns the failures so far."""
+        self.plan, cluster = plan, plan.settings.cluster
+        about = (source, plan.settings, plan.side, 0)
+        try:
+            self.call(lambda rank: rank.hold.remote(plan.make, about), "start", cluster.start_timeout_s)
+        except WorkerGroupDied as lost:
+            return self.rebuild(lost, source, 0, failures)
+        return failures
 
     def close(self) -> None:
         """Ends the actors and gives the seats back."""
@@ -186,18 +210,18 @@ class Ranks:
             for ref in ready:
                 try:
                     results[refs[ref]] = ray.get(ref)
-                except Exception as error:  # any rank's; `blame` says which one counts and what becomes of it
+                except Exception as error:  # any rank's; `root_cause` says which one counts and what becomes of it
                     end = min(end, time.monotonic() + GRACE_S)
                     failed[refs[ref]] = error
             if self.plan.stop() and what == "start":
                 raise Stopped("stopped while the ranks were starting; the same command goes on")
         if failed:
-            raise self.blame(failed, what)
+            raise self.root_cause(failed, what)
         if pending:
             raise self.overdue([refs[ref] for ref in pending], what, limit_s, knob)
         return [results[rank] for rank in range(len(refs))]
 
-    def blame(self, failed: Mapping[int, BaseException], what: str, *, together: bool = True) -> Exception:
+    def root_cause(self, failed: Mapping[int, BaseException], what: str, *, together: bool = True) -> Exception:
         """The error to raise for what went wrong on some ranks.
 
         Args:
@@ -217,8 +241,8 @@ class Ranks:
             why = f"its machine ran out of memory; lower {lower}, or free some"
         said = f"{self.name(rank)} failed in {what}: {why}; its log is {self.log(rank)}"
         # A rank whose peer is gone gets a bare RuntimeError from gloo; of a rank alone it is its own.
-        bereft = type(causes[rank]) is RuntimeError or type(causes[rank]).__module__.startswith("torch.distributed")
-        if dead or (bereft and together and self.plan.side.workers > 1):
+        lost_peer = type(causes[rank]) is RuntimeError or type(causes[rank]).__module__.startswith("torch.distributed")
+        if dead or (lost_peer and together and self.plan.side.workers > 1):
             return WorkerGroupDied(said)
         return TrainError(said)
 
@@ -255,13 +279,47 @@ class Ranks:
                 raise TrainError(
                     f"{lost.what}; that is failure {failures} of the {self.plan.name}, cluster.max_failures={most}"
                 ) from None
-            say(f"{lost.what}; building the {self.plan.name} anew, {failures} of at most {most} times")
+            say(f"{lost.what}; building the {self.plan.name} again, {failures} of at most {most} times")
             try:
                 self.start(source, version)
             except WorkerGroupDied as again:
                 lost = again
             else:
                 return failures
+
+
+class RankGroup:
+    """A group for as long as the context lasts.
+
+    Args:
+        plan: what it is made of.
+        source: what `plan.make` is given.
+        version: of the model.
+    """
+
+    def __init__(self, plan: GroupSpec, source: Any, version: int = 0) -> None:
+        self.plan, self.source = plan, source
+        self.failures = 0
+        """Times that a rank died."""
+        self._version = version
+        self._ranks = Ranks(plan)
+
+    def __enter__(self) -> Self:
+        self.failures = self._ranks.open(self.source, self._version)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ranks.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes of the ranks."""
+        return [where.pid for where in self._ranks.where]
+
+    @property
+    def nodes(self) -> list[str]:
+        """Ray's ids of the machines of the ranks."""
+        return [where.node for where in self._ranks.where]
 
 
 def cause_of(error: BaseException) -> BaseException:

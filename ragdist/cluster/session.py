@@ -224,18 +224,18 @@ def seats(config: ClusterConfig) -> int:
     needs = [
         (kind, needed) for kind, needed in (("CPU", worker_cpus(config)), ("GPU", config.gpus_per_worker)) if needed
     ]
-    return sum(min(int(has.get(kind, 0) / needed + 1e-6) for kind, needed in needs) for has in _machines())
+    return sum(min(int(has.get(kind, 0) / needed + 1e-6) for kind, needed in needs) for has in machines())
 
 
-def _machines() -> list[dict[str, float]]:
+def machines() -> list[dict[str, float]]:
     """What each living machine of the cluster has, taken or not."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _total(kind: str) -> float:
-    return sum(has.get(kind, 0.0) for has in _machines())
+    return sum(has.get(kind, 0.0) for has in machines())
 
 
 def room() -> str:
     """What the cluster has, in words."""
-    return f"{_total('CPU'):g} CPUs, {_total('GPU'):g} GPUs on {len(_machines())} machines"
+    return f"{_total('CPU'):g} CPUs, {_total('GPU'):g} GPUs on {len(machines())} machines"

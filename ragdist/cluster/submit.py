@@ -1,4 +1,4 @@
-"""A job of ours on somebody's cluster: sent once under its run's name, followed, and gone on with by the same call.
+"""A job of ours on somebody's cluster: sent once under its run's name, followed, and resumed by the same call.
 
 Ray refuses a submission id that it has seen, so the attempts at a run are `NAME-1`, `NAME-2` and so on. Of a run whose
 attempt is under way no second one is made: its log is followed instead.

@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
 
-from ragdist.cluster import place, session
+from ragdist.cluster import place, pool, session
 from ragdist.cluster.ranks import cause_of
 from ragdist.cluster.trial import SweepSpec, point_of, work
 from ragdist.cluster.workers import last_line
@@ -51,10 +51,11 @@ def run(plan: SweepSpec) -> list[Trial]:
         watch = _Watch(plan, asked)
         if watch.waiting or not plan.points:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told of by `watch`
-            fit = _Fit(_tuner(plan, watch, asked))
-            while fit.is_alive():
-                fit.join(POLL_S)
-                place.tidy()
+            with pool.opened(plan.settings, plan.groups, plan.folder) as answering:
+                fit = _Fit(_tuner(replace(plan, pool=answering), watch, asked))
+                while fit.is_alive():
+                    fit.join(POLL_S)
+                    place.tidy()
             place.await_leaving()
             if stop.is_set():
                 raise Stopped("stopped; the same command goes on, finished trials are not run again")

@@ -28,7 +28,7 @@ POLL_S = 0.2
 
 
 class RayTuner:
-    """Plays Tuner: fine-tunes on `cluster.workers` Ray workers for each lesson."""
+    """Implements Tuner: fine-tunes on `cluster.workers` Ray workers for each lesson."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -40,7 +40,7 @@ class RayTuner:
 
         Args:
             lessons: each with a name and a folder of its own. Rows and folder are seen by all workers; what an earlier
-                call left in a folder is gone on with.
+                call left in a folder is resumed.
 
         Raises:
             ConfigError: no row to train on, no cluster with enough room, or another number of workers than before.

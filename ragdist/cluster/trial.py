@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from ragdist.cluster import session
+from ragdist.cluster import pool, session
 from ragdist.cluster.workers import last_line, log_to
 from ragdist.config import Settings
 from ragdist.errors import DataError, RagdistError
@@ -38,6 +38,10 @@ class SweepSpec:
     rungs: tuple[Rung, ...]
     points: tuple[Point, ...]
     """What is tried; empty where Optuna draws."""
+    groups: tuple[str, ...] = ("cluster",)
+    """Blocks of the worker groups that a trial holds at the same time."""
+    pool: Any = None
+    """`pool.Pool`, where the trials share one."""
     here: str = ""
     """The driver's working directory, which paths in settings start from."""
 
@@ -64,6 +68,7 @@ def work(config: dict[str, Any], plan: SweepSpec) -> None:
         log_to(folder / "trial.log"),
         session.connect(plan.settings.cluster),
     ):
+        pool.use(plan.pool)
         torch.set_num_threads(_threads(plan.settings))
         trial = trials.read(plan.folder, name, point)
         if trial.state != "finished":

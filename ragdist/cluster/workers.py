@@ -5,6 +5,7 @@ Nothing here loads torch before the environment is set: it reads OMP_NUM_THREADS
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -81,6 +82,13 @@ class Rank:
             self._door.close()
             self.model = make(*about)
         return ranks[meeting.rank]
+
+    def hold(self, make: Callable[..., Any], about: tuple[Any, ...]) -> None:
+        """Another plain object, once the memory of the last is free."""
+        with self._logged("hold"):
+            self.model = None
+            gc.collect()
+            self.model = make(*about)
 
     def each(self, order: bytes, *tables: pa.Buffer) -> tuple[list[Any], pa.Buffer]:
         """One microbatch; the two results travel apart, so that the driver need not see the second, the rows.

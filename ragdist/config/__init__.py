@@ -1,4 +1,4 @@
-"""Settings: frozen blocks, one for each part of the house, resolved once and never edited.
+"""Settings: frozen blocks, one for each part of the architecture, resolved once and never edited.
 
 The sentence under each field is its help text (`ragdist settings`, `docs/settings.md`); `config/loader.py` reads files.
 """
@@ -40,37 +40,6 @@ from ragdist.config.training import (
     TrainConfig,
 )
 
-__all__ = [
-    "AnswerersConfig",
-    "Arbiter",
-    "AtmConfig",
-    "Block",
-    "ChunksConfig",
-    "ClusterConfig",
-    "ColumnsConfig",
-    "Condition",
-    "ContextsConfig",
-    "CorpusConfig",
-    "DuetConfig",
-    "EvaluationConfig",
-    "GroupConfig",
-    "KubeConfig",
-    "LoraConfig",
-    "MixConfig",
-    "ModelConfig",
-    "PromptsConfig",
-    "QuestionsConfig",
-    "ReplayConfig",
-    "RetrievalConfig",
-    "RunConfig",
-    "Settings",
-    "SideConfig",
-    "SweepConfig",
-    "TeacherConfig",
-    "TrainConfig",
-    "uneven",
-]
-
 PLAIN_TOKENS, REASONED_TOKENS = 32, 256
 """Longest answer where `evaluation.max_new_tokens` says nothing."""
 DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
@@ -80,14 +49,8 @@ GROUPS = (("cluster",), ("attacker", "generator"), ("evaluation.answerers",))
 
 
 def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
-    """Why a step cannot be divided evenly; empty where it can.
-
-    Args:
-        prefix: of the settings in `train`.
-        train: how many rows a step and a microbatch have.
-        owner: the block with the number of workers.
-        workers: that share each step.
-    """
+    """Why a step of `train`, the settings at `prefix`, cannot be divided evenly by the workers of the block `owner`;
+    empty where it can."""
     if not train.examples_per_step % (train.microbatch * workers):
         return ""
     return (
@@ -145,11 +108,11 @@ class Settings(SettingsBlock):
 
     @model_validator(mode="after")
     def _sides_tune_all_weights(self) -> Settings:
-        for name, side in (("attacker", self.attacker), ("generator", self.generator)):
-            if side.train.lora.rank:
+        for key in ("attacker.train", "generator.train"):
+            if rank := self.training[key].lora.rank:
                 raise ValueError(
-                    f"{name}.train.lora.rank={side.train.lora.rank}: ATM tunes all weights, adapters are not supported "
-                    f"there; set {name}.train.lora.rank=0"
+                    f"{key}.lora.rank={rank}: ATM tunes all weights, adapters are not supported there; "
+                    f"set {key}.lora.rank=0"
                 )
         return self
 
@@ -160,18 +123,12 @@ class Settings(SettingsBlock):
     def replaced(self, key: str, value: Any) -> Settings:
         """The settings with another value of one dotted key, which is not checked."""
         block, _, name = key.rpartition(".")
-        return (
-            self.replaced(block, self.group(block).model_copy(update={name: value}))
-            if block
-            else self.model_copy(update={name: value})
-        )
+        if block:
+            return self.replaced(block, self.group(block).model_copy(update={name: value}))
+        return self.model_copy(update={name: value})
 
     def answerers(self, gpu_here: bool) -> AnswerersConfig:
-        """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker.
-
-        Args:
-            gpu_here: the driver has a GPU.
-        """
+        """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker."""
         asked, cluster = self.evaluation.answerers, self.cluster
         if asked.workers or gpu_here or not cluster.gpus_per_worker:
             return asked
@@ -185,12 +142,8 @@ class Settings(SettingsBlock):
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:
-        for prefix, train, owner, workers in (
-            ("train", self.train, "cluster", self.cluster.workers),
-            ("attacker.train", self.attacker.train, "attacker", self.attacker.workers),
-            ("generator.train", self.generator.train, "generator", self.generator.workers),
-        ):
-            if why := uneven(prefix, train, owner, workers):
+        for prefix, owner in (("train", "cluster"), ("attacker.train", "attacker"), ("generator.train", "generator")):
+            if why := uneven(prefix, self.training[prefix], owner, self.group(owner).workers):
                 raise ValueError(why)
         return self
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 
 class SettingsBlock(BaseModel):
-    """A group of settings that one part of the house owns."""
+    """A group of settings that one part of the architecture owns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -20,6 +19,6 @@ class SettingsBlock(BaseModel):
         return digest(self.model_dump(mode="json"))
 
 
-def digest(values: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that change with any of the values."""
+def digest(values: Any) -> str:
+    """12 hexadecimal digits that change with any of the values, which are plain JSON."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

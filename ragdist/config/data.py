@@ -18,7 +18,7 @@ class RunConfig(SettingsBlock):
     """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see
     it."""
     name: str = ""
-    """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command goes on
+    """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command resumes
     where it stopped."""
 
     processes: int = Field(1, ge=1)
@@ -162,7 +162,7 @@ class TeacherConfig(SettingsBlock):
     attempts: int = Field(6, ge=1)
     """Times that a call is tried when the endpoint is busy (429), fails (5xx) or stalls; Retry-After is honoured."""
     budget_tokens: int = Field(0, ge=0)
-    """Tokens, read and written, after which no call begins; 0 is no limit. The same command with more goes on."""
+    """Tokens, read and written, after which no call begins; 0 is no limit. The same command with more resumes."""
     budget_usd: float = Field(0, ge=0)
     """Money after which no call begins, by the two prices; 0 is no limit."""
     usd_per_million_read: float = Field(0, ge=0)

@@ -62,12 +62,12 @@ class KubeConfig(SettingsBlock):
     taints: tuple[str, ...] = ("nvidia.com/gpu",)
     """Keys of taints that ranks (and a head with a GPU) tolerate."""
     autoscaling: bool = False
-    """KubeRay's own autoscaler: pods of ranks come when the job asks for seats and go when they are idle; not with
+    """KubeRay's own autoscaler: pods of ranks come when the job asks for slots and go when they are idle; not with
     `kube.queue`."""
     queue: str = ""
     """Kueue queue that admits the job when there is room for all of its pods; empty does without."""
     retries: int = Field(3, ge=0)
-    """Times that a failed job begins again on new pods; it goes on from its run folder."""
+    """Times that a failed job begins again on new pods; it resumes from its run folder."""
     grace_s: int = Field(90, ge=60)
     """Seconds that a pod has to end; Ray itself takes 30 to drain a machine."""
     deadline_s: int = Field(0, ge=0)

@@ -28,11 +28,8 @@ Source = str | Path | Mapping[str, Any]
 
 
 def load(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from YAML files, `key=value` overrides and nested values, later ones winning.
-
-    Args:
-        arguments: one, or several; strings are as on the command line, and `a.b=value` is parsed as YAML.
-        base: values under all of them, for jobs with defaults of their own.
+    """Settings from YAML files, `key=value` overrides (the value in YAML) and nested values, later ones winning over
+    earlier ones and those of `base`.
 
     Raises:
         ConfigError: a file cannot be read, a key is unknown (with the nearest known one), a value is out of range.
@@ -45,11 +42,7 @@ def load(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = 
 
 
 def load_kept(path: Path) -> Settings:
-    """The settings that a run kept in its folder, those that have moved since left out.
-
-    Raises:
-        ConfigError: see `load`.
-    """
+    """The settings that a run kept in its folder, those that have moved since left out; raises as `load`."""
     values = dict(_read(str(path)))
     for key in MOVED:
         block, _, name = key.partition(".")
@@ -65,14 +58,9 @@ def _said(argument: str) -> Mapping[str, Any]:
 
 
 def resolve(values: Mapping[str, Any]) -> Settings:
-    """Settings from nested values.
-
-    Raises:
-        ConfigError: see `load`.
-    """
-    values = (
-        {**values, "corpus": _with_source(corpus)} if isinstance(corpus := values.get("corpus"), Mapping) else values
-    )
+    """Settings from nested values; raises as `load`."""
+    if isinstance(corpus := values.get("corpus"), Mapping):
+        values = {**values, "corpus": _with_source(corpus)}
     whole = Settings().model_dump(mode="json")  # `attacker.train` has defaults of its own, below which a file may dip
     _merge(whole, values)
     try:
@@ -94,27 +82,24 @@ def dump(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def describe(block: SettingsBlock | None = None, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """(key, type, default, sentence) of every setting, in the order of the house."""
-    block = block or Settings()
+def describe() -> Iterator[tuple[str, str, str, str]]:
+    """(key, type, default, sentence) of every setting, in the order of the architecture."""
+    for key, field, value in _fields(Settings()):
+        yield key, _kind(field.annotation), json.dumps(value), " ".join((field.description or "").split())
+
+
+def flatten(settings: SettingsBlock) -> dict[str, Any]:
+    """Every setting's value by its dotted key."""
+    return {key: value for key, _, value in _fields(settings)}
+
+
+def _fields(block: SettingsBlock, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for name, field in type(block).model_fields.items():
         value = getattr(block, name)
         if isinstance(value, SettingsBlock):
-            yield from describe(value, f"{prefix}{name}.")
+            yield from _fields(value, f"{prefix}{name}.")
         else:
-            sentence = " ".join((field.description or "").split())
-            yield f"{prefix}{name}", _kind(field.annotation), json.dumps(value), sentence
-
-
-def flatten(settings: SettingsBlock, prefix: str = "") -> dict[str, Any]:
-    """Every setting's value by its dotted key."""
-    found: dict[str, Any] = {}
-    for name, value in settings:
-        if isinstance(value, SettingsBlock):
-            found |= flatten(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
+            yield f"{prefix}{name}", field, value
 
 
 def markdown() -> str:
@@ -139,13 +124,9 @@ def _kind(kind: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_kind, get_args(kind)))
     text: str = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    return (
-        text.replace("typing.", "")
-        .replace("Literal", "")
-        .replace("'", "")
-        .replace("tuple", "list")
-        .replace(", ...]", "]")
-    )
+    for old, new in (("typing.", ""), ("Literal", ""), ("'", ""), ("tuple", "list"), (", ...]", "]")):
+        text = text.replace(old, new)
+    return text
 
 
 def _read(path: str) -> Mapping[str, Any]:
@@ -182,17 +163,11 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
 
 
 WANTED = {
-    "tuple_type": "wanted a list, as [a, b]",
-    "list_type": "wanted a list, as [a, b]",
-    "model_type": "it has settings of its own, as {below}",
-    "model_attributes_type": "it has settings of its own, as {below}",
-    "int_from_float": "wanted a whole number",
-    "int_parsing": "wanted a whole number",
-    "int_type": "wanted a whole number",
-    "float_parsing": "wanted a number",
-    "float_type": "wanted a number",
-    "bool_parsing": "wanted true or false",
-    "bool_type": "wanted true or false",
+    **dict.fromkeys(("tuple_type", "list_type"), "wanted a list, as [a, b]"),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "it has settings of its own, as {below}"),
+    **dict.fromkeys(("int_from_float", "int_parsing", "int_type"), "wanted a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "wanted a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "wanted true or false"),
     "string_type": "wanted text",
 }
 """Pydantic's kinds of error in plain words; of others its own message is plain."""
@@ -210,7 +185,7 @@ def _explain(error: Any) -> str:
     if not key or (error["type"] == "value_error" and isinstance(error["input"], Mapping)):
         return problem  # of several settings together: it names them itself
     below = next((f"{known}=..." for known, *_ in describe() if known.startswith(f"{key}.")), f"{key}.NAME=...")
-    problem = WANTED.get(error["type"], problem[0].lower() + problem[1:]).format(below=below)
+    problem = WANTED.get(error["type"], "").format(below=below) or problem[0].lower() + problem[1:]
     return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"
 
 

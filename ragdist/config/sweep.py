@@ -27,7 +27,7 @@ class SweepConfig(SettingsBlock):
     """grid, random: each combination is run with so many seeds, `seed` and those after it."""
     objective: Literal["clean", "attacked", "both"] = "both"
     """What best means: accuracy under the clean list, under the attacked one, or both, whose best is a Pareto front."""
-    metric: Literal["em", "subspan", "f1"] = "em"
+    metric: Literal["em", "subspan", "f1"] = "subspan"
     """How accuracy is measured."""
     scheduler: Literal["none", "asha"] = "none"
     """asha: stop trials early that are worse than others were after as many rounds (ATM), or after as short a training

@@ -65,11 +65,7 @@ class TrainConfig(SettingsBlock):
 
     def check_precision(self, width: int, block: str = "train") -> None:
         """Passes where weights of `width` bytes can take small updates. No validator: `model.dtype=auto` goes by the
-        machine.
-
-        Raises:
-            ConfigError: nothing keeps fp32 master weights; it names `block`, the key of these settings.
-        """
+        machine. A ConfigError that names `block`, the key of these settings, if nothing keeps fp32 master weights."""
         if width == 2 and not self.zero_stage:
             raise ConfigError(
                 f"{block}.zero_stage=0 in bfloat16 has no fp32 master weights, and small updates vanish; "
@@ -222,7 +218,7 @@ class ClusterConfig(SettingsBlock):
     gpus_per_worker: float = Field(0, ge=0, le=1)
     """GPUs of a worker; 0 trains on CPU, a fraction (of one worker) leaves room on the card for other jobs."""
     max_failures: int = Field(3, ge=0)
-    """Times that each group of workers (of a training job, a side of ATM, the answerers) may lose one and go on with a
+    """Times that each group of workers (of a training job, a side of ATM, the answerers) may lose one and resume with a
     new one, from the newest checkpoint, before the run counts as failed."""
     in_flight: int = Field(2, ge=1)
     """Microbatches under way for each rank of ATM's sides; bounds memory."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
-# Okabe and Ito's blue and orange: told apart by every eye, and in grey.
+# Okabe and Ito's blue and orange: distinguished by every eye, and in grey.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
 NAMED = 20
 """Questions of a kind that are named."""
@@ -67,7 +67,7 @@ class Audit:
     duplicate_contexts: int
     """Contexts that hold a chunk or a text twice."""
     answer_contexts: int
-    """Contexts with a distractor that holds an answer, see `retrieval.Pool.gives_away`."""
+    """Contexts with a distractor that holds an answer, see `distractors.Pool.gives_away`."""
     absent_answers: int
     """Those of them without their oracle: they show a right answer all the same."""
     absent_answers_named: tuple[str, ...]
@@ -122,17 +122,7 @@ def audit(
     impossible: Sequence[str] = (),
 ) -> Audit:
     """The findings on these rows, each read once; questions and chunks are held in memory, contexts and rows are not.
-
-    Args:
-        questions: of both splits.
-        contexts: of the training questions.
-        chunks: by id.
-        examples: made of the contexts.
-        settings: what was asked for.
-        dropped: what the stages left out, `Pipeline.dropped`.
-        without_oracle: questions of which no document was found, `Pipeline.without_oracle`.
-        impossible: what there is too little of to train or to judge, `Pipeline.shortages`.
-    """
+    The last three arguments are `Pipeline`'s `dropped`, `without_oracle` and `shortages`."""
     by_id, with_oracle = {question.id: question for question in questions}, set[str]()
     found = _contexts(contexts, by_id, chunks, with_oracle) | _questions(by_id.values())
     found |= _quotes(by_id.values(), chunks) | _rows(examples, with_oracle)

@@ -42,11 +42,8 @@ def keep_oracle(question_ids: Iterable[str], config: ContextsConfig, seed: int) 
 
 
 def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict[str, Any]) -> Iterator[Question]:
-    """The questions whose oracles can all be shown at once; `counts` gets how many others there were.
-
-    Raises:
-        ConfigError: there is another one and `contexts.too_many_oracles` is error.
-    """
+    """The questions whose oracles can all be shown at once; `counts` gets how many others there were. A ConfigError for
+    another one if `contexts.too_many_oracles` is error."""
     counts["too_many_oracles"] = 0
     for question in questions:
         if len(question.oracle_ids) <= config.documents:
@@ -58,15 +55,7 @@ def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict
 
 
 def check_left(trained: Sequence[str], counts: Mapping[str, int]) -> None:
-    """Sees to it that a question is left to train on.
-
-    Args:
-        trained: ids of the questions that make a row.
-        counts: how many do not, as the stage counts them.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Sees to it that a question is left to train on; `counts` are those of the stage, else it is a DataError."""
     quotes, cut = counts["invalid_quotes_dropped"], counts["cut_answers_dropped"]
     if not trained:
         raise DataError(
@@ -79,12 +68,9 @@ def check_left(trained: Sequence[str], counts: Mapping[str, int]) -> None:
 def assemble(question: Question, candidates: Candidates, keep: bool, config: ContextsConfig, seed: int) -> Context:
     """The question with its oracles and distractors, or with distractors only, in a seeded order.
 
-    Both have the same number of documents, and differ in nothing but the oracles' places, which other distractors
-    take: the order is drawn for places, whatever stands in them. With too few distractors (`contexts.too_few`) both
-    are equally shorter.
-
-    Raises:
-        ConfigError: there are more oracles than documents to show.
+    Both have the same number of documents, and differ in nothing but the oracles' places, which other distractors take:
+    the order is drawn for places, whatever stands in them. With too few distractors (`contexts.too_few`) both are
+    equally shorter. A ConfigError if there are more oracles than documents to show.
     """
     oracles, distractors = question.oracle_ids, candidates.chunk_ids
     if keep and len(oracles) > config.documents:

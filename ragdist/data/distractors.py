@@ -125,10 +125,6 @@ class Pool:
 
         It does where title and text show the answer, see `matching.shows`. A parameter's default is given where
         `parameter=value` stands: another parameter's `None` is another answer.
-
-        Args:
-            place: of the chunk.
-            answers: as `telling` gives them.
         """
         return not list(self.usable([place], set(), answers, []))
 
@@ -137,11 +133,8 @@ class Pool:
     ) -> Iterator[str]:
         """The ids of those chunks that can be shown as distractors, in order.
 
-        Args:
-            places: of chunks, as many as may be needed.
-            seen: text numbers that are not to be shown (again); gets those of `places`.
-            answers: as `telling` gives them.
-            with_answer: gets the ids of chunks that would hold a right answer, see `gives_away`.
+        `seen` are text numbers that are not to be shown (again) and gets those of `places`; `with_answer` gets the ids
+        of chunks that would hold a right answer, see `gives_away`.
         """
         # Local names and plain loops: this runs for every document of every context.
         ids, numbers, sets = self.ids, self.text_numbers, self._sets
@@ -213,7 +206,7 @@ def candidates(
 
 
 class _Ahead:
-    """Plays Retriever for a block of questions: those that surely ask are searched for together.
+    """Implements Retriever for a block of questions: those that surely ask are searched for together.
 
     One search for many costs a dense retriever little more than one for one.
     """
@@ -222,7 +215,7 @@ class _Ahead:
         self.retriever = retriever
         asking: dict[int, list[str]] = {}
         for question in questions:
-            if _hard(config) > (len(question.near_miss_ids) if config.distractors == "given" else 0):
+            if hard_count(config) > (len(question.near_miss_ids) if config.distractors == "given" else 0):
                 asking.setdefault(_depth(question, config), []).append(question.text)
         self._found = {
             (text, count): hits
@@ -250,24 +243,14 @@ def find(
 ) -> tuple[Candidates, int]:
     """As many distractors as documents are shown, and how many of them hold an answer for want of others.
 
-    None is an oracle, none has the text of an oracle or of another one, whitespace aside.
-
-    Args:
-        question: with its oracles and near misses.
-        pool: all chunks.
-        retriever: ranks hard distractors; not asked for random ones.
-        config: how many, of what kind, filtered or not.
-        seed: of the run.
-        rejected: chunks that are not shown, nor any with the text of one.
-
-    Raises:
-        ConfigError: the corpus has too few chunks and `contexts.too_few` is error.
+    None is an oracle or a rejected chunk, none has the text of one or of another distractor, whitespace aside. A
+    ConfigError if the corpus has too few chunks and `contexts.too_few` is error.
     """
     with_answer: list[str] = []
     seen = {pool.text_numbers[pool.places[i]] for i in chain(question.oracle_ids, rejected)}
     answers = telling(question) if config.filter_answers else []
     wanted, others = config.documents, pool.walk(seed, question.id)
-    hard = _hard(config)
+    hard = hard_count(config)
     chosen: list[str] = []
     if hard:
         ranked = chain(_preferred(question, pool, retriever, config), others)
@@ -287,12 +270,7 @@ def find(
     return Candidates(question_id=question.id, chunk_ids=tuple(chosen)), filled
 
 
-def are_ranked(config: ContextsConfig) -> bool:
-    """Whether any distractor is chosen by a retriever."""
-    return _hard(config) > 0
-
-
-def _hard(config: ContextsConfig) -> int:
+def hard_count(config: ContextsConfig) -> int:
     """How many distractors are not random."""
     if config.distractors == "random":
         return 0

@@ -21,11 +21,8 @@ Sibling = tuple[Rows[Context], Rows[Example]]
 def example(
     question: Question, documents: Sequence[Chunk], codec: Codec, prompts: PromptsConfig, *, max_tokens: int
 ) -> Example:
-    """The training row of a question with these documents; what is too long loses document text only.
-
-    Raises:
-        DataError: question and target alone are longer than `max_tokens`.
-    """
+    """The training row of a question with these documents; what is too long loses document text only. A DataError if
+    question and target alone are too long."""
     answer = [*codec.encode(target(question, prompts)).ids, codec.end]
     oracles = (at for at, chunk in enumerate(documents) if chunk.id in question.oracle_ids)
     asked = prompt(
@@ -89,12 +86,8 @@ def render(
 ) -> Iterator[Example]:
     """A row for each context, taken from a sibling that shows its question with the same chunks in the same order.
 
-    Args:
-        shown: contexts, and beside each what `from_row` takes; questions in the order that siblings have them in.
-        kept: see `siblings`.
-        mapper: renders those that no sibling has.
-        shared: the other arguments of `from_row`.
-        counts: `rendered` is how many those were.
+    `shown` has beside each context what `from_row` takes, in the siblings' order of questions; the mapper renders those
+    that no sibling has, `counts["rendered"]` of them.
     """
     counts["rendered"] = 0
     origins: deque[tuple[str, int]] = deque()

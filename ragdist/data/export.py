@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -208,15 +209,12 @@ def _shaped(row: ExportRow, form: Form, config: PromptsConfig, stop: str) -> dic
 
 def _write_lines(path: Path, found: Iterable[dict[str, Any]]) -> int:
     """How many rows were written; no file for none."""
-    rest = iter(found)
-    first = next(rest, None)
-    if first is None:
-        return 0
     written = 0
-    with path.open("w") as file:
-        for row in chain([first], rest):
+    with ExitStack() as opened:
+        for written, row in enumerate(found, start=1):
+            if written == 1:
+                file = opened.enter_context(path.open("w"))
             file.write(encode(row) + "\n")
-            written += 1
     return written
 
 
@@ -239,7 +237,7 @@ def _write_parquet(path: Path, found: Iterable[dict[str, Any]]) -> int:
             writer = pq.ParquetWriter(path, schema)
         writer.write_table(pa.Table.from_pylist(group, schema))
         written += len(group)
-    if writer is not None:
+    if writer:
         writer.close()
     return written
 

@@ -1,6 +1,6 @@
 """Texts compared as question answering does, in any script: THE rule of what is one text, and what stands in it.
 
-Every text goes one road of small steps: `_fold` makes its letters alike, `_STEPS` its words. What comes out can be read
+Every text takes the same small steps: `_fold` makes its letters alike, `_APARTS` its words. What comes out can be read
 in two ways: punctuation inside a word parts it, as in DPR's script (`New-York` is `New York`), or counts for nothing,
 as in SQuAD's (`U.S.` is `US`). An answer stands in a text if it does in either. Scripts without spaces are compared by
 character, see docs/decisions/0013-one-text-rule.md.
@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import regex
 
 VERSION = 2
-"""Raised whenever a text could be compared otherwise; what was made by comparing is then made anew."""
+"""Raised whenever a text could be compared otherwise; what was made by comparing is then made again."""
 Form = Literal["squad", "unicode"]
 """How texts are brought to a normal form before they are compared; `evaluation.normalise`."""
 Step: TypeAlias = tuple[regex.Pattern[str], str]
@@ -304,13 +304,9 @@ def _wide(wanted: Needles) -> list[str]:
 def spans(text: str, answer: str, *, within: bool = False) -> list[tuple[int, int]]:
     """Where the answer stands in the text, by the rule of `contains`: (start, end) in characters, none overlapping.
 
-    What sticks to the answer's words is left outside, so that it stays where the answer is replaced.
+    What sticks to the answer's words is left outside, so that it stays where the answer is replaced; with `within` also
+    where a longer word of at least `WIDE` letters begins with it, as in `Kölner`.
     Example: spans("3 men live in 서울에서", "서울") is [(14, 16)].
-
-    Args:
-        text: as it was read.
-        answer: what is looked for.
-        within: also where a longer word begins with it, as in `Kölner`, of at least `WIDE` letters.
     """
     if is_bare(answer):
         return _bare_places(text, answer)

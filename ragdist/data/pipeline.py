@@ -5,12 +5,13 @@
                   `-> asked -> taught (what a teacher writes about the chunks)
 
 Each stage is named by what made it (`storage.stages.Stage`), so a change of `contexts.oracle_fraction` makes contexts
-and examples anew, from those of other P where they are the same, and leaves the rest alone: P% is a view.
+and examples again, from those of other P where they are the same, and leaves the rest alone: P% is a view.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from ragdist.data.sources import apidocs, benchmarks, check, corpus, hub, naming
 from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
 from ragdist.data.sources.public import PublicRow
-from ragdist.data.teaching.stages import Lessons
+from ragdist.data.teaching.stages import TeacherStages
 from ragdist.draws import draws
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
@@ -47,28 +48,20 @@ LEFT_OUT = (
 """Counts of the stages that say how many questions make no training row."""
 
 
+@dataclass(eq=False)
 class Pipeline:
     """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        codec: Codec,
-        mapper: Mapper,
-        *,
-        teacher: Teacher | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        self.settings, self.store, self.codec, self.mapper = settings, store, codec, mapper
-        self.teacher, self.embedder = teacher, embedder
+    settings: Settings
+    store: Store
+    codec: Codec
+    mapper: Mapper
+    teacher: Teacher | None = None
+    embedder: Embedder | None = None
 
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
-        """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory.
-
-        Raises:
-            ConfigError: there is no stage of that name.
-        """
+        """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory. A ConfigError if
+        there is no stage of that name."""
         config = self.settings.teacher
         unused = {"asked", "taught"} if not config.questions_per_chunk else set()
         unused |= {"selected"} if not config.reasoning else set()
@@ -119,21 +112,21 @@ class Pipeline:
         """A teacher's questions about the chunks, not yet answered."""
         if self.settings.corpus.questions:
             list(self._of_folder([]))  # names of documents that are not there are told before anybody is asked
-        return self._lessons.asked(self.chunks)
+        return self._teacher_stages.asked(self.chunks)
 
     @cached_property
     def taught(self) -> Rows[Question]:
         """A teacher's questions with reasoned answers that hold (`teacher.questions_per_chunk`)."""
         own = [question for question, _, _ in self._rows()] if self.settings.corpus.questions else []
         made_by = {"own": self._source_stage("source").fingerprint, "chunks": self.chunks.fingerprint}
-        searched = hybrid.ranked_by(self.settings.retrieval, self.embedder)
-        return self._lessons.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by | searched)
+        made_by |= self.ranked_by
+        return self._teacher_stages.taught(self.asked, own, self.chunk_by_id, self.retriever, made_by)
 
     @cached_property
     def questions(self) -> Rows[Question]:
         """Training and test questions; where `teacher.reasoning` says so, with the teacher's."""
         found = self.selected
-        return self._lessons.reasoned(found, self.chunk_by_id) if self.settings.teacher.reasoning else found
+        return self._teacher_stages.reasoned(found, self.chunk_by_id) if self.settings.teacher.reasoning else found
 
     @cached_property
     def selected(self) -> Rows[Question]:
@@ -144,7 +137,7 @@ class Pipeline:
         inputs = {"source": self._source_stage("source").fingerprint}
         if self.settings.corpus.source == "folder":
             inputs["chunks"] = self.chunks.fingerprint
-            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
+            settings |= self.ranked_by
         if self.settings.teacher.questions_per_chunk:
             inputs["taught"] = self.taught.fingerprint
         stage = Stage("questions", inputs, settings, version=matching.VERSION)
@@ -191,12 +184,12 @@ class Pipeline:
         """Distractors for every question, the same for every oracle fraction."""
         config = self.settings.contexts
         settings = {"seed": self.settings.seed, **config.model_dump(include=CANDIDATES)}
-        ranked = distractors.are_ranked(config)
+        ranked = distractors.hard_count(config) > 0
         if ranked:
-            settings |= hybrid.ranked_by(self.settings.retrieval, self.embedder)
+            settings |= self.ranked_by
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
         if judge := self.settings.teacher.judge:
-            settings |= self._lessons.judged_by
+            settings |= self._teacher_stages.judged_by
 
         def produce(counts: dict[str, Any]) -> Iterator[Candidates]:
             chunks, retriever = self.chunk_by_id, self.retriever if ranked else None
@@ -205,7 +198,9 @@ class Pipeline:
             asked: Iterable[Question] = progress(self.questions, "distractors")
             if not judge:
                 return find(asked, counts=counts)
-            rejected = self._lessons.rejected(asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad))
+            rejected = self._teacher_stages.rejected(
+                asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad)
+            )
             counts["rejected"] = sum(map(len, rejected.values()))
             return find(self.questions, counts=counts, rejected=rejected)
 
@@ -284,15 +279,11 @@ class Pipeline:
         """Questions that make no training row, or of which there is another, by why: as the stages counted them."""
         counted = self.questions.card["counts"] | self.contexts.card["counts"]
         near = ("near_duplicates",) if self.settings.questions.near_duplicates == "drop" else ()
-        whys = (*LEFT_OUT, *near)
-        return {why: counted.get(why, 0) for why in whys}
+        return {why: counted.get(why, 0) for why in (*LEFT_OUT, *near)}
 
     def refuse_no_step(self) -> None:
-        """Lets pass where there is something to train on.
-
-        Raises:
-            DataError: the rows and `train.epochs` give not one step.
-        """
+        """Lets pass where there is something to train on, a DataError where the rows and `train.epochs` give not one
+        step."""
         for why in check.stepless(len(self.examples), self.settings.train):
             raise DataError(why)
 
@@ -322,8 +313,12 @@ class Pipeline:
     @cached_property
     def kept_hits(self) -> Retriever:
         """The same; what was searched once is found again, and no index is built before a search that is not kept."""
-        ranked_by = hybrid.ranked_by(self.settings.retrieval, self.embedder)
-        return KeptRetriever(self.store, self.chunks.fingerprint, ranked_by, lambda: self.retriever)
+        return KeptRetriever(self.store, self.chunks.fingerprint, self.ranked_by, lambda: self.retriever)
+
+    @cached_property
+    def ranked_by(self) -> dict[str, Any]:
+        """What the order of what is retrieved depends on, beside the chunks."""
+        return hybrid.ranked_by(self.settings.retrieval, self.embedder)
 
     @cached_property
     def _invalid_quotes(self) -> frozenset[str]:
@@ -412,12 +407,12 @@ class Pipeline:
         return naming.resolved(found, names, files, Broken(config.broken, broken), config.folder)
 
     @cached_property
-    def _lessons(self) -> Lessons:
+    def _teacher_stages(self) -> TeacherStages:
         if self.teacher is None:
             raise ConfigError(
                 "settings of teacher ask for one, and the data pipeline was given none; pass Pipeline(teacher=...)"
             )
-        return Lessons(self.settings, self.store, self.teacher)
+        return TeacherStages(self.settings, self.store, self.teacher)
 
     @cached_property
     def _given_forgeries(self) -> dict[str, list[Forgery]]:

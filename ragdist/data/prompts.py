@@ -33,7 +33,6 @@ SUMMARY = (
     "when unsure, the one from documents."
 )
 
-_BLOCK = re.compile(r"<DOCUMENT>([^\n]*)\n(.*?)</DOCUMENT>\n", re.DOTALL)
 _MARK = re.compile(r"##(begin|end)_quote##")
 ANSWER_TAG = re.compile(r"<answer>\s?[:\uff1a]|##\s?answer\s?[:\uff1a]", re.IGNORECASE)
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
@@ -99,19 +98,8 @@ def prompt(
 ) -> Prompt:
     """The prompt of a question with these documents in this order; closed book when there is none.
 
-    Args:
-        question: as it is asked.
-        documents: in the order they are shown.
-        codec: the tuned model's tokenizer.
-        config: the wording.
-        id: the prompt's id.
-        max_tokens: longest prompt and answer together.
-        room: tokens kept free for the answer. What does not fit beside it is cut off the ends of
-            the longest documents, until they are equally long.
-        golden: what the documents show of the answer, for `Prompt.cut_answer`; None leaves it False.
-
-    Raises:
-        DataError: the question does not fit even without the documents' text.
+    `room` tokens are kept free for the answer; what does not fit beside it is cut off the ends of the longest
+    documents, until they are equally long. Without `golden`, `Prompt.cut_answer` stays False. Raises as `fit`.
     """
     render = renderer(question, codec, config)
     return fit(documents, (render,), codec, id=id, max_tokens=max_tokens, room=room, golden=golden)[0]
@@ -145,10 +133,7 @@ def fit(
     """The prompts that `renders` make of as much of the documents as fits beside `room` tokens in each.
 
     A document is cut to the same text for all of them, so that prompts of one list differ only in what they show of it
-    and in which order.
-
-    Raises:
-        DataError: one does not fit even without the documents' text.
+    and in which order. A DataError if one does not fit even without the documents' text.
     """
 
     def encode(shown: Sequence[Showable]) -> list[list[int]]:
@@ -179,16 +164,11 @@ def fit(
 
 
 def answer_cut(golden: Golden, whole: Sequence[str], cut: Sequence[str]) -> bool:
-    """Whether documents, cut short, no longer show the answer that they showed when whole.
+    """Whether documents, `whole` and as they are cut, no longer show the answer that they showed when whole.
 
     An answer is gone when no golden document states it any more: one of several where all are required, else all that
     stood there. A quote of the reasoning is gone when it stands in none. Where no answer stands there word for word
     (yes, no and maybe prove nothing by standing there), nobody can tell which words show it: any that are cut count.
-
-    Args:
-        golden: positions, answers, quotes.
-        whole: titles and texts of all documents.
-        cut: the same as they are shown.
     """
     before, after = ([texts[at] for at in golden.positions] for texts in (whole, cut))
     if before == after:
@@ -219,23 +199,6 @@ def user_text(question: str, documents: Sequence[Showable], config: PromptsConfi
 def block(document: Showable) -> str:
     """One document as it stands in a prompt; what looks like a delimiter in it is escaped."""
     return f"<DOCUMENT>{_escape(_line(document.title))}\n{_escape(document.text)}</DOCUMENT>\n"
-
-
-def parse(user_text: str) -> tuple[list[Shortened], str]:
-    """The documents and the question that `user_text` was made of.
-
-    Raises:
-        ValueError: no prompt of ours has this text.
-    """
-    documents, at = [], 0
-    while block := _BLOCK.match(user_text, at):
-        documents.append(Shortened(_unescape(block[1]), _unescape(block[2])))
-        at = block.end()
-    rest = user_text[at + bool(documents) :]
-    for how in (PLAIN, REASONED, REASONED_CLOSED):
-        if rest.startswith("Question: ") and rest.endswith(f"\n{how}"):
-            return documents, rest.removeprefix("Question: ").removesuffix(f"\n{how}")
-    raise ValueError(f"not a prompt of ragdist: {user_text[:80]!r}")
 
 
 def right_answer(question: Question) -> str:
@@ -314,7 +277,3 @@ def _line(title: str) -> str:
 
 def _escape(text: str) -> str:
     return re.sub(r"<(\\*/?DOCUMENT>)", r"<\\\1", text)
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"<\\(\\*/?DOCUMENT>)", r"<\1", text)

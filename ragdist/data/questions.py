@@ -34,11 +34,6 @@ def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[H
     `matching.contains`. Where the question names documents (`oracle_ids` holds their ids then), only their chunks
     count, also those that were not retrieved, and the best one of them will do if none contains the answer, as in
     yes-no questions. Yes, no and maybe prove nothing by occurring: without a named document they give no oracle.
-
-    Args:
-        question: as `naming.resolved` gives it.
-        chunks_by_id: all chunks.
-        hits: what the question's text retrieves, best first.
     """
     ranked = [chunks_by_id[hit.chunk_id] for hit in hits]
     if question.oracle_ids:
@@ -61,16 +56,8 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
     A question is known by its text, see `text_key`. Within a split the first one is kept, one with an oracle before one
     without; a training question that is also a test question goes, and one that asks it in other words is counted, and
     goes where `questions.near_duplicates` says so. Where the documents are part of the question (bAbI: the same words
-    about another story), text and oracles name it.
-
-    Args:
-        questions: of both splits, in any order.
-        config: what to do without an oracle, and the caps.
-        seed: of the draws.
-        counts: gets how many questions were left out and why, and how many remain.
-
-    Raises:
-        DataError: no training question with an oracle is left, or one has none and `missing_oracle` is error.
+    about another story), text and oracles name it. `counts` gets how many were left out and why, and how many remain. A
+    DataError if no training question with an oracle is left, or one has none and `missing_oracle` is error.
     """
     kept = _without_repeats(questions, counts)
     if config.near_duplicates != "keep":

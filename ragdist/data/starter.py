@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ragdist.config import CorpusConfig
+from ragdist.config import DUET_ROLES, CorpusConfig
 from ragdist.data.matching import flat
 from ragdist.data.questions import split_of
 from ragdist.data.sources import benchmarks, corpus, formats, places
@@ -30,16 +30,20 @@ SMALL = "examples_per_step: 4, microbatch: 1, learning_rate: 1.0e-4, checkpoint_
 LARGE = "examples_per_step: 32, microbatch: 4, zero_stage: 2, gradient_checkpointing: true"
 SIDE = "workers: 4, gpus_per_worker: 1, cpus_per_worker: 4, "
 WORKERS = "cluster: {workers: 8, gpus_per_worker: 1, cpus_per_worker: 4}"
+
+
+def _duet(train: str) -> str:
+    roles = "".join(f"  {role}: {{epochs: 2, {train}}}\n" for role in DUET_ROLES)
+    return (
+        f"duet:\n{roles}  answerers_fraction: 0.6           # of the training questions; the others teach the arbiter"
+    )
+
+
 LEARNING = {
     ("raft", "laptop"): f"train: {{epochs: 2, {SMALL}}}",
     ("raft", "8xH100"): f"train: {{epochs: 2, {LARGE}}}\n{WORKERS}",
-    ("duet", "laptop"): "duet:\n"
-    + "".join(f"  {role}: {{epochs: 2, {SMALL}}}\n" for role in ("reciter", "discoverer", "scorer", "summarizer"))
-    + "  answerers_fraction: 0.6           # of the training questions; the others teach the arbiter",
-    ("duet", "8xH100"): "duet:\n"
-    + "".join(f"  {role}: {{epochs: 2, {LARGE}}}\n" for role in ("reciter", "discoverer", "scorer", "summarizer"))
-    + "  answerers_fraction: 0.6           # of the training questions; the others teach the arbiter\n"
-    + f"train: {{{LARGE}}}\n{WORKERS}",
+    ("duet", "laptop"): _duet(SMALL),
+    ("duet", "8xH100"): f"{_duet(LARGE)}\ntrain: {{{LARGE}}}\n{WORKERS}",
     ("atm", "laptop"): "atm: {rounds: 1, samples: 3, max_new_tokens: 64, attacker_warmup: swap}\n"
     "attacker:\n  train: {learning_rate: 2.0e-5, epochs: 2, examples_per_step: 4, microbatch: 2, zero_stage: 1}\n"
     "generator:\n  train: {learning_rate: 5.0e-5, examples_per_step: 4, microbatch: 2, zero_stage: 1}",
@@ -83,12 +87,8 @@ class Given:
 
 
 def look(paths: Sequence[str], seed: int = 0) -> Given:
-    """What lies at these paths: a folder of documents, question files, or both.
-
-    Raises:
-        ConfigError: there is no such path, or there are two folders of documents.
-        DataError: a question file cannot be read.
-    """
+    """What lies at these paths: a folder of documents, question files, or both. A ConfigError if there is no such path,
+    or there are two folders of documents; a DataError if a question file cannot be read."""
     given = Given()
     for path in paths:
         place = places.at(path)

@@ -98,25 +98,16 @@ def forge(
     """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike.
 
     A source that states a right answer even with every one of them replaced (as `matching.contains` sees it) is not
-    used; where none is left, there is no forgery.
-
-    Args:
-        question: its `wrong_answers` are used before anything else.
-        sources: the documents to forge: the oracles, or others to imitate; none gives plain statements.
-        pool: answers of other questions, to take a wrong one of similar form from.
-        count: how many.
-        seed: of the run.
-        others: documents that a copy takes a sentence from, where it has none to leave out.
-        counts: gets how many questions had no source that could be made false (`still_true`), and none that the answer
-            stood in (`not_falsified_in_text`: it still argues for the right one).
-
-    Raises:
-        DataError: there is no wrong answer to argue for.
+    used; where none is left, there is no forgery. No sources at all give plain statements. A wrong answer of similar
+    form is taken from `pool` where the question lists none, a sentence from `others` where a copy has none to leave
+    out. `counts` gets how many questions had no source that could be made false (`still_true`), and none that the
+    answer stood in (`not_falsified_in_text`: it still argues for the right one). A DataError if there is no wrong
+    answer to argue for.
     """
     counts = {} if counts is None else counts
-    for name in ("still_true", "not_falsified_in_text"):
-        counts.setdefault(name, 0)
-    wrong = _wrong_answer(question, pool, rng_for(seed, "forgeries", question.id))
+    counts |= {"still_true": 0, "not_falsified_in_text": 0} | counts
+    rng = rng_for(seed, "forgeries", question.id)
+    wrong = rng.choice(_candidates(question, pool, rng)[: TOP if question.wrong_answers else 1])
     found = [falsified(question, source, wrong) for source in sources] or [Falsified("", "", -1)]
     found = [one for one in found if not says_right(question, one.title, one.text)]
     # Of several documents, those that hold the answer are the ones worth forging.
@@ -161,22 +152,8 @@ def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:
 
 def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
     """At most `count` wrong answers, best first, never none: its own, else those of other questions most alike in form.
-
-    Args:
-        question: what is asked.
-        pool: answers of other questions.
-        count: how many.
-        seed: of the run.
-
-    Raises:
-        DataError: there is no wrong answer to argue for.
-    """
+    A DataError if there is none."""
     return tuple(_candidates(question, pool, rng_for(seed, "forgeries", question.id))[:count])
-
-
-def _wrong_answer(question: Question | OpenQuestion, pool: Sequence[str], rng: random.Random) -> str:
-    found = _candidates(question, pool, rng)
-    return rng.choice(found[: TOP if question.wrong_answers else 1])
 
 
 def _candidates(question: Question | OpenQuestion, pool: Sequence[str], rng: random.Random) -> list[str]:
@@ -249,8 +226,8 @@ def default(parameter: str, value: str) -> re.Pattern[str]:
 
 def before_default(parameter: str, text: str) -> int:
     """Where the parameter's default begins in a text; -1 where the text gives it none."""
-    found = re.search(_before(parameter), text)
-    return found.end() if found else -1
+    match = re.search(_before(parameter), text)
+    return match.end() if match else -1
 
 
 def _before(parameter: str) -> str:

@@ -86,12 +86,8 @@ class _Indexed:
 
 
 class Tests:
-    """Test questions that others may be twins of.
-
-    Args:
-        questions: of any splits; those of test are kept.
-        labels: answers that prove nothing by being equal: yes, no and the like.
-    """
+    """The test questions among these, that others may be twins of; `labels` are answers that prove nothing by being
+    equal: yes, no and the like."""
 
     def __init__(self, questions: Iterable[Question], labels: Collection[str]) -> None:
         self.labels = labels
@@ -159,14 +155,8 @@ def sift(
     labels: Collection[str],
     counts: dict[str, Any],
 ) -> list[Question]:
-    """The questions in their order; with `drop` without the training questions that have a twin in test.
-
-    Args:
-        questions: of both splits.
-        what: `questions.near_duplicates`.
-        labels: see `Tests`.
-        counts: gets `near_duplicates`, their number, and `near_duplicates_named`, the first 20 as `that, like this`.
-    """
+    """The questions in their order; with `drop` without the training questions that have a twin in test. `counts` gets
+    `near_duplicates`, their number, and `near_duplicates_named`, the first 20 as `that, like this`."""
     found = list(pairs(questions, labels))
     counts["near_duplicates"] = len(found)
     counts["near_duplicates_named"] = [f"{one.id}, like {twin.id}" for one, twin in found[:NAMED]]

@@ -21,7 +21,7 @@ from ragdist.errors import DataError
 from ragdist.records import Question
 
 VERSION = 2
-"""Raised by hand whenever the same text could score otherwise; stored predictions are then asked anew."""
+"""Raised by hand whenever the same text could score otherwise; stored predictions are then asked again."""
 
 Metric = Literal["text", "hotpot", "code"]
 LABELS = ("yes", "no", "maybe")

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from ragdist.data.matching import flat
-from ragdist.evaluation.predictions import Prediction
-from ragdist.records import Chunk, Question
+from ragdist.records import Chunk, Prediction, Question
 
 Hub = Literal["torch", "tensorflow", "huggingface"]
 _OPENING = re.compile(r"[A-Za-z_][\w.]*\(")

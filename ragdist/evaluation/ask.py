@@ -12,8 +12,8 @@ from typing import cast
 from ragdist.config import Settings
 from ragdist.evaluation.answers import Tally
 from ragdist.evaluation.cases import Case
-from ragdist.evaluation.predictions import Prediction, judge, made_of
-from ragdist.records import Example, Prompt, Question, Written, as_row, from_row
+from ragdist.evaluation.predictions import judge, made_of, score_of
+from ragdist.records import Example, Prediction, Prompt, Question, Written, as_row, from_row
 from ragdist.roles import Answerer, Writer
 from ragdist.storage.append import AppendLog, kept_rows
 from ragdist.tracking.progress import Bar
@@ -59,7 +59,7 @@ def ask_cases(
 
     Cases of one prompt are asked once (a list whose permutation moves nothing).
 
-    The same call after a kill asks only what is missing; other prompts, answers or weights start anew.
+    The same call after a kill asks only what is missing; other prompts, answers or weights start again.
 
     Args:
         label: the model's name in reports.
@@ -80,7 +80,7 @@ def ask_cases(
     path, same = _path(folder, label), _by_prompt(cases)
     with AppendLog(path, made_by) as journal, Bar(f"asking {label}", len(cases), "prompts") as bar:
         predicted = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
-        tally = Tally.of(row.score for row in predicted.values())
+        tally = Tally.of(map(score_of, predicted.values()))
         bar.advance(len(predicted))
         done = {name for name, group in same.items() if all(case.id in predicted for case in group)}
         prompts_of = [group[0].prompt for group in same.values()] if len(done) < len(same) else []
@@ -89,7 +89,7 @@ def ask_cases(
             new = {c.id: judge(label, c, asked_of[c.question_id], text, reasoned, form) for c, text in pairs}
             journal.add([as_row(prediction) for prediction in new.values()])
             predicted |= new
-            tally += Tally.of(row.score for row in new.values())
+            tally += Tally.of(map(score_of, new.values()))
             bar.advance(len(new), f"EM {tally.mean.em:.2f}, Subspan EM {tally.mean.subspan:.2f}")
     if not settings.evaluation.perplexity:
         return [predicted[case.id] for case in cases]

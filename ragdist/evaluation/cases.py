@@ -10,16 +10,25 @@ attacked     the list of `permuted` with forgeries strewn in; nothing of it is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ragdist.config import Condition, Settings
 from ragdist.data import contexts, prompts
 from ragdist.data.contexts import permuted
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
-from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question
+from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, as_row
 from ragdist.roles import Codec, Retriever
+from ragdist.storage.stages import Stage, Store
+
+VERSION = 1
+"""Raised by hand whenever other cases are made of the same questions."""
+ASKED = {"conditions", "forgeries", "normalise"}
+"""Fields of `evaluation` that say what is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,89 @@ class Case:
     def forged_ids(self) -> tuple[str, ...]:
         """Those of `documents` that were written to mislead."""
         return tuple(document.id for document in self.documents if isinstance(document, Forgery))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptCase:
+    """A Case as a stage holds it: its documents by id, its prompt as tokens."""
+
+    id: str
+    condition: Condition
+    question_id: str
+    document_ids: tuple[str, ...]
+    oracle_ids: tuple[str, ...]
+    wrong: tuple[str, ...]
+    tokens: tuple[int, ...]
+    cut_tokens: int
+    cut_answer: bool
+    answer: tuple[int, ...]
+
+
+def kept_cases(
+    store: Store,
+    made_by: Mapping[str, Any],
+    questions: Sequence[Question],
+    chunks: Mapping[str, Chunk],
+    forgeries: Iterable[Forgery],
+    settings: Settings,
+    make: Callable[[Mapping[str, Sequence[Forgery]]], Iterable[Case]],
+) -> list[Case]:
+    """The cases of these questions; made once, and found again by all who ask the same.
+
+    Args:
+        store: keeps them.
+        made_by: what the documents and the tokens of prompts depend on beside settings, by name.
+        questions: that are asked.
+        chunks: those that may be shown, by id.
+        forgeries: likewise.
+        settings: as `make_cases` reads them.
+        make: `make_cases` for these questions, given the forgeries by question.
+    """
+    forged = list(forgeries)
+    inputs = {name: _digest(map(as_row, rows)) for name, rows in (("questions", questions), ("forgeries", forged))}
+    read: dict[str, Any] = {name: getattr(settings, name).model_dump(mode="json") for name in ("contexts", "prompts")}
+    read |= settings.evaluation.model_dump(mode="json", include=ASKED) | {"documents": settings.retrieval.count}
+    room = {"max_tokens": settings.model.max_tokens, "answer_tokens": settings.answer_tokens, "seed": settings.seed}
+    stage = Stage("cases", inputs, {**read, **room, "made_by": dict(made_by)}, version=VERSION + answers.VERSION)
+    rows = store.make(stage, KeptCase, lambda _: map(_kept, make(by_question(forged))))
+    by_id: dict[str, Chunk | Forgery] = {**chunks, **{forgery.id: forgery for forgery in forged}}
+    return [_of_kept(row, by_id) for row in rows]
+
+
+def _digest(rows: Iterable[dict[str, object]]) -> str:
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row).encode())
+    return found.hexdigest()[:16]
+
+
+def _kept(case: Case) -> KeptCase:
+    prompt = case.prompt
+    return KeptCase(
+        id=case.id,
+        condition=case.condition,
+        question_id=case.question_id,
+        document_ids=tuple(document.id for document in case.documents),
+        oracle_ids=case.oracle_ids,
+        wrong=case.wrong,
+        tokens=prompt.tokens,
+        cut_tokens=prompt.cut_tokens,
+        cut_answer=prompt.cut_answer,
+        answer=case.answer,
+    )
+
+
+def _of_kept(row: KeptCase, documents: Mapping[str, Chunk | Forgery]) -> Case:
+    return Case(
+        id=row.id,
+        condition=row.condition,
+        question_id=row.question_id,
+        documents=tuple(documents[i] for i in row.document_ids),
+        oracle_ids=row.oracle_ids,
+        wrong=row.wrong,
+        prompt=Prompt(id=row.id, tokens=row.tokens, cut_tokens=row.cut_tokens, cut_answer=row.cut_answer),
+        answer=row.answer,
+    )
 
 
 def by_question(forgeries: Iterable[Forgery]) -> dict[str, list[Forgery]]:

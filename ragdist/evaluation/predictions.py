@@ -5,57 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ragdist.config import Condition, Settings
+from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.data.matching import Form
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import Score
 from ragdist.evaluation.cases import Case
-from ragdist.records import Question, Written
+from ragdist.records import Prediction, Question, Written
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """One answer and how right it is.
-
-    Example: Prediction(question_id="77...", condition="oracle", model="RAFT", text="None", answer="None",
-    tagged=False, em=1.0, f1=1.0, subspan=1.0, states_forgery=False, retrieved_oracle=None, quotes_valid=None,
-    ended=True, cut_tokens=0)
-    """
-
-    question_id: str
-    condition: Condition
-    model: str
-    text: str
-    """All that the model wrote."""
-    answer: str
-    """The final answer in it, which is what the scores judge."""
-    tagged: bool
-    em: float
-    f1: float
-    subspan: float
-    states_forgery: bool | None
-    """Whether it repeats what the question's forgeries state, shown or not; None where it has no forgeries."""
-    retrieved_oracle: bool | None
-    """Whether retrieval found an oracle; None in other conditions and where no oracle is known."""
-    quotes_valid: bool | None
-    """Whether all its quotes stand in the documents shown; None where it quotes nothing."""
-    ended: bool
-    """False when the limit of new tokens cut the answer off."""
-    cut_tokens: int
-    """Document tokens that did not fit into the prompt."""
-    cut_answer: bool = False
-    """Whether the oracles among them no longer show the answer, cut as they are."""
-    perplexity: float | None = None
-    """Of the right answer after this prompt, per token; None unless `evaluation.perplexity`."""
-
-    @property
-    def score(self) -> Score:
-        """The three scores together."""
-        return Score(self.em, self.f1, self.subspan)
+def score_of(prediction: Prediction) -> Score:
+    """Its three scores together."""
+    return Score(prediction.em, prediction.f1, prediction.subspan)
 
 
 def judge(
@@ -102,7 +65,7 @@ def made_of(
 ) -> str:
     """16 hexadecimal digits of all that the predictions of `ask.ask_cases` depend on."""
     reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
-    # What was asked before there was a choice of forms is not asked anew.
+    # What was asked before there was a choice of forms is not asked again.
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}
     return fingerprint(cases, asked_of, [label, weights(sources, settings), limit, reasoned, *form])

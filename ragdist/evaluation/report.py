@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
@@ -11,24 +11,39 @@ from ragdist.evaluation.apicalls import ApiCalls
 from ragdist.evaluation.intervals import Change, Interval, note
 from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, bounds, plain
 
-Metric = Literal["em", "f1", "subspan"]
+Metric = Literal["subspan", "em", "f1"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+HEADLINE: Metric = METRICS[0]
+"""What tables, pictures and sentences lead with: fair to models that say more than the bare answer, as untuned do."""
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One model under one condition; shares are of its rows, None where the question does not arise.
+class Accuracy:
+    """How right one model is under one condition; shares are of its rows.
 
-    Example: Cell(model="RAFT", condition="oracle", rows=100, em=Interval(0.83, 0.75, 0.9), ...)
+    Example: Accuracy(model="RAFT", condition="oracle", rows=100, em=Interval(0.83, 0.75, 0.9), ...)
     """
 
     model: str
-    condition: Condition
+    """In ATM the stage."""
+    condition: str
     rows: int
     em: Interval
     f1: Interval
     subspan: Interval
+    unfinished: float
+    """Share of answers that the limit of new tokens cut off."""
+    cut_prompts: float
+    """Share of prompts whose documents were cut to fit."""
+    cut_answers: float = 0.0
+    """Share of prompts whose oracles, cut to fit, no longer show the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell(Accuracy):
+    """The same with what else is counted; None where the question does not arise."""
+
     states_forgery: float | None
     """Share of answers that repeat the forged answer; without an attack, the base rate of that error."""
     untagged: float | None
@@ -37,12 +52,6 @@ class Cell:
     """Of the answers that quote, the share whose quotes all stand in the documents shown."""
     retrieved_oracle: float | None
     """Share of questions with a known oracle that retrieval found."""
-    unfinished: float
-    """Share of answers that the limit of new tokens cut off."""
-    cut_prompts: float
-    """Share of prompts whose documents were cut to fit."""
-    cut_answers: float = 0.0
-    """Share of prompts whose oracles, cut to fit, no longer show the answer."""
     perplexity: float | None
     """Mean over questions of the right answer's perplexity per token."""
     three_way: Labels | None
@@ -58,6 +67,10 @@ class Attack:
     """How often forgeries turn a right answer wrong. Example: Attack(model="base", metric="em", rows=71, ...)."""
 
     model: str
+    """In ATM the stage."""
+    condition: str = "attacked"
+    attacker: int = -1
+    """ATM's version of the attacker; -1: the template's, or the data's own forgeries."""
     metric: Metric
     rows: int
     """Questions answered right on the permuted clean list, among those asked both ways."""
@@ -72,6 +85,7 @@ class Floor:
     name: str
     rows: int
     em: Interval
+    subspan: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +112,13 @@ class Report:
         """Those that any model was asked under, in the order of `Condition`."""
         return [name for name in CONDITIONS if any(cell.condition == name for cell in self.cells)]
 
-    def cell(self, model: str, condition: Condition) -> Cell | None:
+    def cell(self, model: str, condition: str) -> Cell | None:
         """The cell, or None when the model was not asked so."""
         return next((cell for cell in self.cells if (cell.model, cell.condition) == (model, condition)), None)
 
     def sheet(self) -> Sheet:
         """What is shown of it."""
-        return Sheet(blocks(self), as_json(self))
+        return Sheet(blocks(self), as_json(self), compared(self), headline(self))
 
 
 TITLES: dict[str, str] = {
@@ -115,7 +129,11 @@ TITLES: dict[str, str] = {
     "retrieved": "retrieved",
     "attacked": "attacked",
 }
-NAMES = {"em": "EM", "f1": "F1", "subspan": "Subspan EM"}
+LISTS = {**TITLES, "attacked": "template attack", "clean": "clean list", "template": "template attack"}
+"""Conditions of all systems, as a page that shows any of them calls them."""
+NAMES: dict[str, str] = {"subspan": "Subspan EM", "em": "EM", "f1": "F1"}
+SCORES = "Subspan EM, its 95% interval, then EM / F1"
+"""What stands in a cell that `value` makes."""
 DETAILS = {
     "states_forgery": "repeats forged answer",
     "retrieved_oracle": "retrieval found oracle",
@@ -145,13 +163,13 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def blocks(report: Report) -> list[Block]:
-    """The table with its notes, every change and count, and EM of each model under each condition as bars."""
-    floor = [(f"floor ({report.floor.name})", Value(report.floor.em))] if report.floor else []
+    """The table with its notes, every change and count, and each model under each condition as bars."""
+    floor = [(f"floor ({report.floor.name})", Value(report.floor.subspan))] if report.floor else []
     return [
         Table(
-            title="Exact match, its 95% interval, then F1 / Subspan EM",
+            title=SCORES,
             columns=["", *(title(report, condition) for condition in report.conditions)],
-            rows=[*([name, *(_value(cell) for cell in cells)] for name, cells in rows(report)), *floor],
+            rows=[*([name, *(value(cell) for cell in cells)] for name, cells in rows(report)), *floor],
         ),
         Notes(lines=notes(report)),
         Table(
@@ -168,8 +186,58 @@ def blocks(report: Report) -> list[Block]:
     ]
 
 
-def _value(cell: Cell | None) -> Value | str:
-    return Value(cell.em, f"{cell.f1.mean:.2f} / {cell.subspan.mean:.2f}") if cell else ""
+class Scores(Protocol):
+    """What a model scores under one condition, by each metric."""
+
+    @property
+    def em(self) -> Interval:
+        """Exact match."""
+        ...
+
+    @property
+    def f1(self) -> Interval:
+        """Of words."""
+        ...
+
+    @property
+    def subspan(self) -> Interval:
+        """Whether the answer holds a right one."""
+        ...
+
+
+def value(scores: Scores | None) -> Value | str:
+    """The scores as every system's table shows them."""
+    return Value(scores.subspan, f"{scores.em.mean:.2f} / {scores.f1.mean:.2f}") if scores else ""
+
+
+def compared(report: Report) -> str:
+    """What was compared with what. Example: `RAFT against base`."""
+    others = [model for model in report.models if model != report.baseline]
+    named = ", ".join(others) if len(others) < 5 else f"{len(others)} models"
+    return f"{named} against {report.baseline}" if report.baseline else named
+
+
+def headline(report: Report) -> list[str]:
+    """How much better each model is than the baseline, with the oracle and under attack first."""
+    first = ("oracle", "attacked", "retrieved", "absent", "closed_book")
+    changes = sorted(
+        (change for change in report.changes if change.metric == HEADLINE),
+        key=lambda change: first.index(change.condition) if change.condition in first else len(first),
+    )
+    return [
+        sentence(title(report, change.condition), change, old.subspan, new.subspan)
+        for change in changes
+        if (old := report.cell(change.before, change.condition))
+        and (new := report.cell(change.after, change.condition))
+    ]
+
+
+def sentence(where: str, change: Change, old: Interval, new: Interval) -> str:
+    """Example: `Oracle present: RAFT is right in 56% of 100 questions, base in 29% (+0.27 [+0.14, +0.40]).`"""
+    return (
+        f"{where[0].upper()}{where[1:]}: {change.after} is right in {new.mean:.0%} of {change.rows} questions, "
+        f"{change.before} in {old.mean:.0%} ({change.verdict})."
+    )
 
 
 def _details(report: Report) -> Table:
@@ -179,7 +247,7 @@ def _details(report: Report) -> Table:
         rows=[
             (
                 *(cell.model, title(report, cell.condition), str(cell.rows)),
-                *(f"{score.mean:.3f} ({bounds(score)})" for score in (cell.em, cell.f1, cell.subspan)),
+                *(f"{score.mean:.3f} ({bounds(score)})" for score in (getattr(cell, metric) for metric in METRICS)),
                 *(_detail(getattr(cell, key)) for key in DETAILS),
             )
             for cell in report.cells
@@ -194,7 +262,9 @@ def _bars(report: Report) -> Picture:
         Series(
             label=model,
             marks=[
-                Mark(at, cell.em) for at, name in enumerate(report.conditions) if (cell := report.cell(model, name))
+                Mark(at, cell.subspan)
+                for at, name in enumerate(report.conditions)
+                if (cell := report.cell(model, name))
             ],
             form="bars",
             colour=COLOURS[number % len(COLOURS)],
@@ -202,7 +272,7 @@ def _bars(report: Report) -> Picture:
         for number, model in enumerate(models)
     ]
     if report.floor:
-        floor = report.floor.em.mean
+        floor = report.floor.subspan.mean
         label = f"floor: {report.floor.name} ({floor:.2f})"
         series.append(Series(label=label, marks=(Mark(-0.5, floor), Mark(last + 0.5, floor)), dashed=True, marker=""))
     named = " and ".join(models) if len(models) < 4 else f"{len(models)} models"
@@ -210,7 +280,7 @@ def _bars(report: Report) -> Picture:
         title=f"{named}, {_counted(report)}, 95% intervals",
         series=series,
         ticks=[title(report, name) for name in report.conditions],
-        y="exact match",
+        y=NAMES[HEADLINE],
     )
 
 
@@ -239,7 +309,7 @@ def notes(report: Report) -> list[str]:
     if report.unforged:
         more = "are not asked, as no document could be made false"
         out.append(f"{title(report, 'attacked')}: {report.unforged} questions {more}.")
-    for attack in (attack for attack in report.attacks if attack.metric == "em"):
+    for attack in (attack for attack in report.attacks if attack.metric == HEADLINE):
         cell = report.cell(attack.model, "attacked")
         repeated = cell.states_forgery if cell else None
         success = f"{attack.success.mean:.2f} ({bounds(attack.success)})" if attack.success else "undefined"
@@ -247,7 +317,7 @@ def notes(report: Report) -> list[str]:
         out.append(
             f"{attack.model}: attack success {success} over the {attack.rows} right on the same list without it{more}."
         )
-    for change in (change for change in report.changes if change.metric == "em"):
+    for change in (change for change in report.changes if change.metric == HEADLINE):
         name = title(report, change.condition)
         out.append(f"{change.after} against {change.before}, {name}: {change.verdict}.")
     if said := note(report.changes):

@@ -1,17 +1,20 @@
 """One form for all reports: a sheet of tables, notes and pictures, as data. Nothing else lays out, prints or draws.
 
-What is shown is said by each system's `sheet()`; Markdown, the terminal's tables and the PNG are made of it here.
+What is shown is said by each system's `sheet()`; Markdown, the terminal's tables and the PNG are made of it here, and
+the web page in `page.py`, also later, from what `keep` left.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pydantic import TypeAdapter
 from rich import box
 from rich import table as rich_table
 from rich.console import Group
@@ -19,7 +22,7 @@ from rich.text import Text
 
 from ragdist.evaluation.intervals import Interval
 from ragdist.records import as_row
-from ragdist.storage.atomic import make_folder, translate_errors
+from ragdist.storage.atomic import atomic_file, make_folder, translate_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,11 +145,45 @@ class Sheet:
     """In the order in which they are read."""
     numbers: dict[str, Any]
     """For programs: what summary.json and `--json` hold."""
+    title: str = ""
+    """What was compared."""
+    headline: Sequence[str] = ()
+    """What came of it in words, a sentence each, the one to be quoted first."""
 
     @property
     def pictures(self) -> list[Picture]:
         """The panels of the PNG."""
         return [block for block in self.blocks if isinstance(block, Picture)]
+
+
+KEPT = "report.json"
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """The text with what steers terminals, or turns the direction of writing, as the escapes of JSON."""
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
+def keep(sheet: Sheet, folder: Path) -> Path:
+    """The sheet as report.json, without its numbers, which have a file of their own."""
+    path = folder / KEPT
+    with translate_errors(folder), atomic_file(path) as half:
+        half.write_bytes(_form().dump_json(replace(sheet, numbers={})))
+    return path
+
+
+def kept(folder: Path) -> Sheet | None:
+    """What `keep` left; None where there is none, or it is of another form."""
+    path = folder / KEPT
+    try:
+        return _form().validate_json(path.read_bytes()) if path.exists() else None
+    except ValueError:
+        return None
+
+
+def _form() -> Any:
+    return TypeAdapter(Sheet)
 
 
 def plain(value: Any) -> Any:
@@ -163,10 +200,10 @@ def bounds(value: Interval) -> str:
 
 def markdown(sheet: Sheet) -> str:
     """The tables and notes as GitHub's Markdown."""
-    parts: list[str] = []
+    parts = ["\n".join(f"**{visible(line)}**" for line in sheet.headline)] if sheet.headline else []
     for block in sheet.blocks:
         if isinstance(block, Notes) and block.lines:
-            parts.append("\n".join(f"- {line}" for line in block.lines))
+            parts.append("\n".join(f"- {visible(line)}" for line in block.lines))
         elif isinstance(block, Table) and block.rows:
             head, *rows = _filled(block)
             lines = [head, ["---"] * len(head), *([_in_markdown(cell) for cell in row] for row in rows)]
@@ -184,16 +221,18 @@ def _filled(table: Table) -> list[list[Any]]:
 def _in_markdown(cell: str | Value) -> str:
     if isinstance(cell, Value):
         return f"**{cell.interval.mean:.2f}** ({bounds(cell.interval)}){', ' * bool(cell.more)}{cell.more}"
-    flat = " ".join(cell.split()).replace("|", "\\|")
+    flat = visible(" ".join(cell.split())).replace("|", "\\|")
     return f"`{flat.replace('`', chr(39))}`" if isinstance(cell, Quote) and flat else flat
 
 
 def terminal(sheet: Sheet) -> Group:
     """What of it a terminal shows, for rich to print."""
-    shown: list[Any] = []
+    shown: list[Any] = (
+        [Text("".join(f"{visible(line)}\n" for line in sheet.headline), "bold")] if sheet.headline else []
+    )
     for block in sheet.blocks:
         if isinstance(block, Notes) and not block.long:
-            shown.append(Text("".join(f"{line}\n" for line in block.lines)))
+            shown.append(Text("".join(f"{visible(line)}\n" for line in block.lines)))
         elif isinstance(block, Table) and block.rows and not block.long:
             shown.append(_on_terminal(block))
     return Group(*shown)
@@ -210,14 +249,14 @@ def _on_terminal(table: Table) -> rich_table.Table:
             no_wrap=not at and not prose,
         )
     for first, *cells in rows:
-        name = Text(first if isinstance(first, Quote) else textwrap.fill(first, LABEL), "bold")
+        name = Text(visible(first if isinstance(first, Quote) else textwrap.fill(first, LABEL)), "bold")
         out.add_row(name, *(_as_text(cell) for cell in cells))
     return out
 
 
 def _as_text(cell: str | Value) -> Text:
     if not isinstance(cell, Value):
-        return Text(cell)
+        return Text(visible(cell))
     mean, low, high = cell.interval
     return Text.assemble(f"{mean:.2f}", (f"\n{low:.2f}-{high:.2f}", "dim"), (f"\n{cell.more}" * bool(cell.more), "dim"))
 
@@ -240,7 +279,7 @@ def figure(pictures: Sequence[Picture]) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows: list[list[Picture]] = [[]]
-    for one in pictures:
+    for one in map(_drawable, pictures):
         if rows[-1] and (one.bars or rows[-1][0].bars or sum(other.width for other in (one, *rows[-1])) > WIDEST):
             rows.append([])
         rows[-1].append(one)
@@ -255,6 +294,20 @@ def figure(pictures: Sequence[Picture]) -> Figure:
         for panel, one in zip(panels, row, strict=True):
             _draw(panel, one, one.width * width / sum(ratios))
     return out
+
+
+def _drawable(picture: Picture) -> Picture:
+    """The picture with texts in which nothing is a formula or a control character, as matplotlib and SVG have none."""
+
+    def of(text: str) -> str:
+        return visible(text).replace("$", "\\$")
+
+    series = [
+        replace(one, label=of(one.label), marks=[mark._replace(text=of(mark.text)) for mark in one.marks])
+        for one in picture.series
+    ]
+    ticks = [of(tick) for tick in picture.ticks]
+    return replace(picture, title=of(picture.title), series=series, ticks=ticks, x=of(picture.x), y=of(picture.y))
 
 
 def _draw(panel: Any, picture: Picture, width: float) -> None:
@@ -273,7 +326,7 @@ def _draw(panel: Any, picture: Picture, width: float) -> None:
         axes.set_xticks(range(len(picture.ticks)), [textwrap.fill(tick, room) for tick in picture.ticks])
         axes.set_xlim(-0.5, len(picture.ticks) - 0.5)
     if picture.share:
-        axes.set(ylim=(0 if bars else -0.03, 1.09), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0])
+        axes.set(ylim=(0, 1.09), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_title(textwrap.fill(picture.title, int(10 * width)), loc="left", fontsize=11)
     axes.set(xlabel=picture.x, ylabel=picture.y, axisbelow=True)
     axes.grid(axis="y" if picture.ticks else "both", color="#e3e6ea")
@@ -300,10 +353,13 @@ def _curve(axes: Any, series: Series) -> Any:
     places, means, dashed = [mark.x for mark in series.marks], _means(series), series.dashed
     style: Any = {"color": series.colour, "marker": series.marker, "markersize": 5, "linewidth": 1 if dashed else 1.5}
     style["linestyle"] = "none" if series.form == "points" else DASHES if dashed else "-"
-    drawn = axes.errorbar(places, means, _spread(series), capsize=3, elinewidth=1, zorder=3, **style)
+    # What lies on an axis is drawn whole.
+    drawn = axes.errorbar(places, means, _spread(series), capsize=3, elinewidth=1, zorder=3, clip_on=False, **style)
     for mark, mean in zip(series.marks, means, strict=True):
-        axes.scatter(mark.x, mean, 400 * mark.weight, series.colour, zorder=3)
-        axes.annotate(mark.text, (mark.x, mean), (4, 4), textcoords="offset points", fontsize=9)
+        if mark.weight:
+            axes.scatter(mark.x, mean, 400 * mark.weight, series.colour, zorder=3)
+        if mark.text:
+            axes.annotate(mark.text, (mark.x, mean), (4, 4), textcoords="offset points", fontsize=9)
     return drawn
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ragdist.config import Condition, Settings
+from ragdist.config import Settings
 from ragdist.data.matching import normalise
 from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.answers import LABELS
 from ragdist.evaluation.apicalls import Judge
 from ragdist.evaluation.intervals import Change, Interval, interval, together
-from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Floor, Metric, Report
-from ragdist.records import Question
+from ragdist.records import Prediction, Question
 
-RIGHT_OR_WRONG: tuple[Metric, ...] = ("em", "subspan")
+RIGHT_OR_WRONG: tuple[Metric, ...] = ("subspan", "em")
 PredictionsById = dict[str, Prediction]
 """Predictions of one model under one condition, by question id."""
 
@@ -41,7 +40,7 @@ def summarise(
         api_judge: who judges the API calls of APIBench's questions; None leaves that score out.
     """
     by_id = {question.id: question for question in questions}
-    groups: dict[tuple[str, Condition], PredictionsById] = {}
+    groups: dict[tuple[str, str], PredictionsById] = {}
     for prediction in (prediction for predictions in asked.values() for prediction in predictions):
         if prediction.question_id in by_id:
             groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
@@ -73,7 +72,7 @@ def summarise(
     )
 
 
-def _unforged(groups: Mapping[tuple[str, Condition], PredictionsById], model: str) -> int:
+def _unforged(groups: Mapping[tuple[str, str], PredictionsById], model: str) -> int:
     """Questions with a known oracle that this model was not attacked on."""
     if (model, "attacked") not in groups:
         return 0
@@ -89,7 +88,6 @@ def _labels(questions: Iterable[Question]) -> dict[str, str]:
 
 def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings, api_judge: Judge | None) -> Cell:
     rows = list(group.values())
-    bounds = _bounds(settings)
     truth = {key: labels[key] for key in group if key in labels}
     said = {key: answers.pubmed_label(group[key].answer) for key in truth}
     binary = set(truth.values()) - {"maybe"}
@@ -97,22 +95,28 @@ def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings,
     return Cell(
         model=rows[0].model,
         condition=rows[0].condition,
-        rows=len(rows),
-        em=bounds([row.em for row in rows]),
-        f1=bounds([row.f1 for row in rows]),
-        subspan=bounds([row.subspan for row in rows]),
+        **accuracy(rows, settings),
         states_forgery=_mean(row.states_forgery for row in rows),
         untagged=_mean(not row.tagged for row in rows) if settings.prompts.answer == "reasoned" else None,
         quotes_valid=_mean(row.quotes_valid for row in rows),
         retrieved_oracle=_mean(row.retrieved_oracle for row in rows),
-        unfinished=_mean(not row.ended for row in rows) or 0.0,
-        cut_prompts=_mean(row.cut_tokens > 0 for row in rows) or 0.0,
-        cut_answers=_mean(row.cut_answer for row in rows) or 0.0,
         perplexity=_mean(row.perplexity for row in rows),
         three_way=answers.pubmed_accuracy(truth, said) if truth else None,
         two_way=answers.pubmed_accuracy(truth, said, ("yes", "no")) if binary else None,
         api_calls=calls if calls and calls.rows else None,
     )
+
+
+def accuracy(rows: Sequence[Prediction], settings: Settings) -> dict[str, Any]:
+    """What Accuracy holds of these answers beside model and condition."""
+    bounds = _bounds(settings)
+    return {
+        "rows": len(rows),
+        **{metric: bounds([getattr(row, metric) for row in rows]) for metric in METRICS},
+        "unfinished": sum(not row.ended for row in rows) / len(rows),
+        "cut_prompts": sum(row.cut_tokens > 0 for row in rows) / len(rows),
+        "cut_answers": sum(row.cut_answer for row in rows) / len(rows),
+    }
 
 
 def _attack(control: PredictionsById, attacked: PredictionsById, metric: Metric, settings: Settings) -> Attack:
@@ -137,8 +141,9 @@ def compare(before: PredictionsById, after: PredictionsById, metric: Metric, set
 
 
 def _floor(questions: Sequence[Question], said: Mapping[str, str], name: str, settings: Settings) -> Floor:
-    em = [answers.score(said[question.id], question, settings.evaluation.normalise).em for question in questions]
-    return Floor(name=name, rows=len(em), em=_bounds(settings)(em))
+    scores = [answers.score(said[question.id], question, settings.evaluation.normalise) for question in questions]
+    em, subspan = (_bounds(settings)([getattr(score, metric) for score in scores]) for metric in ("em", "subspan"))
+    return Floor(name=name, rows=len(scores), em=em, subspan=subspan)
 
 
 def _bounds(settings: Settings) -> Callable[[Sequence[float]], Interval]:

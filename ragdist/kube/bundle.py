@@ -1,4 +1,4 @@
-"""What the objects of one folder promise each other: a retry finds its run, ranks find seats, pods are shut off."""
+"""What the objects of one folder promise each other: a retry finds its run, ranks find slots, pods are shut off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from ragdist.config import Settings, loader
 from ragdist.errors import ConfigError
 from ragdist.kube import pods
-from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups
+from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups, volume_at
 from ragdist.kube.hardening import size
 from ragdist.kube.pods import KubeJob, WorkerRequest
 from ragdist.kube.schema import Loader
@@ -93,7 +93,7 @@ def _queued(document: Manifest) -> Iterator[Violation]:
 
 
 def _runs(job: Manifest, documents: Sequence[Manifest]) -> Found:
-    """The command, the settings that it reads, the storage, and the seats that it will ask for."""
+    """The command, the settings that it reads, the storage, and the slots that it will request."""
     command = COMMAND.fullmatch(str(at(job.body, "spec.entrypoint", "")))
     found = cluster(job)
     if not command or not found:
@@ -116,10 +116,10 @@ def _runs(job: Manifest, documents: Sequence[Manifest]) -> Found:
         )
         return
     if not settings.run.name:
-        yield holder, Violation(f"data.{name}: run.name", "empty", "a name, so that every retry goes on with the run")
+        yield holder, Violation(f"data.{name}: run.name", "empty", "a name, so that every retry resumes the run")
     yield from ((job, one) for one in _stored(path, spec, settings.run.folder))
     kind: Any = (command[1] or command[2]).replace(" ", "-")
-    yield from ((job, one) for one in _seated(path, spec, settings, kind))
+    yield from ((job, one) for one in _placed(path, spec, settings, kind))
 
 
 def _mounted(pod: Body, file: str, documents: Sequence[Manifest]) -> Manifest | None:
@@ -133,10 +133,7 @@ def _mounted(pod: Body, file: str, documents: Sequence[Manifest]) -> Manifest | 
 
 def _volume(pod: Body, path: str) -> Body:
     """The volume of a pod's first container that holds a path; empty where none does."""
-    mounts = [mount for one in mappings(pod, "containers")[:1] for mount in mappings(one, "volumeMounts")]
-    over = [mount for mount in mounts if PurePosixPath(path).is_relative_to(str(mount.get("mountPath", "-")))]
-    name = max(over, key=lambda mount: len(str(mount["mountPath"]))).get("name") if over else None
-    return next((one for one in mappings(pod, "volumes") if name and one.get("name") == name), {})
+    return volume_at(pod, PurePosixPath(path).is_relative_to)
 
 
 def _stored(path: str, spec: Body, folder: str) -> Iterator[Violation]:
@@ -148,20 +145,21 @@ def _stored(path: str, spec: Body, folder: str) -> Iterator[Violation]:
             yield Violation(f"{group_path}.template.spec.volumes", "the run folder would end with the pod", wanted)
 
 
-def _seated(path: str, spec: Body, settings: Settings, job: KubeJob) -> Iterator[Violation]:
+def _placed(path: str, spec: Body, settings: Settings, job: KubeJob) -> Iterator[Violation]:
     groups = mappings(spec, "workerGroupSpecs")
-    for seats in pods.asked(settings, job):
-        fits = [group for group in groups if seats.labels.items() <= at(group, "labels", {}).items()]
-        room = sum(number(group.get("maxReplicas")) * _room(group, seats) for group in fits)
-        if room < seats.ranks:
-            labelled = "".join(f", labelled {key}={value}" for key, value in seats.labels.items())
-            wanted = f"{seats.ranks} ranks of {seats.name} with {seats.cpus:g} CPUs and {seats.gpus:g} GPUs{labelled}"
-            yield Violation(f"{path}.workerGroupSpecs", f"seats for {room}", f"seats for {wanted}")
+    for request in pods.requests(settings, job):
+        fits = [group for group in groups if request.labels.items() <= at(group, "labels", {}).items()]
+        room = sum(number(group.get("maxReplicas")) * _room(group, request) for group in fits)
+        if room < request.ranks:
+            labelled = "".join(f", labelled {key}={value}" for key, value in request.labels.items())
+            each = f"{request.cpus:g} CPUs and {request.gpus:g} GPUs{labelled}"
+            wanted = f"slots for {request.ranks} ranks of {request.name} with {each}"
+            yield Violation(f"{path}.workerGroupSpecs", f"slots for {room}", wanted)
 
 
-def _room(group: Body, seats: WorkerRequest) -> int:
+def _room(group: Body, request: WorkerRequest) -> int:
     """Ranks that fit into one pod of a group."""
-    needs = {"CPU": seats.cpus, "GPU": seats.gpus, **seats.resources}
+    needs = {"CPU": request.cpus, "GPU": request.gpus, **request.resources}
     has = {kind: _has(group, kind) for kind in needs}
     return min((int(has[kind] / needed + 1e-6) for kind, needed in needs.items() if needed), default=0)
 

@@ -1,4 +1,4 @@
-"""A folder of manifests, read as the API server, the operator and the house would read it. Starts and asks nothing."""
+"""A folder of manifests, read as the API server, the operator and our rules would read it. Starts and asks nothing."""
 
 from __future__ import annotations
 
@@ -29,15 +29,8 @@ class Checked:
 
 
 def check(folder: Path, crds: Path | None = None) -> Checked:
-    """Checks every manifest below a folder.
-
-    Args:
-        folder: read recursively; what objects promise each other is looked for among those of one folder.
-        crds: KubeRay's CustomResourceDefinitions; without them the schema of Ray objects is not checked.
-
-    Raises:
-        ConfigError: the folder holds no manifest, or `crds` no definition.
-    """
+    """Checks every manifest below a folder; without KubeRay's CustomResourceDefinitions in `crds` the schema of Ray
+    objects is not checked. A ConfigError if the folder holds no manifest, or `crds` no definition."""
     documents, findings = read(folder)
     if not documents and not findings:
         raise ConfigError(f"{folder} holds no manifest; `ragdist k8s render JOB settings.yaml -o {folder}` writes them")

@@ -9,7 +9,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,14 +65,8 @@ class Status:
 
 
 class Cluster:
-    """The API server of a kubeconfig's context; where there is no kubeconfig, of the cluster this pod is in.
-
-    Args:
-        context: empty takes the current one.
-
-    Raises:
-        ConfigError: no cluster is configured, or the client is not installed.
-    """
+    """The API server of a kubeconfig's context, empty for the current one; without a kubeconfig, of the cluster this
+    pod is in. A ConfigError if no cluster is configured, or the client is not installed."""
 
     def __init__(self, context: str = "") -> None:
         try:
@@ -82,9 +75,8 @@ class Cluster:
             raise ConfigError("ragdist k8s submit, status, logs and delete need `pip install ragdist[k8s]`") from None
         settings = official.client.Configuration()
         try:
-            path = os.environ.get("KUBECONFIG") or str(
-                Path.home() / ".kube" / "config"
-            )  # asked now: theirs is from import
+            # Looked up now: theirs is from import.
+            path = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
             if context or os.environ.get("KUBECONFIG") or Path(path).exists():
                 official.config.load_kube_config(path, context or None, settings)
             else:
@@ -94,15 +86,9 @@ class Cluster:
         self.api = official.client.ApiClient(settings)
 
     def call(self, method: str, path: str, body: Body | None = None, **query: str) -> Any:
-        """One request; None where there is no such object.
-
-        Raises:
-            ConfigError: the server cannot be reached, or refuses.
-        """
+        """One request; None where there is no such object. A ConfigError if the server cannot be reached or refuses."""
         answer = self._request(method, path, body, query)
-        if answer.status == 404:
-            return None
-        return json.loads(answer.data)
+        return None if answer.status == 404 else json.loads(answer.data)
 
     def text(self, path: str, **query: str) -> Iterator[str]:
         """Lines of an answer that is no JSON, as they come."""
@@ -157,21 +143,12 @@ def path_of(body: Body, named: bool = True) -> str:
 
 
 def submit(folder: Path, cluster: Cluster) -> str:
-    """Sends the folder's objects; a job that ended before begins again, and goes on from its run folder.
-
-    Args:
-        folder: from `render.write`.
-        cluster: where to.
-
-    Returns:
-        The job's name.
-
-    Raises:
-        ConfigError: the job is under way, KubeRay is not installed, or the cluster refuses.
-    """
+    """Sends the objects of a folder from `render.write`, and gives the job's name; a job that ended begins again,
+    and resumes from its run folder. A ConfigError if the job is under way, KubeRay is not installed, or the cluster
+    refuses."""
     objects = _objects(folder)
     main = _main(objects, folder)
-    with _kuberay(main):
+    try:
         there = cluster.call("GET", path_of(main.body))
         if main.kind == "RayJob" and there and at(there, "status.jobDeploymentStatus", "") not in OVER:
             raise ConfigError(f"{main.name} is under way; `ragdist k8s status {folder}`, or `ragdist k8s delete` first")
@@ -180,6 +157,8 @@ def submit(folder: Path, cluster: Cluster) -> str:
                 cluster.call("DELETE", path_of(main.body), propagationPolicy="Foreground")
                 _await_gone(main, cluster)
             _send(document, cluster)
+    except ConfigError as error:
+        raise ConfigError(f"{main.kind}/{main.name} was not submitted: {error}") from None
     return main.name
 
 
@@ -196,15 +175,6 @@ def _send(document: Manifest, cluster: Cluster) -> None:
             f"`kubectl create namespace {namespace}`, and install KubeRay"
         )
     say(f"{document.kind}/{document.name}: {'changed' if there else 'made'}")
-
-
-@contextmanager
-def _kuberay(main: Manifest) -> Iterator[None]:
-    """Says what a refusal may come from."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{main.kind}/{main.name} was not submitted: {error}") from None
 
 
 def _await_gone(document: Manifest, cluster: Cluster) -> None:
@@ -256,11 +226,7 @@ def _why(pod: Body) -> str:
 
 
 def logs(folder: Path, cluster: Cluster, follow: bool = False) -> Iterator[str]:
-    """What the job's driver says, line by line; with `follow` until it ends.
-
-    Raises:
-        ConfigError: it has not begun to say anything.
-    """
+    """What the job's driver says, line by line; with `follow` until it ends; a ConfigError before the first."""
     main = _main(_objects(folder), folder)
     ours = [pod for pod in _raw_pods(main, cluster) if "job-name" in at(pod, "metadata.labels", {})]
     begun = [pod for pod in ours if at(pod, "status.phase") != "Pending"]
@@ -273,11 +239,7 @@ def logs(folder: Path, cluster: Cluster, follow: bool = False) -> Iterator[str]:
 
 
 def delete(folder: Path, cluster: Cluster, storage: bool = False) -> list[str]:
-    """Removes the folder's objects, the job first; claims and volumes stay unless `storage` says so.
-
-    Returns:
-        What was removed, as kind/name.
-    """
+    """Removes the folder's objects, the job first, and names them; claims and volumes stay unless `storage` says so."""
     removed = []
     for document in reversed(_objects(folder)):
         if document.kind in LASTING and not storage:
@@ -288,21 +250,14 @@ def delete(folder: Path, cluster: Cluster, storage: bool = False) -> list[str]:
 
 
 def finished(found: Status) -> None:
-    """Passes a job that is under way or complete.
-
-    Raises:
-        TrainError: it failed for good.
-    """
+    """Passes a job that is under way or complete, a TrainError if it failed for good."""
     if found.state == "Failed":
         raise TrainError(f"{found.name} failed {found.failed} times: {found.message}; `ragdist k8s logs` has the story")
 
 
 def _objects(folder: Path) -> list[Manifest]:
-    """The folder's objects, in the order in which they are sent.
-
-    Raises:
-        ConfigError: a file cannot be read, or holds what `render` does not write.
-    """
+    """The folder's objects, in the order in which they are sent. A ConfigError if a file cannot be read, or holds what
+    `render` does not write."""
     documents, unreadable = check.read(folder)
     if unreadable:
         raise ConfigError(str(unreadable[0]))

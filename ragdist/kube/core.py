@@ -18,11 +18,7 @@ from ragdist.kube.schema import bare, explained, kept
 
 
 def problems(document: Manifest) -> Iterator[Violation]:
-    """What the API server would refuse.
-
-    Raises:
-        ConfigError: `kubernetes-validate` is not installed.
-    """
+    """What the API server would refuse. A ConfigError without `kubernetes-validate`."""
     version = str(document.body["apiVersion"])
     group, slash, number = version.rpartition("/")
     validator = _validator(f"{document.kind.lower()}-{group.partition('.')[0]}{'-' if slash else ''}{number}.json")
@@ -43,8 +39,7 @@ def _validator(file: str) -> Any:
 
     def make() -> dict[str, Any]:
         definitions = json.loads((folder / "_definitions.json").read_bytes())["$defs"]
-        whole: dict[str, Any] = _resolved(bare(json.loads((folder / file).read_bytes())), definitions, ())
-        return whole
+        return dict(_resolved(bare(json.loads((folder / file).read_bytes())), definitions, ()))
 
     return Draft202012Validator(kept(f"{folder.name}-{file.removesuffix('.json')}", make))
 

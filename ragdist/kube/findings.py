@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -97,6 +97,14 @@ def ray_groups(path: str, spec: Body) -> Iterator[tuple[str, str, Body]]:
         yield f"{path}.headGroupSpec", "head", spec["headGroupSpec"]
     for number, group in enumerate(mappings(spec, "workerGroupSpecs")):
         yield f"{path}.workerGroupSpecs[{number}]", str(group.get("groupName", "")), group
+
+
+def volume_at(pod: Body, mounted: Callable[[str], bool]) -> Body:
+    """The volume that a pod's first container mounts at the longest such path; empty where none does."""
+    mounts = [mount for one in mappings(pod, "containers")[:1] for mount in mappings(one, "volumeMounts")]
+    over = [mount for mount in mounts if mounted(str(mount.get("mountPath", "-")))]
+    name = max(over, key=lambda mount: len(str(mount["mountPath"]))).get("name") if over else None
+    return next((one for one in mappings(pod, "volumes") if name and one.get("name") == name), {})
 
 
 def pod_specs(document: Manifest) -> Iterator[tuple[str, Body]]:

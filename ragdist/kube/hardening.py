@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, pod_specs, ray_groups
+from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, pod_specs, ray_groups, volume_at
 
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY)", re.I)
 SECRET_VALUE = re.compile(
@@ -96,14 +96,12 @@ def _container(path: str, container: Body, pod_context: Body) -> Iterator[Violat
 def _shared_memory(path: str, group: Body) -> Iterator[Violation]:
     """Ray's object store lies in /dev/shm, which is 64 MiB where nobody makes it larger."""
     pod = at(group, "template.spec", {})
-    mounts = [mount for one in mappings(pod, "containers")[:1] for mount in mappings(one, "volumeMounts")]
-    name = next((mount.get("name") for mount in mounts if mount.get("mountPath") == "/dev/shm"), None)
-    volume = next((one for one in mappings(pod, "volumes") if name and one.get("name") == name), None)
-    if volume is None:
+    volume = volume_at(pod, "/dev/shm".__eq__)
+    if not volume:
         return  # KubeRay adds one as large as the pod's memory
     where = f"{path}.template.spec.volumes"
     if at(volume, "emptyDir.medium") != "Memory":
-        yield Violation(where, f"{name} on disk at /dev/shm", "emptyDir.medium: Memory")
+        yield Violation(where, f"{volume['name']} on disk at /dev/shm", "emptyDir.medium: Memory")
     store = size(at(group, "rayStartParams.object-store-memory"))
     room = size(at(volume, "emptyDir.sizeLimit"))
     if store and room and room < store:
@@ -113,8 +111,8 @@ def _shared_memory(path: str, group: Body) -> Iterator[Violation]:
 
 def size(quantity: Any) -> float | None:
     """Bytes (or units) of a Kubernetes quantity such as 4Gi; None where it is none."""
-    found = QUANTITY.fullmatch(str(quantity))
-    return float(found[1]) * UNITS[found[2]] if found and found[2] in UNITS else None
+    match = QUANTITY.fullmatch(str(quantity))
+    return float(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
 
 
 def in_clear(body: Any, path: str = "") -> Iterator[Violation]:
@@ -125,5 +123,5 @@ def in_clear(body: Any, path: str = "") -> Iterator[Violation]:
     elif isinstance(body, list):
         for number, value in enumerate(body):
             yield from in_clear(value, f"{path}[{number}]")
-    elif isinstance(body, str) and (found := SECRET_VALUE.search(body)):
-        yield Violation(path, f"what looks like a secret, {found[0][:6]}...", "a Secret that is made by hand")
+    elif isinstance(body, str) and (match := SECRET_VALUE.search(body)):
+        yield Violation(path, f"what looks like a secret, {match[0][:6]}...", "a Secret that is made by hand")

@@ -1,18 +1,18 @@
-"""Which pods a job needs: the seats that it asks of Ray, and the memory that the plan counts, a group at a time."""
+"""Which pods a job needs: the slots that it requests of Ray, and the memory that the plan counts, a group at a time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ragdist.config import AnswerersConfig, Settings
+from ragdist.config import AnswerersConfig, GroupConfig, Settings
 from ragdist.errors import ConfigError
 from ragdist.plan import memory
 from ragdist.plan.fits import CLOSE, PlannedGroup
 from ragdist.plan.layout import DRIVER, RAY, Plan
-from ragdist.plan.seats import GIB
+from ragdist.plan.seats import GIB, Role, unreserved
 
 KubeJob = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
 ROLE = "ragdist.io/role"
@@ -49,13 +49,8 @@ def system(job: KubeJob) -> Literal["raft", "duet", "atm"]:
 
 
 def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
-    """The settings as the job is given them in its pods: a run that retries find again, seats on the groups' pods.
-
-    Args:
-        settings: as they were loaded.
-        job: which.
-        name: of the run; settled here, so that it does not depend on where the job runs.
-    """
+    """The settings as the job is given them in its pods: a run that retries find again, by a name that does not depend
+    on where the job runs, and ranks placed on the groups' pods."""
     folder = settings.run.folder
     run = settings.run.model_copy(
         update={"name": name, "folder": folder if folder.startswith("/") else f"{settings.kube.mount}/{folder}"}
@@ -69,40 +64,18 @@ def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRequest:
-    """Seats that a job asks of Ray. Example: WorkerRequest(name="attacker", ranks=2, cpus=4, gpus=1)."""
+class WorkerRequest(Role):
+    """Ranks that a job asks of Ray, all that may be under way at once, with their custom Ray resources."""
 
-    name: str
-    ranks: int
-    """All that may be under way at once."""
-    cpus: float
-    """Of one rank."""
-    gpus: float
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """That the Ray node must carry."""
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
-def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
-    """The seats that a job asks for on a cluster that it joins, where a rank takes one CPU if nothing else is said.
-
-    Args:
-        settings: from `for_pods`.
-        job: which.
-    """
+def requests(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
+    """The slots that a job, with settings from `for_pods`, requests on a cluster that it joins, where a rank takes one
+    CPU unless told otherwise."""
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
-        return [
-            WorkerRequest(
-                name=name,
-                ranks=side.workers * times,
-                cpus=side.cpus_per_worker or 1.0,
-                gpus=side.gpus_per_worker,
-                labels={key: value for key, value in side.labels.items() if not key.startswith("ray.io/")},  # Ray's own
-                resources={kind: count for kind, count in side.resources.items() if count},
-            )
-            for name, side in (("attacker", settings.attacker), ("generator", settings.generator))
-        ]
+        return [_request(name, side, times) for name, side in settings if name in ("attacker", "generator")]
     cluster = settings.cluster
     ranks = cluster.workers * (2 if job == "duet" and settings.kube.side_by_side else times)
     found = [
@@ -110,19 +83,21 @@ def asked(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
     ]
     answerers = settings.answerers(gpu_here=False)
     if answerers.workers and not _fit(answerers, found[0], times):
-        found.append(
-            WorkerRequest(
-                name="answerers",
-                ranks=answerers.workers * times,
-                cpus=answerers.cpus_per_worker or 1.0,
-                gpus=answerers.gpus_per_worker,
-                labels=answerers.labels,
-                resources=answerers.resources,
-            )
-        )
+        found.append(replace(_request("answerers", answerers, times), labels=answerers.labels))
     if job.startswith("sweep") and settings.sweep.gpus_per_trial:
         found.append(WorkerRequest(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
     return found
+
+
+def _request(name: str, group: GroupConfig, times: int) -> WorkerRequest:
+    return WorkerRequest(
+        name=name,
+        ranks=group.workers * times,
+        cpus=group.cpus_per_worker or 1.0,
+        gpus=group.gpus_per_worker,
+        labels=unreserved(group.labels),
+        resources={kind: count for kind, count in group.resources.items() if count},
+    )
 
 
 def _fit(answerers: AnswerersConfig, workers: WorkerRequest, times: int) -> bool:
@@ -137,57 +112,39 @@ def _fit(answerers: AnswerersConfig, workers: WorkerRequest, times: int) -> bool
 
 
 def groups(settings: Settings, job: KubeJob, plan: Plan) -> list[Pods]:
-    """The groups of pods with seats for all that the job has under way at once.
-
-    Args:
-        settings: from `for_pods`.
-        job: which.
-        plan: of `system(job)` with these settings, for machines that are not known.
-
-    Raises:
-        ConfigError: the memory of a rank is not known.
-    """
-    return [_pods(seats, _memory(seats, settings, plan), settings, store_gib(plan)) for seats in asked(settings, job)]
+    """The groups of pods with slots for all that the job has under way at once; the plan is that of `system(job)` with
+    these settings, from `for_pods`, for machines that are not known. A ConfigError if the memory of a rank is not
+    known."""
+    return [_pods(one, _memory(one, settings, plan), settings, store_gib(plan)) for one in requests(settings, job)]
 
 
-def _pods(seats: WorkerRequest, memory_each: float, settings: Settings, store: int) -> Pods:
-    """Pods with these seats.
-
-    Args:
-        seats: all of the group.
-        memory_each: bytes of one rank.
-        settings: how many share a pod.
-        store: GiB of each pod's object store.
-    """
-    together = min(settings.kube.workers_per_pod, seats.ranks)
+def _pods(request: WorkerRequest, memory_each: float, settings: Settings, store: int) -> Pods:
+    """Pods with these slots, a rank of `memory_each` bytes, and `store` GiB of object store in each pod."""
+    together = min(settings.kube.workers_per_pod, request.ranks)
     return Pods(
-        name=seats.name,
-        count=math.ceil(seats.ranks / together),
+        name=request.name,
+        count=math.ceil(request.ranks / together),
         ranks=together,
-        cpus=max(1, math.ceil(together * seats.cpus)),
-        gpus=math.ceil(together * seats.gpus),
+        cpus=max(1, math.ceil(together * request.cpus)),
+        gpus=math.ceil(together * request.gpus),
         memory=_rounded(together * memory_each + RAY) + store + 1,
         store=store,
-        labels=seats.labels or {ROLE: seats.name},
-        resources={kind: together * count for kind, count in seats.resources.items()},
+        labels=request.labels or {ROLE: request.name},
+        resources={kind: together * count for kind, count in request.resources.items()},
     )
 
 
-def _memory(seats: WorkerRequest, settings: Settings, plan: Plan) -> float:
-    """Bytes of host memory of one rank: told, or of the largest group that may have the seat."""
-    if seats.name == "trials":
+def _memory(request: WorkerRequest, settings: Settings, plan: Plan) -> float:
+    """Bytes of host memory of one rank: told, or of the largest group that may have the slot."""
+    if request.name == "trials":
         return _asking(settings, plan) + memory.process(True, "host")
     if settings.kube.memory_gib:
         return settings.kube.memory_gib * GIB
-    return max(_counted(group) for group in plan.groups if seats.name in ("workers", group.role.name))
+    return max(_counted(group) for group in plan.groups if request.name in ("workers", group.role.name))
 
 
 def _counted(group: PlannedGroup) -> int:
-    """Bytes of one rank, as the plan counts them.
-
-    Raises:
-        ConfigError: the plan knows nothing of the model.
-    """
+    """Bytes of one rank, as the plan counts them. A ConfigError if it knows nothing of the model."""
     if group.held is None:
         raise ConfigError(
             f"the memory of a rank of {group.role.name} is unknown, because its model is not on this machine; "
@@ -227,5 +184,5 @@ def store_gib(plan: Plan) -> int:
 
 
 def _rounded(size: float) -> int:
-    """GiB of memory in which `size` bytes are not yet a close call."""
+    """GiB of memory in which `size` bytes are not yet near the limit."""
     return math.ceil(size / CLOSE / GIB)

@@ -4,8 +4,8 @@
     storage.yaml    PersistentVolumeClaim (s3: and PersistentVolume)         network.yaml   NetworkPolicy
     job.yaml        RayJob; `standing`: cluster.yaml, a RayCluster           kustomization.yaml
 
-The driver runs in the head's pod, which has no seats; ranks sit in groups of pods that carry the labels the job asks
-for. A retry begins with new pods and the same run name, so it goes on from the run's folder.
+The driver runs in the head's pod, which has no slots; ranks run in groups of pods that carry the labels the job asks
+for. A retry begins with new pods and the same run name, so it resumes from the run's folder.
 """
 
 from __future__ import annotations
@@ -36,17 +36,8 @@ REMOTE = re.compile(r"[a-z0-9]+://")
 
 
 def render(settings: Settings, job: KubeJob, plan: Plan, standing: bool = False) -> dict[str, list[Manifest]]:
-    """Manifests by file name.
-
-    Args:
-        settings: all settings, as loaded.
-        job: what is run.
-        plan: of `pods.system(job)`, for machines that are not known.
-        standing: a RayCluster for `ray job submit` in place of a RayJob.
-
-    Raises:
-        ConfigError: settings that cannot work in pods.
-    """
+    """Manifests by file name, by the plan of `pods.system(job)` for machines that are not known; with `standing` a
+    RayCluster for `ray job submit` in place of a RayJob. A ConfigError for settings that cannot work in pods."""
     run = settings.run.name or run_folder(settings, job).name
     inside = pods.for_pods(settings, job, run)
     _refuse(inside)
@@ -59,7 +50,7 @@ def render(settings: Settings, job: KubeJob, plan: Plan, standing: bool = False)
         "storage.yaml": objects.storage(inside, labels),
         "network.yaml": objects.policies(inside, name, labels),
     }
-    told = told_apart(inside.model_dump(mode="json"), Settings().model_dump(mode="json"))
+    told = differences(inside.model_dump(mode="json"), Settings().model_dump(mode="json"))
     found["settings.yaml"][0]["data"] = {"settings.yaml": yaml.safe_dump(told, sort_keys=False, allow_unicode=True)}
     if standing:
         found["cluster.yaml"] = [named("ray.io/v1", "RayCluster", name, inside, labels, spec=spec)]
@@ -94,12 +85,12 @@ _Blocks.add_representer(
 )
 
 
-def told_apart(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+def differences(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     """Those values that are not the usual ones, at any depth."""
     found = {}
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(usual.get(key), dict):
-            if other := told_apart(value, usual[key]):
+            if other := differences(value, usual[key]):
                 found[key] = other
         elif key not in usual or value != usual[key]:
             found[key] = value
@@ -116,11 +107,7 @@ def name_of(run: str) -> str:
 
 
 def _refuse(settings: Settings) -> None:
-    """Stops settings that would only fail in the pods.
-
-    Raises:
-        ConfigError: a path that pods do not see; autoscaling and a queue.
-    """
+    """Stops settings that would only fail in the pods, by a ConfigError."""
     kube = settings.kube
     if kube.queue and kube.autoscaling:
         raise ConfigError(

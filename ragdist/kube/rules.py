@@ -11,7 +11,6 @@ import yaml
 from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 LONGEST = {"RayJob": 47, "RayCluster": 53}
@@ -124,8 +123,8 @@ def _deletion(spec: Body) -> Iterator[Violation]:
 def _authentication(path: str, spec: Body, kind: str) -> Iterator[Violation]:
     tokens, by_kubernetes = at(spec, "authOptions.mode") == "token", at(spec, "authOptions.enableK8sTokenAuth")
     version = str(spec.get("rayVersion", ""))
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if tokens and (not found or (int(found[1]), int(found[2])) < TOKENS_SINCE):
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if tokens and (not match or (int(match[1]), int(match[2])) < TOKENS_SINCE):
         yield Violation(f"{path}.rayVersion", repr(version), "2.52.0 or later with authOptions.mode: token")
     if by_kubernetes and (kind == "RayJob" or not tokens):
         wanted = "none in a RayJob" if kind == "RayJob" else "authOptions.mode: token beside it"
@@ -135,8 +134,7 @@ def _authentication(path: str, spec: Body, kind: str) -> Iterator[Violation]:
 def _tolerance(path: str, spec: Body, document: Manifest) -> Iterator[Violation]:
     """GCS fault tolerance and Redis."""
     head = at(spec, "headGroupSpec", {})
-    containers = mappings(head, "template.spec.containers")
-    names = {str(one.get("name")) for one in mappings(containers[0], "env")} if containers else set()
+    names = {str(one.get("name")) for one in _head_env(spec)}
     where = f"{path}.headGroupSpec.template.spec.containers[0].env"
     params = at(head, "rayStartParams", {})
     tolerant = "gcsFaultToleranceOptions" in spec
@@ -153,11 +151,14 @@ def _tolerance(path: str, spec: Body, document: Manifest) -> Iterator[Violation]
         )
 
 
+def _head_env(spec: Body) -> list[Body]:
+    containers = mappings(spec, "headGroupSpec.template.spec.containers")
+    return mappings(containers[0], "env") if containers else []
+
+
 def _scaling(path: str, spec: Body) -> Iterator[Violation]:
     scales = bool(spec.get("enableInTreeAutoscaling"))
-    containers = mappings(spec, "headGroupSpec.template.spec.containers")
-    env = mappings(containers[0], "env") if containers else []
-    switch = [one for one in env if one.get("name") == "RAY_enable_autoscaler_v2"]
+    switch = [one for one in _head_env(spec) if one.get("name") == "RAY_enable_autoscaler_v2"]
     where = f"{path}.headGroupSpec.template.spec.containers[0].env"
     if switch and not scales and str(switch[0].get("value")) in ("1", "true"):
         yield Violation(where, "RAY_enable_autoscaler_v2", "enableInTreeAutoscaling: true beside it")

@@ -32,14 +32,8 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Schemas:
-    """The schemas of a folder of CustomResourceDefinitions, read when first needed.
-
-    Args:
-        folder: with one YAML file for each kind.
-
-    Raises:
-        ConfigError: the folder has none.
-    """
+    """The schemas of a folder of CustomResourceDefinitions, a YAML file for each kind, read when first needed. A
+    ConfigError if it has none."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +54,8 @@ class Schemas:
         if versions is None:
             yield Violation("kind", f"{document.kind} has no schema in {self.folder}", "its CustomResourceDefinition")
         elif version not in versions:
-            yield Violation("apiVersion", document.body.get("apiVersion", "missing"), _served(versions))
+            served = " or ".join(f"ray.io/{version}" for version in versions)
+            yield Violation("apiVersion", document.body.get("apiVersion", "missing"), served)
         else:
             schema = versions[version]
             body = defaulted(schema, copy.deepcopy(document.body))
@@ -73,10 +68,6 @@ class Schemas:
             if f"kind: {kind}\n".encode() in text:
                 return _kept(text)
         return None
-
-
-def _served(versions: dict[str, Any]) -> str:
-    return " or ".join(f"ray.io/{version}" for version in versions)
 
 
 def _kept(text: bytes) -> dict[str, Any]:
@@ -94,8 +85,7 @@ def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragdist" / "schemas"
     path = home / f"{name}.json"
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        return found
+        return dict(json.loads(path.read_bytes()))
     made = make()
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def example_batches(
 
 
 class ModelAnswerer:
-    """Plays Answerer with one model, or with several that share a base.
+    """Implements Answerer with one model, or with several that share a base.
 
     Args:
         models: causal language models; none shares a module with another, see `lm.shared`.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ Stream = Iterator[list[Written]]
 
 
 class ConcurrentWriters:
-    """Plays Writer with several: each prompt goes to the one that its `model` names, and they write at once.
+    """Implements Writer with several: each prompt goes to the one that its `model` names, and they write at once.
 
     Texts are those of the writers used one after the other.
 
@@ -32,16 +33,7 @@ class ConcurrentWriters:
     def __init__(self, writers: Sequence[Writer]) -> None:
         self.writers = writers
 
-    def write(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int,
-        samples: int = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Stream:
+    def write(self, prompts: Sequence[Prompt], **how: Any) -> Stream:
         """The microbatches of all writers, as they are finished.
 
         No writer is more than one microbatch ahead of what was taken. An error in a thread arrives as itself; then, and
@@ -50,20 +42,7 @@ class ConcurrentWriters:
         parts: list[list[Prompt]] = [[] for _ in self.writers]
         for prompt in prompts:
             parts[prompt.model].append(prompt)
-        return _at_once(
-            [
-                writer.write(
-                    part,
-                    max_new_tokens=max_new_tokens,
-                    samples=samples,
-                    temperature=temperature,
-                    top_p=top_p,
-                    seed=seed,
-                )
-                for writer, part in zip(self.writers, parts, strict=True)
-                if part
-            ]
-        )
+        return _at_once([writer.write(part, **how) for writer, part in zip(self.writers, parts, strict=True) if part])
 
 
 def _at_once(streams: Sequence[Stream]) -> Stream:
@@ -76,7 +55,9 @@ def _at_once(streams: Sequence[Stream]) -> Stream:
             under_way[thread.submit(_next, stream, max(1, cores // len(streams)))] = thread, stream
         while under_way:
             finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in sorted(finished, key=_failed):  # what is written comes first
+            for future in sorted(
+                finished, key=lambda done: done.exception() is not None
+            ):  # what is written comes first
                 thread, stream = under_way.pop(future)
                 batch = future.result()
                 if batch is not None:
@@ -84,10 +65,6 @@ def _at_once(streams: Sequence[Stream]) -> Stream:
                     yield batch
                 else:
                     thread.submit(give_back_freed_memory)
-
-
-def _failed(done: Future[list[Written] | None]) -> bool:
-    return done.exception() is not None
 
 
 def _next(stream: Stream, cores: int) -> list[Written] | None:

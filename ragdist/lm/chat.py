@@ -26,7 +26,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ragdist.errors import ModelError
+from ragdist.errors import ModelError, first_line
 
 log = logging.getLogger("ragdist")
 
@@ -107,7 +107,7 @@ def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
     try:
         template = _undated(str(tokenizer.get_chat_template()))
     except ValueError as error:
-        raise ModelError(_why(source, f"its chat template cannot be read: {_line(error)}")) from None
+        raise ModelError(_why(source, f"its chat template cannot be read: {first_line(error):.200}")) from None
     for folded in (False, True):
         for parts in (False, True):
             found = _tried(tokenizer, Chat(template, parts, folded, ""))
@@ -148,7 +148,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence
         problem = f"its chat template takes longer than {RENDER_S:g} s"
         raise ModelError(_why(tokenizer.name_or_path, problem)) from None
     except Exception as error:  # whatever the code of a template makes of a text
-        raise _Fails(f"its chat template fails: {type(error).__name__}: {_line(error)}") from None
+        raise _Fails(f"its chat template fails: {type(error).__name__}: {first_line(error):.200}") from None
 
 
 def own_words(tokenizer: PreTrainedTokenizerBase, chat: Chat | None) -> list[str]:
@@ -283,10 +283,6 @@ def _why(source: str, problem: str) -> str:
         f"model.source={source!r}: {problem}; correct the template in the model's folder (chat_template.jinja), or set "
         "model.source to another model"
     )
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
 
 
 @contextmanager

@@ -71,8 +71,7 @@ def finish(checkpoint: Path, keep: int) -> None:
 def last_said(folder: Path, step: int) -> dict[str, float] | None:
     """Metrics of the step that the checkpoint below `folder` was written after; None where there is none."""
     about = folder / CHECKPOINTS / f"checkpoint-{step}" / ABOUT
-    found: dict[str, float] | None = read_json(about).get("said") if about.exists() else None
-    return found
+    return read_json(about).get("said") if about.exists() else None
 
 
 def new_model(folder: Path) -> AbstractContextManager[Path]:
@@ -82,6 +81,15 @@ def new_model(folder: Path) -> AbstractContextManager[Path]:
     bits.
     """
     return atomic_folder(folder / MODEL, first_wins=True)
+
+
+def agreed(folder: Path) -> Path | None:
+    """Collective: `newest` as rank 0 sees it, as a shared folder may look older on another machine."""
+    import torch.distributed as dist
+
+    chosen = [newest(folder) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(chosen)
+    return chosen[0]
 
 
 def newest(folder: Path) -> Path | None:

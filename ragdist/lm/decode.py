@@ -1,7 +1,7 @@
 """Writing one token after another on a CPU without waste: keys and values with room ahead, attention by head group.
 
 A step of transformers copies all keys and values to append one to each, and copies them again for every query head
-that shares them; in bfloat16 torch's attention then packs them anew. For SmolLM2 that was more than half of a step.
+that shares them; in bfloat16 torch's attention then packs them again. For SmolLM2 that was more than half of a step.
 
 Axes: R texts, H query heads, G key and value heads, T tokens so far, D size of a head.
 """

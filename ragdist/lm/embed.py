@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ragdist.errors import ConfigError, ModelError
+from ragdist.errors import ConfigError, ModelError, first_line
 from ragdist.lm.hub import snapshot
 from ragdist.lm.source import commit
 from ragdist.lm.zero import quiet
@@ -28,7 +28,7 @@ STEP = 16
 
 
 class SentenceEmbedder:
-    """Plays Embedder; the model is loaded when the first text comes.
+    """Implements Embedder; the model is loaded when the first text comes.
 
     A matrix product of another shape sums in another order, which moves the last bits of a row. So every pass through
     the model has the same number of rows, one on a CPU, and a length that is the text's own, rounded up.
@@ -112,7 +112,7 @@ class SentenceEmbedder:
                     model_kwargs={"use_safetensors": True},
                 )
         except (OSError, ValueError, ImportError, KeyError) as error:  # what its readers make of a folder's content
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
             raise ModelError(
                 f"retrieval.embedder={self.source!r} cannot be loaded ({reason}); wanted a sentence-transformers model "
                 "with .safetensors and no code of its own"

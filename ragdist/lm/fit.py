@@ -102,18 +102,17 @@ def fit(
 
 
 def _trainer(subject: TrainerSpec, plan: RowSchedule, folder: Path, settings: Settings) -> tuple[Any, Path | None]:
-    """The subject's trainer, and the checkpoint that it goes on from."""
+    """The subject's trainer, and the checkpoint that it resumes from."""
     resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
     arguments = subject.arguments(_arguments(folder, settings, len(plan.useful)), settings)
-    found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
+    resume = checkpoints.agreed(folder / CHECKPOINTS)
     # after the arguments: they tell transformers to shard at loading
     model = add_lora(subject.base(settings), settings.train.lora, settings.seed, subject.task)
     trainer = subject.trainer(model, arguments, plan, settings)
     if not settings.train.stage(settings.cluster.workers, dtype_of(settings.model).itemsize):
         trainer.clip = settings.train.gradient_clip
     trainer.remove_callback(PrinterCallback)
-    return trainer, found[0]
+    return trainer, resume
 
 
 def _arguments(folder: Path, settings: Settings, steps: int) -> dict[str, Any]:

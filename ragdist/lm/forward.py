@@ -41,7 +41,7 @@ def shares_prompt(rows: Sequence[Bundle], shape: Any) -> bool:
 
 
 class Sequences:
-    """Plays `algo.losses.Forward` on the rows of one microbatch.
+    """Implements `algo.losses.Forward` on the rows of one microbatch.
 
     Args:
         model: called as a causal language model of transformers is.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragdist.errors import ModelError
+from ragdist.errors import ModelError, first_line
 from ragdist.lm.zero import quiet
 from ragdist.tracking.progress import say
 
@@ -47,7 +47,7 @@ def snapshot(source: str, revision: str = "", *, wanted: Sequence[str], unwanted
                 say(f"downloading {source} from the hub")
             return fetch(offline=False)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(
             f"{knob}={source!r} is no folder here, and the hub did not give it ({type(error).__name__}: {reason}); "
             f"correct {knob}, set it to a folder, or check the network"

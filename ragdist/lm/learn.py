@@ -68,12 +68,8 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
     if step < warm:
         return train.learning_rate * step / warm
     done = (step - warm) / max(1, steps - warm)
-    share = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
-        "linear": 1 - done,
-        "constant_with_warmup": 1.0,
-    }[train.schedule]
-    return train.learning_rate * share
+    shares = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant_with_warmup": 1.0}
+    return train.learning_rate * shares[train.schedule]
 
 
 class Learning:

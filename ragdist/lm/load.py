@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +15,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ragdist.config import LoraConfig, ModelConfig
+from ragdist.config.block import digest
 from ragdist.config.hardware import native_bfloat16
 from ragdist.draws import rng_for
-from ragdist.errors import ConfigError, ModelError
+from ragdist.errors import ConfigError, ModelError, first_line
 from ragdist.lm.chat import USER, Breaker, Chat, breaker, open_chat, own_words, render
 from ragdist.lm.memory import enough, keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
@@ -37,7 +36,7 @@ THOUGHT = re.compile(r"think|thought|reason|<\|(?:channel|message)\|>", re.IGNOR
 
 @dataclass(frozen=True)
 class ModelCodec:
-    """Plays Codec on a transformers tokenizer; pickles."""
+    """Implements Codec on a transformers tokenizer; pickles."""
 
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
@@ -86,7 +85,7 @@ def load_codec(config: ModelConfig) -> ModelCodec:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(config), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model.source={config.source!r} has no tokenizer that loads ({_line(error)}); "
+            f"model.source={config.source!r} has no tokenizer that loads ({first_line(error)}); "
             "put the base model's tokenizer files into its folder"
         ) from None
     if not tokenizer.is_fast:
@@ -102,9 +101,8 @@ def load_codec(config: ModelConfig) -> ModelCodec:
     made_of = [tokenizer.backend_tokenizer.to_str(), end, harmless.words, harmless.joiner]
     if spoken:
         made_of += [spoken.template, spoken.whole, render(tokenizer, spoken, spoken.messages(USER))]
-    fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
     thoughts = frozenset(number for number, token in _special(tokenizer).items() if THOUGHT.search(token))
-    return ModelCodec(tokenizer, fingerprint, end, spoken, harmless, thoughts)
+    return ModelCodec(tokenizer, digest(made_of), end, spoken, harmless, thoughts)
 
 
 def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedModel:
@@ -174,20 +172,13 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int = 0, task: Mo
             return peft.get_peft_model(model, shape)
         except ValueError as error:
             raise ConfigError(
-                f"train.lora.targets={list(config.targets)} does not fit this model: {_line(error)}"
+                f"train.lora.targets={list(config.targets)} does not fit this model: {first_line(error)}"
             ) from None
 
 
 def read(auto: Any, config: ModelConfig, folder: Path, *, training: bool, **shape_of: Any) -> tuple[Any, set[str]]:
-    """The model in `folder`, and the names of its weights that the folder does not hold.
-
-    Args:
-        auto: class of transformers that reads it.
-        config: how it is held; also decides whether code of its own may run.
-        folder: with safetensors.
-        training: leave device and shards to DeepSpeed.
-        shape_of: changes to its configuration.
-    """
+    """The model in `folder`, as the class `auto` of transformers reads it, and the names of its weights that the folder
+    does not hold; `training` leaves device and shards to DeepSpeed, `shape_of` changes its configuration."""
     keep_freed_memory()
     options: dict[str, Any] = {"trust_remote_code": _trusted(config), "local_files_only": True}
     shape = AutoConfig.from_pretrained(folder, **shape_of, **options)
@@ -261,12 +252,8 @@ def _trusted(config: ModelConfig) -> bool:
     return bool(config.source) and config.allow_remote_code == config.source
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 def _why_not(config: ModelConfig, error: Exception, wanted: str) -> str:
-    what = f"model.source={config.source!r} does not load: {_line(error)}"
+    what = f"model.source={config.source!r} does not load: {first_line(error)}"
     if "trust_remote_code" in str(error):
         return (
             f"model.source={config.source!r} comes with Python code of its own; "

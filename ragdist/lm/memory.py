@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST, SMALL = 2**31 - 1, 2**17
@@ -56,7 +56,7 @@ def enough(remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error).strip().partition("\n")[0].partition(" Including non-PyTorch")[0]
+        said = first_line(error).partition(" Including non-PyTorch")[0]
         if not any(words in said for words in FULL):
             raise
         raise ConfigError(f"memory ran out: {said.rstrip('.')}; {remedy}, or end what else is at work there") from None

@@ -41,7 +41,7 @@ def beginning(examples: Sequence[Example]) -> tuple[int, ...]:
 
 
 class ModelReader:
-    """Plays Reader on a causal language model; logits are made where answers are, nowhere else."""
+    """Implements Reader on a causal language model; logits are made where answers are, nowhere else."""
 
     def __init__(self, model: PreTrainedModel, tokens_per_batch: int) -> None:
         self.model: Any = model

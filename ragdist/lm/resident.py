@@ -1,6 +1,6 @@
 """A model that stays in memory over many phases of work and learning: one rank's part of it.
 
-Lives in a process whose torch process group exists already, or makes one of its own. Plays `roles.Model` between
+Lives in a process whose torch process group exists already, or makes one of its own. Implements `roles.Model` between
 `open_phase` and `close_phase`, and learns between `begin` and `finish`; whatever is marked collective is called by
 every rank. Weights of version N are what `folder/model` of the phase that made it holds, to the bit.
 
@@ -71,8 +71,8 @@ class Resident:
         self._learning: Learning | None = None
         self._folder, self._step = Path(), 0
         self._said: dict[str, float] | None = None
-        room = settings.evaluation.tokens_per_batch
-        self._writer, self._reader = ModelWriter(self.module, self._codec, room), ModelReader(self.module, room)
+        self._tokens_per_batch = settings.evaluation.tokens_per_batch
+        self._writer = ModelWriter(self.module, self._codec, self._tokens_per_batch)
 
     @property
     def codec(self) -> Codec:
@@ -97,24 +97,14 @@ class Resident:
         """Collective: the end of what `open_phase` began."""
         self._phase.close()
 
-    def write(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int,
-        samples: int = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[list[Written]]:
+    def write(self, prompts: Sequence[Prompt], **how: Any) -> Iterator[list[Written]]:
         """See `roles.Writer`."""
-        return self._writer.write(
-            prompts, max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, top_p=top_p, seed=seed
-        )
+        return self._writer.write(prompts, **how)
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
         """See `roles.Reader`."""
-        return self._reader.read(examples)
+        # A reader keeps keys and values of what it read, and these weights learn: a new one each time.
+        return ModelReader(self.module, self._tokens_per_batch).read(examples)
 
     def begin(self, loss: LossOf, rows: Sequence[Bundle], prepare: Prepare | None, folder: Path) -> tuple[int, int]:
         """Collective: begins to learn with a fresh optimizer, or goes on from the newest finished checkpoint.
@@ -142,10 +132,8 @@ class Resident:
         self.engine.basic_optimizer.state.clear()
         if hasattr(self.engine.optimizer, "refresh_fp32_params"):
             self.engine.optimizer.refresh_fp32_params()
-        found = [checkpoints.newest(folder / CHECKPOINTS) if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(found)  # one rank decides: a shared folder may look older on another machine
-        if found[0]:
-            self._resume(found[0])
+        if resume := checkpoints.agreed(folder / CHECKPOINTS):
+            self._resume(resume)
         else:
             with zero.quiet(), enough(LESS):
                 self._learning.prepare()
@@ -168,7 +156,7 @@ class Resident:
         return said
 
     def checkpoint(self) -> None:
-        """Collective: keeps what was learned so far, so that a later `begin` goes on from here to the same bits."""
+        """Collective: keeps what was learned so far, so that a later `begin` resumes from here to the same bits."""
         target = self._folder / CHECKPOINTS / f"checkpoint-{self._step}"
         done = [target in checkpoints.complete(target.parent)]
         dist.broadcast_object_list(done)

@@ -100,5 +100,5 @@ def features(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
 
 
 def packs(settings: Settings) -> bool:
-    """Whether rows go through the model end to end, without padding: the flash kernels can tell them apart."""
+    """Whether rows go through the model end to end, without padding: the flash kernels can distinguish them."""
     return settings.model.attention.startswith("flash")

@@ -52,10 +52,7 @@ def pad(rows: Sequence[Sequence[int]], device: Any = None) -> dict[str, Tensor]:
     longest = max(map(len, rows))
     ids = [[*row, *[0] * (longest - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
-    return {
-        "input_ids": torch.tensor(ids, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
-    }
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def scoring_batches(rows: Iterable[tuple[int, ...]], tokens_per_batch: int) -> Iterator[list[tuple[int, ...]]]:
@@ -65,7 +62,7 @@ def scoring_batches(rows: Iterable[tuple[int, ...]], tokens_per_batch: int) -> I
 
 
 class ModelScorer:
-    """Plays Scorer on a sequence classifier.
+    """Implements Scorer on a sequence classifier.
 
     In float32 a confidence does not depend on the pairs beside it, nor do its bits on the order of the pairs.
 
@@ -123,7 +120,7 @@ def load_classifier(config: ModelConfig, *, training: bool = False, seed: int = 
 def load_scorer(config: ModelConfig, folder: Path) -> Any:
     """The classifier that was tuned from `model.source` into `folder`: an adapter with its head, or a whole model.
 
-    The head works in float32, whatever the rest does: confidences that are close are told apart.
+    The head works in float32, whatever the rest does: confidences that are close are distinguished.
 
     Raises:
         ModelError: it is no scorer, was tuned from another model, or does not load.
@@ -133,7 +130,11 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
         refuse_other_base(config, resolve(config), folder)
         base = load_classifier(config)
         with named(own, "what was tuned as a scorer"):
-            _check_adapter(folder)
+            from peft import PeftConfig
+
+            kind = PeftConfig.from_pretrained(str(folder)).task_type
+            if kind != "SEQ_CLS":
+                raise ValueError(f"it is an adapter for {kind}, without a score head")
             model = with_adapter(base, folder)
     else:
         with named(own, "what was tuned as a scorer"):
@@ -143,14 +144,6 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
             model = reading_last(model)
     model.get_submodule(HEAD).float()
     return model.eval()
-
-
-def _check_adapter(folder: Path) -> None:
-    from peft import PeftConfig
-
-    kind = PeftConfig.from_pretrained(str(folder)).task_type
-    if kind != "SEQ_CLS":
-        raise ValueError(f"it is an adapter for {kind}, without a score head")
 
 
 def reading_last(model: Any) -> Any:

@@ -66,7 +66,7 @@ class SharedBase:
             whole: PreTrainedModel = load_scorer(self.config, folder)
             return whole
         model = self._adapted(self._headed(), folder, asked, "SEQ_CLS")
-        model.get_submodule(HEAD).float()  # as in `load_scorer`: confidences that are close are told apart
+        model.get_submodule(HEAD).float()  # as in `load_scorer`: confidences that are close are distinguished
         role: PreTrainedModel = reading_last(model)
         return role
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.config import ModelConfig
-from ragdist.errors import ModelError, StorageError
+from ragdist.errors import ModelError, StorageError, first_line
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
 from ragdist.storage.atomic import atomic_folder, translate_errors
@@ -132,7 +132,7 @@ def _convert(gguf: Path, final: Path) -> None:
             model.save_pretrained(half)
             tokenizer.save_pretrained(half)
     except (ValueError, LookupError, struct.error) as error:  # what a torn or unknown file makes of its readers
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(f"{gguf} cannot be converted ({reason}); set model.source to another model") from None
     except SafetensorError as error:
         raise StorageError(f"cannot write below {final.parent}: {error}; free space or set XDG_CACHE_HOME") from None

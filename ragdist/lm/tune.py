@@ -1,7 +1,7 @@
 """Rows -> a tuned model, on DeepSpeed ZeRO, in the process group that this process is in.
 
 Every rank calls `tune` with the same arguments. The rows of a step, the microbatches they form and the loss do not
-depend on how many ranks there are; a run that was killed goes on from its newest checkpoint and ends with the same
+depend on how many ranks there are; a run that was killed resumes from its newest checkpoint and ends with the same
 bits.
 
     answers     Example -> a model that writes the target: TRL's SFTTrainer, below

@@ -29,7 +29,7 @@ def writing_batches(
 
 
 class ModelWriter:
-    """Plays Writer on a causal language model.
+    """Implements Writer on a causal language model.
 
     In float32 a text does not depend on the batch that it is written in. In bfloat16 rounding does, and can turn
     a near tie of two tokens; there the same prompts with the same `tokens_per_batch` give the same texts, in any order.

@@ -1,7 +1,7 @@
-"""Whether a job's groups fit into the machines: seats, memory, settings that contradict each other.
+"""Whether a job's groups fit into the machines: slots, memory, settings that contradict each other.
 
-A problem is sure when nothing could make it work (no seat, or less memory than the states alone take); all others
-are close calls. Where machines or a model are not known there is no problem.
+A problem is sure when nothing could make it work (no slot, or less memory than the states alone take); all others
+are near the limit. Where machines or a model are not known there is no problem.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.plan import memory, seats
 from ragdist.plan.memory import ModelFootprint, Part, Place, Work, Writing
-from ragdist.plan.seats import GIB, Node, Role, Seats
+from ragdist.plan.seats import GIB, Node, Placement, Role
 from ragdist.plan.shape import Shape
 
 CLOSE = 0.9
-"""Share of a machine's or card's memory from which a plan is a close call."""
+"""Share of a machine's or card's memory from which a plan is near the limit."""
 KEPT = 0.75
 """Share of the counted activations without which no step can do, whatever the kernel, LoRA or not."""
 Crowd = Sequence[tuple["PlannedGroup", int]]
@@ -78,26 +78,23 @@ class Problem:
     text: str
 
 
-def seat(
+def place_groups(
     groups: Sequence[PlannedGroup], nodes: Sequence[Node] | None, *, side_by_side: bool
-) -> tuple[list[Seats], list[Problem]]:
-    """Who sits where, turn by turn.
+) -> tuple[list[Placement], list[Problem]]:
+    """Where the groups are placed, turn by turn; machines that are not known (None) place nobody.
 
-    Args:
-        groups: all of the job.
-        nodes: None is not known, and seats nobody.
-        side_by_side: they need each other; else the first two share a turn where there is room, the rest comes after.
+    `side_by_side`: they need each other; else the first two share a turn where there is room, the rest comes after.
     """
     if nodes is None:
         return [], []
     roles = [group.role for group in groups]
     together = roles if side_by_side else roles[:2]
-    if side_by_side or seats.sit(together, nodes):
+    if side_by_side or seats.place(together, nodes):
         turns = [together, *([role] for role in roles[len(together) :])]
     else:
         turns = [[role] for role in roles]
-    found = [(turn, seats.sit(turn, nodes)) for turn in turns]
-    why = _no_card if all(node.here and node.gpus == 0 for node in nodes) and any(r.gpus for r in roles) else _no_seats
+    found = [(turn, seats.place(turn, nodes)) for turn in turns]
+    why = _no_card if all(node.here and node.gpus == 0 for node in nodes) and any(r.gpus for r in roles) else _no_slots
     missing = [Problem(sure=True, text=why(turn, groups, nodes)) for turn, sat in found if sat is None]
     return [sat for _, sat in found if sat is not None], missing
 
@@ -110,25 +107,24 @@ def _no_card(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Seque
         if group.role.gpus and any(group.role is role for role in roles)
     ]
     if not knobs:
-        return _no_seats(roles, groups, nodes)
+        return _no_slots(roles, groups, nodes)
     return (
         f"this machine has no GPU; set {' '.join(dict.fromkeys(knobs))} to train on its CPUs, send the job to a "
         "cluster (`ragdist submit`), or plan for other machines with --nodes 1x8xA100-80GB"
     )
 
 
-def without_a_card(settings: Settings, groups: Sequence[PlannedGroup]) -> Iterator[Problem]:
+def without_a_card(settings: Settings, groups: Sequence[PlannedGroup]) -> Iterator[str]:
     """What is asked of the CPU and only GPUs can do."""
     attention = settings.model.attention
     if attention.startswith("flash") and any(not group.role.gpus for group in groups):
-        yield Problem(
-            sure=True,
-            text=f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
-            "gpus_per_worker=0 trains on CPUs; set model.attention=sdpa",
+        yield (
+            f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
+            "gpus_per_worker=0 trains on CPUs; set model.attention=sdpa"
         )
 
 
-def _no_seats(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:
+def _no_slots(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:
     wanted, knobs = [], []
     for role in roles:
         takes = f"{role.cpus:g} CPUs" + f" and {role.gpus:g} GPUs" * bool(role.gpus)
@@ -139,18 +135,17 @@ def _no_seats(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequ
         prefix = workers.removesuffix("workers")
         knobs += [workers, f"{prefix}cpus_per_worker"] + [f"{prefix}gpus_per_worker"] * bool(role.gpus)
     have = "; ".join(describe(node) for node in nodes[:4]) + f"; and {len(nodes) - 4} more" * (len(nodes) > 4)
-    return f"no seats for {' beside '.join(wanted)}; there is {have}; lower {', '.join(knobs)}, or add machines"
+    return f"no slots for {' beside '.join(wanted)}; there is {have}; lower {', '.join(knobs)}, or add machines"
 
 
 def contradictions(
     settings: Settings, groups: Sequence[PlannedGroup], width: int, model: Shape | None
-) -> Iterator[Problem]:
+) -> Iterator[str]:
     """Settings that `lm` would refuse later, when the data is made and a model is loaded."""
     if model and model.longest and settings.model.max_tokens > model.longest:
-        yield Problem(
-            sure=True,
-            text=f"model.max_tokens={settings.model.max_tokens} is more than {settings.model.source!r} can read "
-            f"({model.longest}); set model.max_tokens={model.longest} or less",
+        yield (
+            f"model.max_tokens={settings.model.max_tokens} is more than {settings.model.source!r} can read "
+            f"({model.longest}); set model.max_tokens={model.longest} or less"
         )
     for group in groups:
         if group.held is None or group.work is None:
@@ -158,7 +153,7 @@ def contradictions(
         try:
             group.held.train.check_precision(width, group.knobs)
         except ConfigError as error:
-            yield Problem(sure=True, text=str(error))
+            yield str(error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,15 +174,9 @@ class Load:
         return self.node.ram_gib if self.place == "host" else self.node.gpu_gib
 
 
-def loads(groups: Sequence[PlannedGroup], nodes: Sequence[Node], turns: Sequence[Seats], driver: int) -> list[Load]:
-    """The loads of all machines in all turns; of those that are alike the first.
-
-    Args:
-        groups: all of the job.
-        nodes: all machines.
-        turns: who sits where.
-        driver: bytes beside the ranks on the first machine.
-    """
+def loads(groups: Sequence[PlannedGroup], nodes: Sequence[Node], turns: Sequence[Placement], driver: int) -> list[Load]:
+    """The loads of all machines in all turns; of those that are alike the first. The driver's bytes are on the first
+    machine."""
     by_name = {group.role.name: group for group in groups}
     found: dict[tuple[object, ...], Load] = {}
     for turn in turns:

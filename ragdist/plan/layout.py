@@ -1,6 +1,6 @@
 """What a job will take, before anything is started: pure arithmetic over settings, machines and finished stages.
 
-    settings + machines -> groups -> seats              `seats.py`
+    settings + machines -> groups -> placement          `seats.py`
              + the model's shape -> bytes of a rank     `shape.py`, `memory.py`
              -> rows, steps, money                      `workload.py`, bounds; counted in this machine's stages if asked
              -> what surely does not fit, what is close, and which setting to change    `fits.py`
@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ragdist.config import DUET_ROLES, Settings, TrainConfig
+from ragdist.config import DUET_ROLES, ClusterConfig, GroupConfig, Settings, TrainConfig
 from ragdist.config.hardware import native_bfloat16
 from ragdist.errors import ConfigError
 from ragdist.plan import fits, shape, workload
 from ragdist.plan.fits import Load, PlannedGroup, Problem
 from ragdist.plan.memory import LIBRARIES, ModelFootprint, Work, Writing
-from ragdist.plan.seats import Node, Role, Seats
+from ragdist.plan.seats import Node, Placement, Role, unreserved
 from ragdist.plan.shape import Shape
 from ragdist.plan.workload import Here, RowCount, TeacherCalls
 from ragdist.storage.tables import KEPT_TABLES
@@ -45,7 +45,7 @@ class Plan:
     nodes: Sequence[Node] | None
     """None: a cluster that was not described."""
     groups: Sequence[PlannedGroup]
-    turns: Sequence[Seats]
+    turns: Sequence[Placement]
     """Who sits where, one turn after another."""
     loads: Sequence[Load]
     """What that comes to on each machine and its fullest card; of those that are alike the first."""
@@ -65,30 +65,23 @@ class Plan:
 
 
 def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here | None = None) -> Plan:
-    """The plan of a job.
+    """The plan of a job; without `nodes` on a cluster that is not known from here.
 
-    Args:
-        settings: all settings.
-        job: which system.
-        nodes: the machines; None are those of a cluster that is not known from here.
-        here: counts in what this machine's runs left; None takes settings and the model's files alone, so that the
-            plan is the same wherever it is made.
-
-    Raises:
-        ModelError: `model.source` names a package that is not there.
+    `here` counts in what this machine's runs left; without it settings and the model's files alone count, so that the
+    plan is the same wherever it is made. A ModelError if `model.source` names a package that is not there.
     """
     cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
     width, rows = _width(settings, nodes or ()), workload.examples(settings, here)
-    groups = _sides(settings, width, cores) if job == "atm" else _lessons(settings, job, width, rows, cores)
-    turns, problems = fits.seat(groups, nodes, side_by_side=job == "atm")
+    groups = _sides(settings, width, cores) if job == "atm" else _tuned_groups(settings, job, width, rows, cores)
+    turns, problems = fits.place_groups(groups, nodes, side_by_side=job == "atm")
     if answering := _answerers(settings, job, nodes, width, cores):
-        turn, missing = fits.seat(answering, nodes, side_by_side=True)
+        turn, missing = fits.place_groups(answering, nodes, side_by_side=True)
         groups, turns, problems = [*groups, *answering], [*turns, *turn], [*problems, *missing]
     model = shape.read(settings.model)
     driver = _driver(settings, job, model, width, groups)
     known = nodes is not None or settings.model.dtype != "auto"
-    problems += fits.contradictions(settings, groups, width if known else 4, model)
-    problems += fits.without_a_card(settings, groups)
+    refused = fits.contradictions(settings, groups, width if known else 4, model)
+    problems += [Problem(sure=True, text=text) for text in (*refused, *fits.without_a_card(settings, groups))]
     loads = fits.loads(groups, nodes or (), turns, driver)
     problems += fits.too_much(loads)
     timed = job == "raft" and rows.tokens and here and (nodes is None or any(node.here for node in nodes))
@@ -113,11 +106,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
 
 
 def check(plan: Plan) -> list[str]:
-    """Passes what can work: the close calls, a sentence each.
-
-    Raises:
-        ConfigError: something surely cannot fit.
-    """
+    """Passes what can work: a sentence for all near the limit, or a ConfigError if something surely cannot fit."""
     for problem in plan.problems:
         if problem.sure:
             raise ConfigError(problem.text)
@@ -133,16 +122,14 @@ def _width(settings: Settings, nodes: Sequence[Node]) -> int:
     return 2 if any(node.here for node in nodes) and native_bfloat16() else 4
 
 
-def _lessons(settings: Settings, job: Job, width: int, rows: RowCount, cores: float | None) -> list[PlannedGroup]:
+def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, cores: float | None) -> list[PlannedGroup]:
     """The groups of a Ray Train job, one for each model that is tuned."""
-    cluster = settings.cluster
-    cpus = cluster.cpus_per_worker or (cores / cluster.workers if cores else 1.0)
-    lessons = {"train": settings.train}
+    tuned = {"train": settings.train}
     if job == "duet":
-        lessons = {name: getattr(settings.duet, name) for name in DUET_ROLES}
+        tuned = {name: getattr(settings.duet, name) for name in DUET_ROLES}
     return [
         PlannedGroup(
-            role=(role := Role(name=name, ranks=cluster.workers, cpus=cpus, gpus=cluster.gpus_per_worker)),
+            role=(role := _role(name, settings.cluster, settings.cluster.workers, cores)),
             knobs=name if job == "raft" else f"duet.{name}",
             workers="cluster.workers",
             held=_held(settings, "", train, role, width),
@@ -154,7 +141,7 @@ def _lessons(settings: Settings, job: Job, width: int, rows: RowCount, cores: fl
             ),
             exact=rows.exact and job == "raft",
         )
-        for name, train in lessons.items()
+        for name, train in tuned.items()
     ]
 
 
@@ -167,13 +154,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
         ("generator", settings.generator, settings.answer_tokens, 1),
     ):
-        role = Role(
-            name=name,
-            ranks=side.workers,
-            cpus=side.cpus_per_worker or (cores / ranks if cores else 1.0),
-            gpus=side.gpus_per_worker,
-            labels={key: value for key, value in side.labels.items() if not key.startswith("ray.io/")},  # Ray's own
-        )
+        role = _role(name, side, ranks, cores)
         new, cached = min(new, longest), max(room, samples * longest)
         groups.append(
             PlannedGroup(
@@ -201,13 +182,7 @@ def _answerers(
     config = settings.answerers(gpu_here=bool(nodes and nodes[0].gpus))
     if job == "atm" or not config.workers:
         return []
-    role = Role(
-        name="answerers",
-        ranks=config.workers,
-        cpus=config.cpus_per_worker or (cores / config.workers if cores else 1.0),
-        gpus=config.gpus_per_worker,
-        labels={key: value for key, value in config.labels.items() if not key.startswith("ray.io/")},
-    )
+    role = _role("answerers", config, config.workers, cores)
     room, longest = settings.evaluation.tokens_per_batch, settings.model.max_tokens
     read, new = max(room, longest), settings.answer_tokens
     return [
@@ -220,6 +195,13 @@ def _answerers(
             writing=Writing(cached=read, read=read, texts=max(1, room // (new + 1))),
         )
     ]
+
+
+def _role(name: str, config: ClusterConfig | GroupConfig, together: int, cores: float | None) -> Role:
+    """The ranks of a group; those that are there `together` share this machine's cores where it asks for none."""
+    labels = {} if isinstance(config, ClusterConfig) else unreserved(config.labels)
+    cpus = config.cpus_per_worker or (cores / together if cores else 1.0)
+    return Role(name=name, ranks=config.workers, cpus=cpus, gpus=config.gpus_per_worker, labels=labels)
 
 
 def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> ModelFootprint | None:

@@ -137,7 +137,7 @@ def learning(held: ModelFootprint, work: Work) -> list[Part]:
     layers = f"{shape.layers} layers, {work.padded} tokens"
     if held.train.gradient_checkpointing:
         saved = shape.layers * width * shape.hidden * work.padded + kept
-        layers = f"the input of {layers}, and one layer anew"
+        layers = f"the input of {layers}, and one layer again"
     else:
         saved = shape.layers * kept
     outside = work.padded * shape.hidden * (8 + width)

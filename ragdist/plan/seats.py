@@ -83,23 +83,24 @@ class Role:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-Seats = Mapping[str, Mapping[str, int]]
+def unreserved(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels without those that Ray gives a node itself."""
+    return {key: value for key, value in labels.items() if not key.startswith("ray.io/")}
+
+
+Placement = Mapping[str, Mapping[str, int]]
 """{role: {node: ranks}}"""
 
 
 def parse(spec: str) -> list[Node]:
-    """The machines that `--nodes` describes.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
+    """The machines that `--nodes` describes. A ConfigError if it cannot be read."""
     nodes: list[Node] = []
     for group in spec.split(","):
         head, *parts = group.strip().split(":")
-        found = CARDS.fullmatch(head) or CORES.fullmatch(head)
-        if not found:
+        match = CARDS.fullmatch(head) or CORES.fullmatch(head)
+        if not match:
             raise _unreadable(group)
-        said = found.groupdict()
+        said = match.groupdict()
         node = Node(name="", cpus=float(said["cpus"])) if "cpus" in said else Node(name="")
         if "gpus" in said:
             card = said["name"]
@@ -155,8 +156,8 @@ def this_machine() -> Node:
 def _swap() -> int:
     """Bytes of swap on this machine."""
     memory = Path("/proc/meminfo")
-    found = re.search(r"SwapTotal:\s+(\d+) kB", memory.read_text()) if memory.exists() else None
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"SwapTotal:\s+(\d+) kB", memory.read_text()) if memory.exists() else None
+    return int(match[1]) * 1024 if match else 0
 
 
 class _Card(NamedTuple):
@@ -177,8 +178,8 @@ def _cards() -> list[_Card]:
     return cards if visible is None else cards[: len([name for name in visible.split(",") if name.strip()])]
 
 
-def sit(roles: Sequence[Role], nodes: Sequence[Node]) -> Seats | None:
-    """Seats for all ranks of one role, or of two side by side; None where there is no way. A role stays together.
+def place(roles: Sequence[Role], nodes: Sequence[Node]) -> Placement | None:
+    """Slots for all ranks of one role, or of two side by side; None where there is no way. A role stays together.
 
     Exact, so that no layout that exists is refused: for each number of ranks of the first role on the machines so far,
     the most of the second that fit beside them.
@@ -197,6 +198,6 @@ def sit(roles: Sequence[Role], nodes: Sequence[Node]) -> Seats | None:
     if others < second.ranks:
         return None
     return {
-        role.name: {node.name: seats[number] for node, seats in zip(nodes, where, strict=True) if seats[number]}
+        role.name: {node.name: slots[number] for node, slots in zip(nodes, where, strict=True) if slots[number]}
         for number, role in enumerate(roles)
     }

@@ -73,11 +73,8 @@ class Shape:
 
 
 def read(config: ModelConfig) -> Shape | None:
-    """The shape of `model.source`; None where nothing on this machine tells it.
-
-    Raises:
-        ModelError: there is no such package, or it carries no model.
-    """
+    """The shape of `model.source`; None where nothing on this machine tells it. A ModelError if there is no such
+    package, or it carries no model."""
     source = config.source
     if source.startswith(PACKAGE):
         return _of_gguf(packaged_gguf(source))
@@ -89,13 +86,8 @@ def read(config: ModelConfig) -> Shape | None:
 
 
 def of_config(config: Mapping[str, Any], *, weights: int = 0, source: str = "config.json") -> Shape | None:
-    """The shape that a config.json describes; None where it is of no known family and `weights` says nothing.
-
-    Args:
-        config: as transformers writes it; what it leaves out is as in the family.
-        weights: counted elsewhere; 0 counts by formula.
-        source: where it came from.
-    """
+    """The shape that a config.json of transformers describes; None where it is of no known family and `weights`
+    (counted elsewhere) says nothing."""
     config = config.get("text_config") or config
     family: Mapping[str, bool] | None = FAMILIES.get(str(config.get("model_type")))
     try:

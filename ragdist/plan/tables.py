@@ -69,7 +69,7 @@ def _overview(plan: Plan) -> Table:
         table.add_row("machines", "those of the cluster, unknown from here; describe them with --nodes")
     turns = ("; ".join(f"{name}: {_where(where)}" for name, where in turn.items()) for turn in plan.turns)
     if plan.turns:
-        table.add_row("seats", "; then ".join(turns))
+        table.add_row("placement", "; then ".join(turns))
     for group in plan.groups:
         gpus = f" and {group.role.gpus:g} GPUs" if group.role.gpus else ""
         stage = f", ZeRO {group.held.stage}" if group.held and group.work else ""
@@ -96,10 +96,10 @@ def _overview(plan: Plan) -> Table:
     return table
 
 
-def _where(seats: Mapping[str, int]) -> str:
+def _where(slots: Mapping[str, int]) -> str:
     """Machines one after another that hold as many ranks are counted, not named each."""
     found = []
-    for count, nodes in groupby(seats, key=lambda node: seats[node]):
+    for count, nodes in groupby(slots, key=lambda node: slots[node]):
         first, *others = nodes
         found.append(
             f"{count} on each of {len(others) + 1}, {first} to {others[-1]}" if others else f"{count} on {first}"

@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -110,7 +109,7 @@ def teacher(settings: Settings, here: Here | None = None) -> TeacherCalls | None
     """What the teacher may be asked at most; None where nobody is, or where nothing bounds it.
 
     A reply is no longer than `teacher.max_new_tokens`, a chunk no longer than `chunks.tokens`; a verdict is asked of
-    each document that is shown. What is in the ledger already is not taken off.
+    each document that is shown. What is in the response cache already is not taken off.
     """
     config, shown = settings.teacher, settings.contexts.documents
     if not (config.questions_per_chunk or config.reasoning or config.judge):
@@ -140,7 +139,7 @@ def teacher(settings: Settings, here: Here | None = None) -> TeacherCalls | None
 def _rows_of(stage: str, settings: Settings, here: Here | None) -> int:
     """Rows of a finished stage; 0 where it is not finished."""
     found = _finished(settings, stage, here)
-    return int(_card(found)["rows"]) if found else 0
+    return int(read_json(found / CARD)["rows"]) if found else 0
 
 
 def _words(prompt: str) -> int:
@@ -194,14 +193,9 @@ def _finished(settings: Settings, stage: str, here: Here | None) -> Path | None:
     return next((card.parent for card in cards if _is_of(card.parent, settings, codec, here.sources)), None)
 
 
-def _card(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(folder / CARD)
-    return found
-
-
 def _is_of(folder: Path, settings: Settings, codec: str, sources: Sources | None) -> bool:
     """Whether this stage and all those before it were made with what these settings say."""
-    card = _card(folder)
+    card = read_json(folder / CARD)
     blocks = [settings.corpus, settings.chunks, settings.questions, settings.retrieval, settings.contexts]
     blocks.append(settings.teacher if card["name"] in TAUGHT else settings.prompts)
     blocks = [settings.corpus] if card["name"] == "documents" else blocks  # another block has a `near_duplicates` too

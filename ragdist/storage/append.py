@@ -34,14 +34,8 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 class LineFile:
-    """A file that one process at a time appends lines to, as a context; what is added outlives the process.
-
-    Args:
-        path: the file; made with its folders where it is missing.
-
-    Raises:
-        StorageError: the folder cannot be written, or its disk is full.
-    """
+    """A file that one process at a time appends lines to, as a context; what is added outlives the process. A
+    StorageError if the folder cannot be written, or its disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._folder = make_folder(path.parent)
@@ -79,12 +73,8 @@ class LineFile:
 
 
 class AppendLog(LineFile):
-    """Rows of JSON appended as they come; the next process finds them again, without a torn last one.
-
-    Args:
-        path: the file.
-        fingerprint: what made the rows, kept in a first line; a file with another is begun again. None: no such line.
-    """
+    """Rows of JSON appended as they come; the next process finds them again, without a torn last one. A file whose
+    first line has another fingerprint is begun again; with None there is no such line."""
 
     def __init__(self, path: Path, fingerprint: str | None = None) -> None:
         super().__init__(path)

@@ -21,7 +21,7 @@ UNWRITABLE = {
 }
 
 
-# JSONEncoder.encode builds this very function anew for every row, at half of the cost of the row.
+# JSONEncoder.encode builds this very function again for every row, at half of the cost of the row.
 _pieces = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
     None, None, json.encoder.encode_basestring, None, ": ", ", ", False, False, True
 )
@@ -29,12 +29,9 @@ _pieces = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
 
 @contextmanager
 def atomic_file(path: Path, sync: bool = False) -> Iterator[Path]:
-    """A name beside `path` to write a file at; it takes the place of `path` when the block ends well, else it goes.
-
-    Args:
-        path: the file; of several processes that write it at once, the last one wins.
-        sync: flushes the file to the disk first, so that a machine that loses its power keeps it whole.
-    """
+    """A name beside `path` to write a file at; it takes the place of `path` when the block ends well, else it goes. Of
+    several processes that write it at once, the last one wins; `sync` flushes it to the disk first, so that a machine
+    that loses its power keeps it whole."""
     half = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # two machines may have a process of one number
     try:
         yield half
@@ -48,13 +45,11 @@ def atomic_file(path: Path, sync: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, first_wins: bool = False) -> Iterator[Path]:
-    """An empty folder beside `path`; it takes that name when the block ends well, else it goes.
+    """An empty folder beside `path`, which is not there yet or empty; it takes that name when the block ends well, else
+    it goes.
 
-    One process at a time: what a killed one left beside is removed first.
-
-    Args:
-        path: a folder that is not there yet, or is empty.
-        first_wins: where another was faster all the same, its folder stays and this one goes.
+    One process at a time: what a killed one left beside is removed first. With `first_wins`, where another was faster
+    all the same, its folder stays and this one goes.
     """
     half = path.with_name(f"{path.name}.tmp")
     shutil.rmtree(half, ignore_errors=True)
@@ -85,22 +80,15 @@ def encode(row: dict[str, object]) -> str:
 
 
 def write_rows(path: Path, records: Iterable[object]) -> Path:
-    """Writes records as JSONL, replacing the file in one step.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
+    """Writes records as JSONL, replacing the file in one step. A StorageError if the disk is full or the folder cannot
+    be written."""
     with translate_errors(path.parent), atomic_file(path) as half:
         half.write_text("".join(encode(as_row(record)) + "\n" for record in records))
     return path
 
 
 def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents.
-
-    Raises:
-        StorageError: it cannot be made or written.
-    """
+    """The folder, made with its parents. A StorageError if it cannot be made or written."""
     with translate_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,13 +101,8 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def translate_errors(folder: Path, fix: str = "set run.folder=... to another place", what: str = "") -> Iterator[None]:
-    """Turns a full disk or a forbidden folder into one clear error, a StorageError.
-
-    Args:
-        folder: what is written to.
-        fix: what helps, apart from free space.
-        what: is written, where that says more.
-    """
+    """Turns a full disk or a forbidden folder into one clear error, a StorageError; `fix` is what helps apart from free
+    space, `what` is written."""
     try:
         yield
     except OSError as error:

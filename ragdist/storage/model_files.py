@@ -26,11 +26,8 @@ def in_package(source: str, pattern: str) -> list[Path] | None:
 
 
 def packaged_gguf(source: str) -> Path:
-    """The `.gguf` file that an installed package carries.
-
-    Raises:
-        ModelError: there is no such package, or it has no such file.
-    """
+    """The `.gguf` file that an installed package carries. A ModelError if there is no such package, or it has no such
+    file."""
     name, files = source.removeprefix(PACKAGE), in_package(source, "*.gguf")
     if files is None:
         raise ModelError(

@@ -28,20 +28,11 @@ class PhaseCheckpoint:
         self.folder = make_folder(folder)
 
     def shards(self, phase: str, make: Callable[[Path], Iterable[MicrobatchRef]]) -> list[MicrobatchRef]:
-        """The phase's shards by name: those that are noted, else what `make(folder of the phase)` yields, then noted.
-
-        Args:
-            phase: such as `round-0/forged`.
-            make: yields the shards in any order, each kept in the folder before it is yielded.
-        """
+        """The phase's shards by name: those that are noted, else what `make(folder of the phase)` yields in any order,
+        each kept there before, then noted."""
         if (noted := self.read(phase)) is not None:
-            folder = self.folder / phase
-            return [
-                MicrobatchRef(
-                    **row, at=str(folder / f"{row['name']}.parquet"), path=str(folder / f"{row['name']}.parquet")
-                )
-                for row in noted
-            ]
+            paths = [str(self.folder / phase / f"{row['name']}.parquet") for row in noted]
+            return [MicrobatchRef(**row, at=path, path=path) for row, path in zip(noted, paths, strict=True)]
         made = sorted(make(self.folder / phase), key=lambda shard: shard.name)
         self.note(phase, [_row(shard) for shard in made])
         return made
@@ -52,7 +43,7 @@ class PhaseCheckpoint:
             found: list[dict[str, float]] = noted["steps"]
             return found
         steps = learn(self.folder / phase)
-        self.note(phase, {"steps": [_without_time(step) for step in steps]})
+        self.note(phase, {"steps": [{k: v for k, v in step.items() if k != "seconds"} for step in steps]})
         return steps
 
     def done(self, phase: str) -> bool:
@@ -69,7 +60,7 @@ class PhaseCheckpoint:
         return read_json(path) if path.exists() else None
 
     def adopt(self, other: Path) -> None:
-        """Takes over the finished phases of another run's journal that this one does not have; files are shared.
+        """Takes over the finished phases of another run's folder that this one does not have; files are shared.
 
         For runs whose settings differ in nothing that these phases depend on.
         """
@@ -84,11 +75,7 @@ class PhaseCheckpoint:
             self.note(str(phase), read_json(noted))
 
     def note(self, phase: str, value: Any) -> None:
-        """Commits the phase.
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
+        """Commits the phase. A StorageError if the folder cannot be written."""
         path = self.folder / f"{phase}.json"
         make_folder(path.parent)
         with translate_errors(path.parent):
@@ -97,7 +84,3 @@ class PhaseCheckpoint:
 
 def _row(shard: MicrobatchRef) -> dict[str, Any]:
     return {"name": shard.name, "rows": shard.rows, "digest": shard.digest, "notes": dict(shard.notes)}
-
-
-def _without_time(step: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in step.items() if name != "seconds"}

@@ -6,15 +6,15 @@ runs/data/contexts-3f9a1c02d4e5/stage.json      what made it, how many rows, cou
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TextIO, TypeVar
 
+from ragdist.config.block import digest
 from ragdist.records import as_row, from_row
 from ragdist.storage.atomic import atomic_folder, encode, make_folder, translate_errors
 from ragdist.storage.locks import locked
@@ -39,8 +39,7 @@ class Stage:
     @property
     def fingerprint(self) -> str:
         """12 hexadecimal digits; equal inputs, settings and code version give the same."""
-        made_by = [self.name, dict(self.inputs), dict(self.settings), self.version]
-        return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
+        return digest([self.name, dict(self.inputs), dict(self.settings), self.version])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +77,10 @@ class Rows(Generic[Record]):
 class Output:
     """Where a stage puts its rows while it is being written."""
 
-    def __init__(self, path: Path) -> None:
-        self.folder = path.parent
+    def __init__(self, folder: Path, file: TextIO) -> None:
+        self.folder = folder
         """For more files than the rows; renamed with them."""
-        self._file = path.open("w")
+        self._file = file
         self.rows = 0
         self.counts: dict[str, Any] = {}
         """Numbers for the stage's card, such as rows that were skipped."""
@@ -90,12 +89,6 @@ class Output:
         """Writes one record as a line of JSON."""
         self._file.write(encode(as_row(record)) + "\n")
         self.rows += 1
-
-    def close(self) -> None:
-        """Flushes to the disk, so that the rename never names a file whose data is not there."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
 
 
 class Store:
@@ -115,15 +108,14 @@ class Store:
 
     @contextmanager
     def writing(self, stage: Stage) -> Iterator[Output]:
-        """Rows go to a folder beside; leaving without an error renames it into place, an error leaves nothing.
-
-        Raises:
-            StorageError: the disk is full or the folder cannot be written.
-        """
+        """Rows go to a folder beside; leaving without an error renames it into place, an error leaves nothing. A
+        StorageError if the disk is full or the folder cannot be written."""
         with translate_errors(self.folder), atomic_folder(self.path(stage)) as half:
-            out = Output(half / ROWS)
-            yield out
-            out.close()
+            with (half / ROWS).open("w") as file:
+                out = Output(half, file)
+                yield out
+                file.flush()
+                os.fsync(file.fileno())  # so that the rename never names a file whose data is not there
             card = {"name": stage.name, "version": stage.version, "inputs": dict(stage.inputs)}
             card |= {"settings": dict(stage.settings), "rows": out.rows, "counts": out.counts}
             (half / CARD).write_text(json.dumps(card, indent=1))
@@ -131,13 +123,8 @@ class Store:
     def make(
         self, stage: Stage, kind: type[Record], produce: Callable[[dict[str, Any]], Iterable[Record]]
     ) -> Rows[Record]:
-        """The stage's rows: those that are there, else what `produce` yields.
-
-        Args:
-            stage: what makes the rows.
-            kind: the record that a row holds.
-            produce: called with an empty dict for counts that belong on the stage's card.
-        """
+        """The stage's rows: those that are there, else what `produce` yields, called with an empty dict for counts that
+        belong on the stage's card."""
         with self.holding(stage):
             if (found := self.find(stage, kind)) is None:
                 with self.writing(stage) as out:

@@ -22,13 +22,8 @@ def note(folder: Path, metrics: dict[str, float]) -> None:
 
 
 def cut(folder: Path, count: int, last: dict[str, float] | None = None) -> None:
-    """Keeps the first `count` steps; those after the newest checkpoint are done again.
-
-    Args:
-        folder: of the model.
-        count: steps that the checkpoint holds.
-        last: metrics of the last of them, for whoever took it may have been lost before it could say so.
-    """
+    """Keeps the first `count` steps; those after the newest checkpoint are done again. `last` are the metrics of the
+    last that the checkpoint holds, for whoever took it may have been lost before it could say so."""
     kept = noted(folder)[:count]
     if last and len(kept) == count - 1:
         kept.append(last)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,15 +42,8 @@ def digest(rows: Sequence[object]) -> str:
 
 
 def to_table(rows: Sequence[object], kind: type | None = None) -> pa.Table:
-    """The records as a table whose metadata names their kind and digest.
-
-    Args:
-        rows: records of one kind.
-        kind: their class; where None, that of the first row. No rows of no kind are a table without columns.
-
-    Raises:
-        DataError: a text is no Unicode text (half a surrogate pair).
-    """
+    """The records as a table whose metadata names their kind (where None, that of the first row) and digest. No rows of
+    no kind are a table without columns; half a surrogate pair in a text is a DataError."""
     kind = kind or (type(rows[0]) if rows else None)
     schema = _schema(kind) if kind else pa.schema([])
     schema = schema.with_metadata({KIND: kind.__name__ if kind else "", DIGEST: digest(rows)})
@@ -61,15 +55,12 @@ def to_table(rows: Sequence[object], kind: type | None = None) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Any]:
-    """The records that `to_table` was given.
-
-    Raises:
-        DataError: the table holds no records, or forged documents that are not marked as such.
-    """
+    """The records that `to_table` was given. A DataError if the table holds none, or forged documents that are not
+    marked as such."""
     kind = _kind(table.schema)
     if kind is None:
         return []
-    shapes = list(_schema(kind))
+    shapes = [field for field in _schema(kind) if field.name in table.column_names]  # a field may be newer
     columns = [_tuples(table.column(field.name).to_pylist(), field.type) for field in shapes]
     names = [field.name for field in shapes]
     found = [kind(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
@@ -79,11 +70,8 @@ def from_table(table: pa.Table) -> list[Any]:
 
 
 def write(path: Path, table: pa.Table, notes: Mapping[str, float]) -> None:
-    """Writes the table beside, flushes it to the disk and renames it into place: complete, or not there.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
+    """Writes the table beside, flushes it to the disk and renames it into place: complete, or not there. A StorageError
+    if the disk is full or the folder cannot be written."""
     noted = table.replace_schema_metadata({**(table.schema.metadata or {}), NOTES: json.dumps(dict(notes))})
     with translate_errors(path.parent), atomic_file(path, sync=True) as half:
         pq.write_table(noted, half)
@@ -208,7 +196,7 @@ def kept(name: str, target: Path) -> MicrobatchRef:
 def _kind(schema: pa.Schema) -> type | None:
     """The record that the table holds; None for a table without rows of no kind."""
     name = (schema.metadata or {}).get(KIND)
-    kind = records.__dict__.get(name.decode()) if name else None
+    kind = (records.__dict__ | records.RENAMED).get(name.decode()) if name else None
     if name is None or (name and not hasattr(kind, "__dataclass_fields__")):
         raise DataError(f"a table holds {name!r}, wanted a record of ragdist; another version of ragdist wrote it")
     return kind
@@ -224,6 +212,8 @@ def _schema(kind: type) -> pa.Schema:
 def _arrow(hint: Any) -> pa.DataType:
     """The column type of a field; token ids and positions inside tuples are 32 bits wide."""
     of = typing.get_origin(hint)
+    if of is types.UnionType:  # with None
+        return _arrow(typing.get_args(hint)[0])
     if of is tuple:
         inner = _arrow(typing.get_args(hint)[0])
         return pa.list_(pa.int32() if inner == pa.int64() else inner)

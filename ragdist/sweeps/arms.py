@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ragdist.config import Settings
+from ragdist.evaluation import kept_answers
 from ragdist.evaluation.intervals import ALPHA, ENOUGH, Interval, difference, holm, interval, p_value, shown
+from ragdist.evaluation.kept_answers import ANSWERS
 from ragdist.evaluation.sheet import Block, Notes, Table, Value
-from ragdist.storage.atomic import translate_errors
-from ragdist.storage.tables import rows_at
 from ragdist.sweeps.trials import TRIALS, Point, Trial
+from ragdist.tracking.progress import say
 
-ANSWERS, BEFORE = "answers.parquet", "before"
-MEASURED = {"em": "right (EM)", "subspan": "right (Subspan EM)", "states_forgery": "repeats the forged answer"}
+BEFORE = "before"
+OF_ARM = ("model", "seed", "condition", "question_id", "exact_match", "subspan_em", "states_forgery", "answer")
+"""Columns of answers.parquet, in the order of ArmAnswer."""
+MEASURED = {"subspan": "right (Subspan EM)", "em": "right (EM)", "states_forgery": "repeats the forged answer"}
 
 
 class ArmAnswer(NamedTuple):
@@ -61,50 +62,48 @@ class Compared:
     p_first: float | None
 
 
-def rows_of(job: str, sweep: Path, trials: Iterable[Trial], arms: Mapping[str, Point], seed: int) -> list[ArmAnswer]:
+def rows_of(sweep: Path, trials: Iterable[Trial], arms: Mapping[str, Point], seed: int) -> pa.Table:
     """Every answer of the first and the last model of every finished trial; the first one's are those of `BEFORE`.
 
     Args:
-        job: raft or atm.
         sweep: the sweep's folder.
         trials: as they ended.
         arms: as `sweeps.trials.arms` gives them.
         seed: of trials that sweep none.
     """
-    found: dict[ArmAnswer, None] = {}  # all arms begin with the same model, whose answers count once
+    found = []
     for trial in trials:
         name = next((name for name, arm in arms.items() if arm.items() <= trial.values.items()), "")
-        if trial.state == "finished" and name:
-            folder, own = sweep / TRIALS / trial.name, int(trial.values.get("seed", seed))
-            answered = _rounds(folder / "atm" / "test") if job == "atm" else _predictions(folder / "evaluation")
-            for first, condition, row in answered:
-                scores = (row["em"], row["subspan"], float(row["states_forgery"] or 0))
-                said = ArmAnswer(BEFORE if first else name, own, condition, row["question_id"], *scores, row["answer"])
-                found[said] = None
-    return list(found)
+        folder = sweep / TRIALS / trial.name
+        if trial.state != "finished" or not name:
+            continue
+        if not (folder / ANSWERS).is_file():  # of an earlier version, which kept no lists
+            say(f"{trial.name} left no {ANSWERS}: its answers are left out; remove {folder} to run it again")
+            continue
+        answers = kept_answers.read(folder)
+        models = list(dict.fromkeys(answers["model"].to_pylist()))
+        names = {models[-1]: name} | ({models[0]: BEFORE} if len(models) > 1 else {})
+        named = pa.array([names.get(model) for model in answers["model"].to_pylist()], pa.string())
+        seeds = pa.array([int(trial.values.get("seed", seed))] * len(answers), pa.int64())
+        at = answers.schema.get_field_index
+        answers = answers.set_column(at("model"), "model", named).set_column(at("seed"), "seed", seeds)
+        found.append(answers.filter(named.is_valid()))
+    return _once(pa.concat_tables(found or [kept_answers.SCHEMA.empty_table()]))
 
 
-def _rounds(test: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
-    """What the first and the newest generator of a game answered, under each list that they were asked with."""
-    found = ((path, _ASKED.fullmatch(path.name)) for path in sorted(test.iterdir()))
-    asked = [(path, int(match[1] or -1), int(match[2])) for path, match in found if match]
-    first, newest = (ends(generator for _, _, generator in asked) for ends in (min, max))
-    for folder, attacker, generator in asked:
-        if generator in (first, newest):
-            for row in (row for path in sorted(folder.glob("*.parquet")) for row in rows_at(path)):
-                condition = row.condition if attacker < 0 else f"attacker {attacker}"
-                yield generator < newest, condition, asdict(row)
+def _once(answers: pa.Table) -> pa.Table:
+    """All arms begin with the same model, whose answers count once."""
+    seen: dict[tuple[Any, ...], int] = {}
+    columns = [answers[name].to_pylist() for name in ("model", "seed", "condition", "question_id", "answer")]
+    for row, key in enumerate(zip(*columns, strict=True)):
+        seen.setdefault(key, row)
+    return answers.take(list(seen.values()))
 
 
-_ASKED = re.compile(r"(?:clean|template|attacked)-(?:a(\d+)-)?g(\d+)")
-
-
-def _predictions(folder: Path) -> Iterator[tuple[bool, str, Mapping[str, Any]]]:
-    """What the untuned and RAFT's tuned model answered."""
-    for path in (folder / "base.jsonl", folder / "RAFT.jsonl"):
-        for line in path.read_text().splitlines()[1:] if path.exists() else ():
-            row = json.loads(line)
-            yield path.stem == "base", row["condition"], row
+def measured(answers: pa.Table) -> list[ArmAnswer]:
+    """The answers without what they were shown, as `compare` takes them."""
+    columns = [answers[name].to_pylist() for name in OF_ARM]
+    return [ArmAnswer(*values)._replace(states_forgery=float(values[6] or 0)) for values in zip(*columns, strict=True)]
 
 
 def compare(rows: Sequence[ArmAnswer], arms: Sequence[str], settings: Settings) -> list[Compared]:
@@ -176,18 +175,6 @@ def _means(scored: Scored) -> list[float]:
     for (question_id, _), value in sorted(scored.items()):
         by_question.setdefault(question_id, []).append(value)
     return [math.fsum(values) / len(values) for values in by_question.values()]
-
-
-def write(rows: Sequence[ArmAnswer], folder: Path) -> Path:
-    """Every answer as `answers.parquet`.
-
-    Raises:
-        StorageError: the folder cannot be written.
-    """
-    columns = {name: [getattr(row, name) for row in rows] for name in ArmAnswer._fields}
-    with translate_errors(folder):
-        pq.write_table(pa.table(columns), folder / ANSWERS)
-    return folder / ANSWERS
 
 
 def blocks(found: Sequence[Compared], arms: Mapping[str, Point]) -> list[Block]:

@@ -1,15 +1,14 @@
-"""What is shown of a sweep: points, trials and curves; also as a web page that needs nothing else, and as Parquet.
+"""What is shown of a sweep: points, trials and curves; also as Parquet. `evaluation.page` makes the web page of it.
 
-report.md report.html report.png summary.json     trials.parquet     best.yaml, front/*.yaml
+report.md report.json report.png summary.json     trials.parquet     best.yaml, front/*.yaml
 """
 
 from __future__ import annotations
 
-import html
-import io
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragdist.config import Settings, loader
+from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.report import NAMES
-from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, figure, markdown
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    Block,
+    Mark,
+    Notes,
+    Picture,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    bounds,
+    figure,
+    keep,
+    markdown,
+)
 from ragdist.storage.atomic import make_folder, translate_errors
 from ragdist.sweeps import trials
 from ragdist.sweeps.summary import Sweep, Tried
@@ -34,8 +48,6 @@ TITLES = {
 }
 MOST_LINES = 4
 """Combinations of the other settings that get a line each in a panel; more are points without lines."""
-NO_METADATA = ("Creator", "Date", "Format", "Type")
-"""What matplotlib would write into a drawing."""
 
 
 def write(sweep: Sweep, settings: Settings, folder: Path, more: Sequence[Block] = ()) -> dict[str, Any]:
@@ -45,9 +57,10 @@ def write(sweep: Sweep, settings: Settings, folder: Path, more: Sequence[Block] 
         StorageError: the folder cannot be written.
     """
     made = sheet(sweep)
+    made = replace(made, blocks=[*made.blocks, *more])
     with translate_errors(make_folder(folder)):
-        (folder / "report.md").write_text(markdown(Sheet([*made.blocks, *more], made.numbers)))
-        (folder / "report.html").write_text(page(sweep))
+        (folder / "report.md").write_text(markdown(made))
+        keep(made, folder)
         figure(made.pictures).savefig(folder / "report.png")
         pq.write_table(rows(sweep, settings), folder / "trials.parquet")
         if sweep.best:
@@ -79,7 +92,33 @@ def sheet(sweep: Sweep) -> Sheet:
             for tried in sweep.points
         ],
     )
-    return Sheet([points, Notes(lines=notes(sweep)), _trials(sweep), *pictures(sweep)], as_json(sweep))
+    found: list[Block] = [points, Notes(lines=notes(sweep)), _trials(sweep), *pictures(sweep)]
+    title = f"Sweep of {sweep.job} over {', '.join(sweep.keys) or 'seeds'}"
+    return Sheet(found, as_json(sweep), title, headline(sweep))
+
+
+def headline(sweep: Sweep) -> list[str]:
+    """Which point is best, or which tie; then how far from the untuned model it is."""
+    if not sweep.best:
+        return ["No trial came to its end."]
+    by = " and ".join(TITLES[name] for name in sweep.objective)
+    names = [trials.label(tried.values) or "the one point" for tried in sweep.tied]
+    scores = [f"{TITLES[name]} {_said(sweep.best.scores[name])}" for name in sweep.objective]
+    of = f"of {len(sweep.points)}, {NAMES[sweep.metric]}"
+    means = f"mean of {by}" if len(sweep.objective) > 1 else by
+    if len(names) > 1:
+        return [f"A tie by {means} ({of}): {', '.join(names)}, each {'; '.join(scores)}; best.yaml holds the first."]
+    untuned = [
+        f"{TITLES[name]} {_said(sweep.best.scores[base])}"
+        for name in sweep.objective
+        if (base := f"base_{name}") in sweep.best.scores
+    ]
+    out = [f"Highest {means} ({of}): {names[0]}, {'; '.join(scores)}."]
+    return [*out, f"The untuned model: {'; '.join(untuned)}."] if untuned else out
+
+
+def _said(score: Interval) -> str:
+    return f"{score.mean:.2f} ({bounds(score)})"
 
 
 def notes(sweep: Sweep) -> list[str]:
@@ -91,8 +130,8 @@ def notes(sweep: Sweep) -> list[str]:
         by = " and ".join(TITLES[name] for name in sweep.objective)
         several = len(sweep.objective) > 1
         out.append(
-            f"Best by {by}{', of which no other point is better in both' if several else ''}; chosen of "
-            f"{len(sweep.points)} on the questions that it is reported on, with intervals that are each point's own: "
+            f"Chosen by {by}{', of which no other point is better in both' if several else ''}, of "
+            f"{len(sweep.points)}, on the questions that it is reported on, with intervals that are each point's own: "
             "points are not tested against each other, so look at it again on other questions."
         )
     out += [f"{trial.name} failed: {trial.error}" for trial in sweep.trials if trial.state == "failed"]
@@ -119,7 +158,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
             for t in sweep.trials
         ],
         "scores": [
-            {"model": "best", "condition": name, "em": best.scores[name]._asdict()}
+            {"model": "best", "condition": name, sweep.metric: best.scores[name]._asdict()}
             for name in (sweep.objective if best else ())
             if best
         ],
@@ -206,28 +245,6 @@ def _front(sweep: Sweep) -> Picture:
     )
 
 
-def page(sweep: Sweep) -> str:
-    """One HTML file with the curves as SVG inside, the points, and every trial; it fetches nothing."""
-    drawing = io.StringIO()
-    figure(pictures(sweep)).savefig(drawing, format="svg", metadata=dict.fromkeys(NO_METADATA))
-    svg = drawing.getvalue()
-    table = _trials(sweep)
-    title = f"Sweep of {sweep.job} over {', '.join(sweep.keys)}"
-    notes_ = "".join(f"<li>{html.escape(note)}</li>" for note in notes(sweep))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        "<style>body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}svg{max-width:100%}"
-        "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}</style>"
-        f"<h1>{html.escape(title)}</h1>{svg[svg.index('<svg') :]}<ul>{notes_}</ul>{_html(table)}</html>\n"
-    )
-
-
-def _html(table: Table) -> str:
-    lines = [[f"<th>{html.escape(cell)}</th>" for cell in table.columns]]
-    lines += [[f"<td>{html.escape(str(cell))}</td>" for cell in row] for row in table.rows]
-    return "<table>" + "".join(f"<tr>{''.join(line)}</tr>" for line in lines) + "</table>"
-
-
 def _trials(sweep: Sweep) -> Table:
     """A row for each trial, whatever became of it."""
     names = _shown(sweep)
@@ -257,4 +274,5 @@ def _values(sweep: Sweep, tried: Tried) -> list[str]:
 def _choice(sweep: Sweep, tried: Tried) -> str:
     front = sweep.front if len(sweep.objective) > 1 else ()
     numbers = [f"front {number}" for number, one in enumerate(front, 1) if one is tried]
-    return ", ".join(["best"] * (tried is sweep.best) + numbers)
+    first = "best" if len(sweep.tied) == 1 else f"tie of {len(sweep.tied)}"
+    return ", ".join([first] * any(tried is one for one in sweep.tied) + numbers)

@@ -65,6 +65,12 @@ class Sweep:
         """Of the front, the highest mean of the objectives; None where no trial came to its end."""
         return max(self.front, key=lambda tried: sum(self.of(tried)), default=None)
 
+    @property
+    def tied(self) -> list[Tried]:
+        """The points whose mean of the objectives is that of the best, which it is one of."""
+        best = self.best
+        return [tried for tried in self.front if best and math.isclose(sum(self.of(tried)), sum(self.of(best)))]
+
     def of(self, tried: Tried) -> list[float]:
         """The point's objectives."""
         return [tried.scores[name].mean for name in self.objective]

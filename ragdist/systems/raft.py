@@ -14,20 +14,20 @@ stand beside it, when forgeries agree against it? Each is a condition, asked bef
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ragdist.config import Settings
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import apidocs
-from ragdist.evaluation import apicalls, predictions
+from ragdist.evaluation import apicalls, kept_answers, predictions
 from ragdist.evaluation.ask import ask_cases, kept_predictions
-from ragdist.evaluation.cases import Case, by_question, make_cases
-from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.cases import Case, kept_cases, make_cases
+from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
 from ragdist.evaluation.summary import summarise
-from ragdist.records import Forgery, Question
+from ragdist.records import Forgery, Prediction, Question
 from ragdist.roles import Answerers, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.stages import Stage
@@ -43,6 +43,8 @@ class RaftOutcome:
     model: Path
     """Folder of the tuned model."""
     report: Report
+    answers: list[KeptAnswer]
+    """All that were given."""
 
 
 def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, settings: Settings) -> RaftOutcome:
@@ -65,7 +67,7 @@ def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, se
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
     asked |= evaluate(pipeline, {TUNED: str(tuned)}, answerers, folder, settings)
-    return RaftOutcome(tuned, report(pipeline, asked, settings))
+    return RaftOutcome(tuned, report(pipeline, asked, settings), answers(pipeline, asked, settings))
 
 
 def before(pipeline: Pipeline, answerers: Answerers, folder: Path, settings: Settings) -> dict[str, list[Prediction]]:
@@ -76,14 +78,14 @@ def before(pipeline: Pipeline, answerers: Answerers, folder: Path, settings: Set
     if not settings.evaluation.before:
         return {}
     source, tests = settings.model.source, test_questions(pipeline)
-    every = list(cases(pipeline, tests, settings))
+    every = cases(pipeline, tests, settings)
     stage = Stage("answers", {"base": predictions.made_of(BASE, [source], every, tests, settings)})
     shared = pipeline.store.path(stage)
     with pipeline.store.holding(stage):
-        answers = _asked(BASE, source, every, tests, answerers, shared, settings)
+        said = _asked(BASE, source, every, tests, answerers, shared, settings)
     for file in shared.iterdir():
         shutil.copyfile(file, make_folder(folder / EVALUATION) / file.name)
-    return {BASE: answers}
+    return {BASE: said}
 
 
 def evaluate(
@@ -91,7 +93,7 @@ def evaluate(
 ) -> dict[str, list[Prediction]]:
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
     tests = test_questions(pipeline)
-    every = list(cases(pipeline, tests, settings)) if models else []
+    every = cases(pipeline, tests, settings) if models else []
     return {
         label: _asked(label, source, every, tests, answerers, folder / EVALUATION, settings)
         for label, source in models.items()
@@ -100,8 +102,8 @@ def evaluate(
 
 def cases(
     pipeline: Pipeline, questions: Sequence[Question], settings: Settings, forgeries: Iterable[Forgery] | None = None
-) -> Iterator[Case]:
-    """These questions under every condition of `evaluation.conditions` that they allow.
+) -> list[Case]:
+    """These questions under every condition of `evaluation.conditions` that they allow; made once for all who ask.
 
     Args:
         pipeline: the corpus.
@@ -109,15 +111,20 @@ def cases(
         settings: the conditions.
         forgeries: of these questions; None are the test questions'.
     """
-    return make_cases(
-        questions,
-        pipeline.chunk_by_id,
-        {found.question_id: found for found in pipeline.candidates},
-        by_question(pipeline.forgeries if forgeries is None else forgeries),
-        pipeline.kept_hits,
-        pipeline.codec,
-        settings,
-    )
+    distractors, chunks, codec = pipeline.candidates, pipeline.chunk_by_id, pipeline.codec
+    made_by = {
+        "chunks": pipeline.chunks.fingerprint,
+        "distractors": distractors.fingerprint,
+        "codec": codec.fingerprint,
+    }
+
+    def make(forged: Mapping[str, Sequence[Forgery]]) -> Iterator[Case]:
+        by_question = {found.question_id: found for found in distractors}
+        return make_cases(questions, chunks, by_question, forged, pipeline.kept_hits, codec, settings)
+
+    ranked_by = pipeline.ranked_by if "retrieved" in settings.evaluation.conditions else {}
+    given = pipeline.forgeries if forgeries is None else forgeries
+    return kept_cases(pipeline.store, made_by | ranked_by, questions, chunks, given, settings, make)
 
 
 def _asked(
@@ -134,6 +141,12 @@ def _asked(
             return kept
         with answerers.open(source) as answerer:
             return ask_cases(label, [source], answerer, every, tests, folder, settings)
+
+
+def answers(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Settings) -> list[KeptAnswer]:
+    """The answers beside what was shown."""
+    tests = test_questions(pipeline)
+    return kept_answers.rows(asked, cases(pipeline, tests, settings), tests, settings.seed)
 
 
 def report(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Settings) -> Report:

@@ -9,8 +9,6 @@ budget spent, SIGINT, SIGTERM                           Stopped; no call begins,
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import threading
 import time
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragdist.config import TeacherConfig
+from ragdist.config.block import digest
 from ragdist.draws import draw
 from ragdist.errors import RagdistError, Stopped, TeacherError
 from ragdist.records import Reply, Request
@@ -46,7 +45,7 @@ class Pending(NamedTuple):
 
     key: str
     call: Future[None]
-    """Done when the reply is in the ledger."""
+    """Done when the reply is in the cache."""
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ class Asking:
 
 
 class Endpoint:
-    """Plays Teacher on an endpoint.
+    """Implements Teacher on an endpoint.
 
     Args:
         config: address, model, budgets.
@@ -84,9 +83,8 @@ class Endpoint:
 
     def __init__(self, config: TeacherConfig, folder: Path) -> None:
         self.config = config
-        named = ["endpoint", config.url.rstrip("/"), config.model]
-        self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
-        self.ledger = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
+        self.fingerprint = digest(["endpoint", config.url.rstrip("/"), config.model])
+        self.cache = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._room = threading.Semaphore(2 * config.in_flight)  # for calls under way, and as many that come next
         self._slots: asyncio.Semaphore
         self._calls: dict[str, Future[None]] = {}
@@ -97,7 +95,7 @@ class Endpoint:
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
         """See `roles.Teacher`. At most `teacher.in_flight` calls are under way, over all that is asked at once."""
-        with self.ledger.held() as stop, Bar(what, unit="replies") as bar:
+        with self.cache.held() as stop, Bar(what, unit="replies") as bar:
             asking, owed = Asking(stop), deque[Pending]()
             try:
                 for request in requests:
@@ -125,7 +123,7 @@ class Endpoint:
     def _begin(self, request: Request, asking: Asking) -> Pending:
         key = key_of(request, self.fingerprint)
         call = self._calls.get(key)
-        if call is None and key in self.ledger:
+        if call is None and key in self.cache:
             call = Future()
             call.set_result(None)
         if call is None:
@@ -145,8 +143,8 @@ class Endpoint:
     def _reply(self, pending: Pending, bar: Bar) -> Reply:
         pending.call.result()
         again = f", {self._tried_again} calls tried again" if self._tried_again else ""
-        bar.advance(1, note=self.ledger.note + again)
-        return self.ledger.reply(pending.key)
+        bar.advance(1, note=self.cache.note + again)
+        return self.cache.reply(pending.key)
 
     # In the thread of the loop.
 
@@ -172,7 +170,7 @@ class Endpoint:
             except RagdistError as error:
                 asking.failure = asking.failure or error  # before the next call has the slot
                 raise
-        await asyncio.to_thread(self.ledger.sync)
+        await asyncio.to_thread(self.cache.sync)
 
     async def _pay(self, request: Request, key: str, asking: Asking) -> None:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
@@ -191,7 +189,7 @@ class Endpoint:
                 f"{self.config.url} failed {self.config.attempts} times on {request.id!r}, at last by {error}; "
                 "replies so far are kept: try the same command later, or change teacher.attempts, teacher.in_flight"
             ) from None
-        self.ledger.add(key, reply)
+        self.cache.add(key, reply)
         if self._budgeted and not (reply.read + reply.written or reply.failed):
             raise TeacherError(
                 f"{self.config.url} does not say how many tokens a reply costs, so no budget can be held; "
@@ -201,7 +199,7 @@ class Endpoint:
     async def _try(self, request: Request, key: str, asking: Asking) -> Reply:
         while True:
             asking.check()
-            self.ledger.check()
+            self.cache.check()
             try:
                 return completions.parse(request, await self._post(request, key))
             except completions.NotTaken as error:
@@ -209,7 +207,7 @@ class Endpoint:
                     self._left_out.add(str(error))
                     say(f"{self.config.model} does not take {error}; it is asked without")
             except completions.Refused as error:
-                if not error.certain and not self.ledger.answered:  # as likely to be wrong for every request
+                if not error.certain and not self.cache.answered:  # as likely to be wrong for every request
                     raise TeacherError(f"{error}; check teacher.url, teacher.model and the prompts") from None
                 return Reply(id=request.id, text="", ended=True, read=0, written=0, failed=str(error))
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from itertools import groupby, islice
 from pathlib import Path
 
 from ragdist.config import ModelConfig, TeacherConfig
+from ragdist.config.block import digest
 from ragdist.errors import Stopped
 from ragdist.records import Prompt, Reply, Request, Written
 from ragdist.roles import Answerer, Codec
@@ -23,7 +22,7 @@ ASKED = 256
 
 
 class LocalTeacher:
-    """Plays Teacher with a model in this process; the ledger keeps its replies as those of an endpoint.
+    """Implements Teacher with a model in this process; the ledger keeps its replies as those of an endpoint.
 
     Args:
         config: budgets; its prices are most likely 0.
@@ -34,22 +33,21 @@ class LocalTeacher:
 
     def __init__(self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher) -> None:
         self.config, self.model, self.open_model = config, model, open_model
-        named = ["local", *model.model_dump(include={"source", "revision", "dtype"}).values()]
-        self.fingerprint = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
-        self.ledger = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
+        self.fingerprint = digest(["local", *model.model_dump(include={"source", "revision", "dtype"}).values()])
+        self.cache = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._opened: tuple[Answerer, Codec] | None = None
         self._stack = ExitStack()
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
         """See `roles.Teacher`. A stop or a spent budget is heeded after each microbatch."""
-        with self.ledger.held() as stop, Bar(what, unit="replies") as bar:
+        with self.cache.held() as stop, Bar(what, unit="replies") as bar:
             source = iter(requests)
             while asked := [(key_of(request, self.fingerprint), request) for request in islice(source, ASKED)]:
-                missing = {key: request for key, request in asked if key not in self.ledger}
+                missing = {key: request for key, request in asked if key not in self.cache}
                 failed = self._write(missing) if missing else {}
                 for key, _ in asked:
-                    bar.advance(1, note=self.ledger.note)
-                    yield failed.get(key) or self.ledger.reply(key)
+                    bar.advance(1, note=self.cache.note)
+                    yield failed.get(key) or self.cache.reply(key)
             if stop.is_set():
                 raise Stopped(STOPPED)
 
@@ -60,7 +58,7 @@ class LocalTeacher:
         gc.collect()
 
     def _write(self, missing: dict[str, Request]) -> dict[str, Reply]:
-        """Puts a reply to each request into the ledger, by key; those to requests that are too long are returned."""
+        """Puts a reply to each request into the cache, by key; those to requests that are too long are returned."""
         answerer, codec = self._opened = self._opened or self._stack.enter_context(self.open_model())
         failed, prompts = {}, {}
         for key, request in missing.items():
@@ -75,18 +73,18 @@ class LocalTeacher:
             return missing[key].max_new_tokens, missing[key].temperature, missing[key].seed
 
         for (limit, temperature, seed), keys in groupby(sorted(prompts, key=manner), manner):
-            self.ledger.check()
+            self.cache.check()
             alike = [prompts[key] for key in keys]
             for batch in answerer.write(alike, max_new_tokens=limit, temperature=temperature, seed=seed):
                 for text in batch:
                     self._keep(missing[text.prompt_id], text, prompts.pop(text.prompt_id))
-                self.ledger.sync()
+                self.cache.sync()
                 if prompts:
-                    self.ledger.check()
+                    self.cache.check()
         return failed
 
     def _keep(self, request: Request, text: Written, prompt: Prompt) -> None:
         read = len(prompt.tokens)
-        self.ledger.add(
+        self.cache.add(
             text.prompt_id, Reply(id=request.id, text=text.text, ended=text.ended, read=read, written=text.tokens)
         )

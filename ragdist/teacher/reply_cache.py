@@ -25,7 +25,7 @@ from ragdist.tracking.progress import say
 from ragdist.tracking.signals import stop_on_signal
 
 SAY_EVERY_S = 30.0
-STOPPED = "stopped; what the teacher wrote so far is kept, the same command goes on from here"
+STOPPED = "stopped; what the teacher wrote so far is kept, the same command resumes from here"
 
 
 class ReplyPosition(NamedTuple):
@@ -152,7 +152,7 @@ class ReplyCache:
             if limit and spent >= limit:
                 raise Stopped(
                     f"teacher.{knob}={limit:g} is spent: {self.note}, {len(self._places):,} calls, all kept; "
-                    f"raise teacher.{knob} and the same command goes on from here"
+                    f"raise teacher.{knob} and the same command resumes from here"
                 )
 
     def _waiting(self) -> Callable[[float], None]:

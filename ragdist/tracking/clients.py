@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 EndState = Literal["finished", "stopped", "failed"]
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 VARIABLES = {
     **{"WANDB_ERROR_REPORTING": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
     **{"WANDB_INIT_TIMEOUT": "25", "WANDB_FINISH_TIMEOUT": "25"},
@@ -37,7 +36,7 @@ class TrackedRun(NamedTuple):
 
     id: str
     begun: bool
-    """Whether `id` names a tracked run that is gone on with."""
+    """Whether `id` names a tracked run that is resumed."""
     points: int
     """Steps, of all groups, that it was told before."""
     project: str
@@ -50,29 +49,24 @@ class TrackedRun(NamedTuple):
 class Tracker(Protocol):
     """A tracked run. Any method may raise whatever the client does."""
 
-    @property
-    def id(self) -> str:
-        """What to open it by again."""
-        ...
+    id: str
+    """What to open it by again."""
 
     def add(self, group: str, step: int, numbers: Mapping[str, float]) -> None:
         """Each number at `group/name`; steps of a group rise."""
-        ...
 
     def flush(self) -> None:
         """What was added survives the process, as far as the client can promise it."""
-        ...
+        return  # the clients of most have it, or send it themselves within a second
 
     def conclude(self, numbers: Mapping[str, float], picture: Path | None) -> None:
         """The results of a run that finished, and its picture (PNG)."""
-        ...
 
     def close(self, outcome: EndState) -> None:
         """The end; nothing comes after."""
-        ...
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Event files below `run folder/tensorboard`, written without torch or TensorFlow."""
 
     def __init__(self, shown: TrackedRun) -> None:
@@ -124,7 +118,7 @@ class TensorBoard:
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
 
-class Wandb:
+class Wandb(Tracker):
     """A Weights & Biases run; its own files lie below the run's folder unless WANDB_DIR says otherwise."""
 
     def __init__(self, shown: TrackedRun) -> None:
@@ -172,9 +166,6 @@ class Wandb:
         self._run.log({f"{group}/step": step, **named}, step=self._points)
         self._points += 1
 
-    def flush(self) -> None:
-        """Nothing: W&B's own process has it."""
-
     def conclude(self, numbers: Mapping[str, float], picture: Path | None) -> None:
         """Columns of the runs' table, and the picture."""
         self._run.summary.update({f"result/{name}": value for name, value in numbers.items()})
@@ -186,7 +177,7 @@ class Wandb:
         self._run.finish(exit_code={"finished": 0, "stopped": 130, "failed": 1}[outcome])
 
 
-class MlFlow:
+class MlFlow(Tracker):
     """An MLflow run in the experiment `run.project`; the client's plain calls add no user, host, command or commit."""
 
     def __init__(self, shown: TrackedRun) -> None:
@@ -219,9 +210,6 @@ class MlFlow:
         named = {re.sub(r"[^\w\-. /]", "_", f"{group}/{name}"): value for name, value in numbers.items()}
         self._client.log_batch(self.id, metrics=[Metric(name, value, now, step) for name, value in named.items()])
 
-    def flush(self) -> None:
-        """Nothing: every call has arrived when it returns."""
-
     def conclude(self, numbers: Mapping[str, float], picture: Path | None) -> None:
         """Metrics at `result/name`, the picture as an artifact."""
         if numbers:
@@ -234,7 +222,7 @@ class MlFlow:
         self._client.set_terminated(self.id, {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[outcome])
 
 
-class Trackio:
+class Trackio(Tracker):
     """A trackio run; told by its name, so a run folder of the same name in the same project is the same run."""
 
     def __init__(self, shown: TrackedRun) -> None:
@@ -260,9 +248,6 @@ class Trackio:
         """Numbers at `group/name`."""
         self._run.log({f"{group}/{name}": value for name, value in numbers.items()}, step=step)
 
-    def flush(self) -> None:
-        """Nothing: trackio writes every half second."""
-
     def conclude(self, numbers: Mapping[str, float], picture: Path | None) -> None:
         """Numbers at `result/name`, an image at `result/picture`."""
         shown = {"picture": self._trackio.Image(str(picture))} if picture else {}
@@ -284,9 +269,9 @@ KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {
 
 
 def open_tracker(name: str, shown: TrackedRun) -> Tracker:
-    """The tracked run, begun or gone on with; blocks as long as its client does."""
+    """The tracked run, begun or resumed; blocks as long as its client does."""
     with _importing:  # some change the filters of warnings as they are imported, which threads share
         for variable, value in VARIABLES.items():
             os.environ.setdefault(variable, value)
-        importlib.import_module(PACKAGES[name])
+        importlib.import_module(name)
     return KINDS[name](shown)

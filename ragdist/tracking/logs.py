@@ -41,8 +41,8 @@ def at(**known: Any) -> Iterator[None]:
 
 def phase(name: str) -> dict[str, Any]:
     """Round and phase, as lines say them. Example: `round-0/forged` is {"round": 0, "phase": "forged"}."""
-    found = re.fullmatch(r"round[- ](\d+)[/,] ?(.+)", name)
-    return {"round": int(found[1]), "phase": found[2]} if found else {"round": None, "phase": name}
+    match = re.fullmatch(r"round[- ](\d+)[/,] ?(.+)", name)
+    return {"round": int(match[1]), "phase": match[2]} if match else {"round": None, "phase": name}
 
 
 class Lines(logging.FileHandler):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
-from ragdist.errors import ConfigError, Stopped
+from ragdist.errors import ConfigError, Stopped, first_line
 from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import make_folder, read_json, write_json
 from ragdist.tracking import clients
@@ -66,13 +66,10 @@ class SentPosition:
 
 @contextmanager
 def follow(run: RunFolder) -> Iterator[None]:
-    """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended.
-
-    Raises:
-        ConfigError: a tracker's client is not installed.
-    """
+    """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended. A
+    ConfigError if a tracker's client is not installed."""
     for name in run.settings.run.trackers:
-        if not importlib.util.find_spec(clients.PACKAGES[name]):
+        if not importlib.util.find_spec(name):
             raise ConfigError(
                 f"run.trackers has {name}, whose client is not installed; `pip install ragdist[{name}]`, or take it "
                 "out of run.trackers"
@@ -96,8 +93,8 @@ def points(lines: str) -> Iterator[Point]:
         numbers = {name: value for name, value in row.items() if name not in NOT_NUMBERS and _is_number(value)}
         if "step" not in row or not numbers or row["phase"] in NOT_CURVES:
             continue
-        found = re.fullmatch(r"round-(\d+)/(\w+)", row["phase"])
-        group, before = (found[2], int(found[1]) * row.get("steps", 0)) if found else (row["phase"], 0)
+        match = re.fullmatch(r"round-(\d+)/(\w+)", row["phase"])
+        group, before = (match[2], int(match[1]) * row.get("steps", 0)) if match else (row["phase"], 0)
         yield Point(group, before + row["step"], numbers)
 
 
@@ -139,7 +136,7 @@ class _Mirror(threading.Thread):
         try:
             self._mirror()
         except BaseException as error:  # whatever a client throws: a run is worth more than its picture
-            reason = str(error).strip().partition("\n")[0][:300]
+            reason = first_line(error)[:300]
             say(
                 f"{self.tracker_name} fails ({type(error).__name__}: {reason}); the run goes on without it, "
                 f"all numbers are in {self.folder / 'metrics.jsonl'}"
@@ -148,16 +145,8 @@ class _Mirror(threading.Thread):
     def _mirror(self) -> None:
         begun = bool(self.sent.id)
         self.sent.id = self.sent.id or uuid.uuid4().hex
-        shown = TrackedRun(
-            self.sent.id,
-            begun,
-            self.sent.points,
-            self.settings.run.project,
-            self.folder.name,
-            self.job,
-            self.folder,
-            presentable(self.settings),
-        )
+        sent, project, settings = self.sent, self.settings.run.project, presentable(self.settings)
+        shown = TrackedRun(sent.id, begun, sent.points, project, self.folder.name, self.job, self.folder, settings)
         tracker = clients.open_tracker(self.tracker_name, shown)
         self.sent.id = tracker.id
         self._note()

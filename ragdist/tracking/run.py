@@ -50,7 +50,7 @@ MAY_CHANGE = {
     "sweep-raft": ("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
-"""What a run may go on with differently: where and how it runs. ATM's rounds are judged as they go."""
+"""What a run may resume with differently: where and how it runs. ATM's rounds are judged as they go."""
 LIBRARIES = (
     *("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe"),
     *("regex", "scikit-learn"),
@@ -96,6 +96,8 @@ def _naming(settings: Settings) -> dict[str, Any]:
     moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
     values["atm"] |= {**moved, "max_failures": 3}
     values["kube"]["driver_gpu"] = True
+    if (metric := values["sweep"]["metric"]) != "f1":  # the default was exact match
+        values["sweep"]["metric"] = "em" if metric == "subspan" else "subspan"
     return values
 
 
@@ -106,11 +108,8 @@ def is_held(folder: Path) -> bool:
 
 @contextmanager
 def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
-    """The run's folder, locked until the block ends; its state says how the block ended.
-
-    Raises:
-        StorageError: the folder cannot be written, or another process works in it.
-    """
+    """The run's folder, locked until the block ends; its state says how the block ended. A StorageError if the folder
+    cannot be written, or another process works in it."""
     run = RunFolder(make_folder(run_folder(settings, job)).resolve(), settings, job)
 
     def refuse(_: float) -> None:
@@ -151,7 +150,7 @@ def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
 
 
 def _refuse_other_settings(run: RunFolder) -> None:
-    """A run goes on with what it began with; where it runs and what is asked of it afterwards may change."""
+    """A run resumes with what it began with; where it runs and what is asked of it afterwards may change."""
     if not (run.folder / "settings.yaml").exists():
         return
     began, asked = (

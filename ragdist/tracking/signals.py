@@ -11,13 +11,9 @@ from typing import Any
 from ragdist.tracking.progress import say
 
 
-def nothing() -> None:
-    """Asks nobody."""
-
-
 @contextmanager
 def stop_on_signal(
-    ask: Callable[[], None] = nothing, what: str = "the workers save after this step"
+    ask: Callable[[], object] = lambda: None, what: str = "the workers save after this step"
 ) -> Iterator[threading.Event]:
     """The first SIGINT or SIGTERM sets the event and asks the workers to save and end, the second ends at once.
 

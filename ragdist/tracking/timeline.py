@@ -38,11 +38,8 @@ class Span(NamedTuple):
 
 
 class Timeline:
-    """The spans of a run. About 200 bytes a span are held, so that shares and rates can be asked for at any time.
-
-    Raises:
-        StorageError: the folder cannot be written, or its disk is full.
-    """
+    """The spans of a run. About 200 bytes a span are held, so that shares and rates can be asked for at any time. A
+    StorageError if the folder cannot be written, or its disk is full."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = make_folder(folder)
@@ -70,15 +67,12 @@ class Timeline:
     def idle_share(self, group: str, last_s: float | None = None) -> float:
         """Share of its ranks' time in which a group did nothing: 1 - busy / (ranks * wall), in [0, 1].
 
-        Wall is the time from the first start to the last end of all groups, in each session. Ranks are those seen.
-        A span counts when it has ended, so work that is under way looks idle until then.
-
-        Args:
-            group: its name; one that never worked was idle all the time.
-            last_s: look only at so many seconds before the newest end; None looks at the whole run.
+        Wall is the time from the first start to the last end of all groups, in each session, or of the newest `last_s`
+        seconds. Ranks are those seen; a group that never worked was idle all the time. A span counts when it has ended,
+        so work that is under way looks idle until then.
         """
         busy = available = 0.0
-        for spans in self._newest() if last_s is not None else self._copies():
+        for spans in self._copies()[-1:] if last_s is not None else self._copies():
             if not spans:
                 continue
             end = max(span.end for span in spans)
@@ -88,8 +82,9 @@ class Timeline:
             ranks = {span.rank for span in spans if span.group == group}
             available += len(ranks) * (end - start)
             for rank in ranks:
-                mine = [_clip(span, start, end) for span in spans if (span.group, span.rank) == (group, rank)]
-                busy += _length(_merged(mine))
+                ours = (span for span in spans if (span.group, span.rank) == (group, rank))
+                mine = [(max(span.start, start), min(span.end, end)) for span in ours]
+                busy += sum(stop - begun for begun, stop in _merged(mine))
         return 1.0 - busy / available if available else 1.0
 
     def rate(self, phase: str) -> float:
@@ -135,16 +130,8 @@ class Timeline:
         with self._lock:
             return [list(self._sessions[number]) for number in sorted(self._sessions)]
 
-    def _newest(self) -> list[list[Span]]:
-        with self._lock:
-            return [list(self._sessions[self._session])]
-
     def _all(self) -> list[Span]:
         return [span for spans in self._copies() for span in spans]
-
-
-def _clip(span: Span, start: float, end: float) -> Stretch:
-    return max(span.start, start), min(span.end, end)
 
 
 def _merged(stretches: Iterable[Stretch]) -> list[Stretch]:
@@ -158,10 +145,6 @@ def _merged(stretches: Iterable[Stretch]) -> list[Stretch]:
         else:
             out.append((start, end))
     return out
-
-
-def _length(stretches: Iterable[Stretch]) -> float:
-    return sum(end - start for start, end in stretches)
 
 
 def _events(spans: Sequence[Span]) -> list[dict[str, Any]]:

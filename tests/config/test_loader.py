@@ -31,6 +31,7 @@ def test_load_round_trips_through_dump(tmp_path):
         ("chunks.overlap=600", "chunks.tokens=512"),
         ("nowhere.yaml", "nowhere.yaml"),
         ("contexts.oracle_fraction=[", "not YAML"),
+        ("kube.namespace=A_B", "set kube.namespace=..."),  # the pattern that it should match has braces
     ],
 )
 def test_load_wrong_setting_names_the_knob(argument, wanted):

@@ -10,12 +10,13 @@ from pyarrow import Table
 from pyarrow.parquet import read_table, write_table
 
 from ragdist.config import loader
-from ragdist.data import export, prompts
+from ragdist.data import export
 from ragdist.data.pipeline import Pipeline
 from ragdist.errors import DataError
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
 from tests import tiny
+from tests.data.shown import parse
 
 QUESTIONS, DOCUMENTS = 15, 3
 LIE = "an utter lie"
@@ -83,7 +84,7 @@ def test_hf_rows_hold_question_and_documents_that_parse_back_check_14(pipeline, 
     export.export(pipeline, tmp_path, "hf")
     found = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
     for row in (*found["train"], *found["test"]):
-        shown, asked = prompts.parse(row["instruction"])
+        shown, asked = parse(row["instruction"])
         assert asked == row["question"]
         assert [[one.text for one in shown]] == row["context"]["sentences"] and len(shown) == DOCUMENTS
         oracles = [row["context"]["sentences"][0][at] for at in row["oracle_positions"]]
@@ -111,7 +112,7 @@ def test_completion_rows_are_prompt_and_target_with_a_stop_on_request(pipeline, 
         export.export(pipeline, folder, "completion", stop=stop)
         found = lines(folder / "train.jsonl")
         assert all(set(row) == {"prompt", "completion"} for row in found)
-        assert {prompts.parse(row["prompt"])[1]: row["completion"] for row in found}[
+        assert {parse(row["prompt"])[1]: row["completion"] for row in found}[
             "What is the colour of ball 1?"
         ] == "##begin_quote## Ball 1 is shade1. ##end_quote## So it is.\n<ANSWER>: shade1" + stop
 
@@ -148,7 +149,7 @@ def test_no_document_is_cut_or_dropped_where_training_cuts_them(tmp_path):
     counts = export.export(pipeline, tmp_path / "data", "completion")
     found = lines(tmp_path / "data" / "train.jsonl") + lines(tmp_path / "data" / "test.jsonl")
     whole = {chunk.text for chunk in pipeline.chunks}
-    shown = [document.text for row in found for document in prompts.parse(row["prompt"])[0]]
+    shown = [document.text for row in found for document in parse(row["prompt"])[0]]
     assert len(shown) == counts.documents == DOCUMENTS * len(found) and set(shown) <= whole
 
 

@@ -11,7 +11,6 @@ from ragdist.data.prompts import (
     Golden,
     Shortened,
     fit,
-    parse,
     prompt,
     quotes,
     quotes_hold,
@@ -21,6 +20,7 @@ from ragdist.data.prompts import (
 )
 from ragdist.errors import DataError
 from tests import tiny
+from tests.data.shown import parse
 
 CONFIG = PromptsConfig()
 CODEC = tiny.codec()
@@ -30,6 +30,7 @@ DOCUMENTS = [Shortened(chunk.title, chunk.text) for chunk in tiny.chunks()]
 pieces = st.sampled_from(
     ["<DOCUMENT>", "</DOCUMENT>", "<\\/DOCUMENT>", "\\", "<", "\n", "Question: ", PLAIN, "a b", "é漢😀"]
 )
+
 texts = st.lists(pieces | st.text(max_size=8), max_size=8).map("".join)
 titles = texts.map(lambda text: " ".join(text.splitlines()))
 

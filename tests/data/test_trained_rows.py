@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from ragdist.config.loader import resolve
 from ragdist.data.audit import audit
 from ragdist.data.pipeline import Pipeline
-from ragdist.data.prompts import parse
 from ragdist.errors import DataError
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.storage.stages import Store
 from ragdist.systems.atm.training_rows import open_questions
 from tests import tiny
+from tests.data.shown import parse
 
 CODEC = tiny.codec()
 FRACTIONS = (0.0, 0.2, 0.5, 0.6, 1.0)

@@ -11,9 +11,8 @@ from ragdist.config import CorpusConfig
 from ragdist.data.sources import benchmarks
 from ragdist.evaluation import apicalls
 from ragdist.evaluation.apicalls import ApiTally, Call, Database, Judge
-from ragdist.evaluation.predictions import Prediction
 from ragdist.evaluation.summary import summarise
-from ragdist.records import Chunk, Question
+from ragdist.records import Chunk, Prediction, Question
 from tests.evaluation import world
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data" / "apibench.jsonl.gz"

@@ -12,9 +12,9 @@ from ragdist.config import loader
 from ragdist.data import prompts
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import Case, by_question, make_cases
-from ragdist.evaluation.predictions import Prediction
-from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, Written
+from ragdist.records import Candidates, Chunk, Forgery, Hit, Prediction, Prompt, Question, Written
 from tests import tiny
+from tests.data.shown import parse
 
 COUNT = 120
 Rule = Callable[[str, list[prompts.Shortened]], str]
@@ -136,7 +136,7 @@ class RuleWriter:
     def _answer(self, given: Prompt, limit: int) -> Written:
         self.asked.append(given.id)
         said = tiny.codec().decode(given.tokens).partition("user\n")[2].removesuffix("\nassistant\n")
-        documents, asked = prompts.parse(said.removesuffix("\n"))
+        documents, asked = parse(said.removesuffix("\n"))
         text = self.rule(asked, documents)
         tokens = tiny.codec().encode(text).ids
         kept = tiny.codec().decode(tokens[:limit])

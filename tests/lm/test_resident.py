@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import chain
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from ragdist.errors import ConfigError, StorageError
 from ragdist.lm import checkpoints
 from ragdist.lm.load import load_model
+from ragdist.lm.read import ModelReader, beginning
 from ragdist.lm.write import ModelWriter
 from tests import learning, tiny
 
@@ -69,6 +71,21 @@ def test_ranks_write_by_themselves_what_one_process_writes(two, stage):
     writer = ModelWriter(model, tiny.codec(), 8192)
     wanted = {text.prompt_id: text.text for batch in writer.write(tiny.prompts(4), max_new_tokens=9) for text in batch}
     assert json.loads((two / f"{stage}" / "said.json").read_text())["texts"] == wanted
+
+
+def test_what_is_read_after_learning_is_by_the_new_weights(tmp_path, folder):
+    """Also where the prompts begin as those did that were read before."""
+    held = learning.resident(folder, learning.settings(folder, zero_stage=0))
+    examples = tiny.examples(6)
+    assert beginning(examples)
+    before = dict(chain.from_iterable(held.read(examples)))
+    learning.learn(held, "sft", tmp_path)
+    held.open_phase()
+    reader = ModelReader(load_model(learning.settings(tmp_path / "model").model), 8192)
+    after = dict(chain.from_iterable(reader.read(examples)))
+    found = dict(chain.from_iterable(held.read(examples)))
+    assert all(found[name] == pytest.approx(after[name], abs=1e-5) for name in after)
+    assert all(found[name] != pytest.approx(before[name], abs=1e-3) for name in before)
 
 
 def test_resident_in_bfloat16_goes_on_like_one_that_loaded_its_model(tmp_path, folder):

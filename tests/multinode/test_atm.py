@@ -34,7 +34,7 @@ def test_attackers_machine_killed_while_it_forges_is_replaced_check_72(undisturb
     assert len(list(forged.glob("*.parquet"))) < 20
     machines.add(ATTACKER)
     driver.wait_until(lambda: lines(driver.run, "round-0/attacker") >= 1, "the attacker learns")
-    assert "building the attacker anew" in driver.log.read_text()
+    assert "building the attacker again" in driver.log.read_text()
     assert generator.pids("ray::Rank") == theirs
     driver.finish()
     assert game.journal(driver.run) == game.journal(undisturbed.atm)
@@ -48,7 +48,7 @@ def test_generators_machine_cut_off_while_it_learns_comes_back_check_72(undistur
     driver.wait_until(lambda: lines(driver.run, "round-0/generator") >= 2, "the generator's second step")
     theirs, starts, given_up = attacker.pids("ray::Rank"), generator.starts(), machines.given_up()
     generator.cut()
-    driver.wait_until(lambda: "building the generator anew" in driver.log.read_text(), "the cut is noticed", 60)
+    driver.wait_until(lambda: "building the generator again" in driver.log.read_text(), "the cut is noticed", 60)
     assert lines(driver.run, "round-0/generator") < 10
     driver.wait_until(lambda: machines.given_up() > given_up, "the machine is given up", 60)
     generator.mend()

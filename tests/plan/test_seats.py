@@ -54,7 +54,7 @@ POOLS = "1x8xH100-80GB:64cpu:pool=attack,2x8xA100-80GB:64cpu:pool=defend"
     ],
 )
 def test_layouts_worked_by_hand(nodes, roles, wanted):
-    assert seats.sit(roles, seats.parse(nodes)) == wanted
+    assert seats.place(roles, seats.parse(nodes)) == wanted
 
 
 @given(
@@ -76,7 +76,7 @@ def test_a_layout_is_found_whenever_there_is_one(machines, ranks, first, second)
 
     ways = product(product(range(ranks[0] + 1), range(ranks[1] + 1)), repeat=len(nodes))
     possible = any(fits(way) and tuple(map(sum, zip(*way, strict=True))) == ranks for way in ways)
-    found = seats.sit(roles, nodes)
+    found = seats.place(roles, nodes)
     assert (found is not None) == possible
     if found is not None:
         way = [(found["a"].get(node.name, 0), found["b"].get(node.name, 0)) for node in nodes]

@@ -3,7 +3,7 @@
 import pytest
 
 from ragdist.errors import DataError
-from ragdist.records import Bundle, Forgery, Grade, OpenQuestion
+from ragdist.records import Bundle, Forgery, Grade, OpenQuestion, Prediction
 from ragdist.storage import tables
 from ragdist.storage.stages import Stage, Store
 from tests import tiny
@@ -58,6 +58,15 @@ def test_records_survive_a_table_and_a_file(name, tmp_path):
     assert tables.peek(path) == (len(rows), tables.digest(rows), {"forged": 8, "share": 0.5})
     assert tables.rows_at(path) == tables.rows_at(str(path)) == rows
     assert [file.name for file in tmp_path.iterdir()] == ["00000.parquet"]
+
+
+def test_a_file_of_an_earlier_version_is_read_by_its_old_name_and_without_newer_columns():
+    """ATM's answers were `Answered`, and had fewer fields."""
+    asked = {"question_id": "q", "condition": "clean", "generator": 1, "attacker": -1, "text": "None", "answer": "None"}
+    scored = {"em": 1.0, "f1": 1.0, "subspan": 1.0, "states_forgery": False, "ended": True, "cut_tokens": 0}
+    (row,) = rows = [Prediction(**asked, **scored)]
+    table = tables.to_table(rows).select([*asked, *scored]).replace_schema_metadata({tables.KIND: b"Answered"})
+    assert tables.from_table(table) == [row]
 
 
 def test_an_empty_table_keeps_its_kind():

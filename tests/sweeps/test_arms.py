@@ -1,14 +1,13 @@
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from ragdist.config.loader import resolve
+from ragdist.evaluation import kept_answers
 from ragdist.evaluation.sheet import Sheet, markdown
-from ragdist.records import Answered
-from ragdist.storage import tables
 from ragdist.sweeps import arms, trials
 from ragdist.sweeps.arms import ArmAnswer
 from ragdist.sweeps.trials import Trial
+from tests.evaluation.test_kept_answers import answer
 
 SETTINGS = resolve({"evaluation": {"resamples": 2000}})
 
@@ -40,37 +39,37 @@ def test_a_question_asked_with_several_seeds_counts_once():
     assert found["b", "em"].score.mean == pytest.approx((2 / 3 + 4) / 5)
 
 
-def answered(question, generator, em, condition="clean", attacker=-1):
-    return Answered(
-        question_id=question, condition=condition, generator=generator, attacker=attacker, text="x", answer="x", em=em,
-        f1=em, subspan=em, states_forgery=not em, ended=True, cut_tokens=0,
-    )  # fmt: skip
-
-
-def test_rows_are_those_of_the_newest_generator_under_every_list(tmp_path):
+def test_rows_are_those_of_the_first_and_the_newest_model_under_every_list(tmp_path):
     settings = resolve({"sweep": {"arms": {"paper": {}, "clean": {"atm.clean_weight": 1}}}})
     named, points = trials.arms(settings), trials.points(settings)
     assert named == {"paper": {"atm.clean_weight": 0.0}, "clean": {"atm.clean_weight": 1.0}}
     ended = [Trial(name=trials.name_of(point), values=point, state="finished") for point in points]
-    for trial, em in zip(ended, (0.0, 1.0), strict=True):
-        test = tmp_path / trials.TRIALS / trial.name / "atm" / "test"
-        for name, kind in (
-            ("clean-g0", ("clean", 0, -1)),
-            ("clean-g1", ("clean", 1, -1)),
-            ("attacked-a1-g1", ("attacker", 1, 1)),
-        ):
-            (test / name).mkdir(parents=True)
-            rows = [answered(f"q{n}", kind[1], em if kind[1] else 0.5, kind[0], kind[2]) for n in range(3)]
-            tables.write(test / name / "00000.parquet", tables.to_table(rows), {})
-    rows = arms.rows_of("atm", tmp_path, ended, named, 0)
+    for trial, score in zip(ended, (0.0, 1.0), strict=True):
+        folder = tmp_path / trials.TRIALS / trial.name
+        folder.mkdir(parents=True)
+        kept_answers.write(
+            [
+                answer(model=model, condition=condition, question_id=f"q{n}", exact_match=em, states_forgery=None)
+                for model, condition, em in (
+                    ("before", "clean", 0.5),
+                    ("after round 1", "clean", 0.5),
+                    ("after round 2", "clean", score),
+                    ("after round 2", "attacker 2", score),
+                )
+                for n in range(3)
+            ],
+            folder,
+        )
+    gone = Trial(name="older", values=points[0], state="finished")  # of a version that kept no lists
+    found = arms.rows_of(tmp_path, [*ended, gone], named, 7)
+    assert found.schema == kept_answers.SCHEMA and set(found["seed"].to_pylist()) == {7}
+    rows = arms.measured(found)
     assert {(r.arm, r.condition, r.em) for r in rows} == {
         ("before", "clean", 0.5),
-        *(("paper", condition, 0.0) for condition in ("clean", "attacker 1")),
-        *(("clean", condition, 1.0) for condition in ("clean", "attacker 1")),
+        *(("paper", condition, 0.0) for condition in ("clean", "attacker 2")),
+        *(("clean", condition, 1.0) for condition in ("clean", "attacker 2")),
     }
-    arms.write(rows, tmp_path)
-    kept = pq.read_table(tmp_path / arms.ANSWERS).to_pylist()
-    assert len(kept) == 15 and np.mean([r["em"] for r in kept]) == 0.5
+    assert len(rows) == 15 and np.mean([row.em for row in rows]) == 0.5
     table = markdown(Sheet(arms.blocks(arms.compare(rows, list(named), SETTINGS), named), {}))
     assert "`atm.clean_weight=1.0`" in table and "| clean | **1.00**" in table
     assert "+0.50 [+0.50, +0.50]; paper +1.00 [+1.00, +1.00]" in table

@@ -4,10 +4,13 @@ import pytest
 from scipy import stats
 
 from ragdist.config import SweepConfig, loader
+from ragdist.evaluation import kept_answers, page
 from ragdist.evaluation.intervals import Interval
+from ragdist.evaluation.sheet import markdown
 from ragdist.sweeps import report, trials
 from ragdist.sweeps import summary as sweep
 from ragdist.sweeps.trials import Trial
+from tests.evaluation.test_kept_answers import answer
 
 P = "contexts.oracle_fraction"
 
@@ -78,10 +81,16 @@ def test_every_output_is_there_and_tells_the_same(tmp_path):
     assert best.run.name == "" and best.sweep == SweepConfig()
     fronts = [loader.load([str(path)]) for path in sorted((tmp_path / "front").glob("*.yaml"))]
     assert [one.contexts.oracle_fraction for one in fronts] == [0.0, 0.5]
-    page = (tmp_path / "report.html").read_text()
-    assert "&lt;b&gt; &amp; no rows" in page and "<script" not in page and "src=" not in page
+    kept_answers.write([answer()], tmp_path)
+    shown = page.write(tmp_path).read_text()
+    assert "&lt;b&gt; &amp; no rows" in shown and "<b> & no rows" not in shown and "src=" not in shown
+    assert "Highest mean of clean list and template attack (of 2, Subspan EM): oracle_fraction=0.5" in shown
     said = (tmp_path / "report.md").read_text()
-    assert "**" not in said.splitlines()[0] and "3 trials: 2 finished, 1 failed." in said and "x failed" in said
+    assert (
+        said.startswith("**Highest mean of clean list")
+        and "3 trials: 2 finished, 1 failed." in said
+        and "x failed" in said
+    )
 
 
 def test_no_finished_trial_has_no_best_and_still_a_report(tmp_path):
@@ -89,4 +98,15 @@ def test_no_finished_trial_has_no_best_and_still_a_report(tmp_path):
     found = sweep.summarise("raft", [failed], SweepConfig())
     summary = report.write(found, loader.resolve({}), tmp_path)
     assert found.best is None and summary["best"] is None and not (tmp_path / "best.yaml").exists()
-    assert "gone" in (tmp_path / "report.html").read_text()
+    kept_answers.write([], tmp_path)
+    assert "gone" in page.write(tmp_path).read_text()
+
+
+def test_a_tie_is_not_called_best():
+    """0.9 + 0.1 and 0.6 + 0.4 have one mean."""
+    tried = [trial(0.0, 0.9, 0.1), trial(0.5, 0.6, 0.4), trial(1.0, 0.5, 0.4)]
+    found = sweep.summarise("raft", tried, SweepConfig())
+    (line,) = [line for line in report.headline(found) if "tie" in line]
+    assert line.startswith("A tie by mean of clean list") and "oracle_fraction=0, oracle_fraction=0.5, each" in line
+    said = markdown(report.sheet(found))
+    assert said.count("tie of 2") == 2 and "| best |" not in said

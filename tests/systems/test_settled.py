@@ -7,8 +7,7 @@ import pytest
 
 from ragdist.config.loader import resolve
 from ragdist.evaluation import answers
-from ragdist.evaluation.predictions import Prediction
-from ragdist.records import Question
+from ragdist.records import Prediction, Question
 from ragdist.systems.duet import disputes
 from ragdist.systems.duet import run as duet
 from ragdist.systems.duet.disputes import JudgedAnswer

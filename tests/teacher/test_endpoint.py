@@ -89,7 +89,7 @@ def test_a_stream_is_taken_as_calls_have_room(endpoint):
 
     def stream():
         for number in itertools.count():
-            ahead.append(number - teacher.ledger.answered)
+            ahead.append(number - teacher.cache.answered)
             yield Request(id=str(number), text=f"question {number}", max_new_tokens=8)
 
     with faults.Proxy() as proxy:
@@ -299,7 +299,7 @@ def test_stop_awaits_what_is_under_way_and_begins_nothing(tmp_path, number):
         proxy.on_call = lambda count: running.send_signal(number) if count == 6 else None
         said = running.communicate(timeout=60)[1]
         assert running.returncode == 130
-        assert "the same command goes on" in said
+        assert "the same command resumes" in said
         assert len(proxy.calls) <= 9
         assert kept(tmp_path) == sum(proxy.delivered.values()) == len(proxy.calls)
         assert child(proxy, tmp_path, 16).wait(60) == 0

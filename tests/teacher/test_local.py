@@ -91,7 +91,7 @@ def test_same_request_twice_is_written_once(teacher):
     found = teacher()
     replies = list(found.ask([*asked()[:2], *asked()[:2]], what="replies"))
     assert replies[:2] == replies[2:]
-    assert len(found.ledger.path.read_text().splitlines()) == 2
+    assert len(found.cache.path.read_text().splitlines()) == 2
 
 
 def test_request_that_is_too_long_fails_alone_and_may_fit_later(teacher):
@@ -108,7 +108,7 @@ def test_budget_stops_between_microbatches_and_more_of_it_goes_on(teacher):
         list(teacher(budget_tokens=whole + 100).ask(asked(), what="replies"))
     after = teacher(budget_tokens=10 * whole)
     assert len(list(after.ask(asked(), what="replies"))) == len(TEXTS)
-    assert len(after.ledger.path.read_text().splitlines()) == 2 * len(TEXTS)
+    assert len(after.cache.path.read_text().splitlines()) == 2 * len(TEXTS)
 
 
 def test_stop_keeps_the_microbatch_and_the_same_call_goes_on(teacher, writer):
@@ -120,12 +120,12 @@ def test_stop_keeps_the_microbatch_and_the_same_call_goes_on(teacher, writer):
 
     stopped = teacher()
     stopped.open_model = lambda: nullcontext((Stopping(), tiny.codec()))
-    with pytest.raises(Stopped, match="the same command goes on"):
+    with pytest.raises(Stopped, match="the same command resumes"):
         list(stopped.ask(asked(), what="replies"))
-    assert 0 < len(stopped.ledger.path.read_text().splitlines()) < len(TEXTS)
+    assert 0 < len(stopped.cache.path.read_text().splitlines()) < len(TEXTS)
     resumed = teacher()
     assert len(list(resumed.ask(asked(), what="replies"))) == len(TEXTS)
-    assert len(resumed.ledger.path.read_text().splitlines()) == len(TEXTS)
+    assert len(resumed.cache.path.read_text().splitlines()) == len(TEXTS)
 
 
 def test_other_models_have_other_ledgers(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 import time
 
@@ -108,7 +109,7 @@ def test_a_tracker_that_never_answers_does_not_hold_the_run(tmp_path, monkeypatc
 
 
 def test_a_client_that_is_not_installed_is_said_before_the_run(tmp_path, monkeypatch):
-    monkeypatch.setitem(clients.PACKAGES, "wandb", "no_such_package")
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with (
         pytest.raises(ConfigError, match=r"pip install ragdist\[wandb\]"),
         open_run(settings(tmp_path, "run.trackers=[wandb]"), "raft") as run,

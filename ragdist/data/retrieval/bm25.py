@@ -54,11 +54,7 @@ def terms(text: str) -> list[str]:
 
 
 class Bm25:
-    """Plays Retriever: BM25 over title and text of all chunks, held in memory.
-
-    Raises:
-        DataError: there is no chunk.
-    """
+    """Implements Retriever: BM25 over title and text of all chunks, held in memory. A DataError without any."""
 
     def __init__(self, chunks: Iterable[Chunk], config: RetrievalConfig) -> None:
         vocabulary: dict[str, int] = {}

@@ -27,7 +27,7 @@ SPARE = 16
 
 
 class Dense:
-    """Plays Retriever: cosine between a question's vector and each chunk's.
+    """Implements Retriever: cosine between a question's vector and each chunk's.
 
     Args:
         ids: of the chunks, sorted, so that among equal scores the lower place is the lower id.
@@ -92,12 +92,8 @@ def open_vectors(
 ) -> np.ndarray:
     """The vectors of title and text of all chunks, by sorted id: a memory map of `vectors.npy` in a stage of its own.
 
-    Args:
-        store: keeps them beside the data, named by chunks, embedder and prefix; what is there is only opened.
-        chunks: by id, at least one.
-        made_by: fingerprint of the stage that the chunks come from.
-        embedder: asked when they are not there yet.
-        passage_prefix: put before each chunk.
+    The stage is named by the chunks' own (`made_by`), the embedder and the prefix that is put before each chunk;
+    vectors that are there are only opened.
     """
     stage = Stage("vectors", {"chunks": made_by}, {"embedder": embedder.fingerprint, "passage_prefix": passage_prefix})
     path = store.path(stage)

@@ -20,12 +20,7 @@ DEPTH = 100
 
 
 class Hybrid:
-    """Plays Retriever: what others rank, joined by reciprocal rank (Cormack, Clarke, Buettcher 2009).
-
-    Args:
-        retrievers: over the same chunks.
-        rank_constant: see `fuse`.
-    """
+    """Implements Retriever: what others rank, joined by reciprocal rank (Cormack, Clarke, Buettcher 2009)."""
 
     def __init__(self, retrievers: Sequence[Retriever], rank_constant: int) -> None:
         self.retrievers, self.rank_constant = retrievers, rank_constant
@@ -68,19 +63,8 @@ def ranked_by(config: RetrievalConfig, embedder: Embedder | None) -> dict[str, A
 def open_retriever(
     config: RetrievalConfig, chunks: Mapping[str, Chunk], made_by: str, store: Store, embedder: Embedder | None
 ) -> Retriever:
-    """Who ranks chunks, as `retrieval.kind` says.
-
-    Args:
-        config: how.
-        chunks: by id.
-        made_by: fingerprint of the stage that they come from.
-        store: keeps their vectors.
-        embedder: for dense and hybrid.
-
-    Raises:
-        DataError: there is no chunk.
-        ConfigError: dense and hybrid without their packages.
-    """
+    """Who ranks chunks, as `retrieval.kind` says; `made_by` is the fingerprint of the chunks' stage, `store` keeps
+    their vectors. A DataError if there is no chunk, a ConfigError for dense and hybrid without their packages."""
     if not chunks:
         raise DataError("no chunk to search in; see corpus.source and chunks.tokens")
     if config.kind == "bm25":
@@ -93,5 +77,5 @@ def open_retriever(
 
 def _known(embedder: Embedder | None, config: RetrievalConfig) -> Embedder:
     if embedder is None:
-        raise ValueError(f"retrieval.kind={config.kind} needs an embedder; hand one to Road")
+        raise ValueError(f"retrieval.kind={config.kind} needs an embedder; hand one to Pipeline")
     return embedder

@@ -13,14 +13,8 @@ from ragdist.storage.stages import Stage, Store
 
 
 class KeptRetriever:
-    """Plays Retriever; what it finds is a stage, and no index is there before a search that is not.
-
-    Args:
-        store: keeps the hits.
-        chunks: fingerprint of what is searched.
-        ranked_by: what the ranking depends on beside them.
-        open_retriever: who searches.
-    """
+    """Implements Retriever; what it finds is a stage, named by the chunks' fingerprint and what the ranking depends on,
+    and no index is there before a search that is not."""
 
     def __init__(
         self, store: Store, chunks: str, ranked_by: Mapping[str, Any], open_retriever: Callable[[], Retriever]
@@ -38,8 +32,5 @@ class KeptRetriever:
                 yield Ranked(chunk_ids=ids, scores=scores)
 
         rows = self.store.make(stage, Ranked, produce)
-        return [list(map(_hit, row.chunk_ids, row.scores)) for row in rows]
-
-
-def _hit(chunk_id: str, score: float) -> Hit:
-    return Hit(chunk_id=chunk_id, score=score)
+        pairs = (zip(row.chunk_ids, row.scores, strict=True) for row in rows)
+        return [[Hit(chunk_id=chunk_id, score=score) for chunk_id, score in found] for found in pairs]

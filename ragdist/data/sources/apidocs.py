@@ -49,35 +49,25 @@ class _Asked:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """What the chunks and questions depend on: the version of each package, of Python's documentation, of griffe.
-
-    Raises:
-        DataError: a package is not installed.
-    """
+    """What the chunks and questions depend on: the version of each package, of Python's documentation, of griffe. A
+    DataError if a package is not installed."""
     return {name: _version(name) for name in ("griffe", *packages)}
 
 
 def read(packages: Sequence[str], seed: int, test_fraction: float) -> tuple[list[Chunk], list[Question]]:
     """A chunk for each documented public function, and questions about their parameters' defaults.
 
-    A function's questions are all in one split. What the parameter's name alone gives away is dropped: questions with
-    fewer than four functions that share the name and not the value, and with them names of one value; of each
-    name's values the most frequent beyond the number of the second; of `None`, the most frequent over all names, three
-    quarters of what is left, and the others again beyond the second. Which ones stay is drawn by `seed`. What a
-    guess from the name still scores tells `floor`: 0.74 over all defaults and 0.12 over those that stay, with the
-    default packages; 0.20 if it knows 160 training questions only. It is not the best guess: as values are
-    even, avoiding the frequent one would score higher.
+    Packages (`stdlib` is the standard library) are read from their files, never imported. A function's questions are
+    all in one split. What the parameter's name alone gives away is dropped: questions with fewer than four functions
+    that share the name and not the value, and with them names of one value; of each name's values the most frequent
+    beyond the number of the second; of `None`, the most frequent over all names, three quarters of what is left, and
+    the others again beyond the second. Which ones stay is drawn by `seed`. What a guess from the name still scores is
+    in `floor`: 0.74 over all defaults and 0.12 over those that stay, with the default packages; 0.20 if it knows 160
+    training questions only. It is not the best guess: as values are even, avoiding the frequent one would score higher.
 
-    Near misses are functions with the same parameter and another default, wrong answers are those defaults: first
-    the ones that training questions have for an answer, among these the most frequent in training functions.
-
-    Args:
-        packages: importable packages, `stdlib` for the standard library; read from their files, never imported.
-        seed: of the draws.
-        test_fraction: share of the functions whose questions are test questions.
-
-    Raises:
-        DataError: a package is not installed or not documented, or no parameter has several values.
+    Near misses are functions with the same parameter and another default, wrong answers are those defaults: first the
+    ones that training questions have for an answer, among these the most frequent in training functions. A DataError if
+    a package is not installed or not documented, or no parameter has several values.
     """
     found = functions(packages)
     chunks = [_chunk(function) for function in found]

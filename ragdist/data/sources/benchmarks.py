@@ -28,20 +28,12 @@ def read(
 ) -> Iterator[SourceRow]:
     """Each question with its golden and distractor chunks and its forgeries, in the order of the files.
 
-    Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in
-    every row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden
-    ones stand in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which
-    nothing but punctuation is there are dropped, a question that has no other is left out.
-
-    Args:
-        config: the files, their columns, the datasets that are kept, and what to do with a broken row.
-        test_fraction: share of the rows without a split that is test, by draw on their text.
-        seed: of these draws.
-        broken: gets `where: why` for each row that is left out.
-
-    Raises:
-        ConfigError: no question file is named.
-        DataError: a row cannot be used (and `corpus.broken` is stop), or none is left.
+    Golden documents are the question's `oracle_ids`, distractors its `near_miss_ids`; a text has the same id in every
+    row. With `corpus.source=folder` documents only name what the folder holds: the titles or paths of golden ones stand
+    in `oracle_ids` until `questions.link` finds their chunks, and no chunk is made. Answers of which nothing but
+    punctuation is there are dropped, a question that has no other is left out. `broken` gets `where: why` for each row
+    that is left out. A ConfigError if no question file is named; a DataError if a row cannot be used (and
+    `corpus.broken` is stop), or none is left.
     """
     if not config.questions:
         raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
@@ -201,17 +193,8 @@ def _told(value: Any) -> str:
 def _answers(row: Mapping[str, Any], column: str, truths: tuple[str, str], *, nested: bool = True) -> tuple[str, ...]:
     """What the column holds as answers, each once.
 
-    Strings, numbers and truth values, alone or in a list, or in the `text` of an object as SQuAD has them; null and NaN
-    are none.
-
-    Args:
-        row: of a question file.
-        column: its name.
-        truths: how false and true are written.
-        nested: whether lists in the list are more of the same.
-
-    Raises:
-        DataError: there is something else.
+    Strings, numbers and truth values, alone or in a list (`nested`: or in lists in it), or in the `text` of an object
+    as SQuAD has them; null and NaN are none; anything else is a DataError.
     """
     found: dict[str, None] = {}
     left = [(row.get(column), 0)]

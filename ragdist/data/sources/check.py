@@ -32,12 +32,8 @@ def there(settings: Settings) -> bool:
 
 
 def questions(settings: Settings) -> QuestionCount:
-    """How many questions there are of each split, at most.
-
-    Raises:
-        ConfigError: files or a folder are named that are not there, or none is.
-        DataError: the folder has no documents, or a question file cannot be used: a column, a row.
-    """
+    """How many questions there are of each split, at most. A ConfigError if files or a folder are named that are not
+    there, or none is; a DataError if the folder has no documents, or a question file cannot be used."""
     config = settings.corpus
     if config.source not in ("records", "folder"):
         return QuestionCount()
@@ -57,20 +53,14 @@ def questions(settings: Settings) -> QuestionCount:
         count += 1
         if question.split == "test" or question.oracle_ids or config.source == "folder":
             splits[question.split] += 1
-    if count == LOOKED_AT:
+    if count == LOOKED_AT or settings.teacher.questions_per_chunk:
         return QuestionCount()
-    train = None if settings.teacher.questions_per_chunk else splits["train"]
-    test = None if settings.teacher.questions_per_chunk else splits["test"]
-    caps = settings.questions
+    train, test, caps = splits["train"], splits["test"], settings.questions
     return QuestionCount(train and min(train, caps.train_rows or train), test and min(test, caps.test_rows or test))
 
 
 def refuse_without_questions(settings: Settings) -> None:
-    """Lets pass where somebody asks: a file, or a teacher.
-
-    Raises:
-        ConfigError: nobody does.
-    """
+    """Lets pass where somebody asks: a file, or a teacher. A ConfigError where nobody does."""
     config = settings.corpus
     needs = config.source in ("records", "folder") and not settings.teacher.questions_per_chunk
     if needs and not config.questions:
@@ -95,7 +85,8 @@ def impossible(count: QuestionCount, settings: Settings) -> Iterator[str]:
         )
 
 
-def stepless(rows: int | None, train: TrainConfig) -> Iterator[str]:
+def stepless(rows: int | None, train: TrainConfig, block: str = "train") -> Iterator[str]:
     """Why a training on so many rows would have no step; a last step that is not full trains what it has."""
     if rows and not train.steps(rows):
-        yield f"0 steps: {rows} rows and train.epochs={train.epochs:g} give no row to train on; raise train.epochs"
+        knob = f"{block}.epochs"
+        yield f"0 steps: {rows} rows and {knob}={train.epochs:g} give no row to train on; raise {knob}"

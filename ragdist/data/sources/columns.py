@@ -61,13 +61,9 @@ class Taken(NamedTuple):
 
 
 class Columns:
-    """Finds the columns of one file. A column that was found for one row is that of all others which have it.
-
-    Args:
-        file: its address, for messages.
-        config: names that are set hold, whatever else is there.
-        names_only: documents are named, as with `corpus.source=folder`.
-    """
+    """Finds the columns of one file. A column that was found for one row is that of all others which have it; names
+    that the settings set hold, whatever else is there. `names_only`: documents are named, as with
+    `corpus.source=folder`."""
 
     def __init__(self, file: str, config: ColumnsConfig, *, names_only: bool) -> None:
         self._file, self._config, self._names_only = file, config, names_only
@@ -75,11 +71,8 @@ class Columns:
         self._first: dict[str, str] = {}
 
     def of(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Taken]:
-        """The row, a chat's first question and reply in columns of their own, and where everything stands.
-
-        Raises:
-            NoColumn: no row so far has one with a question or with answers.
-        """
+        """The row, a chat's first question and reply in columns of their own, and where everything stands. NoColumn if
+        no row so far has one with a question or with answers."""
         row = _parted(row)
         keys = tuple(row)
         if (taken := self._known.get(keys)) is None:
@@ -109,14 +102,13 @@ class Columns:
         name = getattr(self._config, part)
         if name in there or name != getattr(ColumnsConfig(), part):
             found = name if name in there else ""
-            self._first |= {part: found} if found else {}
-            return found
-        if self._first.get(part) in there:
+        elif self._first.get(part) in there:
             return self._first[part]
-        by_name = {_plain(key): key for key in reversed(there)}
-        found = next((by_name[usual] for usual in USUAL[part] if usual in by_name), "")
-        role = {"question": "user", "answers": "assistant"}.get(part, "")
-        found = found or next((key for key in there if key.endswith(f"[{role}]")), "")
+        else:
+            by_name = {_plain(key): key for key in reversed(there)}
+            found = next((by_name[usual] for usual in USUAL[part] if usual in by_name), "")
+            role = {"question": "user", "answers": "assistant"}.get(part, "")
+            found = found or next((key for key in there if key.endswith(f"[{role}]")), "")
         self._first |= {part: found} if found else {}
         return found
 

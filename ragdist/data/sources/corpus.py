@@ -39,12 +39,8 @@ COLUMNS = ("text", "title")
 
 
 def found(config: CorpusConfig) -> list[FileAddress]:
-    """The files of `corpus.folder`, less those that hold its questions.
-
-    Raises:
-        ConfigError: there is no such folder, or it cannot be read.
-        StorageError: object storage cannot be reached.
-    """
+    """The files of `corpus.folder`, less those that hold its questions. A ConfigError if there is no such folder, or it
+    cannot be read."""
     asked = {_whole(places.at(name).address) for name in config.questions}
     return [place for place in places.files(config.folder) if _whole(place.address) not in asked]
 

@@ -33,11 +33,8 @@ Signature = NDArray[np.uint32]
 
 
 class Index:
-    """Signatures of documents without a near duplicate among them, found by the bands that they share.
-
-    Args:
-        similarity: Jaccard similarity of word triples, in (0, 1], from which two documents are near duplicates.
-    """
+    """Signatures of documents without a near duplicate among them, found by the bands that they share; near duplicates
+    have this Jaccard similarity of word triples or more."""
 
     def __init__(self, similarity: float) -> None:
         self.similarity = similarity
@@ -91,11 +88,7 @@ def rows_of_a_band(similarity: float) -> int:
 def signature_of(text: str, empty: MinHash) -> Signature:
     """The text's MinHash over the triples of its words, without case, accents and punctuation; [PERMUTATIONS].
 
-    A text of fewer than three words counts as one triple.
-
-    Args:
-        text: of any length; its triples are not held all at once.
-        empty: a MinHash of nothing, whose permutations are used.
+    A text of fewer than three words counts as one triple. `empty` is a MinHash of nothing, whose permutations are used.
     """
     spoken, sketch = words(text).split() or [text], empty.copy()
     last = max(1, len(spoken) - TRIPLE + 1)
@@ -109,12 +102,8 @@ def sift(documents: Iterable[Document], config: CorpusConfig, counts: dict[str, 
     """The documents in their order; with `near_duplicates=drop` without those that are nearly like one before them.
 
     Each is compared with those before it that are no near duplicates themselves, so that what is dropped and what is
-    reported are the same documents, and a chain of small changes is not followed away from its beginning.
-
-    Args:
-        documents: in the order that decides which of two stays.
-        config: `near_duplicates` (keep looks for none) and `similarity`.
-        counts: gets `near_duplicates`, their number, and `near_duplicates_named`, the first 20 as `that, like this`.
+    reported are the same documents, and a chain of small changes is not followed away from its beginning. `counts` gets
+    `near_duplicates`, their number, and `near_duplicates_named`, the first 20 as `that, like this`.
     """
     if config.near_duplicates == "keep":
         yield from documents

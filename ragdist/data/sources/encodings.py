@@ -24,11 +24,11 @@ GUESSED = {f"cp{number}": f"windows-{number}" for number in (*range(1250, 1259),
     **{"koi8_r": "koi8-r", "koi8_u": "koi8-u", "cp866": "ibm866", "shift_jis": "shift_jis", "euc_jp": "euc-jp"},
     **{"gb18030": "gb18030", "big5": "big5", "euc_kr": "euc-kr"},
 }
-"""Legacy encodings that are told apart by content: Python's name and the standard's."""
+"""Legacy encodings that are distinguished by content: Python's name and the standard's."""
 ESCAPED = "iso-2022-jp"
 """The one encoding that looks like ASCII."""
 HEAD = 1 << 16
-"""Bytes in which a page's declaration is looked for: a browser reads 1024, and begins anew where it meets one later."""
+"""Bytes in which a page's declaration is looked for: a browser reads 1024, and begins again where one comes later."""
 _MARKS = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16")
 MARKS = (*_MARKS, (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
 _CONTROLS = re.compile(rb"[\x00-\x07\x0e-\x19\x1c-\x1f]")
@@ -49,15 +49,8 @@ class Decoded(NamedTuple):
 
 
 def decoded(data: bytes, declared: str = "") -> Decoded:
-    """The characters of a file, line ends as they are.
-
-    Args:
-        data: the whole file.
-        declared: the encoding that it names, by any of the standard's labels; a byte order mark goes before it.
-
-    Raises:
-        DataError: it is no text, or not in the encoding that it names.
-    """
+    """The characters of a file, line ends as they are; a byte order mark goes before the encoding that it declares, by
+    any of the standard's labels. A DataError if it is no text, or not in the encoding that it names."""
     if marked := next((name for mark, name in MARKS if data.startswith(mark)), ""):
         return _lenient(data, marked, marked.removesuffix("-sig"))
     if (encoding := webencodings.lookup(declared)) is None:
@@ -151,11 +144,8 @@ def _of_one_script(data: bytes) -> str:
 
 
 def _lenient(data: bytes, codec: str, name: str, guessed: str = "") -> Decoded:
-    """The text as a browser shows it, with what cannot be read marked; the note says so.
-
-    Raises:
-        DataError: more of it is no character of this encoding than is one.
-    """
+    """The text as a browser shows it, with what cannot be read marked; the note says so. A DataError where more of it
+    is no character of this encoding than is one."""
     try:
         text, bad = data.decode(codec), 0
     except UnicodeDecodeError:

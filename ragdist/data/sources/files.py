@@ -35,24 +35,16 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 class Broken:
-    """What becomes of a file or row that cannot be used: the run stops, or it is named and left out.
-
-    Args:
-        policy: stop or skip.
-        named: gets each as `where: why`.
-        at_once: problems that are gathered before the run stops, for `check` to name together.
-    """
+    """What becomes of a file or row that cannot be used: the run stops, or it is named (as `where: why`) and left out.
+    Before the run stops `at_once` problems are gathered, for `check` to name together."""
 
     def __init__(self, policy: Literal["stop", "skip"], named: list[str], *, at_once: int = 1) -> None:
         self.policy, self.named, self._at_once = policy, named, at_once
         self._problems: list[str] = []
 
     def add(self, where: str, why: object) -> None:
-        """Notes one, as `where: why`.
-
-        Raises:
-            DataError: the policy is to stop, and so many problems were to be named at once.
-        """
+        """Notes one, as `where: why`. A DataError if the policy is to stop, and so many problems were to be named at
+        once."""
         self.named.append(f"{where}: {why}")
         if self.policy == "stop":
             self._problems.append(f"{where}: {why}")
@@ -62,15 +54,11 @@ class Broken:
                 self.check()
 
     def check(self) -> None:
-        """Raises what was gathered.
-
-        Raises:
-            DataError: there is something, and the policy is to stop.
-        """
+        """Raises what was gathered, as a DataError."""
         if self._problems:
             count = f"{len(self._problems)} files or rows cannot be used: " * (len(self._problems) > 1)
             raise DataError(
-                f"{count}{'; '.join(self._problems)}; mend them, or set corpus.broken=skip to leave such input out"
+                f"{count}{'; '.join(self._problems)}; fix them, or set corpus.broken=skip to leave such input out"
             )
 
 
@@ -78,12 +66,8 @@ def rows(place: FileAddress, broken: Broken, columns: Sequence[str] = ()) -> Num
     """The rows of a table, by what its name says that it is.
 
     An object or a list of them (.json), parquet, a table with a header (.csv, .tsv, the first sheet of .xlsx), a folder
-    that `datasets.save_to_disk` wrote, else JSONL; the text formats may be packed (.gz, .zst).
-
-    Args:
-        place: the file or folder.
-        broken: what becomes of a file or row that cannot be read.
-        columns: of documents; of parquet those alone are read, and the first must be there. Empty: of questions.
+    that `datasets.save_to_disk` wrote, else JSONL; the text formats may be packed (.gz, .zst). `columns` are those of
+    documents, the first of which must be there, and of parquet nothing else is read; empty for questions.
     """
     try:
         if place.is_folder:
@@ -125,11 +109,7 @@ def unpacked(place: FileAddress) -> Iterator[io.BufferedIOBase]:
 
 
 def whole(place: FileAddress) -> bytes:
-    """All bytes of a file, unpacked.
-
-    Raises:
-        ValueError: there are more than LARGEST.
-    """
+    """All bytes of a file, unpacked. A ValueError if there are more than LARGEST."""
     with unpacked(place) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
@@ -155,21 +135,15 @@ def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
                     row = as_json(line)
                 except ValueError as error:
                     broken.add(where, f"is not JSON ({why(error)})")
-                    continue
-                if isinstance(row, dict):
-                    yield where, row
                 else:
-                    broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
+                    yield from _objects(where, row, broken)
     except (*READ_ERRORS, UnicodeError) as error:
         broken.add(place.address, f"cannot be read ({why(error)})")
 
 
 def as_json(text: str | bytes) -> Any:
-    """The value of a JSON text, with numbers as they are written.
-
-    Raises:
-        ValueError: it is none, or in no encoding that JSON may be in; see `why`.
-    """
+    """The value of a JSON text, with numbers as they are written. A ValueError if it is none, or in no encoding that
+    JSON may be in, see `why`."""
     try:
         return json.loads(text, parse_float=Number)
     except RecursionError:
@@ -194,11 +168,16 @@ def _lines(file: Any) -> Iterable[str | bytes]:
 def _json(place: FileAddress, broken: Broken) -> NumberedRows:
     value = as_json(whole(place))
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-        where = f"{place.address}, item {number}" if isinstance(value, list) else place.address
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
+        yield from _objects(
+            f"{place.address}, item {number}" if isinstance(value, list) else place.address, row, broken
+        )
+
+
+def _objects(where: str, row: Any, broken: Broken) -> NumberedRows:
+    if isinstance(row, dict):
+        yield where, row
+    else:
+        broken.add(where, f"holds a JSON {type(row).__name__}, wanted an object")
 
 
 def _parquet(place: FileAddress, wanted: Sequence[str]) -> NumberedRows:

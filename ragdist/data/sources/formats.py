@@ -38,10 +38,8 @@ def suffix_of(name: str) -> str:
 def read(place: FileAddress) -> Text | None:
     """The one document that a file holds; None for a file of another kind, whose name says so.
 
-    A file that its parser cannot read, that is encrypted, or that has no text has a `problem` instead.
-
-    Raises:
-        StorageError: object storage cannot be reached.
+    A file that its parser cannot read, that is encrypted, or that has no text has a `problem` instead. A StorageError
+    if object storage cannot be reached.
     """
     parser = PARSERS.get(suffix_of(place.inside))
     if parser is None:
@@ -81,11 +79,8 @@ def markdown(data: bytes) -> Text:
 
 
 def pdf(data: bytes) -> Text:
-    """The pages' texts with a blank line between; headings are the bookmarks', found again in the page's text.
-
-    Raises:
-        DataError: it is encrypted with a password, or no page has text.
-    """
+    """The pages' texts with a blank line between; headings are the bookmarks', found again in the page's text. A
+    DataError if it is encrypted with a password, or no page has text."""
     from pypdf import PdfReader
     from pypdf.errors import FileNotDecryptedError, WrongPasswordError
 
@@ -105,8 +100,8 @@ def pdf(data: bytes) -> Text:
             marks.page(len(whole), number)
         at = 0
         for level, title in here:
-            found = re.compile(r"\s*".join(map(re.escape, "".join(title.split())))).search(text, at)
-            at = found.start() if found else at
+            match = re.compile(r"\s*".join(map(re.escape, "".join(title.split())))).search(text, at)
+            at = match.start() if match else at
             marks.heading(len(whole) + at, level, title)
         whole += text
     return marks.on(whole)

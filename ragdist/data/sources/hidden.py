@@ -57,10 +57,8 @@ def _declarations(soup: Any) -> Iterator[tuple[Any, str, str, _Weight]]:
     """(element, property, value, weight) of all that is said of display and visibility."""
     for tag in soup.select("[hidden]:not([hidden=until-found i]), dialog:not([open])"):
         yield tag, "display", "none", _Weight(False, 0, (0, 0, 0), 0)
-    number, names = (
-        0,
-        {name for tag in soup.find_all(True) for name in (*tag.get_attribute_list("class"), tag.get("id"))},
-    )
+    number = 0
+    names = {name for tag in soup.find_all(True) for name in (*tag.get_attribute_list("class"), tag.get("id"))}
     for sheet in soup.find_all("style"):
         if str(sheet.get("media", "")).strip().lower() in SCREENS:
             for rule in _rules(tinycss2.parse_stylesheet(sheet.get_text(), True, True)):

@@ -33,11 +33,7 @@ class Copy(NamedTuple):
 
 
 def named(config: CorpusConfig) -> Benchmark:
-    """The benchmark that is asked for.
-
-    Raises:
-        ConfigError: none is.
-    """
+    """The benchmark that is asked for. A ConfigError if none is."""
     if not config.benchmark:
         raise ConfigError(f"corpus.source=benchmark needs a name; set corpus.benchmark to {', '.join(BENCHMARKS)}")
     return BENCHMARKS[config.benchmark]
@@ -53,16 +49,9 @@ def made_by(config: CorpusConfig) -> dict[str, str]:
 
 
 def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
-    """The benchmark's rows, each question once, one in memory at a time.
-
-    Args:
-        config: the name, the revision or the folder of a copy, and what to do with a broken row.
-        counts: gets the repository with its resolved commit, the licence, whom to cite, and what was left out.
-
-    Raises:
-        ConfigError: no benchmark is named, or the hub does not have it or cannot be reached.
-        DataError: a file or row is not of the form that is known here (and `corpus.broken` is stop).
-    """
+    """The benchmark's rows, each question once, one in memory at a time; `counts` gets the repository with its resolved
+    commit, the licence, whom to cite, and what was left out. A ConfigError if no benchmark is named, or the hub does
+    not have it or cannot be reached; a DataError for files of another form (and `corpus.broken` is stop)."""
     benchmark = named(config)
     copy = find(benchmark, Path(config.folder)) if config.folder else _fetch(benchmark, config)
     counts |= {"repository": benchmark.repository, "commit": copy.commit or "unknown"}
@@ -85,10 +74,7 @@ def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
 def find(benchmark: Benchmark, folder: Path, commit: str = "") -> Copy:
     """The benchmark's files below a folder that is laid out as its repository is.
 
-    Where none is for testing, all splits are left to a draw.
-
-    Raises:
-        ConfigError: there is none.
+    Where none is for testing, all splits are left to a draw. A ConfigError if there is none.
     """
     files = [(path, split) for pattern, split in benchmark.files.items() for path in sorted(folder.glob(pattern))]
     if not files:

@@ -19,22 +19,8 @@ UNREAD = frozenset(
 (ruby), text that was deleted. Not all of `head`: where a page has no `body`, its first elements lie there for lxml."""
 PARAGRAPHS = frozenset(
     {"address", "article", "aside", "blockquote", "body", "caption", "details", "dialog", "div", "dl", "fieldset"}
-    | {
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "head",
-        "header",
-        "hr",
-        "main",
-        "ol",
-        "p",
-        "section",
-        "summary",
-        "table",
-    }
-    | {"tbody", "td", "tfoot", "th", "thead", "tr", "ul"}
+    | {"figcaption", "figure", "footer", "form", "head", "header", "hr", "main", "ol", "p", "section", "summary"}
+    | {"table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul"}
 )
 ANCHOR = "headerlink"
 """Class of the sign beside a heading that links to it, in pages made by Sphinx or MkDocs."""
@@ -48,11 +34,8 @@ LAYS_OUT = ["table", "pre", re.compile("^h[1-6]$")]
 
 
 def html(data: bytes) -> Text:
-    """What a reader sees of the page, less navigation; text in `pre` keeps its lines.
-
-    Raises:
-        DataError: its bytes are no text in the encoding that it names, or none at all.
-    """
+    """What a reader sees of the page, less navigation; text in `pre` keeps its lines. A DataError if its bytes are no
+    text in the encoding that it names, or none at all."""
     from bs4 import BeautifulSoup
 
     text, note = encodings.decoded(data, encodings.declared_in_page(data))
@@ -74,11 +57,7 @@ def _blocks(parent: Any, style: tables.Style = tables.ROWS) -> list[TextBlock]:
 
 
 class _Page:
-    """Blocks of an html page, gathered in the order of the text.
-
-    Args:
-        style: how its tables are written.
-    """
+    """Blocks of an html page, gathered in the order of the text; its tables are written in this style."""
 
     def __init__(self, style: tables.Style) -> None:
         self.blocks: list[TextBlock] = []

@@ -83,13 +83,8 @@ class Names:
 
 
 def of_documents(documents: Iterable[Document], copied: Iterable[Sequence[str]], folder: str) -> Names:
-    """The names of a folder's documents, and of those that were left out as copies of one of them.
-
-    Args:
-        documents: those that are used.
-        copied: for each copy its source, its title and the id of what it repeats.
-        folder: the folder's own name.
-    """
+    """The names of a folder's documents, and of those that were left out as copies: each its source, its title and the
+    id of what it repeats."""
     found = [Named(one.id, one.source, one.title, "".join(one.headings[:1])) for one in documents]
     used = {one.id for one in found}
     copies = (Named(first, source, title) for source, title, first in copied if first in used)
@@ -101,15 +96,8 @@ def resolved(
 ) -> Iterator[Question]:
     """The questions with the ids of their documents in place of the names.
 
-    Args:
-        questions: their `oracle_ids` and `near_miss_ids` are names, as `benchmarks.read` gives them for a folder.
-        names: of the documents.
-        files: of all that lies in the folder.
-        broken: gets the questions that name a document which is not there; they are left out.
-        folder: `corpus.folder`, for errors.
-
-    Raises:
-        DataError: a question names a document that is not there, and the policy is to stop; several are told at once.
+    `names` are those of the documents, `files` of all that lies in the folder; `broken` gets the questions that name a
+    document which is not there. If the policy is to stop they are a DataError, several named at once.
     """
     problems: list[str] = []
     for question in questions:
@@ -126,7 +114,7 @@ def resolved(
     if problems and broken.policy == "stop":
         more = f" (and {len(problems) - TOLD} more questions)" if len(problems) > TOLD else ""
         raise DataError(
-            f"{'; '.join(problems[:TOLD])}{more}; mend these names in the question files, or set corpus.broken=skip to "
+            f"{'; '.join(problems[:TOLD])}{more}; fix these names in the question files, or set corpus.broken=skip to "
             "leave such questions out"
         )
     broken.named += problems

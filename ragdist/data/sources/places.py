@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
 
+from ragdist.data.sources import hub_sets
 from ragdist.errors import ConfigError, StorageError
 
 REMOTE = ("s3", "gs")
@@ -54,12 +55,8 @@ class FileAddress:
         return not self.remote and Path(self.address).exists()
 
     def open(self) -> BinaryIO:
-        """The file's bytes, from the beginning; can be sought in.
-
-        Raises:
-            OSError: a local file cannot be read.
-            StorageError: one in object storage cannot.
-        """
+        """The file's bytes, from the beginning; can be sought in. A local file that cannot be read is an OSError, one
+        in object storage a StorageError."""
         if not self.remote:
             return Path(self.address).open("rb")
         system, path = _remote(self.address)
@@ -74,11 +71,8 @@ class FileAddress:
             return file.read()
 
     def digest(self) -> bytes:
-        """32 bytes that change with the content; in object storage with size and time, as reading it all costs money.
-
-        Raises:
-            ConfigError: it cannot be read.
-        """
+        """32 bytes that change with the content; in object storage with size and time, as reading it all costs money. A
+        ConfigError if it cannot be read."""
         if self.remote:
             return hashlib.sha256((self.stamp or _stamp(self.address)).encode()).digest()
         if self.is_folder:
@@ -92,11 +86,8 @@ class FileAddress:
 
 
 def at(address: str) -> FileAddress:
-    """The file at a path or address, without looking whether it is there.
-
-    Raises:
-        ConfigError: nothing is known of such addresses, or it holds credentials.
-    """
+    """The file at a path or address, without looking whether it is there. A ConfigError if nothing is known of such
+    addresses, or it holds credentials."""
     local = _local(address)
     return FileAddress(address, address.rpartition("/")[2]) if local is None else FileAddress(str(local), local.name)
 
@@ -104,11 +95,8 @@ def at(address: str) -> FileAddress:
 def files(folder: str) -> list[FileAddress]:
     """All files below a folder, in the order of their paths, part by part; none that is hidden or in a hidden folder.
 
-    Links to files are followed, links to folders are not.
-
-    Raises:
-        ConfigError: there is no such folder, or it cannot be read.
-        StorageError: object storage cannot be reached.
+    Links to files are followed, links to folders are not. A ConfigError if there is no such folder, or it cannot be
+    read; a StorageError if object storage cannot be reached.
     """
     local = _local(folder) if folder else Path()
     if local is None:
@@ -130,11 +118,8 @@ def name(folder: str) -> str:
 
 
 def digest(found: Iterable[FileAddress]) -> str:
-    """16 hexadecimal digits of all these files: where below their folder they are, and what they hold.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
+    """16 hexadecimal digits of all these files: where below their folder they are, and what they hold. A ConfigError if
+    one cannot be read."""
     whole = hashlib.sha256()
     for place in found:
         whole.update(f"{place.inside}\x1f".encode(errors="surrogateescape") + place.digest())
@@ -156,6 +141,8 @@ def _local(address: str) -> Path | None:
     scheme, mark, rest = address.partition("://")
     if not mark:
         return Path(os.path.expanduser(address))
+    if scheme == hub_sets.SCHEME:
+        return hub_sets.folder_of(address)
     if scheme == "file":
         parts = urlsplit(address)
         if parts.netloc in ("", "localhost"):
@@ -170,7 +157,7 @@ def _local(address: str) -> Path | None:
             return None
     raise ConfigError(
         f"no file can be read from {address!r}; corpus.folder and corpus.questions take a path, file:///path, "
-        "s3://bucket/path or gs://bucket/path"
+        "s3://bucket/path or gs://bucket/path, corpus.questions also hf://owner/name"
     )
 
 
@@ -196,11 +183,7 @@ def _server(endpoint: str, usual: str) -> tuple[str, str]:
 
 
 def _remote(address: str) -> tuple[fs.FileSystem, str]:
-    """The store that an address lies in, and the path there.
-
-    Raises:
-        StorageError: it cannot be reached.
-    """
+    """The store that an address lies in, and the path there. A StorageError if it cannot be reached."""
     scheme, _, path = address.partition("://")
     try:
         return _filesystem(scheme, path.partition("/")[0]), path.rstrip("/")

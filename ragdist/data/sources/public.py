@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ragdist.data.matching import contains
@@ -92,17 +93,13 @@ def _pubmedqa(row: dict[str, Any], _: str) -> PublicRow:
     return _row("pubmedqa", row["pubid"], row["question"], [row["final_decision"]], documents, row["long_answer"])
 
 
-def _dpr(dataset: str) -> Callable[[dict[str, Any], str], PublicRow]:
+def _dpr(row: dict[str, Any], _: str, dataset: str) -> PublicRow:
     """DPR's rows as Tevatron packs them. Of several passages that hold the answer only the first is taken, which is the
     annotators' own where there is one: RAFT shows all oracles together, and one of these is enough."""
-
-    def read(row: dict[str, Any], _: str) -> PublicRow:
-        golden, others = row["positive_passages"][:1], row["negative_passages"][: PASSAGES - 1]
-        documents = [_document(p.get("title", ""), p["text"], "golden") for p in golden]
-        documents += [_document(p.get("title", ""), p["text"], "distractor") for p in others]
-        return _row(dataset, row["query_id"], row["query"], row["answers"], documents)
-
-    return read
+    golden, others = row["positive_passages"][:1], row["negative_passages"][: PASSAGES - 1]
+    documents = [_document(p.get("title", ""), p["text"], "golden") for p in golden]
+    documents += [_document(p.get("title", ""), p["text"], "distractor") for p in others]
+    return _row(dataset, row["query_id"], row["query"], row["answers"], documents)
 
 
 def _popqa(row: dict[str, Any], _: str) -> PublicRow:
@@ -119,13 +116,13 @@ def _popqa(row: dict[str, Any], _: str) -> PublicRow:
 def _apibench(row: dict[str, Any], file: str) -> PublicRow:
     """The question stands in `code`, in one of two wordings. The file's name tells the hub, which has a rule of its own
     in `evaluation/apicalls.py`."""
-    said = _INSTRUCTION.search(row["code"]) or _QUOTED_INSTRUCTION.search(row["code"])
-    if not said:
+    match = _INSTRUCTION.search(row["code"]) or _QUOTED_INSTRUCTION.search(row["code"])
+    if not match:
         raise DataError(f"column 'code' holds no instruction: {row['code']!r:.80}")
     api = row["api_data"]
     documents = [_document(str(api.get("api_name", "")), json.dumps(api, ensure_ascii=False), "golden")]
-    question = said[1].strip().strip("'\"")
-    return _row(f"apibench_{file.partition('_')[0]}", "", question, [row["api_call"]], documents, said[2])
+    question = match[1].strip().strip("'\"")
+    return _row(f"apibench_{file.partition('_')[0]}", "", question, [row["api_call"]], documents, match[2])
 
 
 DPR_FILES = {"*train*.jsonl*": "train", "*dev*.jsonl*": "test"}
@@ -147,14 +144,14 @@ BENCHMARKS = {
     "nq": Benchmark(
         repository="Tevatron/wikipedia-nq",
         files=DPR_FILES,
-        read=_dpr("nq_open"),
+        read=partial(_dpr, dataset="nq_open"),
         licence="questions CC BY-SA 3.0; Wikipedia passages CC BY-SA 3.0; DPR's selection CC BY-NC 4.0",
         citation="Kwiatkowski et al., Natural Questions, TACL 2019; Karpukhin et al., DPR, arXiv 2004.04906",
     ),
     "triviaqa": Benchmark(
         repository="Tevatron/wikipedia-trivia",
         files=DPR_FILES,
-        read=_dpr("triviaqa"),
+        read=partial(_dpr, dataset="triviaqa"),
         licence="questions for research, trivia sites keep their rights; Wikipedia passages CC BY-SA 3.0; DPR's "
         "selection CC BY-NC 4.0",
         citation="Joshi et al., TriviaQA, ACL 2017, arXiv 1705.03551; Karpukhin et al., DPR, arXiv 2004.04906",
@@ -162,7 +159,7 @@ BENCHMARKS = {
     "webquestions": Benchmark(
         repository="Tevatron/wikipedia-wq",
         files=DPR_FILES,
-        read=_dpr("webq"),
+        read=partial(_dpr, dataset="webq"),
         licence="questions CC BY 4.0; Wikipedia passages CC BY-SA 3.0; DPR's selection CC BY-NC 4.0",
         citation="Berant et al., WebQuestions, EMNLP 2013; Karpukhin et al., DPR, arXiv 2004.04906",
     ),

@@ -14,11 +14,8 @@ TESTS = frozenset({"test", "validation", "dev", "eval"})
 
 
 def rows(place: FileAddress) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, with their split where both kinds are there.
-
-    Raises:
-        ValueError: it is no such folder, or cannot be read.
-    """
+    """The rows of `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, with their split where both kinds are there. A
+    ValueError if it is no such folder, or cannot be read."""
     folder = Path(place.address)
     if not any((folder / name).is_file() for name in (WHOLE, SPLITS)):
         raise ValueError(

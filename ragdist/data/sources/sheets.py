@@ -22,11 +22,8 @@ OLE = b"\xd0\xcf\x11\xe0"
 
 
 def rows(place: FileAddress, *, every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of the first sheet that has any, or of every sheet, each by the names in its own first row.
-
-    Raises:
-        DataError: it is no workbook, or one that unpacks to more than LARGEST.
-    """
+    """The rows of the first sheet that has any, or of every sheet, each by the names in its own first row; raises as
+    `tables`."""
     for name, lines in tables(place.read()):
         header: list[str] = []
         for number, cells in lines:
@@ -40,11 +37,8 @@ def rows(place: FileAddress, *, every: bool) -> Iterator[tuple[str, dict[str, An
 
 
 def tables(data: bytes) -> Iterator[tuple[str, Iterator[tuple[int, list[Any]]]]]:
-    """Each sheet's name and its rows that are not empty, with their numbers; cells beyond COLUMNS are not read.
-
-    Raises:
-        DataError: it is no workbook, or one that unpacks to more than LARGEST.
-    """
+    """Each sheet's name and its rows that are not empty, with their numbers; cells beyond COLUMNS are not read. A
+    DataError if it is no workbook, or one that unpacks to more than LARGEST."""
     from openpyxl import load_workbook
 
     check_size(data)
@@ -59,10 +53,7 @@ def tables(data: bytes) -> Iterator[tuple[str, Iterator[tuple[int, list[Any]]]]]
 def check_size(data: bytes) -> None:
     """Lets pass what is a zip file and unpacks to less than LARGEST, by what it says of its parts.
 
-    A part that unpacks to more than it says is an error of the reader's.
-
-    Raises:
-        DataError: it is not, or it would unpack to more.
+    A part that unpacks to more than it says is an error of the reader's; all else is a DataError.
     """
     if data.startswith(OLE):
         raise DataError("is of the format before xlsx, or has a password; save it as .xlsx without one")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 import sys
 import sysconfig
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from pathlib import Path
@@ -68,11 +66,8 @@ class Function:
 
 
 def functions(packages: Sequence[str]) -> list[Function]:
-    """The packages' functions by path, those of equal text only once; `stdlib` is the standard library.
-
-    Raises:
-        DataError: a package is not installed, or has no documented function written in Python.
-    """
+    """The packages' functions by path, those of equal text only once; `stdlib` is the standard library. A DataError if
+    a package is not installed, or has no documented function written in Python."""
     found: dict[str, Function] = {}
     for package in packages:
         known = len(found)
@@ -85,11 +80,8 @@ def functions(packages: Sequence[str]) -> list[Function]:
 
 
 def origin(package: str) -> Path:
-    """The package's `__init__.py`, or the file of a module on its own; the package is not imported.
-
-    Raises:
-        DataError: the package is not installed.
-    """
+    """The package's `__init__.py`, or the file of a module on its own; the package is not imported. A DataError if it
+    is not installed."""
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.origin:
         raise DataError(f"package {package!r} is not installed; install it or change corpus.packages")
@@ -120,25 +112,13 @@ def _roots(package: str) -> Iterator[griffe.Module]:
         folder = file.parent.parent if file.stem == "__init__" else file.parent
     loader = griffe.GriffeLoader(search_paths=[folder], allow_inspection=False, store_source=False)
     loader.finder = _Finder([folder])
-    with _quiet():
+    with griffe.logger.disable():  # it warns of docstrings and annotations of other people's packages
         for name in names:
             root = loader.load(name, try_relative_path=False)
             if isinstance(root, griffe.Module):
                 loader.expand_exports(root)
                 loader.expand_wildcards(root, external=False)
                 yield root
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without griffe's warnings about docstrings and annotations of other people's packages."""
-    logger = logging.getLogger("griffe")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _public(root: griffe.Module) -> Iterator[Function]:

@@ -16,11 +16,8 @@ from ragdist.errors import DataError
 
 
 def pptx(data: bytes) -> Text:
-    """The slides' texts with a blank line between, each with its title first.
-
-    Raises:
-        DataError: it is no pptx, has a password, or unpacks to too much.
-    """
+    """The slides' texts with a blank line between, each with its title first. A DataError if it is no pptx, has a
+    password, or unpacks to too much."""
     from pptx import Presentation
     from pptx.exc import PackageNotFoundError
 

@@ -48,10 +48,6 @@ def written(value: Any, truths: tuple[str, str] = TRUTHS) -> str | None:
 
     A number is written as it stands in the file, but a whole one without `.0`, which is what tables make of whole
     numbers; infinity and NaN are no numbers.
-
-    Args:
-        value: from JSON or a table.
-        truths: how false and true are written.
     """
     if isinstance(value, str):
         return trimmed(value)

@@ -40,9 +40,7 @@ def docx(data: bytes) -> Text:
     end notes after the paragraph that refers to them.
 
     Not: headers, footers, comments, deleted and hidden text, numbers of lists. A docx does not say where its pages end.
-
-    Raises:
-        DataError: it is encrypted or in the format before docx.
+    A DataError if it is encrypted or in the format before docx.
     """
     from docx.opc.constants import RELATIONSHIP_TYPE
     from docx.opc.pkgreader import PackageReader
@@ -99,12 +97,7 @@ def _has(node: Any, path: str) -> bool:
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads a document's blocks.
-
-    Args:
-        styles: by id.
-        notes: elements of foot and end notes, by kind and id.
-    """
+    """Reads a document's blocks."""
 
     styles: Mapping[str, _Style]
     notes: Mapping[tuple[str, str], Any]
@@ -114,12 +107,7 @@ class _Reader:
     """Of that paragraph."""
 
     def blocks(self, parent: Any, style: tables.Style = tables.ROWS) -> Iterator[TextBlock]:
-        """The blocks of a body, cell, text box or note, what stands beside a block after it.
-
-        Args:
-            parent: the element.
-            style: how its tables are written.
-        """
+        """The blocks of a body, cell, text box or note, what is beside a block after it; tables are in this style."""
         begun = ""
         for node in parent:
             outer, self._beside = self._beside, []

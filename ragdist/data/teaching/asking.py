@@ -3,7 +3,7 @@
     chunk -> questions -> without those of other splits -> reasoned answers -> without those that several chunks answer
              `ask`                `asked_once`                 `answer`                 `judging.unique`
 
-The teacher pays for each reply once (its ledger keeps them), so everything here may be made again at no cost.
+The teacher pays for each reply once (a cache keeps them), so everything here may be made again at no cost.
 """
 
 from __future__ import annotations
@@ -61,17 +61,11 @@ def ask(
     seed: int,
     counts: dict[str, Any],
 ) -> Iterator[Question]:
-    """Questions about these chunks, not yet answered, in the order of the chunks.
+    """Questions about those of the chunks that `choose` gave a split, not yet answered, in the order of the chunks.
 
-    Args:
-        chunks: of which those in `splits` are asked about.
-        splits: see `choose`.
-        teacher: writes.
-        config: how many, and the wording.
-        seed: of the teacher's sampling.
-        counts: gets `chunks`, `refused` (chunks that the teacher refused), `without_question` (whose reply held none),
-            `no_question` (lines of replies that are none) and `names_document`, questions that were left out because
-            they point at a text.
+    `counts` gets `chunks`, `refused` (chunks that the teacher refused), `without_question` (whose reply held none),
+    `no_question` (lines of replies that are none) and `names_document`, questions that were left out because they point
+    at a text.
     """
     counts |= dict.fromkeys(("chunks", "refused", "without_question", "no_question", "names_document"), 0)
 
@@ -108,12 +102,9 @@ def ask(
 def asked_once(asked: Iterable[Question], own: Iterable[Question], counts: dict[str, Any]) -> list[Question]:
     """The teacher's questions less those that say what another split asks, before anyone pays for their answers.
 
-    Args:
-        asked: of both splits.
-        own: the user's own questions, which all stay.
-        counts: gets `asked_of_several`, questions with the same words about several chunks, which none of them alone
-            answers; `near_own`, those near to one of the user's in the other split; and `near_test`, training
-            questions near to a test question.
+    `counts` gets `asked_of_several`, questions with the same words about several chunks, which none of them alone
+    answers; `near_own`, those near to one of the user's own in the other split; and `near_test`, training questions
+    near to a test question.
     """
     rows = list(asked)
     often = Counter(text_key(question) for question in rows)
@@ -133,15 +124,11 @@ def asked_once(asked: Iterable[Question], own: Iterable[Question], counts: dict[
 def answer(
     questions: Iterable[Question], sources: Sources, teacher: Teacher, config: TeacherConfig, counts: dict[str, Any]
 ) -> Iterator[Question]:
-    """The questions with a short answer and its reasoning: first those that hold at once, then the repaired ones.
+    """The questions with a short answer and its reasoning: first those that hold at once, then the repaired ones. Where
+    a question has answers already they are known, and only the reasoning is new.
 
-    Args:
-        questions: with their oracles; where one has answers already they are known, and only the reasoning is new.
-        sources: the oracles' chunks.
-        teacher: answers, and is asked once more where an answer does not hold.
-        config: the wording, and whether a row that still does not hold is kept.
-        counts: gets `unanswerable`, `refused`, `repaired` (held at the second attempt), `invalid` (did not) and
-            `invalid_kept`, those of them that are there nevertheless.
+    `counts` gets `unanswerable`, `refused`, `repaired` (held at the second attempt), `invalid` (did not) and
+    `invalid_kept`, those of them that are there nevertheless.
     """
     counts |= dict.fromkeys(("unanswerable", "refused", "repaired", "invalid", "invalid_kept"), 0)
     failing: list[tuple[Question, Reply, ReasonedAnswer]] = []
@@ -180,14 +167,8 @@ def reason(
 ) -> Iterator[Question]:
     """All questions in order, training questions that have an oracle and no reasoning with the teacher's.
 
-    One whose reasoning does not hold is left out, or stays as it was where `teacher.invalid` is keep.
-
-    Args:
-        questions: selected, of both splits.
-        sources: the oracles' chunks.
-        teacher: reasons.
-        config: the wording.
-        counts: gets `reasoned`, and what `answer` counts.
+    One whose reasoning does not hold is left out, or stays as it was where `teacher.invalid` is keep. `counts` gets
+    `reasoned`, and what `answer` counts.
     """
     rows = list(questions)
     bare = [row for row in rows if row.split == "train" and row.oracle_ids and not row.reasoning.strip()]

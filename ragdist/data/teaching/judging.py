@@ -33,16 +33,11 @@ def unique(
     config: TeacherConfig,
     counts: dict[str, Any],
 ) -> Iterator[Question]:
-    """The questions that only their own chunk answers, in order.
+    """The answered questions that only their own chunk answers, in order; the retriever tells which others are looked
+    at.
 
-    Args:
-        questions: answered, each with one oracle.
-        chunks: all, by id.
-        retriever: tells which other chunks are looked at.
-        teacher: asked about the best of those too where `teacher.judge` says so.
-        config: of the teacher.
-        counts: gets `several_chunks`, questions that another chunk answers by its words, and `judged_several`, those
-            of which the teacher says so.
+    `counts` gets `several_chunks`, questions that another chunk answers by its words, and with `teacher.judge`
+    `judged_several`, those of which the teacher says so.
     """
     counts |= {"several_chunks": 0} | ({"judged_several": 0} if config.judge else {})
 

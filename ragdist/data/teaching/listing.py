@@ -70,12 +70,8 @@ _TAGGED = re.compile(r"<(\w{1,20})>\s*(.*?)\s*</\1>")
 
 
 def pieces(text: str, *, whole: bool) -> tuple[list[str], bool]:
-    """What may be a question each, and whether they stand in a list that says so (JSON).
-
-    Args:
-        text: a reply, without thoughts.
-        whole: it was not cut off; else what is last counts only if it is finished.
-    """
+    """What may be a question each, and whether they stand in a list that says so (JSON). Of a reply that is not whole,
+    what is last counts only if it is finished."""
     lines = [line for line in text.splitlines() if not _FENCE.match(line)]
     if body := "\n".join(dropwhile(lambda line: line.lstrip()[:1] not in ("[", "{"), lines)).strip():
         if found := list(_strings(_parsed(body))):

@@ -68,6 +68,11 @@ _DECLINES = re.compile(
 )
 
 
+def declines(answer: str) -> bool:
+    """Whether it says that the question cannot be answered."""
+    return bool(_DECLINES.match(answer) or DECLINED.match(answer))
+
+
 class ReasonedAnswer(NamedTuple):
     """A reasoned answer as it was read. Example: ReasonedAnswer("##begin_quote## ...", "8443", "", False)."""
 
@@ -110,17 +115,13 @@ def spoken(reply: Reply) -> Reply:
 
 
 def questions_in(reply: Reply, count: int, text: str, counts: MutableMapping[str, Any] | None = None) -> list[str]:
-    """At most `count` questions of a reply, each once, without numbering, empty lines and talk around them.
+    """At most `count` questions of a reply about a text, each once, without numbering, empty lines and talk around
+    them.
 
     Where some lines are questions, by their mark or by words of a language that writes none, the others are talk; where
     none is, as in instructions, the items of a list count. The last line of a reply that was cut off counts only if it
-    is finished. What stands in the text that is asked about is no question about it.
-
-    Args:
-        reply: the teacher's.
-        count: how many were asked for.
-        text: that they are about.
-        counts: `no_question` grows by the lines that are none.
+    is finished. What stands in the text that is asked about is no question about it. `counts["no_question"]` grows by
+    the lines that are none.
     """
     said = spoken(reply)
     lines, listed = listing.pieces(said.text, whole=said.ended)
@@ -146,13 +147,8 @@ def read_answer(
 
     It holds when the reply is whole, ends with a tag (`<ANSWER>:` or `##Answer:`) and a short answer, all its quotes
     stand word for word in a source, and either it has a quote or its answer's words follow one another in a source. An
-    answer alone, without a tag, holds when it is one line of such words: it is its own quote.
-
-    Args:
-        reply: the teacher's.
-        sources: texts that it may quote from.
-        known: right answers, where they are known: then the answer must be one of them.
-        all_known: all of them must be in the answer.
+    answer alone, without a tag, holds when it is one line of such words: it is its own quote. Where right answers are
+    known, it must be one of them, with `all_known` hold all of them.
     """
     reply = spoken(reply)
     text = reply.text.strip()
@@ -164,7 +160,7 @@ def read_answer(
     answer = _bare_answer(found.answer)
     stands = any(contains(source, answer) for source in sources)
     alone = not found.tagged and stands and len(text.splitlines()) == 1
-    declined = bool(_DECLINES.match(answer) or DECLINED.match(answer)) and not stands and not known
+    declined = declines(answer) and not stands and not known
     problem = _form_problem(reply, answer, found.tagged or alone) or _quote_problem(reasoning, sources)
     if not problem and known:
         problem = _known_problem(answer, known, all_known)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ragdist.config import Settings, TeacherConfig
+from ragdist.config import Settings
 from ragdist.data import matching
 from ragdist.data.teaching import asking, judging
 from ragdist.errors import DataError
@@ -23,17 +23,11 @@ JUDGING = {"judge", "verdict"}
 LISTED = ("refused", "without_question", "names_document", "unanswerable", "invalid", "several_chunks")
 
 
-class Lessons:
-    """What a teacher is asked for.
-
-    Args:
-        settings: of the job.
-        store: keeps the stages.
-        teacher: who is asked.
-    """
+class TeacherStages:
+    """What a teacher is asked for."""
 
     def __init__(self, settings: Settings, store: Store, teacher: Teacher) -> None:
-        self.settings, self.store, self.teacher = settings, store, teacher
+        self.settings, self.store, self.teacher, self._config = settings, store, teacher, settings.teacher
 
     def asked(self, chunks: Rows[Chunk]) -> Rows[Question]:
         """Questions about the chunks, not yet answered."""
@@ -54,18 +48,8 @@ class Lessons:
         retriever: Retriever,
         found_by: Mapping[str, Any],
     ) -> Rows[Question]:
-        """Those of the questions that have a reasoned answer that holds, and that no other chunk answers.
-
-        Args:
-            asked: see `asked`.
-            own: the user's own questions.
-            chunks: all, by id.
-            retriever: over the chunks.
-            found_by: what `own` and the retriever's hits depend on.
-
-        Raises:
-            DataError: not one is left.
-        """
+        """Those of the questions that have a reasoned answer that holds, and that no other chunk answers; `found_by` is
+        what the user's own questions and the retriever's hits depend on. A DataError if not one is left."""
         settings = {**self._config.model_dump(include=ANSWERING | JUDGING), "found_by": dict(found_by)}
 
         def produce(counts: dict[str, Any]) -> Iterator[Question]:
@@ -99,15 +83,8 @@ class Lessons:
     @property
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts on distractors depend on, for the name of their stage."""
-        return {
-            "teacher": self.teacher.fingerprint,
-            "reading": 2,
-            **self._config.model_dump(include=JUDGING | {"max_new_tokens"}),
-        }
-
-    @property
-    def _config(self) -> TeacherConfig:
-        return self.settings.teacher
+        named = self._config.model_dump(include=JUDGING | {"max_new_tokens"})
+        return {"teacher": self.teacher.fingerprint, "reading": 2, **named}
 
     def _stage(self, name: str, inputs: dict[str, str], settings: dict[str, Any]) -> Stage:
         version = 2 + matching.VERSION  # either rule, when it changes, makes other rows

@@ -21,7 +21,7 @@ from ragdist.data import prompts
 from ragdist.data.matching import Form, contains
 from ragdist.evaluation import answers
 from ragdist.evaluation.ask import write
-from ragdist.records import Answered, Forgery, OpenQuestion, Page, Question, from_row
+from ragdist.records import Forgery, OpenQuestion, Page, Prediction, Question, from_row
 from ragdist.roles import Model
 from ragdist.systems.atm import training_rows
 
@@ -31,7 +31,7 @@ Notes = dict[str, float]
 
 def ask_clean(
     model: Model, questions: Sequence[OpenQuestion], template: str, settings: Settings
-) -> tuple[list[Answered], Notes]:
+) -> tuple[list[Prediction], Notes]:
     """Answers under the clean lists, then under the same lists permuted (where that moves nothing, asked once), then
     under the lists without their oracles.
 
@@ -41,7 +41,7 @@ def ask_clean(
         template: JSONL of the template attack's Forgery rows; not shown, repeating them is the base rate.
         settings: `evaluation`, `model`, `prompts` and the seed are read.
     """
-    forgeries = _of_template(template, settings)
+    forgeries = template_forgeries(template, settings)
     clean, notes = _ask(model, questions, forgeries, "clean", -1, settings)
     moved = [question for question in questions if _shown(question, (), settings.seed) != [*question.documents]]
     asked, _ = _ask(model, moved, forgeries, "permuted", -1, settings) if moved else ([], {})
@@ -53,10 +53,10 @@ def ask_clean(
 
 
 def ask_template(
-    model: Model, questions: Sequence[OpenQuestion], clean: Sequence[Answered], template: str, settings: Settings
-) -> tuple[list[Answered], Notes]:
+    model: Model, questions: Sequence[OpenQuestion], clean: Sequence[Prediction], template: str, settings: Settings
+) -> tuple[list[Prediction], Notes]:
     """Answers under the template attack; `clean` is what `ask_clean` had from the same generator."""
-    found, notes = _ask(model, questions, _of_template(template, settings), "template", -1, settings)
+    found, notes = _ask(model, questions, template_forgeries(template, settings), "template", -1, settings)
     return found, notes | _lost(clean, found)
 
 
@@ -64,10 +64,10 @@ def ask_attacked(
     model: Model,
     questions: Sequence[OpenQuestion],
     forgeries: Sequence[Forgery],
-    clean: Sequence[Answered],
+    clean: Sequence[Prediction],
     attacker: int,
     settings: Settings,
-) -> tuple[list[Answered], Notes]:
+) -> tuple[list[Prediction], Notes]:
     """Answers under all the forgeries given, written by that version of the attacker.
 
     A question for which it wrote nothing usable is asked all the same: an attack that failed.
@@ -77,6 +77,17 @@ def ask_attacked(
         by_id.setdefault(forgery.question_id, []).append(forgery)
     found, notes = _ask(model, questions, by_id, "attacker", attacker, settings)
     return found, notes | _lost(clean, found)
+
+
+def list_of(
+    question: OpenQuestion, condition: str, forgeries: Sequence[Forgery], seed: int
+) -> Sequence[Page | Forgery]:
+    """What a generator is shown with the question, in that order; `forgeries` under an attack alone."""
+    if condition == "clean":
+        return question.documents
+    if condition == "absent":
+        return [page for at, page in enumerate(question.documents) if at not in question.oracle_positions]
+    return _shown(question, () if condition == "permuted" else forgeries, seed)
 
 
 def _shown(question: OpenQuestion, forgeries: Sequence[Forgery], seed: int) -> list[Page | Forgery]:
@@ -91,7 +102,7 @@ def _ask(
     condition: Condition,
     attacker: int,
     settings: Settings,
-) -> tuple[list[Answered], Notes]:
+) -> tuple[list[Prediction], Notes]:
     """Asks greedily, one answer a question, in the order of questions. Runs beside the generator.
 
     Texts of D and of the forgeries are shown letter by letter; their order belongs to (seed, question).
@@ -99,11 +110,7 @@ def _ask(
     limit, form = settings.answer_tokens, settings.evaluation.normalise
     asked = []
     for question in questions:
-        shown: Sequence[Page | Forgery] = question.documents
-        if condition == "absent":
-            shown = [page for at, page in enumerate(question.documents) if at not in question.oracle_positions]
-        elif condition != "clean":
-            shown = _shown(question, () if condition == "permuted" else forgeries.get(question.id, ()), settings.seed)
+        shown = list_of(question, condition, forgeries.get(question.id, ()), settings.seed)
         room = max(limit, len(model.codec.encode(question.target).ids) + 1)
         golden = {question.document_ids[at] for at in question.oracle_positions}
         places = (at for at, document in enumerate(shown) if document.id in golden)
@@ -126,7 +133,7 @@ def _ask(
         answer = prompts.extract(text.text).answer
         score = answers.score(answer, judged, form)
         found.append(
-            Answered(
+            Prediction(
                 question_id=question.id,
                 condition=condition,
                 generator=model.version,
@@ -145,7 +152,7 @@ def _ask(
     return found, {
         "asked": len(found),
         "right": sum(row.em for row in found),
-        "repeats": sum(row.states_forgery for row in found),
+        "repeats": sum(bool(row.states_forgery) for row in found),
         "unfinished": sum(not row.ended for row in found),
         "cut_prompts": sum(row.cut_tokens > 0 for row in found),
         "cut_answers": sum(row.cut_answer for row in found),
@@ -182,14 +189,15 @@ def _repeats(answer: str, question: OpenQuestion, forgeries: Sequence[Forgery], 
     )
 
 
-def _lost(clean: Sequence[Answered], attacked: Sequence[Answered]) -> Notes:
+def _lost(clean: Sequence[Prediction], attacked: Sequence[Prediction]) -> Notes:
     """Attack success as two sums, for the live view: of those right on the permuted list, those that are lost."""
     right = {row.question_id for row in clean if row.condition == "permuted" and row.em == 1.0}
     lost = sum(row.question_id in right and row.em < 1.0 for row in attacked)
     return {"right_clean": len(right), "lost": lost}
 
 
-def _of_template(path: str, settings: Settings) -> dict[str, list[Forgery]]:
+def template_forgeries(path: str, settings: Settings) -> dict[str, list[Forgery]]:
+    """Those of the template attack that are shown, by question."""
     count = settings.evaluation.forgeries
     return {key: rows[:count] for key, rows in _read_template(path, Path(path).stat().st_mtime_ns).items()}
 

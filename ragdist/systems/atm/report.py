@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note
-from ragdist.evaluation.report import NAMES
+from ragdist.evaluation.report import HEADLINE, NAMES, SCORES, Accuracy, Attack, sentence, value
 from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
 from ragdist.systems.atm.asking import Condition
 
@@ -29,38 +29,12 @@ METRIC_NAMES = {**NAMES, "perplexity": "perplexity", "log_perplexity": "log perp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundScore:
-    """One stage under one condition. Example: RoundScore(model="after round 1", attacker=1, ...)."""
+class StageAccuracy(Accuracy):
+    """One stage under one condition. Example: StageAccuracy(model="after round 1", attacker=1, ...)."""
 
-    model: str
-    """The stage."""
-    condition: Condition
     attacker: int
-    rows: int
-    em: Interval
-    f1: Interval
-    subspan: Interval
     states_forgery: Interval
     """Share of answers that repeat the forged answer; on the clean list, the base rate of the template's."""
-    unfinished: float
-    cut_prompts: float
-    """Share of prompts whose documents were cut to fit."""
-    cut_answers: float = 0.0
-    """Share of prompts whose golden documents, cut to fit, no longer show the answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Success:
-    """How often an attack turned a right answer wrong. Example: Success(model="before", rows=71, ...)."""
-
-    model: str
-    condition: Condition
-    attacker: int
-    metric: str
-    rows: int
-    """Questions answered right on the permuted clean list by the same generator."""
-    success: Interval | None
-    """Share of them answered wrong under attack; None when there are no rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +84,8 @@ class Beside:
 class Rounds:
     """All that a report on rounds shows."""
 
-    scores: tuple[RoundScore, ...]
-    successes: tuple[Success, ...]
+    scores: tuple[StageAccuracy, ...]
+    successes: tuple[Attack, ...]
     changes: tuple[Change, ...]
     inflicted: tuple[Inflicted, ...]
     gains: tuple[Change, ...]
@@ -126,13 +100,13 @@ class Rounds:
         """In the order they were played."""
         return sorted({s.model for s in self.scores} | {s.model for s in self.inflicted}, key=place)
 
-    def score(self, stage: str, condition: Condition) -> RoundScore | None:
+    def score(self, stage: str, condition: str) -> StageAccuracy | None:
         """The score, or None where it was not asked."""
         return next((s for s in self.scores if (s.model, s.condition) == (stage, condition)), None)
 
     def sheet(self) -> Sheet:
         """What is shown of it."""
-        return Sheet(blocks(self), as_json(self))
+        return Sheet(blocks(self), as_json(self), f"ATM, {len(self.stages)} stages", headline(self))
 
 
 def place(stage: str) -> float:
@@ -146,7 +120,7 @@ def blocks(report: Rounds) -> list[Block]:
     heads = (*(TITLES[name] for name in SHOWN), "template success", "own success", "log perplexity")
     return [
         Table(
-            title="Exact match, its 95% interval, then F1 / Subspan EM; attack success; perplexity inflicted",
+            title=f"{SCORES}; attack success; perplexity inflicted",
             columns=("", *heads),
             rows=[(stage, *_row(report, stage)) for stage in report.stages],
         ),
@@ -174,7 +148,7 @@ def blocks(report: Rounds) -> list[Block]:
 
 def notes(report: Rounds) -> list[str]:
     """What the numbers mean, a sentence each; first whether anything is shown at all."""
-    em = [change for change in report.changes if change.metric == "em"]
+    right = [change for change in report.changes if change.metric == HEADLINE]
     logs = [gain for gain in report.gains if gain.metric == "log_perplexity"]
     counts = sorted({score.rows for score in report.scores}) or [0]
     out = [f"{counts[0]} questions." if len(counts) == 1 else f"{counts[0]} to {counts[-1]} questions."]
@@ -182,10 +156,10 @@ def notes(report: Rounds) -> list[str]:
     if report.successes:
         out.append("Attack success: right on the permuted clean list, wrong with forgeries strewn into that very list.")
     last = report.stages[-1] if report.stages else ""
-    for change in em:
+    for change in right:
         if change.after == last and change.before == report.stages[0]:
             out.append(f"{change.after} against {change.before}, {TITLES[change.condition]}: {change.verdict}.")
-    for change in em:
+    for change in right:
         if change.condition == "attacker" and change.before.endswith("attacker"):
             out.append(f"{change.after} against {change.before}, the same forgeries: {change.verdict}.")
     for gain in logs:
@@ -204,16 +178,31 @@ def notes(report: Rounds) -> list[str]:
     return out
 
 
+def headline(report: Rounds) -> list[str]:
+    """The last generator against the first under each list, then what an attack turned wrong, then how sure that is."""
+    first, last = (report.stages[0], report.stages[-1]) if report.stages else ("", "")
+    out = []
+    for change in report.changes:
+        old, new = (report.score(stage, condition) for stage in (first, last) for condition in [_of(change)])
+        if (change.metric, change.before, change.after) == (HEADLINE, first, last) and old and new:
+            out.append(sentence(TITLES[change.condition], change, old.subspan, new.subspan))
+    return [*out, conclusion(report)]
+
+
+def _of(change: Change) -> Condition:
+    return next(name for name in CONDITIONS if name == change.condition)
+
+
 def conclusion(report: Rounds) -> str:
     """Whether any change may be called a difference; where none may, that this is a null result."""
-    found = [change for change in (*report.changes, *report.gains) if change.metric in ("em", "log_perplexity")]
+    found = [change for change in (*report.changes, *report.gains) if change.metric in (HEADLINE, "log_perplexity")]
     differing = sum(change.shown for change in found)
     if not found:
         return "Nothing was compared."
     if differing:
-        return f"{differing} of {len(found)} changes in exact match and log perplexity are shown to be differences."
+        return f"{differing} of {len(found)} changes in Subspan EM and log perplexity are shown to be differences."
     few = f", each over fewer than {ENOUGH} questions" if all(change.rows < ENOUGH for change in found) else ""
-    return f"A null result: none of {len(found)} changes in exact match and log perplexity is a difference{few}."
+    return f"A null result: none of {len(found)} changes in Subspan EM and log perplexity is a difference{few}."
 
 
 def as_json(report: Rounds) -> dict[str, Any]:
@@ -238,9 +227,9 @@ def _row(report: Rounds, stage: str) -> list[Value | str]:
     out: list[Value | str] = []
     for condition in SHOWN:
         score = report.score(stage, condition)
-        out.append(Value(score.em, f"{score.f1.mean:.2f} / {score.subspan.mean:.2f}") if score else "")
+        out.append(value(score))
     for condition in ("template", "attacker"):
-        key = (stage, condition, "em")
+        key = (stage, condition, HEADLINE)
         found = next((s for s in report.successes if (s.model, s.condition, s.metric) == key), None)
         of = f"of {found.rows}" if found else ""
         out.append(Value(found.success, of) if found and found.success else of)
@@ -249,17 +238,17 @@ def _row(report: Rounds, stage: str) -> list[Value | str]:
 
 
 def _curves(report: Rounds) -> list[Picture]:
-    """Exact match under each condition, and the log perplexity that a forgery inflicts, over the stages."""
+    """Subspan EM under each condition, and the log perplexity that a forgery inflicts, over the stages."""
     stages, scores = report.stages, []
     for number, condition in enumerate(COMPARED):
-        found = [(at, score.em) for at, stage in enumerate(stages) if (score := report.score(stage, condition))]
+        found = [(at, score.subspan) for at, stage in enumerate(stages) if (score := report.score(stage, condition))]
         # Side by side, so that no interval hides another.
-        points = [Mark(at + 0.08 * (number - 1), em) for at, em in found]
+        points = [Mark(at + 0.08 * (number - 1), right) for at, right in found]
         scores.append(Series(label=TITLES[condition], marks=points, colour=COLOURS[number]))
     hurt = [Mark(stages.index(one.model), one.log_perplexity) for one in report.inflicted]
     harm = Series(label=TITLES["attacker"], marks=hurt, colour=COLOURS[COMPARED.index("attacker")])
     title = "log perplexity of the right answer after a forgery"
     return [
-        Picture(title="exact match, 95% intervals", series=[one for one in scores if one.marks], ticks=stages),
+        Picture(title=f"{NAMES[HEADLINE]}, 95% intervals", series=[one for one in scores if one.marks], ticks=stages),
         Picture(title=title, series=[harm] if hurt else (), ticks=stages, share=False),
     ]

@@ -29,10 +29,11 @@ from typing import Any, NamedTuple
 from ragdist.algo import consistency, preference, sft
 from ragdist.config import Settings
 from ragdist.errors import TrainError
+from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.records import OpenQuestion
 from ragdist.roles import MicrobatchRef, Side
 from ragdist.storage.phases import PhaseCheckpoint
-from ragdist.systems.atm import asking, forging, training_rows
+from ragdist.systems.atm import answers, asking, forging, training_rows
 from ragdist.systems.atm import summary as rounds
 from ragdist.systems.atm.live import Board
 from ragdist.systems.atm.report import Rounds
@@ -69,6 +70,8 @@ class AtmOutcome:
     attacker: Path
     """Folders of the last models."""
     report: Rounds
+    answers: list[KeptAnswer]
+    """All that generators gave to the test questions."""
 
 
 def run(
@@ -82,7 +85,7 @@ def run(
     board: Board,
     until: str = "",
 ) -> AtmOutcome:
-    """Plays `atm.rounds` rounds; what an earlier call finished in `folder` is gone on with.
+    """Plays `atm.rounds` rounds; what an earlier call finished in `folder` is resumed.
 
     Args:
         train: microbatches of OpenQuestion that both learn on.
@@ -110,8 +113,11 @@ def run(
             for number in range(settings.atm.rounds):
                 game.play(number)
     models = {side: Path(_start(side, phases, journal, settings).source) for side, phases in learned.items()}
-    report = rounds.summarise(journal.folder / "test", settings, questions)
-    return AtmOutcome(models["generator"], models["attacker"], report)
+    judged = journal.folder / "test"
+    report = rounds.summarise(judged, settings, questions)
+    return AtmOutcome(
+        models["generator"], models["attacker"], report, answers.of_game(judged, questions, template, settings)
+    )
 
 
 def common(keys: Iterable[str], settings: Settings) -> str:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from ragdist.config import Settings
 from ragdist.draws import draw
 from ragdist.evaluation.intervals import Change, Interval, compare, interval, together
-from ragdist.evaluation.report import METRICS
-from ragdist.evaluation.summary import losses
-from ragdist.records import Answered, Forgery, Grade, OpenQuestion
+from ragdist.evaluation.report import METRICS, Attack, Metric
+from ragdist.evaluation.summary import accuracy, losses
+from ragdist.records import Forgery, Grade, OpenQuestion, Prediction
 from ragdist.storage.tables import rows_at
 from ragdist.systems.atm.asking import Condition
 from ragdist.systems.atm.report import (
@@ -29,13 +29,12 @@ from ragdist.systems.atm.report import (
     Forged,
     Inflicted,
     Rounds,
-    RoundScore,
-    Success,
+    StageAccuracy,
     place,
 )
 
 ATTACKS: tuple[Condition, ...] = ("template", "attacker")
-RIGHT_OR_WRONG = ("em", "subspan")
+RIGHT_OR_WRONG: tuple[Metric, ...] = ("subspan", "em")
 EXAMPLES = 3
 SHORT = 300
 """Characters of a text beside another."""
@@ -55,7 +54,7 @@ class Matchup(NamedTuple):
         return f"after round {self.generator}" if self.generator else "before"
 
 
-AnswersById = dict[str, Answered]
+AnswersById = dict[str, Prediction]
 """By question."""
 
 
@@ -83,14 +82,14 @@ def _read(folder: Path, kind: str) -> Iterator[tuple[list[int], Any]]:
 
 
 def report(
-    asked: Iterable[Answered],
+    asked: Iterable[Prediction],
     grades: Mapping[Matchup, Sequence[Grade]],
     forgeries: Sequence[Forgery],
     settings: Settings,
     questions: Iterable[OpenQuestion] = (),
 ) -> Rounds:
     """The same from rows in memory; grades by who wrote the forgeries and who read them."""
-    groups: dict[tuple[Condition, Matchup], AnswersById] = {}
+    groups: dict[tuple[str, Matchup], AnswersById] = {}
     for row in asked:
         groups.setdefault((row.condition, Matchup(row.generator, row.attacker)), {})[row.question_id] = row
     groups = dict(sorted(groups.items(), key=lambda item: (place(item[0][1].stage), CONDITIONS.index(item[0][0]))))
@@ -115,32 +114,23 @@ def report(
     )
 
 
-def _score(condition: Condition, meeting: Matchup, group: AnswersById, settings: Settings) -> RoundScore:
+def _score(condition: str, meeting: Matchup, group: AnswersById, settings: Settings) -> StageAccuracy:
     rows = list(group.values())
-
-    def bounds(name: str) -> Interval:
-        return _interval([float(getattr(row, name)) for row in rows], settings)
-
-    return RoundScore(
+    repeated = _interval([float(row.states_forgery or 0) for row in rows], settings)
+    return StageAccuracy(
         model=meeting.stage,
         condition=condition,
         attacker=meeting.attacker,
-        rows=len(rows),
-        em=bounds("em"),
-        f1=bounds("f1"),
-        subspan=bounds("subspan"),
-        states_forgery=bounds("states_forgery"),
-        unfinished=sum(not row.ended for row in rows) / len(rows),
-        cut_prompts=sum(row.cut_tokens > 0 for row in rows) / len(rows),
-        cut_answers=sum(row.cut_answer for row in rows) / len(rows),
+        states_forgery=repeated,
+        **accuracy(rows, settings),
     )
 
 
 def _success(
-    condition: Condition, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: str, settings: Settings
-) -> Success:
+    condition: str, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: Metric, settings: Settings
+) -> Attack:
     lost = losses(control, attacked, metric)
-    return Success(
+    return Attack(
         model=meeting.stage,
         condition=condition,
         attacker=meeting.attacker,
@@ -150,7 +140,7 @@ def _success(
     )
 
 
-def _changes(groups: Mapping[tuple[Condition, Matchup], AnswersById], settings: Settings) -> Iterator[Change]:
+def _changes(groups: Mapping[tuple[str, Matchup], AnswersById], settings: Settings) -> Iterator[Change]:
     """Each stage against the first and against the one before it, under the same condition."""
     for condition in COMPARED:
         played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]

@@ -473,7 +473,7 @@ def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: C
 
 def _text(forgery: Forgery, asked: Assignment, codec: Codec) -> tuple[int, ...]:
     """What the attacker wrote of it: the tokens that it sampled; where its writer did not say, the text put into tokens
-    anew, without the lead that it was given, and the end if it came to one."""
+    again, without the lead that it was given, and the end if it came to one."""
     end = (codec.end,) if forgery.ended else ()
     return forgery.tokens or (*codec.encode(whole(forgery).removeprefix(asked.lead.said)).ids, *end)
 

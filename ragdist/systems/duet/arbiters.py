@@ -41,7 +41,7 @@ class Arbiter(Protocol):
 
 @dataclass(frozen=True)
 class ScorerArbiter:
-    """Plays Arbiter by the two confidences of a scorer; each answer is scored by itself, so slots mean nothing."""
+    """Implements Arbiter by the two confidences of a scorer; each answer is scored by itself, so slots mean nothing."""
 
     scorer: Scorer
     margin: float
@@ -66,7 +66,7 @@ class ScorerArbiter:
 
 @dataclass(frozen=True)
 class Discoverer:
-    """Plays Arbiter where none could be trained: the answer from documents is taken."""
+    """Implements Arbiter where none could be trained: the answer from documents is taken."""
 
     same: Same
 
@@ -77,7 +77,7 @@ class Discoverer:
 
 @dataclass(frozen=True)
 class Summarizer:
-    """Plays Arbiter with a language model that writes the final answer, greedily.
+    """Implements Arbiter with a language model that writes the final answer, greedily.
 
     Args:
         ask: texts for prompts of disputes, see `by_answerer` and `by_teacher`.

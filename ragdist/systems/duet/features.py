@@ -36,7 +36,7 @@ _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9ff
 
 
 class FeatureScorer:
-    """Plays Scorer. A row's confidence is the sigmoid of its features times the coefficients.
+    """Implements Scorer. A row's confidence is the sigmoid of its features times the coefficients.
 
     Args:
         coefficients: [BUCKETS] float64.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragdist.evaluation.intervals import note
-from ragdist.evaluation.report import NAMES, TITLES, Report, blocks
+from ragdist.evaluation.report import NAMES, TITLES, Report, blocks, compared, sentence
+from ragdist.evaluation.report import headline as table_headline
 from ragdist.evaluation.sheet import COLOURS, DARK, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, plain
 from ragdist.records import as_row
 from ragdist.systems.duet.calibration import Calibration
@@ -28,7 +29,10 @@ class DuetReport:
     def sheet(self) -> Sheet:
         """What is shown of both."""
         numbers = {**self.report.sheet().numbers, "arbiters": as_json(self.worth)}
-        return Sheet([*blocks(self.report), *arbiter_blocks(self.worth)], numbers)
+        arbiters, first = list(dict.fromkeys(one.arbiter for one in self.worth)), headline(self.worth)
+        found = [*blocks(self.report), *arbiter_blocks(self.worth)]
+        title = f"DuetRAG: {', '.join(arbiters)} between reciter and discoverer" if arbiters else compared(self.report)
+        return Sheet(found, numbers, title, first or table_headline(self.report))
 
 
 def arbiter_blocks(worths: Sequence[ArbiterEffect]) -> list[Block]:
@@ -53,6 +57,16 @@ def arbiter_blocks(worths: Sequence[ArbiterEffect]) -> list[Block]:
     confident = [group for group in groups if any(one.calibration for one in group)]
     pictures = [_bars(worths), *(_reliability(group, _colours(worths)) for group in confident)] if worths else []
     return [*out, curves, *pictures]
+
+
+def headline(worths: Sequence[ArbiterEffect]) -> list[str]:
+    """Under each condition the arbiter that is right most often, against the better of the two sides."""
+    out = []
+    for group in _by_condition(worths):
+        best = max(group, key=lambda one: one.accuracy.mean)
+        better = max(best.reciter, best.discoverer, key=lambda side: side.mean)
+        out.append(sentence(TITLES[best.condition], best.against_better, better, best.accuracy))
+    return out
 
 
 def as_json(worths: Sequence[ArbiterEffect]) -> list[dict[str, Any]]:

@@ -33,9 +33,9 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation import answers
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import Case, by_question
-from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
-from ragdist.records import Forgery, Judgement, Question, Verdict
+from ragdist.records import Forgery, Judgement, Prediction, Question, Verdict
 from ragdist.roles import Answerer, Answerers, Scorer, Teacher, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
 from ragdist.systems import raft
@@ -61,7 +61,7 @@ DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
 SCORERS: tuple[Kind, ...] = ("alignment", "features")
 SETTLED = "settled.json"
 """In the arbiters' folder: the margin of each scorer, or null where there was nothing to learn."""
-Said = Mapping[Condition, Mapping[str, Prediction]]
+Said = Mapping[str, Mapping[str, Prediction]]
 """What both sides said, by condition and question; under closed_book it is the reciter's."""
 
 
@@ -85,6 +85,8 @@ class DuetOutcome:
     report: Report
     worth: list[ArbiterEffect]
     """What each arbiter is good for, under each condition."""
+    answers: list[KeptAnswer]
+    """All that were given."""
 
 
 def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -> DuetOutcome:
@@ -93,7 +95,7 @@ def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -
     Args:
         pipeline: corpus and questions.
         cast: who trains, answers and scores.
-        folder: the run's folder; what an earlier call finished there is gone on with.
+        folder: the run's folder; what an earlier call finished there is resumed.
         settings: all settings.
 
     Raises:
@@ -121,8 +123,8 @@ def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -
     duet.settle(held, learned)
     with span("judge"):
         judged = {kind: duet.judge(kind, tests, said) for kind in settings.duet.arbiters}
-    report, worth = duet.compare(asked, said, judged, tests)
-    return DuetOutcome(models, report, worth)
+    found, worth = duet.compare(asked, said, judged, tests)
+    return DuetOutcome(models, duet.report(found), worth, raft.answers(pipeline, found, settings))
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class Duet:
         cases = [for_side(case) for case in raft.cases(self.pipeline, questions, settings, forgeries)]
         sources = [str(source) for source in sides_of(models)]
         found = ask_cases(label, sources, sides, cases, questions, self.folder / "evaluation", settings)
-        said: dict[Condition, dict[str, Prediction]] = {condition: {} for condition in conditions}
+        said: dict[str, dict[str, Prediction]] = {condition: {} for condition in conditions}
         for row in found:
             side = RECITER if row.condition == "closed_book" else DISCOVERER
             said[row.condition][row.question_id] = replace(row, model=side)
@@ -287,11 +289,11 @@ class Duet:
                 ask = by_answerer(answerer, self.pipeline.codec, self.arbiters / "said", source, self.settings)
                 yield Summarizer(ask, same, seed)
 
-    def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[Condition, list[list[Verdict]]]:
+    def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[str, list[list[Verdict]]]:
         """Verdicts by condition; under one of them a summarizer is also shown the answers in the other order."""
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
-        found: dict[Condition, list[list[Verdict]]] = {}
+        found: dict[str, list[list[Verdict]]] = {}
         with self.arbiter(kind, agreeing(questions, self.settings)) as arbiter:
             for condition in conditions:
                 shown = self._disputes(questions, said, condition)
@@ -304,20 +306,18 @@ class Duet:
         self,
         asked: Mapping[str, list[Prediction]],
         said: Said,
-        judged: Mapping[Kind, Mapping[Condition, list[list[Verdict]]]],
+        judged: Mapping[Kind, Mapping[str, list[list[Verdict]]]],
         tests: Sequence[Question],
-    ) -> tuple[Report, list[ArbiterEffect]]:
-        """The paper's table, and what each arbiter is good for."""
+    ) -> tuple[dict[str, list[Prediction]], list[ArbiterEffect]]:
+        """The answers of all that the paper's table compares, and what each arbiter is good for."""
         reciter = list(said["closed_book"].values())
         found = {**asked, RECITER: reciter, DISCOVERER: []}
         forged = by_question(self.pipeline.forgeries)
         wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
-        bound: list[Prediction] = []
         worth: list[ArbiterEffect] = []
         for condition in (condition for condition in said if condition != "closed_book"):
             discoverer = list(said[condition].values())
             found[DISCOVERER] += discoverer
-            bound += arbitration.either(reciter, discoverer)
             for kind, verdicts in judged.items():
                 name = kind.replace("_", " ")
                 label = f"DuetRAG, {name}"
@@ -327,10 +327,21 @@ class Duet:
                 if condition != "permuted":  # asked for the sake of attack success alone
                     turned = second[0] if second else ()
                     worth.append(arbitration.worth(first, reciter, discoverer, tests, name, self.settings, turned))
-        report = raft.report(self.pipeline, {**found, EITHER: bound}, self.settings)
-        return report, arbitration.compared(worth)
+        return found, arbitration.compared(worth)
 
-    def _disputes(self, questions: Iterable[Question], said: Said, condition: Condition) -> list[Dispute]:
+    def report(self, found: Mapping[str, list[Prediction]]) -> Report:
+        """The paper's table, with what a perfect selector would reach."""
+        conditions = dict.fromkeys(row.condition for row in found[DISCOVERER])
+        bound = [
+            row
+            for condition in conditions
+            for row in arbitration.either(
+                found[RECITER], [row for row in found[DISCOVERER] if row.condition == condition]
+            )
+        ]
+        return raft.report(self.pipeline, {**found, EITHER: bound}, self.settings)
+
+    def _disputes(self, questions: Iterable[Question], said: Said, condition: str) -> list[Dispute]:
         """What both said to those of the questions that could be asked like that."""
         first, second = said["closed_book"], said[condition]
         return [

@@ -10,16 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ragdist.config import Condition, Settings
+from ragdist.config import Settings
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.intervals import Change, Interval, interval, together
-from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.predictions import score_of
 from ragdist.evaluation.summary import PredictionsById, compare
-from ragdist.records import Question, Verdict
+from ragdist.records import Prediction, Question, Verdict
 from ragdist.systems.duet.calibration import Calibration
 
 EITHER = "either (upper bound)"
+REPORTED: Literal["em", "subspan"] = "subspan"
+"""The metric of all reports; what an arbiter is taught by is `duet.right_by`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,11 @@ class Outcomes:
 class ArbiterEffect:
     """One arbiter under one condition.
 
-    Example: ArbiterEffect(arbiter="alignment", condition="retrieved", metric="em", outcomes=Outcomes(...), ...)
+    Example: ArbiterEffect(arbiter="alignment", condition="retrieved", metric="subspan", outcomes=Outcomes(...), ...)
     """
 
     arbiter: str
-    condition: Condition
+    condition: str
     """What the discoverer was shown."""
     metric: Literal["em", "subspan"]
     """That says whether an answer is right."""
@@ -176,8 +178,8 @@ def either(reciter: Iterable[Prediction], discoverer: Iterable[Prediction], labe
     out = []
     for shown in discoverer:
         if other := recited.get(shown.question_id):
-            best = max(shown, other, key=lambda side: side.score)
-            em, f1, subspan = map(max, shown.score, other.score)
+            best = max(shown, other, key=score_of)
+            em, f1, subspan = map(max, score_of(shown), score_of(other))
             out.append(replace(_renamed(best, label, shown), em=em, f1=f1, subspan=subspan))
     return out
 
@@ -199,7 +201,7 @@ def worth(
         discoverer: its predictions under the condition.
         questions: those to report on; verdicts on others are left out.
         label: the arbiter's name.
-        settings: `duet.right_by`, `evaluation.normalise`, `evaluation.resamples` and the seed are read.
+        settings: `duet.right_by` (for confidences), `evaluation.normalise`, `.resamples` and the seed are read.
         swapped: the same arbiter's verdicts with the two answers in each other's place.
 
     Raises:
@@ -213,7 +215,7 @@ def worth(
             f"none of {len(verdicts)} verdicts of {label} is on one of {len(asked)} questions; raise "
             "questions.test_rows, or add a condition to evaluation.conditions that allows them"
         )
-    metric = settings.duet.right_by
+    metric = REPORTED
     outcomes: dict[str, tuple[bool, bool, bool]] = {
         key: (_right(recited[key], metric), _right(found[key], metric), _right(made[key], metric)) for key in made
     }
@@ -233,7 +235,7 @@ def worth(
         either=_share(total.both + total.one, total.rows, settings),
         against_reciter=compare({key: recited[key] for key in made}, made, metric, settings),
         against_discoverer=compare({key: found[key] for key in made}, made, metric, settings),
-        calibration=_calibration(verdicts, outcomes),
+        calibration=_calibration(verdicts, recited, found, settings.duet.right_by),
         order_effect=_order_effect(verdicts, swapped, differing, settings),
     )
 
@@ -275,18 +277,25 @@ def _order_effect(
     return _share(sum(moved), len(moved), settings) if moved else None
 
 
-def _calibration(verdicts: Iterable[Verdict], outcomes: Mapping[str, tuple[bool, bool, bool]]) -> Calibration | None:
+def _calibration(
+    verdicts: Iterable[Verdict],
+    reciter: Mapping[str, Prediction],
+    discoverer: Mapping[str, Prediction],
+    metric: Literal["em", "subspan"],
+) -> Calibration | None:
+    """Of the confidences against what is right by the metric that the arbiter was taught by."""
     points = []
     for verdict in verdicts:
-        if verdict.question_id in outcomes:
-            reciter, discoverer, _ = outcomes[verdict.question_id]
-            points += [(verdict.reciter_confidence, reciter), (verdict.discoverer_confidence, discoverer)]
+        key = verdict.question_id
+        if key in reciter and key in discoverer:
+            points.append((verdict.reciter_confidence, _right(reciter[key], metric)))
+            points.append((verdict.discoverer_confidence, _right(discoverer[key], metric)))
     known = [(confidence, right) for confidence, right in points if confidence is not None]
     return Calibration.of(known) if known else None
 
 
 def _third(answer: str, question: Question, like: Prediction, wrong: Sequence[str], settings: Settings) -> Prediction:
-    """An answer that neither side gave, scored anew."""
+    """An answer that neither side gave, scored again."""
     form = settings.evaluation.normalise
     em, f1, subspan = answers.score(answer, question, form)
     return replace(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ragdist.config import loader
 from ragdist.evaluation.sheet import markdown, picture, terminal
-from ragdist.records import Answered, Forgery, Grade, OpenQuestion
+from ragdist.records import Forgery, Grade, OpenQuestion, Prediction
 from ragdist.storage import tables
 from ragdist.systems.atm import report as rounds_report
 from ragdist.systems.atm import summary as rounds
@@ -20,7 +20,7 @@ COUNT = 120
 
 
 def answered(number, condition, generator, attacker, right, states=False):
-    return Answered(
+    return Prediction(
         question_id=f"q{number:03}",
         condition=condition,
         generator=generator,
@@ -199,7 +199,7 @@ def test_few_questions_are_a_null_result_whatever_they_say():
     few = play(20)
     assert not any(change.shown for change in (*few.changes, *few.gains))
     assert rounds_report.conclusion(few) == (
-        "A null result: none of 7 changes in exact match and log perplexity is a difference, "
+        "A null result: none of 7 changes in Subspan EM and log perplexity is a difference, "
         "each over fewer than 100 questions."
     )
     assert "fewer than 100 questions: not called a difference" in markdown(few.sheet())
@@ -225,7 +225,7 @@ def test_table_fits_100_columns_and_names_what_it_shows(report):
     assert "0.32-0.49" in text  # no cell is broken into two lines
     words = " ".join(text.split())
     assert "before 0.80 0.75 0.40 0.60 0.47 0.20 1.00" in words
-    assert "6 of 7 changes in exact match and log perplexity are shown to be differences." in words
+    assert "6 of 7 changes in Subspan EM and log perplexity are shown to be differences." in words
     assert "repeat the forged one, own forgeries: before 20%; round 1, new attacker 25%; after round 1 12%." in words
     assert "Forgeries of attacker 0 state the wrong answer in 50%, hold a right answer in 0%." in words
 

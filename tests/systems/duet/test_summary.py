@@ -16,10 +16,10 @@ from sklearn.metrics import brier_score_loss
 from ragdist.config import loader
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
-from ragdist.evaluation.predictions import Prediction
+from ragdist.evaluation.predictions import score_of
 from ragdist.evaluation.sheet import Sheet, markdown, picture, terminal
 from ragdist.evaluation.summary import summarise
-from ragdist.records import Verdict
+from ragdist.records import Prediction, Verdict
 from ragdist.systems.duet import report as reporting
 from ragdist.systems.duet import summary as arbitration
 from ragdist.systems.duet.calibration import Calibration
@@ -159,7 +159,7 @@ def test_a_third_answer_is_scored_anew():
     repeats = replace(VERDICTS[3], chosen="neither", answer="`5 `")
     wrong = {world.QUESTIONS[3].id: ["5"]}
     both = arbitration.predictions([written, repeats], RECITER, DISCOVERER, QUESTIONS, "s", SETTINGS, wrong)
-    assert [(row.answer, row.score, row.states_forgery) for row in both] == [
+    assert [(row.answer, score_of(row), row.states_forgery) for row in both] == [
         (world.value(8), (1.0, 1.0, 1.0), None),
         ("`5 `", (0.0, 0.0, 0.0), True),
     ]
@@ -217,7 +217,8 @@ def test_check_63_a_selector_lies_between_both_right_and_either_right(rows):
     bound = arbitration.either(reciter, discoverer)
     made = arbitration.predictions(verdicts, reciter, discoverer, questions, "a", SETTINGS)
     assert np.mean([row.em for row in bound]) == pytest.approx(found.either.mean)
-    assert all(max(ours.score, most.score) == most.score for ours, most in zip(made, bound, strict=True))
+    pairs = [(score_of(ours), score_of(most)) for ours, most in zip(made, bound, strict=True)]
+    assert all(max(ours, most) == most for ours, most in pairs)
     gain = found.outcomes.helped - found.outcomes.harmed
     assert found.against_discoverer.change.mean == pytest.approx(gain / len(rows))
 
@@ -226,16 +227,22 @@ def test_the_upper_bound_is_the_better_side_by_every_score():
     closed = replace(RECITER[0], em=0.0, f1=0.5, subspan=0.0)
     shown = replace(DISCOVERER[0], em=0.0, f1=0.2, subspan=1.0)
     (best,) = arbitration.either([closed], [shown, DISCOVERER[1]])
-    assert (best.model, best.condition, best.score, best.text) == (EITHER, "retrieved", (0.0, 0.5, 1.0), closed.text)
+    assert (best.model, best.condition, score_of(best), best.text) == (
+        EITHER,
+        "retrieved",
+        (0.0, 0.5, 1.0),
+        closed.text,
+    )
 
 
-def test_right_may_be_told_by_subspan():
+def test_reports_go_by_subspan_and_confidences_by_what_the_arbiter_was_taught():
     reciter, discoverer, verdicts = world_of([("it is 100", "7", "reciter"), ("7", "right", "discoverer")])
+    sure = [replace(one, reciter_confidence=0.75, discoverer_confidence=0.25) for one in verdicts]
     by_subspan = loader.resolve({"duet": {"right_by": "subspan"}, "evaluation": {"resamples": 500}})
     sides = {"reciter": reciter, "discoverer": discoverer}
-    assert worth(verdicts, **sides).accuracy.mean == 0.5
-    found = worth(verdicts, by_subspan, **sides)
+    found = worth(sure, **sides)
     assert (found.accuracy.mean, found.metric, found.against_better.metric) == (1.0, "subspan", "subspan")
+    assert [total.calibration.total.right for total in (found, worth(sure, by_subspan, **sides))] == [1, 2]
 
 
 def test_a_judged_question_that_a_side_did_not_answer_is_an_error():
