@@ -4,10 +4,11 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "clusters").rglob("README.md"))]
-TYPED = ("bash", "sh", "console")
+TYPED = ("", "bash", "console")
 """Languages of blocks whose lines are to be typed; in `console` those behind `$ `, and output between them."""
 
 
@@ -34,6 +35,12 @@ class Command:
     written: str = ""
 
     @property
+    def target(self) -> str:
+        """The file that a here-document goes to."""
+        (name,) = re.findall(r"> *(\S+) <<", self.line)
+        return name
+
+    @property
     def parts(self) -> list[list[str]]:
         """Words of each command of the line; `a && b`, `a; b` and `a > b` are several."""
         words = shlex.shlex(self.line, posix=True, punctuation_chars="&;|<>")
@@ -52,9 +59,9 @@ class Command:
 def blocks(page: Path) -> list[Block]:
     """The page's blocks in their order."""
     found, text = [], page.read_text()
-    for match in re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+    for match in re.finditer(r"^( *)```([^\n]*)\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
         line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(str(page.relative_to(ROOT)), line, match[1].strip(), match[2]))
+        found.append(Block(str(page.relative_to(ROOT)), line, match[2].strip(), dedent(match[3])))
     return found
 
 
