@@ -42,7 +42,23 @@ RUN_ON_KUBERNETES = ("render", "check")
 PLANNED = ("train", "sweep", "submit", "demo")
 READ = ("answer", "status", "logs", "delete", "submit")
 OTHERS = (
-    *("cat", "cd", "docker", "done", "do", "eval", "export", "for", "git", "helm", "hf", "kubectl", "mkdir", "mkdocs"),
+    *(
+        ".",
+        "cat",
+        "cd",
+        "docker",
+        "done",
+        "do",
+        "eval",
+        "export",
+        "for",
+        "git",
+        "helm",
+        "hf",
+        "kubectl",
+        "mkdir",
+        "mkdocs",
+    ),
     *("bash", "clusters/ray/start-head.sh", "clusters/ray/start-worker.sh", "pip", "ray", "ssh", "tensorboard"),
 )
 ELSEWHERE = re.compile(r"(^|=)/(shared|mnt)/")
@@ -57,7 +73,6 @@ SMALL = {
     "evaluation": {"conditions": ["closed_book", "oracle"], "max_new_tokens": 4},
 }
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-SQUAD = {"answers": {"text": ["340"], "answer_start": [21]}, "context": "The large kiln holds 340 cups."}
 
 
 def job_of(values) -> str:
@@ -83,7 +98,8 @@ def stand_ins(whole: bool):
 
         return stand_in
 
-    def read(*_, **__):
+    def read(asked, *_, **__):
+        assert not isinstance(asked, Path) or (asked / "job.yaml").exists()
         raise typer.Exit
 
     with pytest.MonkeyPatch.context() as patch:
@@ -92,6 +108,7 @@ def stand_ins(whole: bool):
         patch.setattr(runs, "sweep", lambda job, settings: ended(f"sweep-{job}")(settings))
         patch.setattr(runs, "submit", lambda job, settings, *_, **__: ended(job)(settings))
         patch.setattr(runs, "answer", read)
+        patch.setattr(client, "Cluster", str)
         for name in ("submit", "status", "logs", "delete"):
             patch.setattr(client, name, read)
         yield
@@ -107,6 +124,13 @@ def small(text: str) -> str:
     return yaml.safe_dump(values)
 
 
+def squad(kiln: str, cups: str) -> dict:
+    """A row as the data set on the page has them."""
+    said = f"The {kiln} holds {cups} cups."
+    answers = {"text": [cups], "answer_start": [said.index(f"{cups} cups")]}
+    return {"question": f"How many cups does the {kiln} hold?", "answers": answers, "context": said}
+
+
 def write_documents(here: Path) -> None:
     """Documents and questions as people have them, and a data set of the hub."""
     handbook.write(here / "documents")
@@ -117,15 +141,17 @@ def write_documents(here: Path) -> None:
     (here / "questions.csv").write_text(f"question,answer,split\n{rows}")
     (here / "repository").mkdir()
     for split in ("train", "test"):
-        rows = [{"question": f"How many cups, {split} {n}?", **SQUAD} for n in range(4)]
+        rows = [squad(f"{split} kiln {n}", str(340 + n)) for n in range(4)]
         (here / "repository" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_models(here: Path) -> None:
-    """The tiny model, also as one of the hub; and the shape of Llama 2, all that a plan needs of it."""
+    """The tiny model, also under the ids of the hub that are asked; the shape of Llama 2, all that a plan needs."""
     tiny.model_folder(here).rename(here / "tiny")
-    (here / "hub").mkdir()
-    (here / "hub" / "id").symlink_to(here / "tiny")
+    printed = "".join(block.text for page in pages.PAGES for block in pages.blocks(page))
+    for name in set(re.findall(r"--model \S+=([\w.-]+/[\w.-]+)(?=\s)", printed)):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).symlink_to(here / "tiny")
     (here / "llama-2-7b").mkdir()
     shape = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32000, **LLAMA}
     (here / "llama-2-7b" / "config.json").write_text(json.dumps(shape | {"torch_dtype": "bfloat16"}))
@@ -173,6 +199,7 @@ class Reader:
             self.printed = block.text
         elif block.kind == "python":
             self.file.write_text(small(self.printed))
+            shutil.rmtree(self.home / "out", ignore_errors=True)
             exec(compile(block.text, block.place, "exec"), {})
         elif block.kind in ("json", "jsonl"):
             rows = re.split(r"\n(?=\{)", block.text.strip())
@@ -242,6 +269,7 @@ class Reader:
 
     def job(self, words: list[str]) -> None:
         """A script of jobs/, up to where it would begin."""
+        self.file.write_text(self.printed)
         with stand_ins(whole=False), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", words)
             with pytest.raises((SystemExit, typer.Exit)) as ended:
