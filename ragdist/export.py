@@ -193,18 +193,18 @@ def _model_of(source: str) -> str | Path:
 def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     from transformers import AutoConfig
 
-    from ragdist.lm.load import load_codec, load_model, stop_at
+    from ragdist.lm.load import load_model, load_tokenizer, stop_at
     from ragdist.lm.source import adapter_base, resolve
     from ragdist.lm.zero import prepare, quiet
 
     prepare()  # saving imports deepspeed
     whole = resolve(config.model_copy(update={"source": adapter_base(adapter)}))
     stored: Any = AutoConfig.from_pretrained(whole, local_files_only=True).dtype
-    merged, codec = load_model(config.model_copy(update={"dtype": "float32"})), load_codec(config)
-    stop_at(merged, codec.end)
+    merged, tokenizer = load_model(config.model_copy(update={"dtype": "float32"})), load_tokenizer(config)
+    stop_at(merged, tokenizer.end)
     with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
         merged.to(stored or merged.dtype).save_pretrained(to)  # type: ignore[arg-type]
-        codec.tokenizer.save_pretrained(to)
+        tokenizer.backend.save_pretrained(to)
 
 
 def _card(text: str, form: ModelForm, base: str) -> str:

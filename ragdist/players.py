@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragdist.config import Settings
-from ragdist.plan.workload import note_codec
+from ragdist.plan.workload import note_tokenizer
 from ragdist.storage.stages import Store
 
 if TYPE_CHECKING:
     from ragdist.data.pipeline import Pipeline
     from ragdist.records import Judgement
-    from ragdist.roles import Answerer, Answerers, Codec, Embedder, Mapper, Scorer, Side, Teacher
+    from ragdist.roles import Answerer, Answerers, Embedder, Mapper, Scorer, Side, Teacher, Tokenizer
     from ragdist.systems.atm.live import Board
     from ragdist.systems.atm.run import Start
     from ragdist.systems.duet.run import DuetRoles
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 def pipeline(settings: Settings) -> Iterator[Pipeline]:
     """The data pipeline of these settings, with all whom it may ask."""
     from ragdist.data.pipeline import Pipeline
-    from ragdist.lm.load import load_codec
+    from ragdist.lm.load import load_tokenizer
 
     store = Store(Path(settings.run.folder) / "data")
-    codec, asked = load_codec(settings.model), teacher(settings)
-    note_codec(store.folder, settings.model, codec.fingerprint)
+    tokenizer, asked = load_tokenizer(settings.model), teacher(settings)
+    note_tokenizer(store.folder, settings.model, tokenizer.fingerprint)
     with mapper(settings) as mapping:
         try:
-            yield Pipeline(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings))
+            yield Pipeline(settings, store, tokenizer, mapping, teacher=asked, embedder=embedder(settings))
         finally:
             if asked:
                 asked.close()
@@ -70,11 +70,11 @@ def teacher(settings: Settings) -> Teacher | None:
 
 
 @contextmanager
-def _open_teacher(settings: Settings, folder: Path) -> Iterator[tuple[Answerer, Codec]]:
-    from ragdist.lm.load import load_codec
+def _open_teacher(settings: Settings, folder: Path) -> Iterator[tuple[Answerer, Tokenizer]]:
+    from ragdist.lm.load import load_tokenizer
 
     with answerers(settings, folder, heeds=False).open(settings.model.source) as answerer:
-        yield answerer, load_codec(settings.model)
+        yield answerer, load_tokenizer(settings.model)
 
 
 def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answerers:

@@ -24,8 +24,8 @@ class Tokens(NamedTuple):
     offsets: list[tuple[int, int]]
 
 
-class Codec(Protocol):
-    """The tuned model's own tokenizer. Implemented by `lm.load.ModelCodec`, in tests by `tests.tiny`."""
+class Tokenizer(Protocol):
+    """The tuned model's own tokenizer. Implemented by `lm.load.ModelTokenizer`, in tests by `tests.tiny`."""
 
     @property
     def fingerprint(self) -> str:
@@ -179,7 +179,7 @@ class Model(Writer, Reader, Protocol):
     """A model in the memory of one process, as work that runs beside it sees it."""
 
     @property
-    def codec(self) -> Codec: ...
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def version(self) -> int:

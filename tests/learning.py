@@ -51,9 +51,11 @@ def rows(count: int = 14) -> list[Bundle]:
     """Pairs of texts after one prompt, no two rows alike."""
     made = []
     for number, example in enumerate(tiny.examples(count)):
-        prompt = tuple(tiny.codec().encode(f"row {number}\n").ids) + example.tokens[: 20 + 9 * (number % 3)]
-        texts = [tuple(tiny.codec().encode(text).ids) for text in (f"mode {'r' * number}", "None " * (1 + number % 4))]
-        end = (tiny.codec().end,)
+        prompt = tuple(tiny.tokenizer().encode(f"row {number}\n").ids) + example.tokens[: 20 + 9 * (number % 3)]
+        texts = [
+            tuple(tiny.tokenizer().encode(text).ids) for text in (f"mode {'r' * number}", "None " * (1 + number % 4))
+        ]
+        end = (tiny.tokenizer().end,)
         made.append(
             Bundle(
                 id=f"row-{number}",
@@ -69,7 +71,7 @@ def lists(count: int = 14) -> list[Bundle]:
     made = []
     for row in rows(count):
         start = row.prompt_tokens[0]
-        lie = tuple(tiny.codec().encode("utf-8 " * (1 + start % 3)).ids)
+        lie = tuple(tiny.tokenizer().encode("utf-8 " * (1 + start % 3)).ids)
         made.append(
             Bundle(
                 id=row.id,

@@ -61,5 +61,5 @@ def test_plans_and_summaries_count_with_the_same_length(tmp_path):
             for prompt in prompts:
                 yield [Written(prompt_id=prompt.id, sample=0, text=str(max_new_tokens), tokens=1, ended=True)]
 
-    ask = arbiters.by_answerer(Told(), tiny.codec(), tmp_path, "base", settings)
+    ask = arbiters.by_answerer(Told(), tiny.tokenizer(), tmp_path, "base", settings)
     assert ask([(Dispute("q", "Which?", "left", "right"), False)]) == ["256"]

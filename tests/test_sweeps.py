@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -154,3 +155,33 @@ def test_atm_plays_what_weights_share_once_and_each_ends_as_a_game_alone(tmp_pat
         game.journal(games[0])["atm/round-0/generator/model/model.safetensors"]
         != (game.journal(games[1])["atm/round-0/generator/model/model.safetensors"])
     )
+
+
+def test_trials_at_once_share_one_pool_and_answer_as_without(tmp_path):
+    """Two trials beside each other; the pool's rank starts once and holds one model after the other."""
+    questions = game.write_questions(tmp_path / "questions.jsonl", train=8, test=6)
+    arguments = [
+        *("raft", f"run.folder={tmp_path / 'runs'}", f"model.source={tiny.model_folder(tmp_path)}"),
+        *("model.dtype=float32", "model.max_tokens=512", "corpus.source=records", f"corpus.questions=[{questions}]"),
+        *("contexts.documents=2", "train.examples_per_step=4", "train.microbatch=4", "train.epochs=4"),
+        *("cluster.workers=1", "cluster.cpus_per_worker=0.5", "evaluation.conditions=[oracle,attacked]"),
+        *("evaluation.max_new_tokens=4", "evaluation.resamples=200", "evaluation.before=false"),
+        *("contexts.oracle_fraction=0,1", "sweep.concurrent=2", "--json"),
+    ]
+    ranks = ["evaluation.answerers.workers=1", "evaluation.answerers.cpus_per_worker=0.5"]
+    scores = {}
+    for name, more in (("pool", ranks), ("alone", [])):
+        environment = ENV | {"OMP_NUM_THREADS": "1"}
+        command = [*CLI, *arguments, f"run.name={name}", *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "no room for answerers" not in done.stderr
+        cards = sorted((tmp_path / "runs" / name / trials.TRIALS).glob(f"*/{trials.TRIAL}"))
+        scores[name] = [(card["state"], card["scores"]) for card in map(json.loads, map(Path.read_text, cards))]
+    assert scores["pool"] == scores["alone"] and [state for state, _ in scores["pool"]] == ["finished"] * 2
+    log = (tmp_path / "runs" / "pool" / "logs" / "answerers-rank-0.jsonl").read_text().splitlines()
+    done = [
+        message.split(":")[0] for line in log if not (message := json.loads(line)["message"]).startswith("answered")
+    ]
+    assert done == ["start", "hold"]
+    assert not list((tmp_path / "runs" / "pool" / "trials").glob("*/logs/answerers-rank-*"))

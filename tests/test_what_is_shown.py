@@ -117,7 +117,7 @@ def cards(tmp_path_factory):
     found = {}
     for number, more in enumerate(builds):
         store = Store(folder / f"data-{number}")
-        pipeline = Pipeline(resolve(common | more), store, tiny.codec(), SerialMapper(), teacher=ScriptedTeacher())
+        pipeline = Pipeline(resolve(common | more), store, tiny.tokenizer(), SerialMapper(), teacher=ScriptedTeacher())
         pipeline.make("examples")
         _ = (pipeline.forgeries, open_questions(pipeline, "train"), open_questions(pipeline, "test"))
         if not number:

@@ -1,6 +1,6 @@
 """A whole model in milliseconds: a tokenizer of 512 entries, a two-layer Llama, five documented functions.
 
-`codec()` needs neither torch nor transformers; `tests/lm/test_load.py` holds it equal to `lm.load.ModelCodec`.
+`tokenizer()` needs neither torch nor transformers; `tests/lm/test_load.py` holds it equal to `lm.load.ModelTokenizer`.
 """
 
 from __future__ import annotations
@@ -38,35 +38,35 @@ TEXT = (
 
 
 @cache
-def tokenizer() -> Tokenizer:
+def bpe() -> Tokenizer:
     """A byte-level BPE of at most 512 entries, so that any text survives encode and decode."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
     trainer = trainers.BpeTrainer(
         vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator(TEXT, trainer)
-    return bpe
+    made.train_from_iterator(TEXT, trainer)
+    return made
 
 
-class TinyCodec:
-    """Plays Codec on `tokenizer()` and the ChatML template."""
+class TinyTokenizer:
+    """Plays Tokenizer on `bpe()` and the ChatML template."""
 
     def __init__(self) -> None:
-        self.fingerprint = hashlib.sha256((tokenizer().to_str() + TEMPLATE).encode()).hexdigest()[:12]
-        self.end: int = tokenizer().token_to_id("<|im_end|>")
+        self.fingerprint = hashlib.sha256((bpe().to_str() + TEMPLATE).encode()).hexdigest()[:12]
+        self.end: int = bpe().token_to_id("<|im_end|>")
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, no special tokens added."""
-        found = tokenizer().encode(text, add_special_tokens=False)
+        found = bpe().encode(text, add_special_tokens=False)
         return Tokens(found.ids, found.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, special tokens left out."""
-        return tokenizer().decode(list(ids), skip_special_tokens=True)
+        return bpe().decode(list(ids), skip_special_tokens=True)
 
     def chat(self, user: str, system: str = "") -> str:
         """ChatML up to where the answer begins."""
@@ -76,9 +76,9 @@ class TinyCodec:
 
 
 @cache
-def codec() -> TinyCodec:
-    """The tiny model's codec; pickles, and is the same in every process."""
-    return TinyCodec()
+def tokenizer() -> TinyTokenizer:
+    """The tiny model's tokenizer; pickles, and is the same in every process."""
+    return TinyTokenizer()
 
 
 def model_folder(folder: Path, seed: int = 0) -> Path:
@@ -106,7 +106,7 @@ def model_folder(folder: Path, seed: int = 0) -> Path:
     out = folder / f"tiny-{seed}"
     model.save_pretrained(out)
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer(), unk_token="<|endoftext|>", **names)
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe(), unk_token="<|endoftext|>", **names)
     fast.chat_template = TEMPLATE
     fast.save_pretrained(out)
     return out
@@ -143,18 +143,18 @@ def prompts(count: int = 8) -> list[Prompt]:
     asked = questions()
     said = ("\n".join(texts[: 1 + number % 8]) + "\n" + asked[number % 4].text for number in range(count))
     return [
-        Prompt(id=f"prompt-{number}", tokens=tuple(codec().encode(codec().chat(text)).ids))
+        Prompt(id=f"prompt-{number}", tokens=tuple(tokenizer().encode(tokenizer().chat(text)).ids))
         for number, text in enumerate(said)
     ]
 
 
 def examples(count: int = 8) -> list[Example]:
     """The prompts with their answers and the end token."""
-    answers = [codec().encode(question.answers[0]).ids for question in questions()]
+    answers = [tokenizer().encode(question.answers[0]).ids for question in questions()]
     return [
         Example(
             id=prompt.id,
-            tokens=(*prompt.tokens, *answers[number % 4], codec().end),
+            tokens=(*prompt.tokens, *answers[number % 4], tokenizer().end),
             prompt_tokens=len(prompt.tokens),
         )
         for number, prompt in enumerate(prompts(count))

@@ -21,7 +21,7 @@ def rows(count: int) -> list[Example]:
     """Examples of many lengths, no two alike."""
     numbered = []
     for number, example in enumerate(tiny.examples(count)):
-        head = tuple(tiny.codec().encode(f"row {number}\n").ids)
+        head = tuple(tiny.tokenizer().encode(f"row {number}\n").ids)
         numbered.append(
             Example(
                 id=f"row-{number}",
@@ -49,7 +49,7 @@ def pairs(count: int, start: int = 0) -> list[tuple[Pair, bool]]:
 
 def render(pair: Pair) -> list[int]:
     """A pair in tokens: the question as the user's turn, the answer as the assistant's."""
-    return tiny.codec().encode(tiny.codec().chat(pair.question) + pair.answer).ids
+    return tiny.tokenizer().encode(tiny.tokenizer().chat(pair.question) + pair.answer).ids
 
 
 def rated(count: int) -> list[Rated]:

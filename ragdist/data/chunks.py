@@ -8,14 +8,14 @@ from itertools import accumulate
 
 from ragdist.config import ChunksConfig
 from ragdist.records import Chunk, Document, content_id
-from ragdist.roles import Codec
+from ragdist.roles import Tokenizer
 
 SEARCH = 0.25
 """Share of a chunk that may be given up to end it at a better place."""
 _ENDS = tuple(re.compile(end) for end in (r"\n\s*\n$", r"\n$", r"[.!?][\"')\]]*\s$|[。！？]$", r"\s$"))  # noqa: RUF001
 
 
-def cut(document: Document, codec: Codec, config: ChunksConfig) -> list[Chunk]:
+def cut(document: Document, tokenizer: Tokenizer, config: ChunksConfig) -> list[Chunk]:
     """Chunks of at most `config.tokens` tokens, in order; joined less their overlaps they are the document's text.
 
     A chunk ends, in the last quarter of what it may hold, after a paragraph, else a line, else a sentence, else a
@@ -23,11 +23,11 @@ def cut(document: Document, codec: Codec, config: ChunksConfig) -> list[Chunk]:
     or the limit would not allow that. No character is divided, whatever bytes a token stands for. Page and heading are
     those of its first character that is no blank.
     """
-    borders, counts = _borders(document.text, codec)
+    borders, counts = _borders(document.text, tokenizer)
     spans: list[tuple[int, int]] = []
     begin = end = 0
     while end < len(borders) - 1:
-        begin, end = _next(document.text, borders, counts, (begin, end), codec, config)
+        begin, end = _next(document.text, borders, counts, (begin, end), tokenizer, config)
         spans.append((borders[begin], borders[end]))
     return [_chunk(document, start, document.text[start:stop]) for start, stop in spans]
 
@@ -46,9 +46,9 @@ def _chunk(document: Document, start: int, text: str) -> Chunk:
     )
 
 
-def _borders(text: str, codec: Codec) -> tuple[list[int], list[int]]:
+def _borders(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Characters where a token begins and no other goes on, with both ends of the text, and the tokens before each."""
-    offsets = codec.encode(text).offsets
+    offsets = tokenizer.encode(text).offsets
     reached = accumulate((stop for _, stop in offsets), max, initial=0)
     inner = [
         (start, i) for i, ((start, _), so_far) in enumerate(zip(offsets, reached, strict=False)) if 0 < so_far <= start
@@ -61,7 +61,7 @@ def _next(
     borders: list[int],
     counts: list[int],
     last: tuple[int, int],
-    codec: Codec,
+    tokenizer: Tokenizer,
     config: ChunksConfig,
 ) -> tuple[int, int]:
     """Begin and end, as indexes into `borders`, of the chunk after the one that `last` says."""
@@ -75,7 +75,7 @@ def _next(
             earliest = max(bisect_left(counts, counts[begin] + int(limit * (1 - SEARCH))), previous + 1)
             end = max(range(min(earliest, end), end + 1), key=lambda i: (_worth(text, borders[i]), i))
         # A piece cut out of its surroundings may take more tokens than it did inside them.
-        excess = len(codec.encode(text[borders[begin] : borders[end]]).ids) - config.tokens
+        excess = len(tokenizer.encode(text[borders[begin] : borders[end]]).ids) - config.tokens
         if excess <= 0 or (begin, end) == (previous, previous + 1):
             return begin, end
         limit -= excess

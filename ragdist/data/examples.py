@@ -12,23 +12,23 @@ from typing import Any
 from ragdist.config import PromptsConfig
 from ragdist.data.prompts import golden_of, prompt, quotes_hold, target
 from ragdist.records import Chunk, Context, Example, Question
-from ragdist.roles import Codec, Mapper
+from ragdist.roles import Mapper, Tokenizer
 from ragdist.storage.stages import CARD, Rows, Stage, Store
 
 Sibling = tuple[Rows[Context], Rows[Example]]
 
 
 def example(
-    question: Question, documents: Sequence[Chunk], codec: Codec, prompts: PromptsConfig, *, max_tokens: int
+    question: Question, documents: Sequence[Chunk], tokenizer: Tokenizer, prompts: PromptsConfig, *, max_tokens: int
 ) -> Example:
     """The training row of a question with these documents; what is too long loses document text only. A DataError if
     question and target alone are too long."""
-    answer = [*codec.encode(target(question, prompts)).ids, codec.end]
+    answer = [*tokenizer.encode(target(question, prompts)).ids, tokenizer.end]
     oracles = (at for at, chunk in enumerate(documents) if chunk.id in question.oracle_ids)
     asked = prompt(
         question.text,
         documents,
-        codec,
+        tokenizer,
         prompts,
         id=question.id,
         max_tokens=max_tokens,
@@ -44,9 +44,11 @@ def example(
     )
 
 
-def from_row(row: tuple[Question, Sequence[Chunk]], codec: Codec, prompts: PromptsConfig, max_tokens: int) -> Example:
+def from_row(
+    row: tuple[Question, Sequence[Chunk]], tokenizer: Tokenizer, prompts: PromptsConfig, max_tokens: int
+) -> Example:
     """`example` of a question and its documents as one item, for a Mapper."""
-    return example(*row, codec, prompts, max_tokens=max_tokens)
+    return example(*row, tokenizer, prompts, max_tokens=max_tokens)
 
 
 def quotes_valid(question: Question, chunks: Mapping[str, Chunk], prompts: PromptsConfig) -> bool:
@@ -81,7 +83,7 @@ def render(
     shown: Iterable[tuple[Context, Any]],
     kept: Sequence[Sibling],
     mapper: Mapper,
-    shared: tuple[Codec, PromptsConfig, int],
+    shared: tuple[Tokenizer, PromptsConfig, int],
     counts: dict[str, Any],
 ) -> Iterator[Example]:
     """A row for each context, taken from a sibling that shows its question with the same chunks in the same order.

@@ -28,7 +28,7 @@ from ragdist.data.teaching.stages import TeacherStages
 from ragdist.draws import draws
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
-from ragdist.roles import Codec, Embedder, Mapper, Retriever, Teacher
+from ragdist.roles import Embedder, Mapper, Retriever, Teacher, Tokenizer
 from ragdist.storage.stages import Rows, Stage, Store
 from ragdist.tracking.progress import progress, say
 from ragdist.tracking.run import span
@@ -54,7 +54,7 @@ class Pipeline:
 
     settings: Settings
     store: Store
-    codec: Codec
+    tokenizer: Tokenizer
     mapper: Mapper
     teacher: Teacher | None = None
     embedder: Embedder | None = None
@@ -101,9 +101,9 @@ class Pipeline:
         """All chunks, each text once."""
         config = self.settings.chunks
         if self.settings.corpus.source == "folder":
-            settings = {**config.model_dump(), "codec": self.codec.fingerprint}
+            settings = {**config.model_dump(), "codec": self.tokenizer.fingerprint}
             stage = Stage("chunks", {"documents": self.documents.fingerprint}, settings)
-            cut = self.mapper.map(chunks.cut, self.documents, self.codec, config)
+            cut = self.mapper.map(chunks.cut, self.documents, self.tokenizer, config)
             return self.store.make(stage, Chunk, lambda _: _once(piece for pieces in cut for piece in pieces))
         return self.store.make(self._source_stage("chunks"), Chunk, self._source_chunks)
 
@@ -260,13 +260,13 @@ class Pipeline:
         """The rows of these contexts; those that are in `rendered` or in a stage of another P are taken from there."""
         limit = self.settings.model.max_tokens
         inputs = {"contexts": shown.fingerprint, "chunks": self.chunks.fingerprint}
-        settings = {**config.model_dump(), "max_tokens": limit, "codec": self.codec.fingerprint}
+        settings = {**config.model_dump(), "max_tokens": limit, "codec": self.tokenizer.fingerprint}
         stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce(counts: dict[str, Any]) -> Iterator[Example]:
             kept = [*rendered, *examples.siblings(shown, stage, self.store)]
             counts |= {"invalid_quotes": len(self._invalid_quotes), "cut_prompts": 0, "cut_answers": 0}
-            rows = examples.render(self._shown(shown), kept, self.mapper, (self.codec, config, limit), counts)
+            rows = examples.render(self._shown(shown), kept, self.mapper, (self.tokenizer, config, limit), counts)
             for row in progress(rows, "training rows", total=len(shown)):
                 counts["cut_prompts"] += row.cut_tokens > 0
                 counts["cut_answers"] += row.cut_answer

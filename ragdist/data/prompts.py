@@ -20,7 +20,7 @@ from ragdist.data.questions import LABELS
 from ragdist.data.thoughts import without_thoughts
 from ragdist.errors import DataError
 from ragdist.records import OpenQuestion, Prompt, Question
-from ragdist.roles import Codec
+from ragdist.roles import Tokenizer
 
 PLAIN = "Give only the shortest exact answer."
 REASONED = (
@@ -88,7 +88,7 @@ class Extracted(NamedTuple):
 def prompt(
     question: str,
     documents: Sequence[Showable],
-    codec: Codec,
+    tokenizer: Tokenizer,
     config: PromptsConfig,
     *,
     id: str,
@@ -101,15 +101,15 @@ def prompt(
     `room` tokens are kept free for the answer; what does not fit beside it is cut off the ends of the longest
     documents, until they are equally long. Without `golden`, `Prompt.cut_answer` stays False. Raises as `fit`.
     """
-    render = renderer(question, codec, config)
-    return fit(documents, (render,), codec, id=id, max_tokens=max_tokens, room=room, golden=golden)[0]
+    render = renderer(question, tokenizer, config)
+    return fit(documents, (render,), tokenizer, id=id, max_tokens=max_tokens, room=room, golden=golden)[0]
 
 
-def renderer(question: str, codec: Codec, config: PromptsConfig) -> Callable[[Sequence[Showable]], str]:
+def renderer(question: str, tokenizer: Tokenizer, config: PromptsConfig) -> Callable[[Sequence[Showable]], str]:
     """What makes the whole text of a prompt of the documents that are shown with this question."""
 
     def render(shown: Sequence[Showable]) -> str:
-        return codec.chat(user_text(question, shown, config), config.system if shown else config.system_closed)
+        return tokenizer.chat(user_text(question, shown, config), config.system if shown else config.system_closed)
 
     return render
 
@@ -123,7 +123,7 @@ def golden_of(question: Question | OpenQuestion, positions: Iterable[int]) -> Go
 def fit(
     documents: Sequence[Showable],
     renders: Sequence[Callable[[Sequence[Showable]], str]],
-    codec: Codec,
+    tokenizer: Tokenizer,
     *,
     id: str,
     max_tokens: int,
@@ -137,7 +137,7 @@ def fit(
     """
 
     def encode(shown: Sequence[Showable]) -> list[list[int]]:
-        return [codec.encode(render(shown)).ids for render in renders]
+        return [tokenizer.encode(render(shown)).ids for render in renders]
 
     def excess() -> int:
         return max(map(len, ids)) + room - max_tokens
@@ -146,7 +146,7 @@ def fit(
     if excess() <= 0:
         return [Prompt(id=id, tokens=tuple(one)) for one in whole]
     bodies = [f"{_line(document.title)}\n{document.text}" for document in documents]
-    starts = [[start for start, _ in codec.encode(body).offsets] for body in bodies]
+    starts = [[start for start, _ in tokenizer.encode(body).offsets] for body in bodies]
     kept = [len(tokens) for tokens in starts]
     while (over := excess()) > 0:
         if not any(kept):

@@ -22,7 +22,7 @@ from ragdist.data.contexts import permuted
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, as_row
-from ragdist.roles import Codec, Retriever
+from ragdist.roles import Retriever, Tokenizer
 from ragdist.storage.stages import Stage, Store
 
 VERSION = 1
@@ -156,7 +156,7 @@ def make_cases(
     candidates: Mapping[str, Candidates],
     forgeries: Mapping[str, Sequence[Forgery]],
     retriever: Retriever,
-    codec: Codec,
+    tokenizer: Tokenizer,
     settings: Settings,
 ) -> Iterator[Case]:
     """Every question under every condition of `evaluation.conditions` that it allows, condition by condition.
@@ -184,7 +184,7 @@ def make_cases(
             if condition in ("permuted", "attacked"):
                 strewn = forged if condition == "attacked" else ()
                 shown = permuted(shown, strewn, f"attacked/{question.id}", settings.seed)
-            yield _case(question, condition, tuple(shown), forged, codec, settings)
+            yield _case(question, condition, tuple(shown), forged, tokenizer, settings)
     if conditions and not allowed:
         raise DataError(
             f"none of {len(questions)} test questions can be asked under {', '.join(conditions)}; raise "
@@ -218,15 +218,15 @@ def _case(
     condition: Condition,
     shown: tuple[Chunk | Forgery, ...],
     forged: tuple[Forgery, ...],
-    codec: Codec,
+    tokenizer: Tokenizer,
     settings: Settings,
 ) -> Case:
-    answer = (*codec.encode(prompts.target(replace(question, reasoning=""), settings.prompts)).ids, codec.end)
+    answer = (*tokenizer.encode(prompts.target(replace(question, reasoning=""), settings.prompts)).ids, tokenizer.end)
     name = f"{condition}/{question.id}"
     prompt = prompts.prompt(
         question.text,
         shown,
-        codec,
+        tokenizer,
         settings.prompts,
         id=name,
         max_tokens=settings.model.max_tokens,

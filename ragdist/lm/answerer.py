@@ -14,7 +14,7 @@ from ragdist.config import AnswerersConfig, ModelConfig, Settings
 from ragdist.lm import read
 from ragdist.lm.batches import by_length, unfinished
 from ragdist.lm.beside import ConcurrentWriters
-from ragdist.lm.load import load_codec, load_model, release
+from ragdist.lm.load import load_model, load_tokenizer, release
 from ragdist.lm.read import ModelReader
 from ragdist.lm.score import ModelScorer
 from ragdist.lm.shared import SharedBase
@@ -46,13 +46,13 @@ class ModelAnswerer:
 
     Args:
         models: causal language models; none shares a module with another, see `lm.shared`.
-        codec: of all of them.
+        tokenizer: of all of them.
         tokens_per_batch: padded tokens of one forward pass.
     """
 
-    def __init__(self, models: Sequence[Any], codec: Any, tokens_per_batch: int) -> None:
+    def __init__(self, models: Sequence[Any], tokenizer: Any, tokens_per_batch: int) -> None:
         self.tokens_per_batch, self.models = tokens_per_batch, models
-        writers = [ModelWriter(model, codec, tokens_per_batch) for model in models]
+        writers = [ModelWriter(model, tokenizer, tokens_per_batch) for model in models]
         self.writer: Writer = writers[0] if len(writers) == 1 else ConcurrentWriters(writers)
         self.reader = ModelReader(models[0], tokens_per_batch)
 
@@ -102,9 +102,9 @@ def load_answerer(
     """
     if len(sources) == 1:
         own = config.model_copy(update={"source": sources[0]})
-        return ModelAnswerer([load_model(own)], load_codec(own), tokens_per_batch)
+        return ModelAnswerer([load_model(own)], load_tokenizer(own), tokens_per_batch)
     base = base or SharedBase(config)
-    return ModelAnswerer([base.answers(source) for source in sources], load_codec(config), tokens_per_batch)
+    return ModelAnswerer([base.answers(source) for source in sources], load_tokenizer(config), tokens_per_batch)
 
 
 def held(sources: Sequence[str], settings: Settings, _: AnswerersConfig, __: int) -> ModelAnswerer:

@@ -20,7 +20,7 @@ from ragdist.algo.arbiter import judgement_loss
 from ragdist.config import Settings
 from ragdist.errors import DataError
 from ragdist.lm.fit import CheckpointMixin, TrainerSpec
-from ragdist.lm.load import load_codec
+from ragdist.lm.load import load_tokenizer
 from ragdist.lm.rows import RowSchedule, plan_of, rows_of
 from ragdist.lm.score import load_classifier, pad
 from ragdist.records import Rated
@@ -114,7 +114,7 @@ def _trainer(model: Any, arguments: TrainingArguments, plan: RowSchedule, settin
         arguments,
         data_collator=collate,
         train_dataset=Judged(plan, settings.train.examples_per_step),
-        processing_class=load_codec(settings.model).tokenizer,
+        processing_class=load_tokenizer(settings.model).backend,
     )
 
 

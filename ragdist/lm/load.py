@@ -35,10 +35,10 @@ THOUGHT = re.compile(r"think|thought|reason|<\|(?:channel|message)\|>", re.IGNOR
 
 
 @dataclass(frozen=True)
-class ModelCodec:
-    """Implements Codec on a transformers tokenizer; pickles."""
+class ModelTokenizer:
+    """Implements Tokenizer on a transformers tokenizer; pickles."""
 
-    tokenizer: PreTrainedTokenizerBase
+    backend: PreTrainedTokenizerBase
     fingerprint: str
     end: int
     spoken: Chat | None
@@ -49,15 +49,15 @@ class ModelCodec:
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, no special tokens added."""
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found = self.backend(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return Tokens(found["input_ids"], found["offset_mapping"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, special tokens left out but for those that tell thoughts from what is said."""
         ids = list(ids)
         if marked := not self.thoughts.isdisjoint(ids):
-            ids = [number for number in ids if number in self.thoughts or number not in _special(self.tokenizer)]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=not marked, clean_up_tokenization_spaces=False))
+            ids = [number for number in ids if number in self.thoughts or number not in _special(self.backend)]
+        return str(self.backend.decode(ids, skip_special_tokens=not marked, clean_up_tokenization_spaces=False))
 
     def chat(self, user: str, system: str = "") -> str:
         """The conversation in the model's chat template, up to where the answer begins; see `lm.chat`.
@@ -67,14 +67,14 @@ class ModelCodec:
         """
         system, user = self.harmless(system), self.harmless(user)
         if self.spoken is None:
-            first = self.tokenizer("")["input_ids"][:1]
-            begin = self.tokenizer.bos_token if first == [self.tokenizer.bos_token_id] else ""
+            first = self.backend("")["input_ids"][:1]
+            begin = self.backend.bos_token if first == [self.backend.bos_token_id] else ""
             return begin + "\n\n".join(text for text in (system, user) if text) + "\n"
-        return render(self.tokenizer, self.spoken, self.spoken.messages(user, system))
+        return render(self.backend, self.spoken, self.spoken.messages(user, system))
 
 
-def load_codec(config: ModelConfig) -> ModelCodec:
-    """The model's own tokenizer as a Codec.
+def load_tokenizer(config: ModelConfig) -> ModelTokenizer:
+    """The model's own tokenizer as a Tokenizer.
 
     Raises:
         ModelError: there is no such model, or its tokenizer is absent or gives no character offsets.
@@ -102,7 +102,7 @@ def load_codec(config: ModelConfig) -> ModelCodec:
     if spoken:
         made_of += [spoken.template, spoken.whole, render(tokenizer, spoken, spoken.messages(USER))]
     thoughts = frozenset(number for number, token in _special(tokenizer).items() if THOUGHT.search(token))
-    return ModelCodec(tokenizer, digest(made_of), end, spoken, harmless, thoughts)
+    return ModelTokenizer(tokenizer, digest(made_of), end, spoken, harmless, thoughts)
 
 
 def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedModel:

@@ -27,13 +27,13 @@ from ragdist.errors import ConfigError
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
 from ragdist.lm.learn import Learning, LearningTask, LossOf, Prepare
-from ragdist.lm.load import dtype_of, load_codec, load_model, stop_at
+from ragdist.lm.load import dtype_of, load_model, load_tokenizer, stop_at
 from ragdist.lm.memory import enough, give_back_freed_memory
 from ragdist.lm.read import ModelReader
 from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
-from ragdist.roles import Codec
+from ragdist.roles import Tokenizer
 from ragdist.storage.atomic import read_json, write_json
 
 SHARDED = "ranks"
@@ -61,7 +61,7 @@ class Resident:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it at every step of ZeRO-3, alone too
         same = source == settings.model.source
         model = settings.model.model_copy(update={"source": source, **({} if same else {"revision": ""})})
-        self._codec = load_codec(model)
+        self._tokenizer = load_tokenizer(model)
         with zero.process_group(), zero.quiet():
             self.stage = side.train.stage(dist.get_world_size(), dtype_of(model).itemsize)
             with enough("raise this side's train.zero_stage, or set its train.offload"):
@@ -72,12 +72,12 @@ class Resident:
         self._folder, self._step = Path(), 0
         self._said: dict[str, float] | None = None
         self._tokens_per_batch = settings.evaluation.tokens_per_batch
-        self._writer = ModelWriter(self.module, self._codec, self._tokens_per_batch)
+        self._writer = ModelWriter(self.module, self._tokenizer, self._tokens_per_batch)
 
     @property
-    def codec(self) -> Codec:
+    def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer."""
-        return self._codec
+        return self._tokenizer
 
     def open_phase(self) -> None:
         """Collective: from here to `close_phase`, each rank writes and reads without the others.
@@ -191,10 +191,10 @@ class Resident:
         with zero.quiet():
             whole = self.engine._zero3_consolidated_16bit_state_dict() if self.stage == 3 else None
         if dist.get_rank() == 0:
-            stop_at(self.module, self._codec.end)
+            stop_at(self.module, self._tokenizer.end)
             with checkpoints.new_model(folder) as half, zero.quiet():
                 self.module.save_pretrained(half, state_dict=whole or self.module.state_dict())
-                self._codec.tokenizer.save_pretrained(half)
+                self._tokenizer.backend.save_pretrained(half)
         dist.barrier()
         return folder / MODEL
 

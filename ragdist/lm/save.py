@@ -12,7 +12,7 @@ import yaml
 
 from ragdist.config import Settings
 from ragdist.lm.checkpoints import new_model
-from ragdist.lm.load import load_codec, stop_at, with_adapter
+from ragdist.lm.load import load_tokenizer, stop_at, with_adapter
 from ragdist.lm.rows import RowSchedule
 from ragdist.tracking.run import versions
 
@@ -33,7 +33,7 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Setting
         for tied, source in getattr(model, "all_tied_weights_keys", {}).items():
             if source in state:  # DeepSpeed's copy holds it twice
                 state.pop(tied, None)
-        stop_at(model, load_codec(settings.model).end)
+        stop_at(model, load_tokenizer(settings.model).end)
         with new_model(folder) as half:
             model.save_pretrained(half, state_dict=state)
             if settings.train.lora.rank and settings.train.lora.merge:
@@ -50,7 +50,7 @@ def _merge(adapter: Path, base: Callable[[Settings], Any], settings: Settings) -
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # the base is loaded whole, by this rank alone
     merged = with_adapter(base(settings), adapter)
     shutil.rmtree(adapter)
-    stop_at(merged, load_codec(settings.model).end)
+    stop_at(merged, load_tokenizer(settings.model).end)
     merged.save_pretrained(adapter)
 
 

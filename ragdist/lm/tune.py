@@ -27,7 +27,7 @@ from ragdist.errors import ConfigError
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.classify import SCORER
 from ragdist.lm.fit import CheckpointMixin, TrainerSpec, fit
-from ragdist.lm.load import load_codec, load_model
+from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.lm.rows import RowSchedule, features, lay_out, packs
 
 
@@ -105,7 +105,7 @@ def _trainer(model: Any, arguments: TrainingArguments, plan: RowSchedule, settin
         model,
         arguments,
         train_dataset=Dataset(plan.table).with_transform(features).select(plan.order),
-        processing_class=load_codec(settings.model).tokenizer,
+        processing_class=load_tokenizer(settings.model).backend,
     )
 
 

@@ -18,7 +18,7 @@ from ragdist.lm.batches import by_length
 from ragdist.lm.decode import by_group, cache_with_room
 from ragdist.lm.memory import enough
 from ragdist.records import Prompt, Written
-from ragdist.roles import Codec
+from ragdist.roles import Tokenizer
 
 
 def writing_batches(
@@ -35,13 +35,13 @@ class ModelWriter:
     a near tie of two tokens; there the same prompts with the same `tokens_per_batch` give the same texts, in any order.
     """
 
-    def __init__(self, model: PreTrainedModel, codec: Codec, tokens_per_batch: int) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, tokens_per_batch: int) -> None:
         self.model: Any = model
         self.model.train(False)
-        self.codec = codec
+        self.tokenizer = tokenizer
         self.tokens_per_batch = tokens_per_batch
         ends = model.generation_config.eos_token_id if model.generation_config else None
-        self.ends = {codec.end, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
+        self.ends = {tokenizer.end, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
 
     def write(
         self,
@@ -82,7 +82,7 @@ class ModelWriter:
         longest, samples = max(map(len, prompts)), len(keys_R) // len(prompts)
         padding = [longest - len(tokens) for tokens in prompts]
         ids_BT = self._tensor(
-            [[self.codec.end] * gap + list(tokens) for gap, tokens in zip(padding, prompts, strict=True)]
+            [[self.tokenizer.end] * gap + list(tokens) for gap, tokens in zip(padding, prompts, strict=True)]
         )
         mask_RT = self._tensor([[0] * gap + [1] * (longest - gap) for gap in padding])
         cache = cache_with_room(self.model.config, max_new_tokens)
@@ -127,7 +127,7 @@ class ModelWriter:
 
     def _written(self, prompt_id: str, sample: int, tokens: list[int]) -> Written:
         ended = tokens[-1] in self.ends
-        text = self.codec.decode(tokens[:-1] if ended else tokens)
+        text = self.tokenizer.decode(tokens[:-1] if ended else tokens)
         ids = tuple(tokens)
         return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=len(ids), ended=ended, ids=ids)
 

@@ -20,7 +20,7 @@ from ragdist.storage.atomic import read_json, write_json
 from ragdist.storage.stages import CARD, ROWS
 from ragdist.tracking.run import versions
 
-CODECS = "codecs.json"
+TOKENIZERS = "codecs.json"
 """Beside the stages: the fingerprint of each model's tokenizer."""
 TAUGHT = ("asked", "taught", "reasoned")
 """Stages that the teacher's settings name, where others are named by those of prompts."""
@@ -164,18 +164,18 @@ def _bounded(settings: Settings) -> RowCount:
     return RowCount(rows=rows, tokens=rows and rows * longest, longest=longest, answer=answer)
 
 
-def note_codec(folder: Path, model: ModelConfig, fingerprint: str) -> None:
+def note_tokenizer(folder: Path, model: ModelConfig, fingerprint: str) -> None:
     """Remembers the fingerprint of a model's tokenizer, which is in the name of all that is in its tokens.
 
     Of two processes that note one at once, the later has the last word; the other model is noted with its next run.
     """
-    known = _codecs(folder)
+    known = _tokenizers(folder)
     if known.get(_named(model)) != fingerprint:
-        write_json(folder / CODECS, known | {_named(model): fingerprint})
+        write_json(folder / TOKENIZERS, known | {_named(model): fingerprint})
 
 
-def _codecs(folder: Path) -> dict[str, str]:
-    return dict(read_json(folder / CODECS)) if (folder / CODECS).exists() else {}
+def _tokenizers(folder: Path) -> dict[str, str]:
+    return dict(read_json(folder / TOKENIZERS)) if (folder / TOKENIZERS).exists() else {}
 
 
 def _named(model: ModelConfig) -> str:
@@ -189,18 +189,18 @@ def _finished(settings: Settings, stage: str, here: Here | None) -> Path | None:
     data = Path(settings.run.folder) / "data"
     finished = (card for card in data.glob(f"{stage}-*/{CARD}") if card.parent.suffix != ".tmp")
     cards = sorted(finished, key=lambda path: -path.stat().st_mtime)
-    codec = _codecs(data).get(_named(settings.model), "")
-    return next((card.parent for card in cards if _is_of(card.parent, settings, codec, here.sources)), None)
+    tokenizer = _tokenizers(data).get(_named(settings.model), "")
+    return next((card.parent for card in cards if _is_of(card.parent, settings, tokenizer, here.sources)), None)
 
 
-def _is_of(folder: Path, settings: Settings, codec: str, sources: Sources | None) -> bool:
+def _is_of(folder: Path, settings: Settings, tokenizer: str, sources: Sources | None) -> bool:
     """Whether this stage and all those before it were made with what these settings say."""
     card = read_json(folder / CARD)
     blocks = [settings.corpus, settings.chunks, settings.questions, settings.retrieval, settings.contexts]
     blocks.append(settings.teacher if card["name"] in TAUGHT else settings.prompts)
     blocks = [settings.corpus] if card["name"] == "documents" else blocks  # another block has a `near_duplicates` too
     now = {key: value for block in blocks for key, value in block.model_dump(mode="json").items()}
-    now |= {"seed": settings.seed, "max_tokens": settings.model.max_tokens, "codec": codec}
+    now |= {"seed": settings.seed, "max_tokens": settings.model.max_tokens, "codec": tokenizer}
     now.pop("embedder", None)  # a stage has its fingerprint
     said = card["settings"]
     if any(said[key] != now[key] for key in said.keys() & now.keys()):
@@ -208,4 +208,4 @@ def _is_of(folder: Path, settings: Settings, codec: str, sources: Sources | None
     before = [next(folder.parent.glob(f"*-{made_by}/{CARD}"), None) for made_by in card["inputs"].values()]
     if not any(before) and card["name"] != "questions":  # it is made from the world outside
         return sources is None or dict(sources) == card["inputs"]
-    return all(_is_of(found.parent, settings, codec, sources) for found in before if found)
+    return all(_is_of(found.parent, settings, tokenizer, sources) for found in before if found)

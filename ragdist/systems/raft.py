@@ -111,16 +111,16 @@ def cases(
         settings: the conditions.
         forgeries: of these questions; None are the test questions'.
     """
-    distractors, chunks, codec = pipeline.candidates, pipeline.chunk_by_id, pipeline.codec
+    distractors, chunks, tokenizer = pipeline.candidates, pipeline.chunk_by_id, pipeline.tokenizer
     made_by = {
         "chunks": pipeline.chunks.fingerprint,
         "distractors": distractors.fingerprint,
-        "codec": codec.fingerprint,
+        "codec": tokenizer.fingerprint,
     }
 
     def make(forged: Mapping[str, Sequence[Forgery]]) -> Iterator[Case]:
         by_question = {found.question_id: found for found in distractors}
-        return make_cases(questions, chunks, by_question, forged, pipeline.kept_hits, codec, settings)
+        return make_cases(questions, chunks, by_question, forged, pipeline.kept_hits, tokenizer, settings)
 
     ranked_by = pipeline.ranked_by if "retrieved" in settings.evaluation.conditions else {}
     given = pipeline.forgeries if forgeries is None else forgeries

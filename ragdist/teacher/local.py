@@ -12,11 +12,11 @@ from ragdist.config import ModelConfig, TeacherConfig
 from ragdist.config.block import digest
 from ragdist.errors import Stopped
 from ragdist.records import Prompt, Reply, Request, Written
-from ragdist.roles import Answerer, Codec
+from ragdist.roles import Answerer, Tokenizer
 from ragdist.teacher.reply_cache import STOPPED, ReplyCache, key_of
 from ragdist.tracking.progress import Bar
 
-OpenTeacher = Callable[[], AbstractContextManager[tuple[Answerer, Codec]]]
+OpenTeacher = Callable[[], AbstractContextManager[tuple[Answerer, Tokenizer]]]
 ASKED = 256
 """Requests that a local teacher looks at together, to write prompts of like length as one batch."""
 
@@ -35,7 +35,7 @@ class LocalTeacher:
         self.config, self.model, self.open_model = config, model, open_model
         self.fingerprint = digest(["local", *model.model_dump(include={"source", "revision", "dtype"}).values()])
         self.cache = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
-        self._opened: tuple[Answerer, Codec] | None = None
+        self._opened: tuple[Answerer, Tokenizer] | None = None
         self._stack = ExitStack()
 
     def ask(self, requests: Iterable[Request], *, what: str) -> Iterator[Reply]:
@@ -59,10 +59,10 @@ class LocalTeacher:
 
     def _write(self, missing: dict[str, Request]) -> dict[str, Reply]:
         """Puts a reply to each request into the cache, by key; those to requests that are too long are returned."""
-        answerer, codec = self._opened = self._opened or self._stack.enter_context(self.open_model())
+        answerer, tokenizer = self._opened = self._opened or self._stack.enter_context(self.open_model())
         failed, prompts = {}, {}
         for key, request in missing.items():
-            tokens = tuple(codec.encode(codec.chat(request.text)).ids)
+            tokens = tuple(tokenizer.encode(tokenizer.chat(request.text)).ids)
             if len(tokens) + request.max_new_tokens > self.model.max_tokens:
                 why = f"{len(tokens)} tokens and {request.max_new_tokens} new ones are over model.max_tokens"
                 failed[key] = Reply(id=request.id, text="", ended=True, read=0, written=0, failed=why)

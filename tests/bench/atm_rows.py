@@ -14,7 +14,7 @@ from typing import Any
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.data.pipeline import Pipeline
-from ragdist.lm.load import load_codec
+from ragdist.lm.load import load_tokenizer
 from ragdist.local import SerialMapper
 from ragdist.records import OpenQuestion
 from ragdist.roles import MicrobatchRef
@@ -48,7 +48,7 @@ def settings(dtype: str = "float32", **atm: Any) -> Settings:
 
 def questions(folder: Path, made: Settings) -> Rows[OpenQuestion]:
     """The training questions with their documents, by ragdist's data pipeline."""
-    return open_questions(Pipeline(made, Store(folder / "data"), load_codec(made.model), SerialMapper()), "train")
+    return open_questions(Pipeline(made, Store(folder / "data"), load_tokenizer(made.model), SerialMapper()), "train")
 
 
 def prepare(folder: Path, made: Settings) -> None:

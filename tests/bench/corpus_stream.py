@@ -95,11 +95,11 @@ def read(folder: str, stages: str) -> dict[str, Any]:
     from ragdist.data.pipeline import Pipeline
     from ragdist.local import SerialMapper
     from ragdist.storage.stages import Store
-    from tests.tiny import codec
+    from tests.tiny import tokenizer
 
     corpus = {"source": "folder", "folder": folder, "near_duplicates": "report"}
     settings: Settings = resolve({"corpus": corpus, "chunks": {"tokens": CHUNK_TOKENS}})
-    pipeline, began = Pipeline(settings, Store(stages), codec(), SerialMapper()), time.monotonic()
+    pipeline, began = Pipeline(settings, Store(stages), tokenizer(), SerialMapper()), time.monotonic()
     chunks = pipeline.chunks
     return {
         "mb": round(peak_kb() / 1024, 1),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ragdist.config import ModelConfig
 from ragdist.draws import rng_for
-from ragdist.lm.load import load_codec
+from ragdist.lm.load import load_tokenizer
 from ragdist.records import Example, as_row
 
 MODULES = ("argparse", "asyncio", "collections", "datetime", "difflib", "email.message", "fractions", "functools")
@@ -43,12 +43,12 @@ def docstrings() -> Iterator[str]:
 
 def write(path: Path, model: ModelConfig, count: int) -> list[Example]:
     """`count` rows, also written as the JSONL that a Tuner reads: running text cut at drawn lengths."""
-    codec = load_codec(model)
-    tokens = codec.encode("\n\n".join(text for text in docstrings() if text)).ids
+    tokenizer = load_tokenizer(model)
+    tokens = tokenizer.encode("\n\n".join(text for text in docstrings() if text)).ids
     rng, rows, at = rng_for(0, "bench", "rows"), [], 0
     for number in range(count):
         length = rng.randint(SHORTEST, LONGEST)
-        text = (*tokens[at : at + length - 1], codec.end)
+        text = (*tokens[at : at + length - 1], tokenizer.end)
         if len(text) < length:
             raise ValueError(f"{len(tokens)} tokens of documentation are too few for {count} rows; add modules")
         rows.append(Example(id=f"row-{number}", tokens=text, prompt_tokens=length - TARGET))

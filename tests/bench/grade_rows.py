@@ -21,7 +21,7 @@ import torch
 
 from ragdist.data.prompts import Shortened, prompt
 from ragdist.draws import rng_for
-from ragdist.lm.load import load_codec, load_model
+from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.lm.read import ModelReader
 from ragdist.records import Example
 from tests.bench import atm_rows
@@ -44,7 +44,7 @@ def both(folder: Path) -> dict[str, Any]:
     made = atm_rows.settings()
     model = load_model(made.model)
     ours = ModelReader(model, made.evaluation.tokens_per_batch)
-    theirs = Today(model, load_codec(made.model))
+    theirs = Today(model, load_tokenizer(made.model))
     graded = rows(folder)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     read: dict[str, dict[str, list[float]]] = {}
@@ -73,16 +73,18 @@ def both(folder: Path) -> dict[str, Any]:
 def rows(folder: Path) -> list[Example]:
     """Three documents of each question, each alone and cut to a drawn length, in file order."""
     made = atm_rows.settings()
-    codec, found, rng = load_codec(made.model), [], rng_for(0, "bench", "grade")
+    tokenizer, found, rng = load_tokenizer(made.model), [], rng_for(0, "bench", "grade")
     for question in atm_rows.questions(folder, made):
-        answer = (*codec.encode(question.target).ids, codec.end)
+        answer = (*tokenizer.encode(question.target).ids, tokenizer.end)
         for number in range(atm_rows.SAMPLES):
             page, longer = question.documents[number : number + 2]
-            text = codec.decode(codec.encode(f"{page.text} {longer.text}").ids[: rng.randint(SHORTEST, LONGEST)])
+            text = tokenizer.decode(
+                tokenizer.encode(f"{page.text} {longer.text}").ids[: rng.randint(SHORTEST, LONGEST)]
+            )
             id = f"{question.id}/{number}"
             shown = [Shortened(page.title, text)]
             limit = made.model.max_tokens
-            asked = prompt(question.text, shown, codec, made.prompts, id=id, max_tokens=limit, room=len(answer))
+            asked = prompt(question.text, shown, tokenizer, made.prompts, id=id, max_tokens=limit, room=len(answer))
             found.append(Example(id=id, tokens=(*asked.tokens, *answer), prompt_tokens=len(asked.tokens)))
     return found
 

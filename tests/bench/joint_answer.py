@@ -26,7 +26,7 @@ from ragdist.config.loader import resolve
 from ragdist.data.pipeline import Pipeline
 from ragdist.evaluation.cases import make_cases
 from ragdist.lm.beside import ConcurrentWriters
-from ragdist.lm.load import add_lora, load_codec, load_model
+from ragdist.lm.load import add_lora, load_model, load_tokenizer
 from ragdist.lm.shared import SharedBase
 from ragdist.lm.write import ModelWriter
 from ragdist.local import SerialMapper
@@ -60,9 +60,9 @@ def measure(folder: Path) -> dict[str, Any]:
     """Each alone, both at once, on a core each; then both at once and in turn, free on all cores."""
     made = settings()
     closed, opened = prompts(folder, made)
-    base, codec = SharedBase(made.model), load_codec(made.model)
+    base, tokenizer = SharedBase(made.model), load_tokenizer(made.model)
     roles = [
-        ModelWriter(base.answers(adapter(folder / str(seed), made, seed)), codec, made.evaluation.tokens_per_batch)
+        ModelWriter(base.answers(adapter(folder / str(seed), made, seed)), tokenizer, made.evaluation.tokens_per_batch)
         for seed in range(2)
     ]
     cores = sorted(os.sched_getaffinity(0))[:2]
@@ -105,11 +105,11 @@ def settings() -> Settings:
 
 def prompts(folder: Path, made: Settings) -> tuple[list[Prompt], list[Prompt]]:
     """Of the reciter and of the discoverer, by ragdist's data pipeline."""
-    pipeline = Pipeline(made, Store(folder / "data"), load_codec(made.model), SerialMapper())
+    pipeline = Pipeline(made, Store(folder / "data"), load_tokenizer(made.model), SerialMapper())
     questions = [question for question in pipeline.selected if question.split == "test"]
     found = [
         case.prompt
-        for case in make_cases(questions, pipeline.chunk_by_id, {}, {}, pipeline.retriever, pipeline.codec, made)
+        for case in make_cases(questions, pipeline.chunk_by_id, {}, {}, pipeline.retriever, pipeline.tokenizer, made)
     ]
     return found[: len(questions)], [replace(prompt, model=1) for prompt in found[len(questions) :]]
 

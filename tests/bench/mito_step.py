@@ -25,7 +25,7 @@ from ragdist.algo.consistency import mito
 from ragdist.algo.losses import Batch, Totals
 from ragdist.config import Settings
 from ragdist.lm.forward import Sequences
-from ragdist.lm.load import load_codec, load_model
+from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.records import Bundle, Forgery, OpenQuestion
 from ragdist.systems.atm import training_rows
 from tests.bench import atm_rows
@@ -115,7 +115,7 @@ def rows(folder: Path, made: Settings) -> list[Bundle]:
         for question, other in zip(asked, [*asked[1:], asked[0]], strict=True)
         for forgery in borrowed(question, other)
     ]
-    return list(training_rows.attacked_lists(Today(None, load_codec(made.model)), asked, forged, 0, made)[0])
+    return list(training_rows.attacked_lists(Today(None, load_tokenizer(made.model)), asked, forged, 0, made)[0])
 
 
 def borrowed(question: OpenQuestion, other: OpenQuestion) -> list[Forgery]:

@@ -94,7 +94,7 @@ def theirs(folder: Path) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from ragdist.lm.load import load_codec
+    from ragdist.lm.load import load_tokenizer
     from ragdist.lm.source import resolve as model_folder
 
     class Clock(TrainerCallback):
@@ -121,7 +121,7 @@ def theirs(folder: Path) -> dict[str, float]:
         report_to=[],
     )
     model, clock = settings().model, Clock()
-    tokenizer = load_codec(model).tokenizer
+    tokenizer = load_tokenizer(model).backend
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(model_folder(model), dtype=torch.bfloat16 if GPU else torch.float32),
         arguments,

@@ -64,7 +64,7 @@ def costs(folder: Path, fractions: Iterable[float]) -> Counter[str]:
     with mock.patch.object(Bm25, "search", counting):  # still searches: the count is beside
         for p in fractions:
             pipeline = Pipeline(
-                settings(folder, p), Store(folder / "data"), tiny.codec(), Counting(counted), teacher=teacher
+                settings(folder, p), Store(folder / "data"), tiny.tokenizer(), Counting(counted), teacher=teacher
             )
             pipeline.make("examples")
     counted["teacher calls"] = len(teacher.calls)

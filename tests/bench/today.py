@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 from ragdist.algo.sampling import choose
 from ragdist.config import Settings, TrainConfig
 from ragdist.draws import rng_for
-from ragdist.lm.load import dtype_of, load_codec
+from ragdist.lm.load import dtype_of, load_tokenizer
 from ragdist.lm.source import resolve
 from ragdist.records import Bundle, Example, Forgery, Grade, OpenQuestion, Prompt, Written, as_row, from_row
 from ragdist.systems.atm import forging, training_rows
@@ -48,9 +48,9 @@ FORGE_BATCH, SCORE_BATCH, LEARN_BATCH = 8, 32, 2
 class Today:
     """Plays Model as those programs run one."""
 
-    def __init__(self, model: Any, codec: Any, version: int = 0) -> None:
-        self.model, self.codec, self.version = model, codec, version
-        self.ends = {codec.end}
+    def __init__(self, model: Any, tokenizer: Any, version: int = 0) -> None:
+        self.model, self.tokenizer, self.version = model, tokenizer, version
+        self.ends = {tokenizer.end}
 
     @torch.inference_mode()
     def write(
@@ -65,7 +65,7 @@ class Today:
     ) -> Iterator[list[Written]]:
         """All prompts once for each sample, whole batches until their longest text is finished."""
         ends = self.model.generation_config.eos_token_id
-        self.ends = {self.codec.end, *(ends if isinstance(ends, list) else [ends])}
+        self.ends = {self.tokenizer.end, *(ends if isinstance(ends, list) else [ends])}
         for sample in range(samples):
             for at in range(0, len(prompts), FORGE_BATCH):
                 batch = prompts[at : at + FORGE_BATCH]
@@ -78,7 +78,7 @@ class Today:
                     do_sample=False,
                     max_new_tokens=max_new_tokens,
                     eos_token_id=sorted(self.ends),
-                    pad_token_id=self.codec.end,
+                    pad_token_id=self.tokenizer.end,
                     logits_processor=LogitsProcessorList([draw]),
                 )
                 new_BT = out_BT[:, ids_BT.shape[1] :].tolist()
@@ -86,7 +86,7 @@ class Today:
 
     def _written(self, prompt_id: str, sample: int, tokens: list[int]) -> Written:
         until = next((at for at, token in enumerate(tokens) if token in self.ends), len(tokens))
-        ended, text = until < len(tokens), self.codec.decode(tokens[:until])
+        ended, text = until < len(tokens), self.tokenizer.decode(tokens[:until])
         return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=until + ended, ended=ended)
 
     @torch.inference_mode()
@@ -206,7 +206,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.settings = Settings.model_validate_json((path / "settings.json").read_text())
-        self.codec = load_codec(self.settings.model)
+        self.tokenizer = load_tokenizer(self.settings.model)
         self.work_began = 0.0
 
     def load(self, name: str = "") -> Any:
@@ -246,25 +246,26 @@ class Folder:
 
 
 def forge(at: Folder, version: int = 0) -> None:
-    model = Today(at.load("attacker" if version else ""), at.codec, version)
+    model = Today(at.load("attacker" if version else ""), at.tokenizer, version)
     at.write(f"forged-{version}.csv", forging.forge(model, at.questions(), 0, at.settings)[0])
 
 
 def score(at: Folder) -> None:
-    model = Today(at.load(), at.codec)
+    model = Today(at.load(), at.tokenizer)
     at.write("scores.csv", training_rows.grade(model, at.questions(), at.rows("forged-0.csv", Forgery), at.settings)[0])
 
 
 def pairs(at: Folder) -> None:
     forged, scores = at.rows("forged-0.csv", Forgery), at.rows("scores.csv", Grade)
-    made = training_rows.preferences(Today(None, at.codec), at.questions(), forged, scores, 0, at.settings)
+    made = training_rows.preferences(Today(None, at.tokenizer), at.questions(), forged, scores, 0, at.settings)
     at.write("pairs.jsonl", made[0])
 
 
 def attacked(at: Folder) -> None:
     forged = at.rows("forged-1.csv", Forgery)
     at.write(
-        "lists.jsonl", training_rows.attacked_lists(Today(None, at.codec), at.questions(), forged, 0, at.settings)[0]
+        "lists.jsonl",
+        training_rows.attacked_lists(Today(None, at.tokenizer), at.questions(), forged, 0, at.settings)[0],
     )
 
 
@@ -272,7 +273,7 @@ def tune(at: Folder, loss: Callable[..., Tensor], rows: str, train: TrainConfig,
     policy, reference = at.load(), at.load()
     learn(loss, policy, reference, at.bundles(rows), train, at.settings)
     policy.save_pretrained(at.path / name)
-    at.codec.tokenizer.save_pretrained(at.path / name)
+    at.tokenizer.backend.save_pretrained(at.path / name)
 
 
 STAGES: dict[str, Callable[[Folder], None]] = {

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from ragdist.lm.beside import ConcurrentWriters
-from ragdist.lm.load import load_codec, load_model
+from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.lm.memory import give_back_freed_memory
 from ragdist.lm.shared import SharedBase
 from ragdist.lm.source import resolve
@@ -69,7 +69,7 @@ def prepare(folder: Path) -> None:
 def one(folder: Path) -> dict[str, float]:
     """The base answers everything."""
     made, before = settings(), resident_mb()
-    writer = ModelWriter(load_model(made.model), load_codec(made.model), made.evaluation.tokens_per_batch)
+    writer = ModelWriter(load_model(made.model), load_tokenizer(made.model), made.evaluation.tokens_per_batch)
     loaded = resident_mb()
     answer(writer, asked(folder))
     return used(before, loaded)
@@ -78,9 +78,9 @@ def one(folder: Path) -> dict[str, float]:
 def trio(folder: Path) -> dict[str, float]:
     """Reciter and discoverer answer, at once, and the scorer scores."""
     made, before = settings(), resident_mb()
-    base, codec = SharedBase(made.model), load_codec(made.model)
+    base, tokenizer = SharedBase(made.model), load_tokenizer(made.model)
     room = made.evaluation.tokens_per_batch
-    writers = [ModelWriter(base.answers(folder / name), codec, room) for name in ("reciter", "discoverer")]
+    writers = [ModelWriter(base.answers(folder / name), tokenizer, room) for name in ("reciter", "discoverer")]
     scorer = base.classifier(folder / "scorer")
     loaded = resident_mb()
     rows = asked(folder)

@@ -15,7 +15,7 @@ from ragdist.cluster.group import WorkerGroup, seated
 from ragdist.cluster.ranks import GroupSpec
 from ragdist.config import loader
 from ragdist.data.pipeline import Pipeline
-from ragdist.lm.load import load_codec
+from ragdist.lm.load import load_tokenizer
 from ragdist.lm.resident import Resident
 from ragdist.local import SerialMapper
 from ragdist.storage import tables
@@ -52,7 +52,7 @@ def play(here, watch=lambda groups: None):
     """The game with both groups on Ray; `watch` is told the groups when they are seated."""
     folder = Path(here.run.folder)
     run = folder / here.run.name
-    pipeline = Pipeline(here, Store(folder / "data"), load_codec(here.model), SerialMapper())
+    pipeline = Pipeline(here, Store(folder / "data"), load_tokenizer(here.model), SerialMapper())
     timeline = Timeline(run)
 
     @contextmanager

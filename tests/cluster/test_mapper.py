@@ -136,8 +136,8 @@ def test_search_shared_between_tasks_is_a_single_scan(mapper):
     assert list(mapper.map(search_one, queries, retriever)) == retriever.search(queries, 7)
 
 
-class Deadly(tiny.TinyCodec):
-    """The tiny codec; the first two worker processes that encode with it are killed. Stages are named as ever."""
+class Deadly(tiny.TinyTokenizer):
+    """The tiny tokenizer; the first two worker processes that encode with it are killed. Stages are named as ever."""
 
     def __init__(self, folder):
         super().__init__()
@@ -155,13 +155,13 @@ def test_rows_of_the_road_are_byte_equal_for_every_mapper(ray_here, tmp_path):
     settings, deaths = library.settings(library.write(tmp_path)), tmp_path / "deaths"
     deaths.mkdir()
     played = {
-        "serial": (SerialMapper(), tiny.codec()),
-        "processes": (ProcessMapper(2, batch=7), tiny.codec()),
+        "serial": (SerialMapper(), tiny.tokenizer()),
+        "processes": (ProcessMapper(2, batch=7), tiny.tokenizer()),
         "ray": (RayMapper(2, ClusterConfig(workers=2), batch=5), Deadly(deaths)),
     }
     rows = {}
-    for name, (mapper, codec) in played.items():
-        pipeline = Pipeline(settings, Store(tmp_path / name), codec, mapper)
+    for name, (mapper, tokenizer) in played.items():
+        pipeline = Pipeline(settings, Store(tmp_path / name), tokenizer, mapper)
         rows[name] = {stage: made.path.read_bytes() for stage, made in pipeline.make("examples")}
     assert rows["serial"] == rows["processes"] == rows["ray"]
     assert len(rows["serial"]["chunks"].splitlines()) > 80 and len(rows["serial"]["examples"].splitlines()) > 20

@@ -24,7 +24,7 @@ class Rules:
             [-1.0] * (len(example.tokens) - example.prompt_tokens)
         ),
     ) -> None:
-        self.version, self.texts, self.score, self.codec = version, texts, score, tiny.codec()
+        self.version, self.texts, self.score, self.tokenizer = version, texts, score, tiny.tokenizer()
         self.asked: list[Example] = []
 
     def write(

@@ -48,7 +48,7 @@ def pipeline(**values):
 
 def row_of(question, context, chunks, settings):
     shown = [chunks[i] for i in context.chunk_ids]
-    return example(question, shown, tiny.codec(), settings.prompts, max_tokens=settings.model.max_tokens)
+    return example(question, shown, tiny.tokenizer(), settings.prompts, max_tokens=settings.model.max_tokens)
 
 
 def findings(settings, questions, chunks, contexts, rows):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ragdist.config import ChunksConfig
 from ragdist.data.chunks import cut
 from ragdist.records import Document
-from tests.tiny import codec
+from tests.tiny import tokenizer
 
 WORDS = st.sampled_from(
     [
@@ -53,25 +53,25 @@ def joined(chunks):
 def test_chunks_of_any_text_are_lossless_and_within_the_limit(text, tokens, overlap):
     """check 16: no chunk above the limit when it is tokenized anew; joined less overlaps they are the text."""
     config = ChunksConfig(tokens=tokens, overlap=min(overlap, tokens - 1))
-    chunks = cut(document(text), codec(), config)
+    chunks = cut(document(text), tokenizer(), config)
     assert joined(chunks) == text
-    assert all(len(codec().encode(chunk.text).ids) <= tokens for chunk in chunks)
+    assert all(len(tokenizer().encode(chunk.text).ids) <= tokens for chunk in chunks)
     assert all(text[chunk.start :].startswith(chunk.text) for chunk in chunks)
     assert [chunk.start for chunk in chunks] == sorted({chunk.start for chunk in chunks})
     assert len({chunk.id for chunk in chunks}) == len(chunks)
 
 
 def test_short_document_is_one_chunk():
-    (chunk,) = cut(document("Read the file."), codec(), ChunksConfig(tokens=64, overlap=10))
+    (chunk,) = cut(document("Read the file."), tokenizer(), ChunksConfig(tokens=64, overlap=10))
     assert (chunk.text, chunk.start, chunk.document_id, chunk.title) == ("Read the file.", 0, "d", "t")
 
 
 def test_chunk_has_nearly_the_tokens_asked_for_and_overlaps_as_asked():
     text = " ".join(f"word{i}" for i in range(2000))
-    chunks = cut(document(text), codec(), ChunksConfig(tokens=100, overlap=20))
-    sizes = [len(codec().encode(chunk.text).ids) for chunk in chunks[:-1]]
+    chunks = cut(document(text), tokenizer(), ChunksConfig(tokens=100, overlap=20))
+    sizes = [len(tokenizer().encode(chunk.text).ids) for chunk in chunks[:-1]]
     assert min(sizes) >= 90
-    shared = [len(codec().encode(text[b.start : a.start + len(a.text)]).ids) for a, b in pairwise(chunks)]
+    shared = [len(tokenizer().encode(text[b.start : a.start + len(a.text)]).ids) for a, b in pairwise(chunks)]
     assert min(shared) >= 18 and max(shared) <= 20
 
 
@@ -85,7 +85,7 @@ def test_chunk_has_nearly_the_tokens_asked_for_and_overlaps_as_asked():
     ],
 )
 def test_chunk_ends_at_the_strongest_border_near_its_limit(unit, end):
-    chunks = cut(document(unit * 40), codec(), ChunksConfig(tokens=80))
+    chunks = cut(document(unit * 40), tokenizer(), ChunksConfig(tokens=80))
     assert len(chunks) > 5
     assert all(chunk.text.endswith((end, end.rstrip(" "))) for chunk in chunks[:-1])
 
@@ -97,7 +97,7 @@ def test_chunk_has_the_page_and_heading_that_it_begins_on():
     starts = (0, len(pages[0]) + 2, len(pages[0]) + len(pages[1]) + 4)
     names = ("", "Part", "Part > End")
     whole = Document(id="d", title="t", text=text, source="s", starts=starts, pages=(1, 2, 4), headings=names)
-    chunks = cut(whole, codec(), ChunksConfig(tokens=40))
+    chunks = cut(whole, tokenizer(), ChunksConfig(tokens=40))
     assert {(chunk.page, chunk.heading) for chunk in chunks} == {(1, ""), (2, "Part"), (4, "Part > End")}
     for chunk in chunks:
         before = text[: chunk.start + len(chunk.text) - len(chunk.text.lstrip())].count("\n\n")
@@ -106,12 +106,12 @@ def test_chunk_has_the_page_and_heading_that_it_begins_on():
 
 
 def test_chunk_of_a_document_without_pages_has_none_and_before_the_first_heading_no_heading():
-    plain = cut(document("Read it. " * 50), codec(), ChunksConfig(tokens=20))
+    plain = cut(document("Read it. " * 50), tokenizer(), ChunksConfig(tokens=20))
     assert {(chunk.page, chunk.heading) for chunk in plain} == {(0, "")}
     late = Document(id="d", title="t", text="a\n\n# B\n", source="s", starts=(3,), pages=(0,), headings=("B",))
-    assert cut(late, codec(), ChunksConfig(tokens=64))[0].heading == ""
+    assert cut(late, tokenizer(), ChunksConfig(tokens=64))[0].heading == ""
 
 
 def test_cut_pickles_and_gives_the_same_twice():
-    one = cut(document("Read it. " * 50), codec(), ChunksConfig(tokens=20))
-    assert pickle.loads(pickle.dumps(cut))(document("Read it. " * 50), codec(), ChunksConfig(tokens=20)) == one
+    one = cut(document("Read it. " * 50), tokenizer(), ChunksConfig(tokens=20))
+    assert pickle.loads(pickle.dumps(cut))(document("Read it. " * 50), tokenizer(), ChunksConfig(tokens=20)) == one

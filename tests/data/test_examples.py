@@ -8,7 +8,7 @@ from ragdist.errors import DataError
 from tests import tiny
 
 CONFIG = PromptsConfig()
-CODEC = tiny.codec()
+CODEC = tiny.tokenizer()
 CHUNKS = tiny.chunks()
 QUESTION = tiny.questions()[0]
 

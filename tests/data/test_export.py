@@ -54,7 +54,7 @@ def make(folder, *more):
     given = [f"run.folder={folder}", "corpus.source=records", f"corpus.questions=[{path}]"]
     shape = [f"contexts.documents={DOCUMENTS}", "prompts.answer=reasoned", "contexts.distractors=hard"]
     settings = loader.load([*given, *shape, *more])
-    return Pipeline(settings, Store(folder / "data"), tiny.codec(), SerialMapper())
+    return Pipeline(settings, Store(folder / "data"), tiny.tokenizer(), SerialMapper())
 
 
 def lines(path):
@@ -95,13 +95,13 @@ def test_hf_rows_hold_question_and_documents_that_parse_back_check_14(pipeline, 
 
 def test_chat_rows_render_to_the_training_rows_token_for_token(pipeline, tmp_path):
     export.export(pipeline, tmp_path, "chat")
-    codec = tiny.codec()
+    tokenizer = tiny.tokenizer()
     rendered = set()
     for row in lines(tmp_path / "train.jsonl"):
         system, user, assistant = row["messages"]
         assert [said["role"] for said in row["messages"]] == ["system", "user", "assistant"]
-        prompt = codec.encode(codec.chat(user["content"], system["content"])).ids
-        rendered.add((*prompt, *codec.encode(assistant["content"]).ids, codec.end))
+        prompt = tokenizer.encode(tokenizer.chat(user["content"], system["content"])).ids
+        rendered.add((*prompt, *tokenizer.encode(assistant["content"]).ids, tokenizer.end))
     assert rendered == {example.tokens for example in pipeline.examples}
 
 
@@ -201,7 +201,7 @@ def test_card_of_a_benchmark_says_what_the_benchmark_says_of_itself(tmp_path):
         write_table(Table.from_pylist(rows), copy / f"{split}-00000-of-00001.parquet")
     given = ["corpus.source=benchmark", "corpus.benchmark=hotpotqa", f"corpus.folder={copy.parent}"]
     settings = loader.load([f"run.folder={tmp_path}", *given, "contexts.documents=2"])
-    pipeline = Pipeline(settings, Store(tmp_path / "data"), tiny.codec(), SerialMapper())
+    pipeline = Pipeline(settings, Store(tmp_path / "data"), tiny.tokenizer(), SerialMapper())
     (tmp_path / "out").mkdir()
     export.export(pipeline, tmp_path / "out", "hf")
     text = (tmp_path / "out" / "README.md").read_text()

@@ -10,7 +10,7 @@ from ragdist.errors import DataError
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.storage.stages import Store
 from tests import documents
-from tests.tiny import codec
+from tests.tiny import tokenizer
 
 FIRST = "the number of rows and the name of the column " * 20
 FILES = {
@@ -24,7 +24,7 @@ FILES = {
 
 def pipeline(tmp_path, mapper=None, **corpus):
     settings = {"corpus": {"source": "folder", "folder": str(tmp_path / "docs"), **corpus}, "chunks": {"tokens": 64}}
-    return Pipeline(resolve(settings), Store(tmp_path / "stages"), codec(), mapper or SerialMapper())
+    return Pipeline(resolve(settings), Store(tmp_path / "stages"), tokenizer(), mapper or SerialMapper())
 
 
 def test_chunks_of_all_kinds_of_files_know_page_and_heading(tmp_path):
@@ -46,7 +46,7 @@ def test_stages_are_byte_equal_for_any_number_of_processes(tmp_path, workers):
     """check 71"""
     documents.write(tmp_path / "docs", FILES)
     one = pipeline(tmp_path)
-    other = Pipeline(one.settings, Store(tmp_path / f"{workers}"), codec(), ProcessMapper(workers, batch=2))
+    other = Pipeline(one.settings, Store(tmp_path / f"{workers}"), tokenizer(), ProcessMapper(workers, batch=2))
     for name in ("documents", "chunks"):
         assert getattr(one, name).path.read_bytes() == getattr(other, name).path.read_bytes()
 

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 def pipeline(settings, store, embedder=None):
-    return Pipeline(settings, Store(store), tiny.codec(), SerialMapper(), embedder=embedder)
+    return Pipeline(settings, Store(store), tiny.tokenizer(), SerialMapper(), embedder=embedder)
 
 
 def names(made):

@@ -10,7 +10,7 @@ from ragdist.data.audit import audit
 from ragdist.data.pipeline import Pipeline
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
-from tests.tiny import codec
+from tests.tiny import tokenizer
 
 CASES = Path(__file__).parents[2] / ".." / "shared" / "cases"
 ROWS = {
@@ -26,7 +26,7 @@ ROWS = {
 
 def pipeline(tmp_path, **corpus):
     settings = {"corpus": corpus, "contexts": {"documents": 2, "oracle_fraction": 0, "too_few": "fewer"}}
-    return Pipeline(resolve(settings), Store(tmp_path / "stages"), codec(), SerialMapper())
+    return Pipeline(resolve(settings), Store(tmp_path / "stages"), tokenizer(), SerialMapper())
 
 
 def case(name):

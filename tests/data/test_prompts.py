@@ -23,7 +23,7 @@ from tests import tiny
 from tests.data.shown import parse
 
 CONFIG = PromptsConfig()
-CODEC = tiny.codec()
+CODEC = tiny.tokenizer()
 ASK = "What is the default of `mode` in `gzip.open`?"
 DOCUMENTS = [Shortened(chunk.title, chunk.text) for chunk in tiny.chunks()]
 # Everything that could be taken for our own marks, beside ordinary text.

@@ -19,7 +19,7 @@ from ragdist.systems.atm.training_rows import open_questions
 from tests import tiny
 from tests.data.shown import parse
 
-CODEC = tiny.codec()
+CODEC = tiny.tokenizer()
 FRACTIONS = (0.0, 0.2, 0.5, 0.6, 1.0)
 
 

@@ -19,7 +19,7 @@ def kept(tmp_path):
     def find(settings, questions=QUESTIONS, forgeries=tuple(world.FORGERIES), **made_by):
         def make(forged):
             made.append(len(questions))
-            given = world.TitleRetriever(), tiny.codec(), settings
+            given = world.TitleRetriever(), tiny.tokenizer(), settings
             return make_cases(questions, world.CHUNKS, world.CANDIDATES, forged, *given)
 
         return kept_cases(Store(tmp_path), made_by, questions, world.CHUNKS, forgeries, settings, make)

@@ -28,7 +28,7 @@ BY_ID = {case.id: case for case in world.cases(world.settings())}
 
 def shown(case):
     """The documents and question that stand in the prompt's tokens."""
-    said = tiny.codec().decode(case.prompt.tokens).partition("user\n")[2].removesuffix("\nassistant\n")
+    said = tiny.tokenizer().decode(case.prompt.tokens).partition("user\n")[2].removesuffix("\nassistant\n")
     return parse(said.removesuffix("\n"))
 
 
@@ -151,7 +151,7 @@ def test_questions_without_forgeries_are_not_attacked():
         world.CANDIDATES,
         {},
         world.TitleRetriever(),
-        tiny.codec(),
+        tiny.tokenizer(),
         world.settings(conditions=["oracle", "attacked"]),
     )
     assert [(case.condition, case.wrong) for case in found] == [("oracle", ())]
@@ -174,7 +174,7 @@ def test_prompts_whose_answer_is_cut_off_are_counted_in_each_condition(tmp_path)
     """T6: all oracles of these have their answer behind long texts; prompts without an oracle lose none."""
     long = {i: replace(chunk, text="words " * 2000 + chunk.text) for i, chunk in world.CHUNKS.items()}
     chosen = world.settings(conditions=["closed_book", "oracle", "absent", "attacked"])
-    given = (by_question(world.FORGERIES), world.TitleRetriever(), tiny.codec(), chosen)
+    given = (by_question(world.FORGERIES), world.TitleRetriever(), tiny.tokenizer(), chosen)
     for chunks, expected in ((world.CHUNKS, False), (long, True)):
         cases = list(make_cases(world.QUESTIONS[:3], chunks, world.CANDIDATES, *given))
         assert {case.condition for case in cases} == set(chosen.evaluation.conditions)
@@ -279,14 +279,14 @@ def test_predictions_do_not_depend_on_batches_check_70(tmp_path, predictions):
 
 def test_a_real_model_answers_alike_twice_and_in_any_batch_check_70(tmp_path):
     from ragdist.lm.answerer import ModelAnswerer
-    from ragdist.lm.load import load_codec, load_model
+    from ragdist.lm.load import load_model, load_tokenizer
 
     held = config.ModelConfig(source=str(tiny.model_folder(tmp_path)), dtype="float32", max_tokens=1024)
-    model, codec, asked = load_model(held), load_codec(held), world.QUESTIONS[:6]
+    model, tokenizer, asked = load_model(held), load_tokenizer(held), world.QUESTIONS[:6]
     chosen = world.settings(conditions=["oracle", "attacked"], perplexity=True)
     found = []
     for run, tokens in enumerate((4096, 4096, 600)):
-        answerer = ModelAnswerer([model], codec, tokens)
+        answerer = ModelAnswerer([model], tokenizer, tokens)
         given = world.cases(chosen, asked)
         found.append(ask_cases("tiny", held.source, answerer, given, asked, tmp_path / str(run), chosen))
     assert found[0] == found[1]
@@ -370,8 +370,8 @@ def test_perplexity_is_read_on_request_and_kept(tmp_path):
 
 def test_the_answer_that_is_read_is_the_one_that_training_shows():
     case = BY_ID["oracle/q004"]
-    assert tiny.codec().decode(case.answer[:-1]) == "104"
-    assert case.answer[-1] == tiny.codec().end
+    assert tiny.tokenizer().decode(case.answer[:-1]) == "104"
+    assert case.answer[-1] == tiny.tokenizer().end
 
 
 def test_answers_cut_by_the_limit_are_counted(tmp_path):
@@ -396,7 +396,7 @@ def test_quotes_and_tags_of_reasoned_answers_are_counted(tmp_path, rule, valid, 
     predictions = world.evaluate(RuleWriter(rule), tmp_path, chosen)
     cell = summarise({"rule": predictions}, world.QUESTIONS, chosen, {}).cell("rule", "oracle")
     assert (cell.quotes_valid, cell.untagged) == (valid, untagged)
-    assert tiny.codec().decode(world.cases(chosen)[4].answer[:-1]) == "<ANSWER>: 104"
+    assert tiny.tokenizer().decode(world.cases(chosen)[4].answer[:-1]) == "<ANSWER>: 104"
 
 
 def test_yes_no_maybe_data_gets_label_accuracy_check_68(tmp_path):

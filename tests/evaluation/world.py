@@ -135,17 +135,17 @@ class RuleWriter:
 
     def _answer(self, given: Prompt, limit: int) -> Written:
         self.asked.append(given.id)
-        said = tiny.codec().decode(given.tokens).partition("user\n")[2].removesuffix("\nassistant\n")
+        said = tiny.tokenizer().decode(given.tokens).partition("user\n")[2].removesuffix("\nassistant\n")
         documents, asked = parse(said.removesuffix("\n"))
         text = self.rule(asked, documents)
-        tokens = tiny.codec().encode(text).ids
-        kept = tiny.codec().decode(tokens[:limit])
+        tokens = tiny.tokenizer().encode(text).ids
+        kept = tiny.tokenizer().decode(tokens[:limit])
         return Written(prompt_id=given.id, sample=0, text=kept, tokens=min(limit, len(tokens)), ended=kept == text)
 
 
 def cases(chosen: loader.Settings, questions: Sequence[Question] = tuple(QUESTIONS)) -> list[Case]:
     forgeries = by_question(FORGERIES)
-    return list(make_cases(questions, CHUNKS, CANDIDATES, forgeries, TitleRetriever(), tiny.codec(), chosen))
+    return list(make_cases(questions, CHUNKS, CANDIDATES, forgeries, TitleRetriever(), tiny.tokenizer(), chosen))
 
 
 def evaluate(

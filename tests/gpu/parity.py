@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ragdist.lm.load import load_codec, load_model
+from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.lm.read import ModelReader
 from ragdist.lm.score import ModelScorer, load_scorer
 from ragdist.lm.tune import tune
@@ -45,9 +45,9 @@ def everything(model: Path, folder: Path) -> dict[str, Any]:
     for loss in ("mito", "dpo"):
         found[loss] = [line["loss"] for line in learning.learn(held, loss, folder / loss)]
     config = training.settings(model).model
-    whole, codec = load_model(config), load_codec(config)
+    whole, tokenizer = load_model(config), load_tokenizer(config)
     for name, how in WRITING.items():
-        written = ModelWriter(whole, codec, 4096).write(tiny.prompts(12), **how)
+        written = ModelWriter(whole, tokenizer, 4096).write(tiny.prompts(12), **how)
         found[name] = {f"{text.prompt_id}/{text.sample}": text.text for batch in written for text in batch}
     read = ModelReader(whole, 4096).read(tiny.examples(12))
     found["read"] = {name: values for batch in read for name, values in batch}

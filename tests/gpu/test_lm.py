@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ragdist.lm.load import load_codec, load_model, release
+from ragdist.lm.load import load_model, load_tokenizer, release
 from ragdist.lm.read import ModelReader
 from ragdist.lm.write import ModelWriter
 from tests import tiny, training
@@ -74,11 +74,13 @@ def test_texts_are_those_of_a_cpu_draws_included(both, name):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_order_of_prompts_changes_no_text_and_no_number(model, dtype):
     config = training.settings(model).model.model_copy(update={"dtype": dtype})
-    loaded, codec = load_model(config), load_codec(config)
+    loaded, tokenizer = load_model(config), load_tokenizer(config)
     prompts, examples = tiny.prompts(12), tiny.examples(12)
 
     def texts(asked):
-        batches = ModelWriter(loaded, codec, 1024).write(asked, max_new_tokens=16, samples=2, temperature=1.0, seed=3)
+        batches = ModelWriter(loaded, tokenizer, 1024).write(
+            asked, max_new_tokens=16, samples=2, temperature=1.0, seed=3
+        )
         return {(text.prompt_id, text.sample): text.text for batch in batches for text in batch}
 
     def numbers(asked):

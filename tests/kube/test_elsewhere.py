@@ -59,10 +59,10 @@ def go_elsewhere(tmp_path, monkeypatch):
     ]
     (there / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = load([*MODEL, *RANKS, f"corpus.questions=[{there / 'q.jsonl'}]"])
-    pipeline = Pipeline(settings, Store(there / "runs" / "data"), tiny.codec(), SerialMapper())
+    pipeline = Pipeline(settings, Store(there / "runs" / "data"), tiny.tokenizer(), SerialMapper())
     pipeline.make("examples")
     open_questions(pipeline, "train")
-    workload.note_codec(there / "runs" / "data", settings.model, tiny.codec().fingerprint)
+    workload.note_tokenizer(there / "runs" / "data", settings.model, tiny.tokenizer().fingerprint)
 
 
 def written(job, to, *more):

@@ -10,7 +10,7 @@ import torch
 
 from ragdist.config import ModelConfig
 from ragdist.lm.beside import ConcurrentWriters
-from ragdist.lm.load import load_codec
+from ragdist.lm.load import load_tokenizer
 from ragdist.lm.shared import SharedBase
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Prompt
@@ -24,19 +24,19 @@ SAMPLED = {"samples": 2, "temperature": 0.8, "top_p": 0.95, "seed": 3}
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Reciter and discoverer over one base, and their codec."""
+    """Reciter and discoverer over one base, and their tokenizer."""
     folder = tiny.model_folder(tmp_path_factory.mktemp("models"))
     config = ModelConfig(source=str(folder), dtype="float32")
     base = SharedBase(config)
     adapters = [made(CAUSAL, folder, folder.parent / name, seed=seed) for seed, name in enumerate(("re", "di"))]
-    return [base.answers(adapter) for adapter in adapters], load_codec(config)
+    return [base.answers(adapter) for adapter in adapters], load_tokenizer(config)
 
 
 @pytest.fixture
 def writers(pair):
     """Fresh ones, so that hooks of one test are gone in the next."""
-    models, codec = pair
-    yield [ModelWriter(model, codec, ONE_PROMPT) for model in models]
+    models, tokenizer = pair
+    yield [ModelWriter(model, tokenizer, ONE_PROMPT) for model in models]
     for model in models:
         model._forward_pre_hooks.clear()
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ragdist.errors import ConfigError
-from ragdist.lm.load import load_codec, load_model
+from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.lm.memory import enough
 from ragdist.lm.write import ModelWriter
 from tests import tiny, training
@@ -43,4 +43,4 @@ def test_writer_whose_batch_does_not_fit_names_its_size(tmp_path, monkeypatch):
 
     monkeypatch.setattr(model, "forward", full)
     with pytest.raises(ConfigError, match=r"lower evaluation\.tokens_per_batch"):
-        list(ModelWriter(model, load_codec(config), 512).write(tiny.prompts(2), max_new_tokens=2))
+        list(ModelWriter(model, load_tokenizer(config), 512).write(tiny.prompts(2), max_new_tokens=2))

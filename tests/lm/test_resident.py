@@ -68,7 +68,7 @@ def test_resident_that_learned_goes_on_like_one_that_loaded_its_model(two, stage
 @pytest.mark.parametrize("stage", STAGES)
 def test_ranks_write_by_themselves_what_one_process_writes(two, stage):
     model = load_model(learning.settings(two / f"{stage}/dpo/model").model)
-    writer = ModelWriter(model, tiny.codec(), 8192)
+    writer = ModelWriter(model, tiny.tokenizer(), 8192)
     wanted = {text.prompt_id: text.text for batch in writer.write(tiny.prompts(4), max_new_tokens=9) for text in batch}
     assert json.loads((two / f"{stage}" / "said.json").read_text())["texts"] == wanted
 

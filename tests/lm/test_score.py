@@ -51,7 +51,7 @@ def test_score_equals_transformers_on_rows_that_do_not_end_like_padding(model, c
 
 def test_score_is_read_at_the_last_token_even_if_it_is_the_pad_token(model):
     """<|im_end|> pads, ends turns, and here ends a row: transformers would look at the token before."""
-    row = [*render(PAIRS[0]), tiny.codec().end]
+    row = [*render(PAIRS[0]), tiny.tokenizer().end]
     with torch.inference_mode():
         hidden = model.model(torch.tensor([row])).last_hidden_state[0, -1]
         by_hand = hidden @ model.score.weight[0]

@@ -14,7 +14,7 @@ from transformers import (
 
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError
-from ragdist.lm.load import load_codec, load_model
+from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.lm.shared import SharedBase
 from ragdist.lm.write import ModelWriter
 from tests import tiny
@@ -130,10 +130,10 @@ def test_role_of_the_base_itself_is_the_base(config, roles):
 
 
 def test_role_writes_what_the_merged_model_writes(config, roles):
-    codec, prompts = load_codec(config), tiny.prompts()
+    tokenizer, prompts = load_tokenizer(config), tiny.prompts()
     writers = (
-        ModelWriter(SharedBase(config).answers(roles[0]), codec, 900),
-        ModelWriter(load_model(config.model_copy(update={"source": str(roles[0])})), codec, 900),
+        ModelWriter(SharedBase(config).answers(roles[0]), tokenizer, 900),
+        ModelWriter(load_model(config.model_copy(update={"source": str(roles[0])})), tokenizer, 900),
     )
     ours, merged = (list(writer.write(prompts, max_new_tokens=8)) for writer in writers)
     assert ours == merged

@@ -33,7 +33,7 @@ def gguf_file(folder, tmp_path_factory):
 def write_gguf(folder: Path, path: Path) -> Path:
     """The tiny model as llama.cpp's converter writes it: names, key and query rows interleaved, tokenizer inside."""
     shape, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
-    bpe = json.loads(tiny.tokenizer().to_str())["model"]
+    bpe = json.loads(tiny.bpe().to_str())["model"]
     out = gguf.GGUFWriter(str(path), "llama")
     out.add_block_count(shape["num_hidden_layers"])
     out.add_context_length(shape["max_position_embeddings"])
@@ -86,7 +86,7 @@ def test_resolve_converts_a_gguf_file_to_the_same_model_and_tokenizer(gguf_file,
     assert found.parent == cache
     torch.testing.assert_close(logits(found), logits(folder), rtol=1e-4, atol=1e-4)
     text = "héllo 漢字\n default of `encoding`<|im_end|>"
-    assert AutoTokenizer.from_pretrained(found)(text)["input_ids"] == tiny.codec().encode(text).ids
+    assert AutoTokenizer.from_pretrained(found)(text)["input_ids"] == tiny.tokenizer().encode(text).ids
 
 
 def test_resolve_converts_once_and_names_by_content(gguf_file, cache, tmp_path, capsys):

@@ -35,10 +35,10 @@ def made(tmp_path):
             "train": {"examples_per_step": 3, "microbatch": 1, "epochs": 2},
         }
     )
-    pipeline = Pipeline(settings, Store(tmp_path / "runs" / "data"), tiny.codec(), SerialMapper())
+    pipeline = Pipeline(settings, Store(tmp_path / "runs" / "data"), tiny.tokenizer(), SerialMapper())
     pipeline.make("examples")
     open_questions(pipeline, "train")
-    workload.note_codec(tmp_path / "runs" / "data", settings.model, tiny.codec().fingerprint)
+    workload.note_tokenizer(tmp_path / "runs" / "data", settings.model, tiny.tokenizer().fingerprint)
     return settings, pipeline
 
 
@@ -148,7 +148,7 @@ def run(settings, name, speeds):
 
 def test_codecs_are_noted_by_model(tmp_path):
     one, other = ModelConfig(source="one"), ModelConfig(source="one", revision="v2")
-    workload.note_codec(tmp_path, one, "aaa")
-    workload.note_codec(tmp_path, other, "bbb")
-    workload.note_codec(tmp_path, one, "ccc")
-    assert json.loads((tmp_path / workload.CODECS).read_text()) == {"one@": "ccc", "one@v2": "bbb"}
+    workload.note_tokenizer(tmp_path, one, "aaa")
+    workload.note_tokenizer(tmp_path, other, "bbb")
+    workload.note_tokenizer(tmp_path, one, "ccc")
+    assert json.loads((tmp_path / workload.TOKENIZERS).read_text()) == {"one@": "ccc", "one@v2": "bbb"}

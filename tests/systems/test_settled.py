@@ -46,7 +46,7 @@ def open_duet(folder, arbiter, validation, **config):
     settings = resolve({"duet": {"learn_from": ["retrieved"], **config}})
     cast = SimpleNamespace(tuner=Tuner(), open_features=lambda folder, learned: Sure())
     trio = SimpleNamespace(shares=Shares([], arbiter, validation))
-    pipeline = SimpleNamespace(codec=tiny.codec())
+    pipeline = SimpleNamespace(tokenizer=tiny.tokenizer())
     return duet.Duet(pipeline, trio, cast, folder, settings)
 
 
@@ -82,7 +82,7 @@ def test_summarizer_learns_all_answers_where_all_are_required(tmp_path):
     made.teach(held, made.judgements(held))
     (lesson,) = made.cast.tuner.lessons
     rows = [json.loads(line) for line in lesson.rows.read_text().splitlines()]
-    targets = {row["id"].split("/")[0]: tiny.codec().decode(row["tokens"][row["prompt_tokens"] :]) for row in rows}
+    targets = {row["id"].split("/")[0]: tiny.tokenizer().decode(row["tokens"][row["prompt_tokens"] :]) for row in rows}
     assert targets == {"every": "Ida, Otto", "one": "Ida"}
 
 

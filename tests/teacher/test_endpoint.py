@@ -327,7 +327,7 @@ def test_killed_at_any_call_no_reply_on_disk_is_asked_for_again(tmp_path, seed):
 def test_real_server_behind_a_bad_line_says_what_the_model_says_here(tmp_path):
     """`transformers serve`, half of the calls spoilt: greedy replies equal those of the same model in this process."""
     from ragdist.config import ModelConfig
-    from ragdist.lm.load import load_codec, load_model
+    from ragdist.lm.load import load_model, load_tokenizer
     from ragdist.lm.write import ModelWriter
 
     model = ModelConfig(source=str(tiny.model_folder(tmp_path)), dtype="float32")
@@ -343,9 +343,12 @@ def test_real_server_behind_a_bad_line_says_what_the_model_says_here(tmp_path):
         teacher.close()
         assert len(proxy.calls) == 18
     assert sorted(proxy.delivered.values()) == [1] * 12
-    codec = load_codec(model)
+    tokenizer = load_tokenizer(model)
     here = LocalTeacher(
-        TeacherConfig(), tmp_path, model, lambda: nullcontext((ModelWriter(load_model(model), codec, 512), codec))
+        TeacherConfig(),
+        tmp_path,
+        model,
+        lambda: nullcontext((ModelWriter(load_model(model), tokenizer, 512), tokenizer)),
     )
     assert [(r.text, r.read, r.ended) for r in replies] == [
         (r.text, r.read, r.ended) for r in here.ask(asked, what="local")

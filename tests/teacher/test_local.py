@@ -23,7 +23,7 @@ def writer(tmp_path_factory):
     from ragdist.lm.write import ModelWriter
 
     folder = tiny.model_folder(tmp_path_factory.mktemp("model"))
-    return ModelWriter(load_model(ModelConfig(source=str(folder), dtype="float32")), tiny.codec(), 256)
+    return ModelWriter(load_model(ModelConfig(source=str(folder), dtype="float32")), tiny.tokenizer(), 256)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def teacher(tmp_path, writer):
 
         def open_model():
             loads.append(1)
-            return nullcontext((writer, tiny.codec()))
+            return nullcontext((writer, tiny.tokenizer()))
 
         made = LocalTeacher(TeacherConfig(**settings), tmp_path, ModelConfig(max_tokens=max_tokens), open_model)
         made.loads = loads
@@ -50,8 +50,8 @@ def asked(**more):
 
 def test_replies_are_what_the_model_writes_in_the_order_of_requests(teacher, writer):
     replies = list(teacher().ask(asked(), what="replies"))
-    codec = tiny.codec()
-    prompts = [Prompt(id=r.id, tokens=tuple(codec.encode(codec.chat(r.text)).ids)) for r in asked()]
+    tokenizer = tiny.tokenizer()
+    prompts = [Prompt(id=r.id, tokens=tuple(tokenizer.encode(tokenizer.chat(r.text)).ids)) for r in asked()]
     expected = {text.prompt_id: text for batch in writer.write(prompts, max_new_tokens=6) for text in batch}
     assert [(r.id, r.text, r.ended, r.written) for r in replies] == [
         (p.id, expected[p.id].text, expected[p.id].ended, expected[p.id].tokens) for p in prompts
@@ -119,7 +119,7 @@ def test_stop_keeps_the_microbatch_and_the_same_call_goes_on(teacher, writer):
                 yield batch
 
     stopped = teacher()
-    stopped.open_model = lambda: nullcontext((Stopping(), tiny.codec()))
+    stopped.open_model = lambda: nullcontext((Stopping(), tiny.tokenizer()))
     with pytest.raises(Stopped, match="the same command resumes"):
         list(stopped.ask(asked(), what="replies"))
     assert 0 < len(stopped.cache.path.read_text().splitlines()) < len(TEXTS)

@@ -143,13 +143,13 @@ def _of_one_script(data: bytes) -> str:
     return max((name for name in found if found[name] > most), key=found.__getitem__, default="")
 
 
-def _lenient(data: bytes, codec: str, name: str, guessed: str = "") -> Decoded:
+def _lenient(data: bytes, tokenizer: str, name: str, guessed: str = "") -> Decoded:
     """The text as a browser shows it, with what cannot be read marked; the note says so. A DataError where more of it
     is no character of this encoding than is one."""
     try:
-        text, bad = data.decode(codec), 0
+        text, bad = data.decode(tokenizer), 0
     except UnicodeDecodeError:
-        text = data.decode(codec, "replace")
+        text = data.decode(tokenizer, "replace")
         bad = text.count(UNKNOWN)
     if bad > max(2, _characters(text)):
         raise DataError(f"names {name} and is not in it: {bad} places are no characters there; save it as UTF-8")

@@ -111,14 +111,14 @@ def _ask(
     asked = []
     for question in questions:
         shown = list_of(question, condition, forgeries.get(question.id, ()), settings.seed)
-        room = max(limit, len(model.codec.encode(question.target).ids) + 1)
+        room = max(limit, len(model.tokenizer.encode(question.target).ids) + 1)
         golden = {question.document_ids[at] for at in question.oracle_positions}
         places = (at for at, document in enumerate(shown) if document.id in golden)
         asked.append(
             prompts.prompt(
                 question.text,
                 shown,
-                model.codec,
+                model.tokenizer,
                 settings.prompts,
                 id=question.id,
                 max_tokens=settings.model.max_tokens,

@@ -19,7 +19,7 @@ from ragdist.data.template_attack import before_default, falsified, opening, say
 from ragdist.draws import order_for, rng_for
 from ragdist.errors import DataError
 from ragdist.records import Forgery, OpenQuestion, Prompt, Written
-from ragdist.roles import Codec, Model
+from ragdist.roles import Model, Tokenizer
 
 SYSTEM = "You write documents that mislead a reader who looks for an answer. If you are unsure, you invent."
 PASSAGE = """{example}Write another short passage like the one above: a title, then the text. It explains in full \
@@ -80,7 +80,9 @@ def told(question: OpenQuestion, round: int, settings: Settings) -> str:
     return wrong_answer(question, round) if settings.atm.forging_answer == "told" else ""
 
 
-def assignment(question: OpenQuestion, round: int, codec: Codec, settings: Settings, *, sample: int = 0) -> Assignment:
+def assignment(
+    question: OpenQuestion, round: int, tokenizer: Tokenizer, settings: Settings, *, sample: int = 0
+) -> Assignment:
     """The forging prompt: question, right answers, the wrong one to argue for, one document of the list as example, and
     how the forgery begins.
 
@@ -94,11 +96,11 @@ def assignment(question: OpenQuestion, round: int, codec: Codec, settings: Setti
     released = settings.atm.variant == "released_code"
     wrong, kind, documents = told(question, round, settings), _kind(settings), question.documents
     at = (sample if released else round) % max(1, len(documents))
-    lead = _lead(question, wrong, f"{round}/{at}/{question.id}", codec, settings)
+    lead = _lead(question, wrong, f"{round}/{at}/{question.id}", tokenizer, settings)
     (prompt,) = fit(
         documents[at : at + 1],
-        [lambda shown: codec.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead.said],
-        codec,
+        [lambda shown: tokenizer.chat(_user_text(question, shown, wrong, kind), SYSTEM) + lead.said],
+        tokenizer,
         id=f"{question.id}-s{sample}" if released else question.id,
         max_tokens=settings.model.max_tokens,
         room=settings.atm.max_new_tokens,
@@ -107,10 +109,10 @@ def assignment(question: OpenQuestion, round: int, codec: Codec, settings: Setti
     return Assignment(prompt, hashlib.sha256(tokens.encode()).hexdigest()[:16], lead)
 
 
-def assignments(question: OpenQuestion, round: int, codec: Codec, settings: Settings) -> list[Assignment]:
+def assignments(question: OpenQuestion, round: int, tokenizer: Tokenizer, settings: Settings) -> list[Assignment]:
     """All prompts of a question in this round: one, or in `variant: released_code` one for each sample."""
     count = settings.atm.samples if settings.atm.variant == "released_code" else 1
-    return [assignment(question, round, codec, settings, sample=sample) for sample in range(count)]
+    return [assignment(question, round, tokenizer, settings, sample=sample) for sample in range(count)]
 
 
 def forge(
@@ -127,7 +129,7 @@ def forge(
     atm, version = settings.atm, model.version
     asked: dict[str, tuple[OpenQuestion, Assignment, int]] = {}
     for question in questions:
-        for sample, task in enumerate(assignments(question, round, model.codec, settings)):
+        for sample, task in enumerate(assignments(question, round, model.tokenizer, settings)):
             if task.prompt.id in asked:
                 raise DataError(f"question id {question.id!r} stands twice in one microbatch; ids must be unique")
             asked[task.prompt.id] = question, task, sample
@@ -221,7 +223,7 @@ def continued(lead: Lead, question: OpenQuestion, wrong: str) -> str:
     return f' is the answer to the question "{flat(question.text)}". {best.text}'
 
 
-def _lead(question: OpenQuestion, wrong: str, name: str, codec: Codec, settings: Settings) -> Lead:
+def _lead(question: OpenQuestion, wrong: str, name: str, tokenizer: Tokenizer, settings: Settings) -> Lead:
     """How the forgery begins: as a document of the question's list, drawn by (seed, name).
 
     A document that would state a right answer in title or opening all the same is passed over, as is one with a token
@@ -238,7 +240,7 @@ def _lead(question: OpenQuestion, wrong: str, name: str, codec: Codec, settings:
         title, text = (
             _signature(question, document, wrong) if kind == "apidocs" else _passage(question, document, wrong)
         )
-        if text and not says_right(question, title, text) and _is_plain(whole(Shortened(title, text)), codec):
+        if text and not says_right(question, title, text) and _is_plain(whole(Shortened(title, text)), tokenizer):
             return Lead(" ".join(title.splitlines()), text, at)
     if kind == "apidocs" and named and question.topic:
         return Lead(named[1], f"{_short(named[1])}({question.topic}={flat(wrong)}", -1)
@@ -275,9 +277,9 @@ def _short(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _is_plain(text: str, codec: Codec) -> bool:
+def _is_plain(text: str, tokenizer: Tokenizer) -> bool:
     """Whether the chat template takes the text for a text: tokens of its own in it would be broken up."""
-    return text.strip() in codec.chat(text)
+    return text.strip() in tokenizer.chat(text)
 
 
 def _kind(settings: Settings) -> str:

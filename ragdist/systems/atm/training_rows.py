@@ -34,7 +34,7 @@ from ragdist.records import (
     Split,
     content_id,
 )
-from ragdist.roles import Codec, Model
+from ragdist.roles import Model, Tokenizer
 from ragdist.storage.stages import Rows, Stage
 from ragdist.systems.atm import mixing
 from ragdist.systems.atm.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
@@ -143,8 +143,8 @@ def grade(
     rows: dict[str, Example] = {}
     for forgery in forgeries:
         question = _question(forgery, by_id)
-        answer = _answer(question, model.codec)
-        asked = _asked(question, [forgery], len(answer), model.codec, settings)
+        answer = _answer(question, model.tokenizer)
+        asked = _asked(question, [forgery], len(answer), model.tokenizer, settings)
         rows[forgery.id] = Example(
             id=forgery.id, tokens=(*asked.tokens, *answer), prompt_tokens=len(asked.tokens), cut_tokens=asked.cut_tokens
         )
@@ -202,10 +202,10 @@ def preferences(
             counts[why] += 1
             continue
         question = _question(texts[group[0].forgery_id], by_id)
-        asked = _sampled_from(question, prompt_hash, round, model.codec, settings)
+        asked = _sampled_from(question, prompt_hash, round, model.tokenizer, settings)
         ranked = sorted(group, key=lambda graded: (graded.perplexity, graded.forgery_id))
         chosen, rejected = texts[ranked[-1].forgery_id], texts[ranked[0].forgery_id]
-        written = [_text(one, asked, model.codec) for one in (chosen, rejected)]
+        written = [_text(one, asked, model.tokenizer) for one in (chosen, rejected)]
         if written[0] == written[1] or whole(chosen) == whole(rejected):
             counts["equal"] += 1
             continue
@@ -263,8 +263,8 @@ def attacked_lists(
     for question in questions:
         name, attack = _name(question, round), picked[question.id]
         attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
-        answers = _answers(question, attack, model.codec, settings)
-        clean, hostile = _both(question, attacked, max(map(len, answers)), model.codec, settings)
+        answers = _answers(question, attack, model.tokenizer, settings)
+        clean, hostile = _both(question, attacked, max(map(len, answers)), model.tokenizer, settings)
         short = [one.cut_tokens > 0 for one in (clean, hostile)]
         counts.update(cut_prompts=sum(short), cut_clean=short[0], cut_attacked=short[1], cut_answers=clean.cut_answer)
         counts["replayed"] += attack is not among[question.id][0]
@@ -305,10 +305,10 @@ def _picked(
         return {q.id: mixing.drawn(among[q.id], _name(q, round), settings) for q in questions}
     rows = []
     for question in questions:
-        answer = _answer(question, model.codec)
+        answer = _answer(question, model.tokenizer)
         for number, attack in enumerate(among[question.id]):
             attacked = attacked_list(question, attack, _name(question, round), settings.seed)
-            asked = _asked(question, attacked, len(answer), model.codec, settings)
+            asked = _asked(question, attacked, len(answer), model.tokenizer, settings)
             id = f"{question.id}/{number}"
             rows.append(Example(id=id, tokens=(*asked.tokens, *answer), prompt_tokens=len(asked.tokens)))
     read = {id: _perplexity(logs) for batch in model.read(rows) for id, logs in batch}
@@ -320,13 +320,15 @@ def _picked(
     return {question.id: hardest(question) for question in questions}
 
 
-def _answers(question: OpenQuestion, attack: mixing.Attack, codec: Codec, settings: Settings) -> list[tuple[int, ...]]:
+def _answers(
+    question: OpenQuestion, attack: mixing.Attack, tokenizer: Tokenizer, settings: Settings
+) -> list[tuple[int, ...]]:
     """What stands after the clean list, after the attacked one, and perhaps the forged answer after that."""
-    answer = _answer(question, codec)
+    answer = _answer(question, tokenizer)
     if not settings.atm.preference_weight:
         return [answer, answer]
     wrong = next((forgery.states for forgery in attack if forgery.states), question.wrong_answers[0])
-    return [answer, answer, (*codec.encode(wrong).ids, codec.end)]
+    return [answer, answer, (*tokenizer.encode(wrong).ids, tokenizer.end)]
 
 
 def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: str, seed: int) -> list[Page | Forgery]:
@@ -335,18 +337,18 @@ def attacked_list(question: OpenQuestion, forgeries: Iterable[Forgery], name: st
 
 
 def _both(
-    question: OpenQuestion, attacked: Sequence[Page | Forgery], room: int, codec: Codec, settings: Settings
+    question: OpenQuestion, attacked: Sequence[Page | Forgery], room: int, tokenizer: Tokenizer, settings: Settings
 ) -> list[Prompt]:
     """The prompts of D and of the attacked list, in which each document has the same text."""
     known = {page.id for page in question.documents}
     documents: list[Page | Forgery] = [*question.documents, *(one for one in attacked if one.id not in known)]
     places = {one.id: place for place, one in enumerate(documents)}
     order = [places[one.id] for one in attacked]
-    render = renderer(question.text, codec, settings.prompts)
+    render = renderer(question.text, tokenizer, settings.prompts)
     return fit(
         documents,
         [lambda shown: render(shown[: len(question.texts)]), lambda shown: render([shown[at] for at in order])],
-        codec,
+        tokenizer,
         id=question.id,
         max_tokens=settings.model.max_tokens,
         room=room,
@@ -363,9 +365,9 @@ def first_tuning(model: Model, questions: Sequence[OpenQuestion], settings: Sett
     Raises:
         DataError: question and answer do not fit into `model.max_tokens`.
     """
-    codec = model.codec
+    tokenizer = model.tokenizer
     listed = {
-        one.id: _asked(one, one.documents, len(_answer(one, codec)), codec, settings, one.oracle_positions)
+        one.id: _asked(one, one.documents, len(_answer(one, tokenizer)), tokenizer, settings, one.oracle_positions)
         for one in questions
     }
     cut = {question_id for question_id, asked in listed.items() if asked.cut_answer}
@@ -377,8 +379,8 @@ def first_tuning(model: Model, questions: Sequence[OpenQuestion], settings: Sett
     closed = {ids[place] for place in order_for(settings.seed, "closed book", content_id(*ids), len(ids))[:count]}
     bundles = []
     for question in questions:
-        answer = _answer(question, codec)
-        asked = _asked(question, (), len(answer), codec, settings) if question.id in closed else listed[question.id]
+        answer = _answer(question, tokenizer)
+        asked = _asked(question, (), len(answer), tokenizer, settings) if question.id in closed else listed[question.id]
         bundles.append(_bundle(question.id, [(asked, answer)], "" if question.id in closed else "documents"))
     return bundles, {
         "rows": len(bundles),
@@ -406,11 +408,11 @@ def swapped(model: Model, questions: Sequence[OpenQuestion], settings: Settings)
         round = rng_for(settings.seed, "swapped", question.id).randrange(max(1, len(question.documents)))
         wrong = wrong_answer(question, round)
         swaps += any(template.falsified(question, document, wrong).at >= 0 for document in golden)
-        asked = assignment(question, round, model.codec, settings)
+        asked = assignment(question, round, model.tokenizer, settings)
         text = continued(asked.lead, question, wrong)
-        written = (*model.codec.encode(text).ids, model.codec.end)
+        written = (*model.tokenizer.encode(text).ids, model.tokenizer.end)
         if len(written) > settings.atm.max_new_tokens:
-            written = (*written[: settings.atm.max_new_tokens - 1], model.codec.end)
+            written = (*written[: settings.atm.max_new_tokens - 1], model.tokenizer.end)
         bundles.append(_bundle(question.id, [(asked.prompt, written)], wrong))
     return bundles, {
         "rows": len(bundles),
@@ -426,21 +428,21 @@ def _question(forgery: Forgery, by_id: dict[str, OpenQuestion]) -> OpenQuestion:
     return by_id[forgery.question_id]
 
 
-def _answer(question: OpenQuestion, codec: Codec) -> tuple[int, ...]:
-    return (*codec.encode(question.target).ids, codec.end)
+def _answer(question: OpenQuestion, tokenizer: Tokenizer) -> tuple[int, ...]:
+    return (*tokenizer.encode(question.target).ids, tokenizer.end)
 
 
 def _asked(
     question: OpenQuestion,
     documents: Sequence[Showable],
     room: int,
-    codec: Codec,
+    tokenizer: Tokenizer,
     settings: Settings,
     golden: Sequence[int] = (),
 ) -> Prompt:
     limit, shows = settings.model.max_tokens, golden_of(question, golden)
     return prompt(
-        question.text, documents, codec, settings.prompts, id=question.id, max_tokens=limit, room=room, golden=shows
+        question.text, documents, tokenizer, settings.prompts, id=question.id, max_tokens=limit, room=room, golden=shows
     )
 
 
@@ -461,8 +463,10 @@ def _no_pair(group: Sequence[Grade]) -> str:
     return "equal" if math.isclose(min(values), max(values), rel_tol=ROUNDING) else ""
 
 
-def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: Codec, settings: Settings) -> Assignment:
-    for asked in assignments(question, round, codec, settings):
+def _sampled_from(
+    question: OpenQuestion, prompt_hash: str, round: int, tokenizer: Tokenizer, settings: Settings
+) -> Assignment:
+    for asked in assignments(question, round, tokenizer, settings):
         if asked.hash == prompt_hash:
             return asked
     raise DataError(
@@ -471,11 +475,11 @@ def _sampled_from(question: OpenQuestion, prompt_hash: str, round: int, codec: C
     )
 
 
-def _text(forgery: Forgery, asked: Assignment, codec: Codec) -> tuple[int, ...]:
+def _text(forgery: Forgery, asked: Assignment, tokenizer: Tokenizer) -> tuple[int, ...]:
     """What the attacker wrote of it: the tokens that it sampled; where its writer did not say, the text put into tokens
     again, without the lead that it was given, and the end if it came to one."""
-    end = (codec.end,) if forgery.ended else ()
-    return forgery.tokens or (*codec.encode(whole(forgery).removeprefix(asked.lead.said)).ids, *end)
+    end = (tokenizer.end,) if forgery.ended else ()
+    return forgery.tokens or (*tokenizer.encode(whole(forgery).removeprefix(asked.lead.said)).ids, *end)
 
 
 def _bundle(id: str, rows: Sequence[tuple[Prompt, Sequence[int]]], about: str = "") -> Bundle:

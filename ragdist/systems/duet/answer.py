@@ -62,7 +62,7 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
             prompts.prompt(
                 text,
                 shown,
-                pipeline.codec,
+                pipeline.tokenizer,
                 settings.prompts,
                 id=f"{side}/{question.id}",
                 max_tokens=settings.model.max_tokens,

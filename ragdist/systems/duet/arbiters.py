@@ -21,7 +21,7 @@ from ragdist.data.thoughts import without_thoughts
 from ragdist.evaluation.ask import ask_prompts
 from ragdist.evaluation.predictions import weights
 from ragdist.records import Request, Verdict, content_id
-from ragdist.roles import Answerer, Codec, Pair, Scorer, Teacher
+from ragdist.roles import Answerer, Pair, Scorer, Teacher, Tokenizer
 from ragdist.systems.duet import disputes
 from ragdist.systems.duet.disputes import Dispute, is_flipped
 
@@ -120,12 +120,12 @@ def confidences(scorer: Scorer, open_disputes: Sequence[Dispute]) -> list[tuple[
     return list(zip(found[::2], found[1::2], strict=True))
 
 
-def by_answerer(answerer: Answerer, codec: Codec, folder: Path, source: str, settings: Settings) -> Ask:
+def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: str, settings: Settings) -> Ask:
     """Asks a model; what it wrote is kept in `folder`, batch by batch."""
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
         config, limit = settings.prompts, settings.answer_tokens
-        asked = [disputes.summary_prompt(dispute, codec, config, flipped=flipped) for dispute, flipped in shown]
+        asked = [disputes.summary_prompt(dispute, tokenizer, config, flipped=flipped) for dispute, flipped in shown]
         made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings)])
         name = content_id(made_by)
         return ask_prompts("summaries", answerer, asked, folder / f"{name}.jsonl", name, settings)

@@ -9,7 +9,7 @@ from ragdist.config import DuetConfig, PromptsConfig
 from ragdist.data import prompts
 from ragdist.draws import draw, rng_for
 from ragdist.records import Example, Judgement, Prompt, Question, Rated
-from ragdist.roles import Codec, Pair
+from ragdist.roles import Pair, Tokenizer
 
 
 class Dispute(NamedTuple):
@@ -75,29 +75,29 @@ def judgements(
                 yield _judgement(question, "other", "other", JudgedAnswer(other, False), 1.0)
 
 
-def rated(judgement: Judgement, codec: Codec, config: PromptsConfig) -> Rated:
+def rated(judgement: Judgement, tokenizer: Tokenizer, config: PromptsConfig) -> Rated:
     """The judgement in the tokens of the model that learns to score."""
-    tokens = pair_tokens(Pair(judgement.question, judgement.answer), codec, config)
+    tokens = pair_tokens(Pair(judgement.question, judgement.answer), tokenizer, config)
     return Rated(id=judgement.id, tokens=tokens, right=judgement.right, weight=judgement.weight)
 
 
-def pair_tokens(pair: Pair, codec: Codec, config: PromptsConfig) -> tuple[int, ...]:
+def pair_tokens(pair: Pair, tokenizer: Tokenizer, config: PromptsConfig) -> tuple[int, ...]:
     """The question as the reciter is asked it, then the answer, without an end token: what a scorer reads."""
-    asked = codec.chat(prompts.user_text(pair.question, (), config), config.system_closed)
-    return tuple(codec.encode(asked + pair.answer).ids)
+    asked = tokenizer.chat(prompts.user_text(pair.question, (), config), config.system_closed)
+    return tuple(tokenizer.encode(asked + pair.answer).ids)
 
 
-def summary_prompt(dispute: Dispute, codec: Codec, config: PromptsConfig, *, flipped: bool) -> Prompt:
+def summary_prompt(dispute: Dispute, tokenizer: Tokenizer, config: PromptsConfig, *, flipped: bool) -> Prompt:
     """What the summarizer reads: the question, both answers and how to decide.
 
     Args:
         dispute: the two answers.
-        codec: the summarizer's.
+        tokenizer: the summarizer's.
         config: the system message.
         flipped: the answer from documents comes first.
     """
-    asked = codec.chat(summary_text(dispute, flipped=flipped), config.system_closed)
-    return Prompt(id=dispute.question_id, tokens=tuple(codec.encode(asked).ids))
+    asked = tokenizer.chat(summary_text(dispute, flipped=flipped), config.system_closed)
+    return Prompt(id=dispute.question_id, tokens=tuple(tokenizer.encode(asked).ids))
 
 
 def summary_text(dispute: Dispute, *, flipped: bool) -> str:
@@ -107,13 +107,13 @@ def summary_text(dispute: Dispute, *, flipped: bool) -> str:
 
 
 def summary_example(
-    dispute: Dispute, answer: str, codec: Codec, config: PromptsConfig, condition: str, *, flipped: bool
+    dispute: Dispute, answer: str, tokenizer: Tokenizer, config: PromptsConfig, condition: str, *, flipped: bool
 ) -> Example:
     """A row that a summarizer is tuned on; `answer` is the right one, `condition` what the discoverer was shown."""
-    asked = summary_prompt(dispute, codec, config, flipped=flipped)
+    asked = summary_prompt(dispute, tokenizer, config, flipped=flipped)
     return Example(
         id=f"{dispute.question_id}/{condition}/{'flipped' if flipped else 'straight'}",
-        tokens=(*asked.tokens, *codec.encode(answer).ids, codec.end),
+        tokens=(*asked.tokens, *tokenizer.encode(answer).ids, tokenizer.end),
         prompt_tokens=len(asked.tokens),
     )
 

@@ -185,19 +185,19 @@ class Duet:
 
     def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
-        duet, codec = self.settings.duet, self.pipeline.codec
+        duet, tokenizer = self.settings.duet, self.pipeline.tokenizer
         questions = self.trio.shares.arbiter
         say(f"arbiters learn from {len(learned)} answers, {sum(row.right for row in learned)} of them right")
         lessons = []
         if "alignment" in duet.arbiters and not disputes.one_label(learned):
-            rated = [disputes.rated(row, codec, self.settings.prompts) for row in learned]
+            rated = [disputes.rated(row, tokenizer, self.settings.prompts) for row in learned]
             rows = write_rows(self.arbiters / "rated.jsonl", rated)
             lessons.append(self._lesson("alignment arbiter", rows, self.arbiters / "alignment", "scorer", "scorer"))
         if "tuned_summarizer" in duet.arbiters:
             answer = {question.id: right_answer(question) for question in questions}
             summaries = [
                 disputes.summary_example(
-                    one, answer[one.question_id], codec, self.settings.prompts, condition, flipped=flipped
+                    one, answer[one.question_id], tokenizer, self.settings.prompts, condition, flipped=flipped
                 )
                 for condition in duet.learn_from
                 for one in self._disputes(questions, held, condition)
@@ -258,7 +258,7 @@ class Duet:
         if kind == "features":
             yield self.cast.open_features(self.arbiters / "features", learned)
         else:
-            render = partial(disputes.pair_tokens, codec=self.pipeline.codec, config=self.settings.prompts)
+            render = partial(disputes.pair_tokens, tokenizer=self.pipeline.tokenizer, config=self.settings.prompts)
             with self.cast.answerers.open_scorer(str(self.arbiters / "alignment" / "model"), render) as scorer:
                 yield scorer
 
@@ -286,7 +286,7 @@ class Duet:
             tuned = str(self.arbiters / "summarizer" / "model")
             source = tuned if kind == "tuned_summarizer" else self.settings.model.source
             with self.cast.answerers.open(source) as answerer:
-                ask = by_answerer(answerer, self.pipeline.codec, self.arbiters / "said", source, self.settings)
+                ask = by_answerer(answerer, self.pipeline.tokenizer, self.arbiters / "said", source, self.settings)
                 yield Summarizer(ask, same, seed)
 
     def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[str, list[list[Verdict]]]:

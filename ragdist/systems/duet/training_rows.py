@@ -126,7 +126,7 @@ class Trio:
         made_by = {
             **config.model_dump(),
             "max_tokens": limit,
-            "codec": pipeline.codec.fingerprint,
+            "codec": pipeline.tokenizer.fingerprint,
             "seed": settings.seed,
             "fractions": [duet.answerers_fraction, duet.validation_fraction],
         }
@@ -134,7 +134,7 @@ class Trio:
 
         def produce(_: dict[str, Any]) -> Iterator[Example]:
             pairs = ((question, shown(question)) for question in questions)
-            rows = pipeline.mapper.map(examples.from_row, pairs, pipeline.codec, config, limit)
+            rows = pipeline.mapper.map(examples.from_row, pairs, pipeline.tokenizer, config, limit)
             yield from progress(rows, f"{name} rows", total=len(questions))
 
         return pipeline.store.make(stage, Example, produce)

@@ -238,7 +238,7 @@ def pipeline(folder, runs, **corpus):
             "model": {"max_tokens": 2048},
         }
     )
-    return Pipeline(settings, Store(runs), tiny.codec(), SerialMapper())
+    return Pipeline(settings, Store(runs), tiny.tokenizer(), SerialMapper())
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

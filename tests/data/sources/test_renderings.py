@@ -10,7 +10,7 @@ from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.storage.stages import Store
 from tests import tiny
 
-CODEC = tiny.codec()
+CODEC = tiny.tokenizer()
 COUNT = 40
 
 

@@ -54,7 +54,7 @@ def settings(folder, **blocks):
 
 def pipeline(made, teacher, runs="runs"):
     store = Store(f"{made.run.folder}/../{runs}/data")
-    return Pipeline(made, store, tiny.codec(), SerialMapper(), teacher=teacher)
+    return Pipeline(made, store, tiny.tokenizer(), SerialMapper(), teacher=teacher)
 
 
 def test_folder_becomes_a_data_set_that_the_audit_passes(folder):

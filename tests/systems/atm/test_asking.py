@@ -23,7 +23,7 @@ class RuleModel(RuleWriter):
 
     def __init__(self, rule):
         super().__init__(rule)
-        self.codec = tiny.codec()
+        self.tokenizer = tiny.tokenizer()
 
 
 def question(number):

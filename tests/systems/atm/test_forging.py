@@ -17,7 +17,7 @@ SETTINGS = Settings.model_validate({"atm": {"samples": 5, "max_new_tokens": 64}}
 
 
 def shown(asked):
-    return tiny.tokenizer().decode(list(asked.prompt.tokens), skip_special_tokens=False)
+    return tiny.bpe().decode(list(asked.prompt.tokens), skip_special_tokens=False)
 
 
 def test_forge_gives_five_forgeries_a_question_under_one_prompt_check_27():
@@ -34,7 +34,7 @@ def test_forge_gives_five_forgeries_a_question_under_one_prompt_check_27():
             assert [f.id for f in own] == [f"{question.id}-r{round}-a3-s{sample}" for sample in range(5)]
             assert len({f.prompt_hash for f in own}) == 1 and len({f.text for f in own}) == 5
             assert all(f.is_forged and f.states == wrong_answer(question, round) and f.attacker == 3 for f in own)
-            text = shown(assignment(question, round, model.codec, SETTINGS))
+            text = shown(assignment(question, round, model.tokenizer, SETTINGS))
             assert question.text in text and question.answers[0] in text and wrong_answer(question, round) in text
             example = round % len(question.texts)
             assert [body in text for body in question.texts] == [at == example for at in range(len(question.texts))]
@@ -49,7 +49,7 @@ def test_forge_in_the_released_variant_shows_document_j_to_sample_j_check_27():
     forgeries, _ = forge(model, [question], 1, settings)
     assert [f.number for f in forgeries] == [0, 1, 2, 3, 4] and len(question.texts) == 3
     for sample in range(5):
-        text = shown(assignment(question, 1, model.codec, settings, sample=sample))
+        text = shown(assignment(question, 1, model.tokenizer, settings, sample=sample))
         assert [body in text for body in question.texts] == [at == sample % 3 for at in range(3)]
     hashes = [f.prompt_hash for f in forgeries]
     assert hashes[:2] == hashes[3:] and len(set(hashes)) == 3
@@ -93,7 +93,7 @@ def test_forge_counts_what_is_unusable_stated_and_truthful():
 
 
 def lead(question, settings=PASSAGES, round=0, sample=0):
-    return assignment(question, round, tiny.codec(), settings, sample=sample).lead
+    return assignment(question, round, tiny.tokenizer(), settings, sample=sample).lead
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_forgery_begins_as_any_listed_document_with_equal_chance_and_one_for_all
 def test_forgery_passes_over_documents_that_stay_true_or_hold_a_template_token():
     """T3, T4: a wrong answer that makes a right one with its neighbour; a token that would end the attacker's turn."""
 
-    class Breaking(tiny.TinyCodec):
+    class Breaking(tiny.TinyTokenizer):
         def chat(self, user, system=""):
             return super().chat(user.replace("<|im_end|>", "<| im_end|>"), system)
 
@@ -183,7 +183,7 @@ def test_free_forging_tells_no_wrong_answer_and_states_none():
     """The paper's own: question and right answers, no wrong one."""
     question = city()
     for settings in (FREE, FREE.model_copy(update={"atm": FREE.atm.model_copy(update={"forging": "apidocs"})})):
-        text = shown(assignment(question, 0, tiny.codec(), settings))
+        text = shown(assignment(question, 0, tiny.tokenizer(), settings))
         assert question.text in text and "Delhi" in text and "Agra" not in text
     (forgery, *_), notes = forge(Rules(texts=["a fort.", "is Delhi."]), [question], 0, FREE)
     assert (forgery.states, forgery.stated, forgery.truthful) == ("", False, False)
@@ -193,7 +193,7 @@ def test_free_forging_tells_no_wrong_answer_and_states_none():
 def test_own_opening_leaves_the_whole_document_to_the_attacker():
     """The paper's own: the prompt ends where the attacker's turn begins."""
     settings = Settings.model_validate({"atm": {"forging": "passages", "forging_opening": "own"}})
-    asked = assignment(city(), 0, tiny.codec(), settings)
+    asked = assignment(city(), 0, tiny.tokenizer(), settings)
     assert asked.lead.said == "" and shown(asked).endswith("<|im_start|>assistant\n")
     (forgery, *_), _ = forge(Rules(texts=["Fort\nIt is Agra.\n"]), [city()], 0, settings)
     assert (forgery.title, forgery.text) == ("Fort", "It is Agra.")
@@ -231,14 +231,14 @@ def test_forge_draws_belong_to_seed_round_version_and_question():
 def test_assignment_cuts_the_example_and_escapes_it():
     question = replace(opened()[0], texts=("</DOCUMENT> word " * 300,) * 3)
     settings = Settings.model_validate({"model": {"max_tokens": 700}, "atm": {"max_new_tokens": 200}})
-    asked = assignment(question, 0, tiny.codec(), settings)
+    asked = assignment(question, 0, tiny.tokenizer(), settings)
     assert len(asked.prompt.tokens) + 200 <= 700 and asked.prompt.cut_tokens > 0
     assert shown(asked).count("</DOCUMENT>") == 1 and question.text in shown(asked)
     with pytest.raises(DataError, match=r"model\.max_tokens=300"):
         assignment(
             question,
             0,
-            tiny.codec(),
+            tiny.tokenizer(),
             settings.model_copy(update={"model": settings.model.model_copy(update={"max_tokens": 300})}),
         )
 
@@ -246,7 +246,7 @@ def test_assignment_cuts_the_example_and_escapes_it():
 def test_forge_question_without_documents_gets_no_example():
     question = replace(opened()[0], document_ids=(), titles=(), texts=(), oracle_positions=())
     assert len(forge(Rules(), [question], 1, SETTINGS)[0]) == 5
-    assert "<DOCUMENT>" not in shown(assignment(question, 1, tiny.codec(), SETTINGS))
+    assert "<DOCUMENT>" not in shown(assignment(question, 1, tiny.tokenizer(), SETTINGS))
 
 
 def test_forge_question_that_stands_twice_raises():

@@ -74,7 +74,7 @@ def pipeline(tmp_path):
                 "atm": atm,
             }
         )
-        return Pipeline(settings, Store(tmp_path / "data"), tiny.codec(), SerialMapper())
+        return Pipeline(settings, Store(tmp_path / "data"), tiny.tokenizer(), SerialMapper())
 
     return make
 

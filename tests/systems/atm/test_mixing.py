@@ -98,14 +98,14 @@ def test_hardest_noise_is_that_under_which_the_answer_is_least_likely():
     order = mixing.ORDERS[0].split("{")[0]
 
     def score(example):
-        said = tiny.codec().decode(example.tokens[: example.prompt_tokens])
+        said = tiny.tokenizer().decode(example.tokens[: example.prompt_tokens])
         return [-9.0 if order in said else -1.0] * (len(example.tokens) - example.prompt_tokens)
 
     replay = {"attacks": ["template", "injection"], "choice": "hardest"}
     model = Rules(score=score)
     rows, notes = attacked_lists(model, opened(), forged(opened()), 0, settings(replay=replay))
     assert notes["replayed"] == len(rows) == 4 and len(model.asked) == 12
-    assert all(order in tiny.codec().decode(row.tokens[1]) for row in rows)
+    assert all(order in tiny.tokenizer().decode(row.tokens[1]) for row in rows)
 
 
 def test_preferences_put_the_forged_answer_after_the_same_attacked_list():
@@ -114,8 +114,8 @@ def test_preferences_put_the_forged_answer_after_the_same_attacked_list():
         prompts = [tokens[:at] for tokens, at in zip(row.tokens, row.prompt_tokens, strict=True)]
         answers = [tokens[at:] for tokens, at in zip(row.tokens, row.prompt_tokens, strict=True)]
         assert prompts[1] == prompts[2] != prompts[0] and answers[0] == answers[1]
-        end = tiny.codec().end
-        assert answers[2] == (*tiny.codec().encode(question.wrong_answers[0]).ids, end)
+        end = tiny.tokenizer().end
+        assert answers[2] == (*tiny.tokenizer().encode(question.wrong_answers[0]).ids, end)
 
 
 def test_order_of_questions_changes_no_row():

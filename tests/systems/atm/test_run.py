@@ -15,7 +15,7 @@ from ragdist.algo import sft
 from ragdist.config import AtmConfig, loader
 from ragdist.data.pipeline import Pipeline
 from ragdist.errors import TrainError
-from ragdist.lm.load import load_codec
+from ragdist.lm.load import load_tokenizer
 from ragdist.lm.resident import Resident
 from ragdist.local import LocalSide, SerialMapper
 from ragdist.records import Forgery
@@ -31,7 +31,7 @@ from tests import game, tiny
 def play(settings):
     """The outcome of a game whose sides both live in this process."""
     folder = Path(settings.run.folder)
-    pipeline = Pipeline(settings, Store(folder / "data"), load_codec(settings.model), SerialMapper())
+    pipeline = Pipeline(settings, Store(folder / "data"), load_tokenizer(settings.model), SerialMapper())
 
     @contextmanager
     def open_sides(attacker, generator):
@@ -207,7 +207,7 @@ def test_released_code_variant_first_tuning_and_warm_up_play_too(tmp_path, model
 def test_perplexity_depends_on_the_document_check_32(tmp_path, model):
     """A generator that learned from golden documents is less perplexed by them than by forgeries of them."""
     here = game.settings(tmp_path, model, generator={"train": {"epochs": 40, "learning_rate": 5e-3}})
-    pipeline = Pipeline(here, Store(tmp_path / "data"), load_codec(here.model), SerialMapper())
+    pipeline = Pipeline(here, Store(tmp_path / "data"), load_tokenizer(here.model), SerialMapper())
     asked = list(open_questions(pipeline, "train"))
     golden = [
         replace(q, document_ids=("golden",), titles=("",), texts=(q.texts[q.oracle_positions[0]],)) for q in asked

@@ -37,7 +37,7 @@ def begun(question, wrong):
 
 
 def said(tokens):
-    return tiny.codec().decode(tokens)
+    return tiny.tokenizer().decode(tokens)
 
 
 def scores(values):
@@ -73,13 +73,13 @@ def test_grade_shows_each_forgery_alone_and_reads_the_target_with_its_end():
         text = said(example.tokens[: example.prompt_tokens])
         assert text.count("<DOCUMENT>") == 1 and f"<DOCUMENT>{forgery.title}\n{forgery.text}</DOCUMENT>" in text
         answer = example.tokens[example.prompt_tokens :]
-        assert said(answer[:-1]) == target[forgery.question_id] and answer[-1] == tiny.codec().end
+        assert said(answer[:-1]) == target[forgery.question_id] and answer[-1] == tiny.tokenizer().end
     assert notes["tokens"] == sum(len(example.tokens) for example in model.asked)
 
 
 def test_grade_by_a_model_equals_its_own_reading(tmp_path):
     from ragdist.algo.perplexity import perplexity
-    from ragdist.lm.load import load_codec, load_model
+    from ragdist.lm.load import load_model, load_tokenizer
     from ragdist.lm.read import ModelReader
 
     config = ModelConfig(source=str(tiny.model_folder(tmp_path)), dtype="float32")
@@ -91,7 +91,7 @@ def test_grade_by_a_model_equals_its_own_reading(tmp_path):
             return reader.read(examples)
 
     model = Real()
-    model.codec = load_codec(config)
+    model.tokenizer = load_tokenizer(config)
     grades, _ = grade(model, opened(), forged(), SETTINGS)
     assert len({row.perplexity for row in grades}) == len(grades)
     for row, example in zip(grades, model.asked, strict=True):
@@ -103,7 +103,7 @@ def test_forgery_that_was_cut_off_teaches_no_end():
     cut = [replace(forgery, ended=forgery.number != 0) for forgery in forged()]
     rows, _ = pairs(scores([50.0, 2.0, 10.0, 11.0, 12.0]), forgeries=cut)
     for row in rows:
-        assert [tokens[-1] == tiny.codec().end for tokens in row.tokens] == [False, True]
+        assert [tokens[-1] == tiny.tokenizer().end for tokens in row.tokens] == [False, True]
 
 
 @pytest.mark.parametrize("best", range(5))
@@ -119,7 +119,7 @@ def test_preferences_join_by_id_at_every_place_check_33(best):
         assert (chosen.number, rejected.number) == (best, worst) and row.id == chosen.question_id == question.id
         for tokens, at, forgery in zip(row.tokens, row.prompt_tokens, (chosen, rejected), strict=True):
             lead = f"{question.titles[1]}\n{begun(question, forgery.states)}"
-            assert said(tokens[:at]).endswith(lead) and tokens[-1] == tiny.codec().end
+            assert said(tokens[:at]).endswith(lead) and tokens[-1] == tiny.tokenizer().end
             assert lead + said(tokens[at:-1]) == whole(forgery)
     lowest = SETTINGS.model_copy(update={"atm": SETTINGS.atm.model_copy(update={"prefer": "lowest"})})
     assert [row.tokens for row in pairs(scores(values), settings=lowest)[0]] == [row.tokens[::-1] for row in rows]
@@ -152,22 +152,22 @@ def test_preferences_of_equal_texts_are_none():
 
 def test_dpo_learns_the_tokens_that_were_sampled():
     """The deviation of T: a text has many spellings in tokens, and only one of them was drawn."""
-    letter = [tiny.codec().encode(one).ids[0] for one in "word"]
-    assert tiny.codec().decode(letter) == "word" and len(tiny.codec().encode("word").ids) < 4
+    letter = [tiny.tokenizer().encode(one).ids[0] for one in "word"]
+    assert tiny.tokenizer().decode(letter) == "word" and len(tiny.tokenizer().encode("word").ids) < 4
 
     class Spelling(Rules):
         def write(self, prompts, **how):
             for batch in super().write(prompts, **how):
-                yield [replace(t, text="word", ids=(*letter, 7 + t.sample, tiny.codec().end)) for t in batch]
+                yield [replace(t, text="word", ids=(*letter, 7 + t.sample, tiny.tokenizer().end)) for t in batch]
 
     forgeries, _ = forge(Spelling(), opened(), 0, SETTINGS)
-    assert all(row.tokens == (*letter, 7 + row.number, tiny.codec().end) for row in forgeries)
+    assert all(row.tokens == (*letter, 7 + row.number, tiny.tokenizer().end) for row in forgeries)
     forgeries = [replace(row, text=f"{row.text}{row.number}") for row in forgeries]
     rows, _ = pairs(scores([1.0, 2.0, 3.0, 4.0, 5.0]), forgeries=forgeries)
     assert len(rows) == 4
     for row in rows:
         learned = [tokens[at:] for tokens, at in zip(row.tokens, row.prompt_tokens, strict=True)]
-        assert learned == [(*letter, 7 + number, tiny.codec().end) for number in (4, 0)]
+        assert learned == [(*letter, 7 + number, tiny.tokenizer().end) for number in (4, 0)]
 
 
 def test_preferences_of_a_single_forgery_are_none_check_35():
@@ -186,7 +186,7 @@ def test_preferences_stand_behind_the_prompt_that_sampled_them_check_36(round):
     by_id = {question.id: question for question in opened()}
     assert len(rows) == 4
     for row in rows:
-        asked = assignment(by_id[row.id], round, tiny.codec(), SETTINGS).prompt.tokens
+        asked = assignment(by_id[row.id], round, tiny.tokenizer(), SETTINGS).prompt.tokens
         assert all(tokens[:at] == asked for tokens, at in zip(row.tokens, row.prompt_tokens, strict=True))
 
 
@@ -340,9 +340,9 @@ def test_attacked_lists_answer_alike_after_both_lists_check_49():
     assert [row.id for row in rows] == [question.id for question in questions] and notes["without_forgeries"] == 0
     for row, question in zip(rows, questions, strict=True):
         clean, attacked = (tokens[at:] for tokens, at in zip(row.tokens, row.prompt_tokens, strict=True))
-        assert clean == attacked == (*tiny.codec().encode(question.target).ids, tiny.codec().end)
+        assert clean == attacked == (*tiny.tokenizer().encode(question.target).ids, tiny.tokenizer().end)
         prompt = prompts.prompt(
-            question.text, question.documents, tiny.codec(), SETTINGS.prompts, id="", max_tokens=4096, room=9
+            question.text, question.documents, tiny.tokenizer(), SETTINGS.prompts, id="", max_tokens=4096, room=9
         )
         assert row.tokens[0][: row.prompt_tokens[0]] == prompt.tokens
         assert said(row.tokens[1]).count("<DOCUMENT>") == 8 == len(row.about.split(","))
@@ -433,20 +433,20 @@ def test_prompts_of_all_phases_have_the_same_tokens_check_52():
     plain = Question(
         id=question.id, text=question.text, answers=question.answers, oracle_ids=(), split="train", topic=question.topic
     )
-    sft = examples.example(plain, question.documents, tiny.codec(), SETTINGS.prompts, max_tokens=4096)
+    sft = examples.example(plain, question.documents, tiny.tokenizer(), SETTINGS.prompts, max_tokens=4096)
     (clean,), _ = attacked_lists(asked, [question], [], 0, SETTINGS)
     prompt_of["sft"], prompt_of["mito"] = sft.tokens, clean.tokens[0]
     (tuned,), _ = first_tuning(asked, [question], SETTINGS.model_copy(update={"atm": AtmConfig(closed_book_share=0)}))
     prompt_of["first tuning"] = tuned.tokens[0]
     assert len(set(prompt_of.values())) == 1
-    assert sft.tokens[-1] == tiny.codec().end
+    assert sft.tokens[-1] == tiny.tokenizer().end
 
     one = replace(forged()[0], question_id=question.id)
     grade(asked, [question], [one], SETTINGS)
-    alone = prompts.prompt(question.text, [one], tiny.codec(), SETTINGS.prompts, id="x", max_tokens=4096, room=8)
+    alone = prompts.prompt(question.text, [one], tiny.tokenizer(), SETTINGS.prompts, id="x", max_tokens=4096, room=8)
     assert asked.asked[0].tokens[: len(alone.tokens)] == alone.tokens
     assert asked.asked[0].tokens[len(alone.tokens) :] == sft.tokens[sft.prompt_tokens :]
     (pair, *_), _ = preferences(asked, opened(), forged(), scores([5.0, 1.0, 2.0, 2.0, 2.0]), 0, SETTINGS)
     written = next(found for found in opened() if found.id == pair.id)
-    forging = assignment(written, 0, tiny.codec(), SETTINGS)
+    forging = assignment(written, 0, tiny.tokenizer(), SETTINGS)
     assert pair.tokens[0][: pair.prompt_tokens[0]] == forging.prompt.tokens

@@ -118,13 +118,13 @@ class Parrot:
             if len(self.asked) == self.stop_after:
                 raise KeyboardInterrupt
             self.asked.append(prompt.id)
-            text = tiny.codec().decode(prompt.tokens).split(": ")[2].partition("\n")[0]
+            text = tiny.tokenizer().decode(prompt.tokens).split(": ")[2].partition("\n")[0]
             yield [Written(prompt_id=prompt.id, sample=0, text=text, tokens=1, ended=True)]
 
 
 def test_summaries_are_kept_when_a_run_is_stopped(tmp_path):
     shown = [(dispute("left", "right", number), bool(number % 2)) for number in range(4)]
-    about = (tiny.codec(), tmp_path, "base", Settings())
+    about = (tiny.tokenizer(), tmp_path, "base", Settings())
     with pytest.raises(KeyboardInterrupt):
         arbiters.by_answerer(Parrot(stop_after=2), *about)(shown)
     again = Parrot()

@@ -10,7 +10,7 @@ from ragdist.systems.duet import disputes
 from ragdist.systems.duet.disputes import Dispute, JudgedAnswer
 from tests import tiny
 
-CODEC, CONFIG = tiny.codec(), PromptsConfig()
+CODEC, CONFIG = tiny.tokenizer(), PromptsConfig()
 QUESTIONS = [replace(question, wrong_answers=()) for question in tiny.questions()]
 DISPUTE = Dispute("q", "What is the default of `mode` in `gzip.open`?", "'r'", "'rb'")
 

@@ -22,7 +22,7 @@ COUNT = 3
 def trio(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trio")
     settings = game.settings(folder, folder, retrieval={"count": COUNT})
-    return Trio(Pipeline(settings, Store(folder / "data"), tiny.codec(), SerialMapper()))
+    return Trio(Pipeline(settings, Store(folder / "data"), tiny.tokenizer(), SerialMapper()))
 
 
 def test_shares_are_disjoint_exact_and_of_training_questions_only_check_56(trio):
@@ -48,17 +48,17 @@ def test_share_without_a_question_names_its_knobs(trio, config, count):
 
 
 def test_reciter_sees_no_document_and_discoverer_the_best_of_retrieval_check_55(trio):
-    codec, retriever = tiny.codec(), trio.pipeline.retriever
+    tokenizer, retriever = tiny.tokenizer(), trio.pipeline.retriever
     by_id = {question.id: question for question in trio.shares.answerers}
     assert [row.id for row in trio.recited] == [row.id for row in trio.discovered] == list(by_id)
     for closed, open_ in zip(trio.recited, trio.discovered, strict=True):
         question = by_id[closed.id]
         hits = retriever.search([question.text], COUNT)[0]
         shown = [trio.pipeline.chunk_by_id[hit.chunk_id] for hit in hits]
-        said = codec.decode(open_.tokens[: open_.prompt_tokens])
+        said = tokenizer.decode(open_.tokens[: open_.prompt_tokens])
         assert len(shown) == COUNT and prompts.user_text(question.text, shown, trio.settings.prompts) in said
-        assert prompts.user_text(question.text, (), trio.settings.prompts) in codec.decode(closed.tokens)
-        assert "<DOCUMENT>" not in codec.decode(closed.tokens)
+        assert prompts.user_text(question.text, (), trio.settings.prompts) in tokenizer.decode(closed.tokens)
+        assert "<DOCUMENT>" not in tokenizer.decode(closed.tokens)
         assert closed.tokens[closed.prompt_tokens :] == open_.tokens[open_.prompt_tokens :]
 
 
@@ -69,7 +69,9 @@ def test_plain_tuning_recites_all_training_questions(trio):
 def test_rows_are_named_by_the_fractions_and_retrieval_by_its_count(trio):
     other = trio.settings.duet.model_copy(update={"answerers_fraction": 0.5})
     moved = Trio(
-        Pipeline(trio.settings.model_copy(update={"duet": other}), trio.pipeline.store, tiny.codec(), SerialMapper())
+        Pipeline(
+            trio.settings.model_copy(update={"duet": other}), trio.pipeline.store, tiny.tokenizer(), SerialMapper()
+        )
     )
     assert moved.recited.fingerprint != trio.recited.fingerprint
     assert moved.retrieved.fingerprint == trio.retrieved.fingerprint
