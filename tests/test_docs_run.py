@@ -59,7 +59,8 @@ OTHERS = (
         "mkdir",
         "mkdocs",
     ),
-    *("bash", "clusters/ray/start-head.sh", "clusters/ray/start-worker.sh", "pip", "ray", "ssh", "tensorboard"),
+    *("apt-get", "bash", "brew", "clusters/ray/start-head.sh", "clusters/ray/start-worker.sh", "pip", "python"),
+    *("python3.11", "ray", "ssh", "sudo", "tensorboard", "wsl"),
 )
 ELSEWHERE = re.compile(r"(^|=)/(shared|mnt)/")
 """Data that lies on a cluster's storage: what would run is planned."""
@@ -231,8 +232,9 @@ class Reader:
         program, rest = words[0].removeprefix(".venv/bin/"), words[1:]
         if program == "ragdist":
             return self.ragdist(command, rest, refusal)
-        if "python" in words:
-            self.job(words[words.index("python") + 1 :])
+        after = words[words.index("python") + 1 :] if "python" in words else []
+        if after and after[0].endswith(".py"):
+            self.job(after)
         elif program == "make":
             targets = [word for word in rest if "=" not in word]
             subprocess.run(["make", "-n", *targets], cwd=pages.ROOT, check=True, capture_output=True, timeout=60)
