@@ -13,7 +13,7 @@ ALWAYS := not sweeps and not multinode and not gpu
 # Two processes of one thread each: on two cores, tests that compute little wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-sweeps test-multinode test-gpu lint types bench docs clean
+.PHONY: install demo quick test test-all test-sweeps test-multinode test-gpu lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -64,5 +64,9 @@ bench: install
 docs: install
 	$(BIN)/ragdist settings --markdown > docs/settings.md
 
+# The documentation as pages, into site/: fails on a link that leads nowhere.
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info
