@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import typer.completion
 import typer.core
 from rich.table import Table
 
@@ -62,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     SIGTERM, which schedulers send, is taken as Ctrl-C wherever work is not under way that saves itself first.
     """
+    typer.completion.completion_init()  # which typer leaves out with the two options that would show in every help
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
