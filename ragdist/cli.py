@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import typer.completion
 import typer.core
 from rich.table import Table
 
@@ -62,6 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     SIGTERM, which schedulers send, is taken as Ctrl-C wherever work is not under way that saves itself first.
     """
+    # Typer leaves it out with the two options of `add_completion`, which would take five lines of every help.
+    typer.completion.completion_init()  # type: ignore[attr-defined]
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -6,6 +6,7 @@ Heavy imports wait inside the functions, so that `ragdist runs` loads no drawing
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -172,11 +173,11 @@ def show_exported(made: Any, as_json: bool) -> None:
 
 
 def show(what: Any, plain: bool = False, width: int = 120) -> None:
-    """A table, or text as it is; where nobody watches, as wide as `width` characters."""
+    """A table, or text as it is; as wide as the terminal or COLUMNS says, else `width` characters."""
     if plain:
         sys.stdout.write(what)
     else:
-        Console(width=None if sys.stdout.isatty() else width).print(what)
+        Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else width).print(what)
 
 
 def complain(text: str) -> None:

@@ -1,6 +1,7 @@
 """The first hour of somebody with documents of their own: what is refused early, what `init` writes, plain words."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,25 @@ def test_u15_version_short_help_a_section_and_why_a_run_failed(tmp_path, monkeyp
     state = {"job": "raft", "state": "failed", "time": 1, "error": "ModelError: no such model"}
     (folder / "state.json").write_text(json.dumps(state))
     assert "ModelError: no such" in command(capsys, "runs")[1]
+
+
+@pytest.mark.parametrize(("typed", "wanted"), [("ragdist tra", "train"), ("ragdist train d", "duet")])
+def test_u15_commands_are_completed(typed, wanted):
+    """By the script's own protocol: it asks the program again, with what is typed so far."""
+    folder = Path(sys.executable).parent
+    script = f"""eval "$(_RAGDIST_COMPLETE=source_bash ragdist)"
+complete -p ragdist > /dev/null || exit 1
+COMP_WORDS=({typed}) COMP_CWORD={typed.count(" ")}
+_ragdist_completion ragdist
+echo "${{COMPREPLY[@]}}" """
+    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [wanted], done.stderr
+
+
+def test_u15_the_width_of_tables_is_that_of_columns(monkeypatch, capsys):
+    widths = []
+    for width in (70, 110, 150):
+        monkeypatch.setenv("COLUMNS", str(width))
+        widths.append(max(map(len, command(capsys, "settings", "retrieval")[1].splitlines())))
+    assert widths == [70, 110, 150]
