@@ -44,7 +44,7 @@ def test_pages_name_files_and_settings_that_exist(page):
     known = {key for key, *_ in loader.describe()} | functions()
     known |= {key.rpartition(".")[0] for key in known}
     for key in re.findall(
-        r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus|retrieval|teacher|chunks)\.(?!jsonl)[\w.]+)`",
+        r"`((?:contexts|train|cluster|evaluation|questions|prompts|corpus|retrieval|teacher|chunks)\.(?!jsonl|csv)[\w.]+)`",
         text,
     ):
         assert key in known, f"{page} speaks of {key}"
