@@ -1,7 +1,7 @@
-"""Pages of the site that are not files of docs/: the README, the gallery of jobs/settings, and files that pages link to.
+"""Pages of the site that no file of docs/ is: the README, the gallery of jobs/settings, and files that others link to.
 
-A link from a page to a file outside docs/ works in a checkout. The site has a page for each such file, so it works there
-as well, and `mkdocs build --strict` finds every link that leads nowhere.
+A link from a page to a file outside docs/ works in a checkout. The site has a page for each such file, so it works
+there as well, and `mkdocs build --strict` finds every link that leads nowhere.
 """
 
 import os
