@@ -1,4 +1,4 @@
-"""Wheel and sdist say what they are and carry only ours; the wheel works in a fresh environment, from another folder."""
+"""Wheel and sdist say what they are and carry only ours; the wheel works in a fresh environment, elsewhere."""
 
 import json
 import re
