@@ -7,12 +7,14 @@ make test-all     and `cluster`; then those of several machines
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+os.environ.pop("COLUMNS", None)  # tables are as wide as where nobody set it
 settings.register_profile("patient", deadline=None)  # pytest-timeout bounds a test; a busy machine slows an example
 settings.load_profile("patient")
 TESTS = Path(__file__).parent
@@ -32,7 +34,7 @@ NEEDS = {
         *("data/test_pipeline_documents.py", "data/sources/test_apidocs.py", "test_local.py", "kube/test_elsewhere.py"),
         *("data/test_audit.py", "data/test_trained_rows.py", "sweeps/test_summary.py", "evaluation/test_summary.py"),
         "test_site.py",
-        *("systems/atm/test_mixing.py", "data/test_distractors.py", "kube/test_client.py"),
+        *("evaluation/test_page.py", "systems/atm/test_mixing.py", "data/test_distractors.py", "kube/test_client.py"),
         "data/test_template_attack.py::test_template_forgery_is_told_by_nothing_but_its_claim",
         "data/test_template_attack.py::test_forge_real_questions_states_the_wrong_answer",
         "evaluation/test_sheet.py::test_nothing_of_a_picture_overlaps_or_is_cut_off",
@@ -45,6 +47,7 @@ NEEDS = {
         "plan/test_seats.py::test_this_machine_is_as_psutil_sees_it",
         "systems/atm/test_forging.py::test_forgery_begins_as_any_listed_document_with_equal_chance_and_one_for_all_samples",
         "systems/duet/test_summary.py::test_picture_is_a_png_with_something_in_it",
+        "test_first_hour.py::test_u15_commands_are_completed",
         "test_first_hour.py::test_u6_u10_data_errors_come_before_heavy_imports",
         "test_results.py::test_every_system_is_concluded_and_shown_alike",
         "plan/test_layout.py::test_command_prints_tables_and_json_and_exits_2",

@@ -85,9 +85,9 @@ def test_wide_characters_without_a_mark_are_known_by_their_zero_bytes(encoding, 
         ("unicode-1-1-utf-8", "utf-8", "窯"),
     ],
 )
-def test_label_means_what_the_encoding_standard_says(label, tokenizer, text):
+def test_label_means_what_the_encoding_standard_says(label, codec, text):
     """T17: iso-8859-1 is windows-1252, gb2312 is GBK, as in browsers; the answers are the standard's table."""
-    assert decoded(text.encode(tokenizer), label) == (text, "")
+    assert decoded(text.encode(codec), label) == (text, "")
 
 
 @pytest.mark.parametrize(
