@@ -209,8 +209,8 @@ def test_a_settled_template_is_settled(opened, folder):
 
 
 def test_a_template_that_agrees_is_left_as_it_is(opened):
-    assert opened(CHATML).tokenizer.chat_template == CHATML
-    assert opened(LLAMA2).tokenizer.chat_template == LLAMA2  # a blank before the answer is no difference
+    assert opened(CHATML).backend.chat_template == CHATML
+    assert opened(LLAMA2).backend.chat_template == LLAMA2  # a blank before the answer is no difference
 
 
 def renamed(folder, *, plain=(), **names):
