@@ -23,7 +23,7 @@ from ragdist.cluster import session
 from ragdist.cluster.place import never
 from ragdist.cluster.ranks import POLL_S, GroupSpec, RankGroup, WorkerGroupDied
 from ragdist.config import Settings
-from ragdist.errors import Stopped, TrainError
+from ragdist.errors import Stopped
 from ragdist.lm.answerer import ModelAnswerer, example_batches, held, held_scorer, prompt_batches
 from ragdist.lm.read import room
 from ragdist.lm.score import ModelScorer, scoring_batches
@@ -158,9 +158,8 @@ class AnswererGroup(RankGroup, Dealer):
 
     def hold(self, source: Any, settings: Settings) -> None:
         """The same processes hold another model, as these settings say."""
-        self.source, self.plan = source, replace(self.plan, settings=settings)
-        before = self.failures
-        self.failures = self._ranks.hold(self.plan, source, before)
+        self.source, before = source, self.failures
+        self._ranks.hold(replace(self.plan, settings=settings), source)
         if self.failures > before:  # all are new, and none is at what the last ones were at
             self._under_way.clear()
 
@@ -238,10 +237,7 @@ class AnswererGroup(RankGroup, Dealer):
         Raises:
             TrainError: more than `cluster.max_failures` have died.
         """
-        self.failures += 1
-        if self.failures > (most := self.plan.settings.cluster.max_failures):
-            raise TrainError(f"{lost.what}; that is failure {self.failures} of the {NAME}, cluster.max_failures={most}")
-        say(f"{lost.what}; a new one takes its place, {self.failures} of at most {most} times")
+        say(f"{lost.what}; a new one takes its place, {self._ranks.count(lost)}")
         self._under_way[self._ranks.replace(rank, self.source, 0)] = rank, None, time.monotonic()
 
 

@@ -94,7 +94,7 @@ class WorkerGroup(RankGroup):
         self.source, self._version = source, version
         self._ranks.kill()
         self._forget()
-        self.failures = self._ranks.begin(self.source, self._version, self.failures)
+        self._ranks.begin(self.source, self._version)
 
     def each(
         self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
@@ -299,7 +299,7 @@ class WorkerGroup(RankGroup):
     def _rebuild(self, lost: WorkerGroupDied) -> None:
         """New processes with the last version's weights; what was under way is done again by who asked for it."""
         self._forget()
-        self.failures = self._ranks.rebuild(lost, self.source, self._version, self.failures)
+        self._ranks.rebuild(lost, self.source, self._version)
 
     def _forget(self) -> None:
         self._opened = False

@@ -75,12 +75,14 @@ class Ranks:
         self.where: list[Where] = []
         self.life = 0
         """Grows with each start; what an earlier life was told is void."""
+        self.failures = 0
+        """Times that a rank died."""
         self._cpus = 0.0
         self._seats: Any = None
         self._stack = ExitStack()
 
-    def open(self, source: Any, version: int) -> int:
-        """Takes the seats and begins in them. Returns how often a rank died meanwhile.
+    def open(self, source: Any, version: int) -> None:
+        """Takes the seats and begins in them.
 
         Raises:
             ConfigError: there is no room.
@@ -92,28 +94,26 @@ class Ranks:
             place.seat(plan.block, plan.side, self._cpus, plan.settings.cluster, plan.stop)
         )
         try:
-            return self.begin(source, version)
+            self.begin(source, version)
         except BaseException:  # survives nothing: the seats are given back, then it is raised
             self.close()
             raise
 
-    def begin(self, source: Any, version: int, failures: int = 0) -> int:
-        """`start`, more than once if a rank dies meanwhile. Returns the failures so far."""
+    def begin(self, source: Any, version: int) -> None:
+        """`start`, more than once if a rank dies meanwhile."""
         try:
             self.start(source, version)
         except WorkerGroupDied as lost:
-            return self.rebuild(lost, source, version, failures)
-        return failures
+            self.rebuild(lost, source, version)
 
-    def hold(self, plan: GroupSpec, source: Any, failures: int) -> int:
-        """The same actors hold another model, in a group whose ranks do not meet. Returns the failures so far."""
+    def hold(self, plan: GroupSpec, source: Any) -> None:
+        """The same actors hold another model, in a group whose ranks do not meet."""
         self.plan, cluster = plan, plan.settings.cluster
         about = (source, plan.settings, plan.side, 0)
         try:
             self.call(lambda rank: rank.hold.remote(plan.make, about), "start", cluster.start_timeout_s)
         except WorkerGroupDied as lost:
-            return self.rebuild(lost, source, 0, failures)
-        return failures
+            self.rebuild(lost, source, 0)
 
     def close(self) -> None:
         """Ends the actors and gives the seats back."""
@@ -265,27 +265,33 @@ class Ranks:
         node = f"{self.where[rank].ip} ({self.where[rank].node[:8]})" if self.where else "a node not known yet"
         return f"{self.plan.name} rank {rank} on {node}"
 
-    def rebuild(self, lost: WorkerGroupDied, source: Any, version: int, failures: int) -> int:
-        """Ends what is left and starts again, more than once if need be. Returns the failures so far, this one too.
+    def rebuild(self, lost: WorkerGroupDied, source: Any, version: int) -> None:
+        """Ends what is left and starts again, more than once if need be.
 
         Raises:
             TrainError: more than `cluster.max_failures`.
         """
-        most = self.plan.settings.cluster.max_failures
         while True:
             self.kill()
-            failures += 1
-            if failures > most:
-                raise TrainError(
-                    f"{lost.what}; that is failure {failures} of the {self.plan.name}, cluster.max_failures={most}"
-                ) from None
-            say(f"{lost.what}; building the {self.plan.name} again, {failures} of at most {most} times")
+            say(f"{lost.what}; building the {self.plan.name} again, {self.count(lost)}")
             try:
-                self.start(source, version)
+                return self.start(source, version)
             except WorkerGroupDied as again:
                 lost = again
-            else:
-                return failures
+
+    def count(self, lost: WorkerGroupDied) -> str:
+        """Counts a failure. Example: `2 of at most 3 times`.
+
+        Raises:
+            TrainError: more than `cluster.max_failures`.
+        """
+        self.failures += 1
+        most = self.plan.settings.cluster.max_failures
+        if self.failures > most:
+            raise TrainError(
+                f"{lost.what}; that is failure {self.failures} of the {self.plan.name}, cluster.max_failures={most}"
+            ) from None
+        return f"{self.failures} of at most {most} times"
 
 
 class RankGroup:
@@ -298,18 +304,25 @@ class RankGroup:
     """
 
     def __init__(self, plan: GroupSpec, source: Any, version: int = 0) -> None:
-        self.plan, self.source = plan, source
-        self.failures = 0
-        """Times that a rank died."""
-        self._version = version
+        self.source, self._version = source, version
         self._ranks = Ranks(plan)
 
     def __enter__(self) -> Self:
-        self.failures = self._ranks.open(self.source, self._version)
+        self._ranks.open(self.source, self._version)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ranks.close()
+
+    @property
+    def plan(self) -> GroupSpec:
+        """What it is made of."""
+        return self._ranks.plan
+
+    @property
+    def failures(self) -> int:
+        """Times that a rank died."""
+        return self._ranks.failures
 
     @property
     def pids(self) -> list[int]:
