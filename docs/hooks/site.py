@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 SYSTEMS = {"raft": "RAFT", "atm": "ATM", "duet": "DuetRAG", "sweep": "Sweeps", "your": "Your own documents"}
 
 
@@ -28,33 +28,34 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, *, config: MkDocsConfig) -> None:
     """Adds the README and the gallery."""
-    readme = (ROOT / "README.md").read_text()
-    readme = readme.replace("](docs/results/", "](results/")  # pictures
-    files.append(File.generated(config, "index.md", content=readme))
+    files.append(File.generated(config, "index.md", content=(ROOT / "README.md").read_text()))
     files.append(File.generated(config, "examples.md", content=gallery()))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The page with links from where it stands in the site, and names in place of what the site has not."""
-    here = ROOT / ("README.md" if page.file.src_uri == "index.md" else f"docs/{page.file.src_uri}")
+    shown = page.file.src_uri
+    folder = ROOT if shown == "index.md" else (ROOT / "docs" / shown).parent
 
     def moved(link: re.Match[str]) -> str:
-        text, place, anchor = link[1], link[2], link[3] or ""
-        if page.file.src_uri == "index.md" and place.startswith("results/"):
-            return link[0]
-        target = Path(os.path.normpath(here.parent / place))
-        if target == ROOT / "README.md":
-            return f"[{text}]({os.path.relpath('index.md', os.path.dirname(page.file.src_uri) or '.')}{anchor})"
-        if target.is_relative_to(ROOT / "docs") and target.is_file():
-            site = target.relative_to(ROOT / "docs").as_posix()
-            return f"[{text}]({os.path.relpath(site, os.path.dirname(page.file.src_uri) or '.')}{anchor})"
-        if target.is_dir() and (target / "README.md").is_file() and target.is_relative_to(ROOT / "docs"):
-            site = (target / "README.md").relative_to(ROOT / "docs").as_posix()
-            return f"[{text}]({os.path.relpath(site, os.path.dirname(page.file.src_uri) or '.')}{anchor})"
+        start, text, place, anchor = link[1], link[2], link[3], link[4] or ""
+        target = Path(os.path.normpath(folder / place))
+        if site := site_path(target):
+            return f"{start}[{text}]({os.path.relpath(site, os.path.dirname(shown) or '.')}{anchor})"
         name = target.relative_to(ROOT).as_posix()
         return text if name in text else f"{text} (`{name}`)"
 
     return LINK.sub(moved, markdown)
+
+
+def site_path(target: Path) -> str:
+    """Where a file of the repository stands in the site, a folder by its README; empty where it does not."""
+    if target == ROOT / "README.md":
+        return "index.md"
+    if target.is_dir():
+        target /= "README.md"
+    docs = ROOT / "docs"
+    return target.relative_to(docs).as_posix() if target.is_relative_to(docs) and target.is_file() else ""
 
 
 def gallery() -> str:
