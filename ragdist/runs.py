@@ -191,7 +191,9 @@ def _too_few(count: QuestionCount, settings: Settings, job: Job, made: Plan) -> 
     if job == "raft":
         found += check.stepless(made.rows.rows if made.rows.exact else count.train, settings.train)
     if job == "duet" and count.train:
-        rows = max(1, round(count.train * settings.duet.answerers_fraction))
+        from ragdist.systems.duet.training_rows import answerers_count
+
+        rows = max(1, answerers_count(count.train, settings.duet))
         found += check.stepless(rows, settings.duet.reciter, "duet.reciter")
         found += check.stepless(rows, settings.duet.discoverer, "duet.discoverer")
     return [Problem(sure=True, text=why) for why in found]

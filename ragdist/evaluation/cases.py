@@ -10,8 +10,6 @@ attacked     the list of `permuted` with forgeries strewn in; nothing of it is r
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,9 +19,10 @@ from ragdist.data import contexts, prompts
 from ragdist.data.contexts import permuted
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
-from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question, as_row
+from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question
 from ragdist.roles import Retriever, Tokenizer
 from ragdist.storage.stages import Stage, Store
+from ragdist.storage.tables import digest
 
 VERSION = 1
 """Raised by hand whenever other cases are made of the same questions."""
@@ -96,7 +95,7 @@ def kept_cases(
         make: `make_cases` for these questions, given the forgeries by question.
     """
     forged = list(forgeries)
-    inputs = {name: _digest(map(as_row, rows)) for name, rows in (("questions", questions), ("forgeries", forged))}
+    inputs = {"questions": digest(questions), "forgeries": digest(forged)}
     read: dict[str, Any] = {name: getattr(settings, name).model_dump(mode="json") for name in ("contexts", "prompts")}
     read |= settings.evaluation.model_dump(mode="json", include=ASKED) | {"documents": settings.retrieval.count}
     room = {"max_tokens": settings.model.max_tokens, "answer_tokens": settings.answer_tokens, "seed": settings.seed}
@@ -104,13 +103,6 @@ def kept_cases(
     rows = store.make(stage, KeptCase, lambda _: map(_kept, make(by_question(forged))))
     by_id: dict[str, Chunk | Forgery] = {**chunks, **{forgery.id: forgery for forgery in forged}}
     return [_of_kept(row, by_id) for row in rows]
-
-
-def _digest(rows: Iterable[dict[str, object]]) -> str:
-    found = hashlib.sha256()
-    for row in rows:
-        found.update(json.dumps(row).encode())
-    return found.hexdigest()[:16]
 
 
 def _kept(case: Case) -> KeptCase:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ragdist.data.teaching.replies import declines
 from ragdist.errors import ConfigError
 from ragdist.evaluation.cases import Case
-from ragdist.records import Chunk, Forgery, Page, Prediction, Question
+from ragdist.records import Chunk, Forgery, OpenQuestion, Page, Prediction, Question
 from ragdist.storage.atomic import atomic_file, translate_errors
 
 ANSWERS = "answers.parquet"
@@ -96,9 +96,9 @@ def shown(
     return tuple(Shown(one.title, one.text, kind(one), one.id) for one in documents)
 
 
-def argued(forgeries: Iterable[Forgery]) -> str:
-    """What the forgeries argue for."""
-    return BETWEEN.join(dict.fromkeys(one.states for one in forgeries if one.states))
+def argued(states: Iterable[str]) -> str:
+    """What forgeries argue for, of what each states."""
+    return BETWEEN.join(dict.fromkeys(filter(None, states)))
 
 
 def rows(
@@ -116,7 +116,7 @@ def rows(
     documents = {key: _shown(case) for key, case in by_key.items()}
     asked_of = {question.id: question for question in questions}
     return [
-        _row(prediction, by_key[key], asked_of[prediction.question_id], documents[key], seed)
+        of(prediction, asked_of[prediction.question_id], documents[key], argued(by_key[key].wrong), seed)
         for predictions in asked.values()
         for prediction in predictions
         for key in [(prediction.question_id, prediction.condition)]
@@ -127,14 +127,17 @@ def _shown(case: Case) -> tuple[Shown, ...]:
     return shown(case.documents, case.oracle_ids, "retrieved" if case.condition == "retrieved" else "distractor")
 
 
-def _row(prediction: Prediction, case: Case, question: Question, documents: tuple[Shown, ...], seed: int) -> KeptAnswer:
+def of(
+    prediction: Prediction, question: Question | OpenQuestion, documents: tuple[Shown, ...], forged: str, seed: int
+) -> KeptAnswer:
+    """The answer beside what was shown; `forged` is what the question's forgeries argue for."""
     return KeptAnswer(
         question_id=question.id,
         question=question.text,
         answers=question.answers,
         condition=prediction.condition,
         documents=documents,
-        forged_answer=BETWEEN.join(filter(None, case.wrong)),
+        forged_answer=forged,
         model=prediction.model,
         text=prediction.text,
         answer=prediction.answer,

@@ -27,6 +27,7 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation import kept_answers
 from ragdist.evaluation.report import LISTS
 from ragdist.evaluation.sheet import COLOURS, Mark, Notes, Picture, Series, Sheet, Table, Value, figure, kept, visible
+from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import atomic_file, translate_errors
 from ragdist.tracking.timeline import TABLE
 
@@ -220,7 +221,7 @@ def beside(folder: Path) -> Beside:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.get("time", 0)))
     summary = _json(folder / "summary.json")
     places = [folder, *(path.parent for path in sorted(folder.glob("*/metrics.jsonl")))]
-    lines = [(place, row) for place in places for row in _lines(place / "metrics.jsonl")]
+    lines = [(place, row) for place in places for row in map(json.loads, whole_lines(place / "metrics.jsonl"))]
     minutes = sorted(summary.get("minutes", {}).items(), key=lambda item: -item[1])
     names = ("settings.yaml", "best.yaml", "versions.json", "audit.json", "costs.json")
     return Beside(
@@ -236,10 +237,6 @@ def beside(folder: Path) -> Beside:
 def _json(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text()) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.is_file() else []
 
 
 def curves(rows: Iterable[tuple[str, dict[str, Any]]]) -> list[Picture]:

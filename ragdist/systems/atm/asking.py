@@ -21,6 +21,7 @@ from ragdist.data import prompts
 from ragdist.data.matching import Form, contains
 from ragdist.evaluation import answers
 from ragdist.evaluation.ask import write
+from ragdist.evaluation.cases import by_question
 from ragdist.records import Forgery, OpenQuestion, Page, Prediction, Question, from_row
 from ragdist.roles import Model
 from ragdist.systems.atm import training_rows
@@ -72,10 +73,8 @@ def ask_attacked(
 
     A question for which it wrote nothing usable is asked all the same: an attack that failed.
     """
-    by_id: dict[str, list[Forgery]] = {}
-    for forgery in sorted(forgeries, key=lambda forgery: forgery.number):
-        by_id.setdefault(forgery.question_id, []).append(forgery)
-    found, notes = _ask(model, questions, by_id, "attacker", attacker, settings)
+    written = by_question(sorted(forgeries, key=lambda forgery: forgery.number))
+    found, notes = _ask(model, questions, written, "attacker", attacker, settings)
     return found, notes | _lost(clean, found)
 
 

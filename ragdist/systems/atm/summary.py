@@ -35,6 +35,8 @@ from ragdist.systems.atm.report import (
 
 ATTACKS: tuple[Condition, ...] = ("template", "attacker")
 RIGHT_OR_WRONG: tuple[Metric, ...] = ("subspan", "em")
+ASKED = ("attacked", "clean", "template")
+"""Kinds of folders that hold answers."""
 EXAMPLES = 3
 SHORT = 300
 """Characters of a text beside another."""
@@ -66,14 +68,14 @@ def summarise(folder: Path, settings: Settings, questions: Iterable[OpenQuestion
         settings: `evaluation.resamples` and the seed are read.
         questions: those that were asked, for the examples; may be none.
     """
-    asked = [row for kind in ("clean", "template", "attacked") for _, row in _read(folder, kind)]
+    asked = [row for kind in ASKED for _, row in read_rows(folder, kind)]
     grades: dict[Matchup, list[Grade]] = {}
-    for (attacker, generator), row in _read(folder, "graded"):
+    for (attacker, generator), row in read_rows(folder, "graded"):
         grades.setdefault(Matchup(generator, attacker), []).append(row)
-    return report(asked, grades, [row for _, row in _read(folder, "forged")], settings, questions)
+    return report(asked, grades, [row for _, row in read_rows(folder, "forged")], settings, questions)
 
 
-def _read(folder: Path, kind: str) -> Iterator[tuple[list[int], Any]]:
+def read_rows(folder: Path, kind: str) -> Iterator[tuple[list[int], Any]]:
     """(the versions in the folder's name, row) of all folders of a kind."""
     for path in sorted(folder.glob(f"{kind}-*/*.parquet")):
         versions = [int(number) for number in re.findall(r"-[ag](-?\d+)", path.parent.name)]

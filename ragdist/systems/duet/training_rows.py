@@ -32,6 +32,11 @@ class Shares(NamedTuple):
     validation: list[Question]
 
 
+def answerers_count(questions: int, config: DuetConfig) -> int:
+    """Of so many training questions, those that reciter and discoverer learn from; halves are rounded up."""
+    return math.floor(config.answerers_fraction * questions + 0.5)
+
+
 def share(questions: Sequence[Question], config: DuetConfig, seed: int) -> Shares:
     """Splits the training questions, each by its own draw: exactly the shares of the settings, halves rounded up.
 
@@ -39,7 +44,7 @@ def share(questions: Sequence[Question], config: DuetConfig, seed: int) -> Share
         ConfigError: a share has no question.
     """
     ranked = sorted(questions, key=lambda question: (draw(seed, "duet/share", question.id), question.id))
-    first = math.floor(config.answerers_fraction * len(ranked) + 0.5)
+    first = answerers_count(len(ranked), config)
     held = len(ranked) - first
     kept = math.floor(config.validation_fraction * held + 0.5)
     shares = Shares(ranked[:first], ranked[first : len(ranked) - kept], ranked[len(ranked) - kept :])
