@@ -81,15 +81,15 @@ class RayTuner:
                     _raise_what_went_wrong(jobs)
 
 
-def turns(lessons: Sequence[TrainingJob], workers: int, seats: int) -> list[list[TrainingJob]]:
-    """The lessons that are tuned at once, turn by turn: all, where there is a seat for every worker, else one each.
+def turns(lessons: Sequence[TrainingJob], workers: int, room: int) -> list[list[TrainingJob]]:
+    """The lessons that are tuned at once, turn by turn: all, where there is room for every worker, else one each.
 
     Args:
         lessons: to be tuned.
         workers: of each.
-        seats: workers that the cluster has room for.
+        room: workers that the cluster has room for.
     """
-    return [list(lessons)] if workers * len(lessons) <= seats else [[lesson] for lesson in lessons]
+    return [list(lessons)] if workers * len(lessons) <= room else [[lesson] for lesson in lessons]
 
 
 def _plan(rounds: Sequence[Sequence[TrainingJob]], cluster: ClusterConfig) -> str:

@@ -93,9 +93,9 @@ def fit(
             trainer.add_callback(callback)
         with enough("lower this training's microbatch, or set its gradient_checkpointing=true"):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if dist.get_rank() == 0:
+            (folder / STOP).unlink(missing_ok=True)
         if trainer.state.global_step < trainer.state.max_steps:
-            if dist.get_rank() == 0:
-                (folder / STOP).unlink(missing_ok=True)
             raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, state saved")
         save(trainer, folder, settings, subject.base, card(name, trainer, plan, rows, settings))
     return folder / MODEL

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ragdist.errors import Stopped
 from ragdist.tracking.progress import say
 
 
@@ -20,6 +21,10 @@ def stop_on_signal(
     Args:
         ask: called once, in the main thread, while anything may be under way; for workers that do not see the event.
         what: for people: what is waited for.
+
+    Raises:
+        Stopped: the work ended, asked to stop, and did not say so itself: the request came too late for its last step,
+            and what comes after it is not begun.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -39,3 +44,5 @@ def stop_on_signal(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if stop.is_set():
+        raise Stopped("stopped after the last step of what was under way; the same command goes on")

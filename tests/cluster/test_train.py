@@ -14,7 +14,7 @@ import pytest
 
 from ragdist.cluster.train import RayTuner
 from ragdist.config.loader import dump
-from ragdist.errors import ConfigError, DataError, ModelError
+from ragdist.errors import ConfigError, DataError, ModelError, Stopped
 from ragdist.lm.checkpoints import MODEL
 from ragdist.lm.tune import tune
 from tests.training import lesson, losses, noted, settings, weights_hash
@@ -157,6 +157,22 @@ def test_driver_stopped_then_killed_goes_on_and_the_end_has_the_same_bits_check_
     assert noted(folder, "train_start")[1]["step"] == saved
     assert noted(folder, "train_start")[2]["step"] >= 10
     assert weights_hash(folder / MODEL) == weights_hash(undisturbed / MODEL)
+
+
+def test_stop_during_the_last_step_ends_the_call_and_the_next_goes_on(ray_here, model, examples, tmp_path):
+    folder, short = tmp_path / "run", settings(model, **{**LONG, "epochs": 1})
+
+    def interrupt():
+        wait_for_step(folder, 3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(Stopped, match=r"stopped after .* the same command goes on"):
+        train(short, examples, folder)
+    interrupter.join()
+    assert train(short, examples, folder) == folder / MODEL
+    assert not (folder / "stop").exists()
 
 
 def test_error_of_a_worker_arrives_as_itself(ray_here, examples, tmp_path):
