@@ -25,8 +25,9 @@ class SweepConfig(SettingsBlock):
     """random, optuna: combinations that are tried."""
     seeds: int = Field(1, ge=1)
     """grid, random: each combination is run with so many seeds, `seed` and those after it."""
-    objective: Literal["clean", "attacked", "both"] = "both"
-    """What best means: accuracy under the clean list, under the attacked one, or both, whose best is a Pareto front."""
+    objective: Literal["clean", "attacked", "both", "mixed"] = "both"
+    """What best means: accuracy under the clean list, under the attacked one, or both, whose best is a Pareto front;
+    RAFT: mixed, where the oracle is there for `evaluation.oracle_share` of the questions."""
     metric: Literal["em", "subspan", "f1"] = "subspan"
     """How accuracy is measured."""
     scheduler: Literal["none", "asha"] = "none"

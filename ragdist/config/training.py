@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -249,6 +249,10 @@ class EvaluationConfig(SettingsBlock):
     """No documents; oracle and distractors; distractors only; the best by `retrieval.kind`; the oracle list permuted;
     that list plus forgeries that agree on one wrong answer. `attacked` brings `permuted`, which attack success is
     measured against."""
+    oracle_share: float | None = Field(None, ge=0, le=1)
+    """Also report the list that retrieval would show if it found the oracle for this share of questions: each question
+    counts so much with its oracle and the rest without (`mixed`). Nothing more is asked. RAFT's best P% can lie inside
+    only where oracles are missing now and then (arXiv 2403.10131, section 5)."""
     forgeries: int = Field(3, ge=1)
     """Forged documents of the attacked condition."""
     before: bool = True
@@ -266,6 +270,15 @@ class EvaluationConfig(SettingsBlock):
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
     answerers: AnswerersConfig = AnswerersConfig()
+
+    @model_validator(mode="after")
+    def _a_mix_has_both_sides(self) -> Self:
+        if self.oracle_share is not None and not {"oracle", "absent"} <= {*self.conditions}:
+            raise ValueError(
+                f"evaluation.oracle_share={self.oracle_share:g} mixes the conditions oracle and absent, "
+                f"evaluation.conditions has {', '.join(self.conditions)}; add both there, or leave oracle_share out"
+            )
+        return self
 
     @field_validator("conditions")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -15,7 +16,9 @@ Metric = Literal["subspan", "em", "f1"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 HEADLINE: Metric = METRICS[0]
 """What tables, pictures and sentences lead with: fair to models that say more than the bare answer, as untuned do."""
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+MIXED = "mixed"
+"""Made of answers with and without the oracle (`evaluation.oracle_share`); nobody is shown such a list."""
+CONDITIONS: tuple[str, ...] = (*get_args(Condition), MIXED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,27 @@ class Attack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Utilization:
+    """What documents add to what a model knows and what they take from it (arXiv 2603.11513): a question is known if
+    the same model answers it right without documents.
+
+    Example: Utilization(model="RAFT", condition="oracle", metric="subspan", unknown=86, used=Interval(0.52, ...), ...)
+    """
+
+    model: str
+    condition: str
+    """The list with documents."""
+    metric: Metric
+    unknown: int
+    """Questions answered wrong without documents."""
+    used: Interval | None
+    """Share of them answered right with documents; None where there are none."""
+    known: int
+    destroyed: Interval | None
+    """Share of the known answered wrong with documents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
     """What an answer without reading scores. Example: Floor(name="parameter name alone", rows=100, em=...)."""
 
@@ -99,6 +123,9 @@ class Report:
     attacks: tuple[Attack, ...]
     changes: tuple[Change, ...]
     floor: Floor | None
+    utilizations: tuple[Utilization, ...] = ()
+    oracle_share: float | None = None
+    """Of `MIXED`."""
     unforged: int = 0
     """Questions with a known oracle that have no forgery, as no document could be made false."""
 
@@ -108,8 +135,8 @@ class Report:
         return list(dict.fromkeys(cell.model for cell in self.cells))
 
     @property
-    def conditions(self) -> list[Condition]:
-        """Those that any model was asked under, in the order of `Condition`."""
+    def conditions(self) -> list[str]:
+        """Those that any model was asked under, in the order of `CONDITIONS`."""
         return [name for name in CONDITIONS if any(cell.condition == name for cell in self.cells)]
 
     def cell(self, model: str, condition: str) -> Cell | None:
@@ -157,6 +184,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "scores": [plain(cell) for cell in report.cells],
         "attack_success": [plain(attack) for attack in report.attacks],
         "changes": [plain(change) for change in report.changes],
+        "utilization": [plain(one) for one in report.utilizations],
+        "oracle_share": report.oracle_share,
         "unforged": report.unforged,
         "floor": plain(report.floor) if report.floor else None,
     }
@@ -181,8 +210,31 @@ def blocks(report: Report) -> list[Block]:
             ],
             long=True,
         ),
+        *utilization(report.utilizations),
         _details(report),
         _bars(report),
+    ]
+
+
+def utilization(found: Sequence[Utilization]) -> list[Block]:
+    """What every system's report says of it."""
+    return [
+        Table(
+            title="Utilization: questions by whether the model knows the answer without documents",
+            columns=("", "documents", "not known", "of these right with them", "known", "of these wrong with them"),
+            rows=[
+                (
+                    one.model,
+                    LISTS[one.condition],
+                    str(one.unknown),
+                    _share(one.used),
+                    str(one.known),
+                    _share(one.destroyed),
+                )
+                for one in found
+                if one.metric == HEADLINE
+            ],
+        )
     ]
 
 
@@ -240,6 +292,10 @@ def sentence(where: str, change: Change, old: Interval, new: Interval) -> str:
     )
 
 
+def _share(value: Interval | None) -> Value | str:
+    return Value(value) if value else ""
+
+
 def _details(report: Report) -> Table:
     return Table(
         title="Details",
@@ -286,6 +342,8 @@ def _bars(report: Report) -> Picture:
 
 def title(report: Report, condition: str) -> str:
     """The condition as a person reads it."""
+    if condition == MIXED:
+        return f"oracle in {report.oracle_share:.0%}"
     return report.attack_name if condition == "attacked" else TITLES[condition]
 
 

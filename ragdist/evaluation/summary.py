@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ragdist.config import Settings
@@ -11,10 +12,12 @@ from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.answers import LABELS
 from ragdist.evaluation.apicalls import Judge
 from ragdist.evaluation.intervals import Change, Interval, interval, together
-from ragdist.evaluation.report import CONDITIONS, METRICS, Attack, Cell, Floor, Metric, Report
+from ragdist.evaluation.report import CONDITIONS, METRICS, MIXED, Attack, Cell, Floor, Metric, Report, Utilization
 from ragdist.records import Prediction, Question
 
 RIGHT_OR_WRONG: tuple[Metric, ...] = ("subspan", "em")
+WITH_DOCUMENTS = ("oracle", "retrieved")
+"""Honest lists, whose use by the model is looked at."""
 PredictionsById = dict[str, Prediction]
 """Predictions of one model under one condition, by question id."""
 
@@ -44,6 +47,10 @@ def summarise(
     for prediction in (prediction for predictions in asked.values() for prediction in predictions):
         if prediction.question_id in by_id:
             groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
+    share = settings.evaluation.oracle_share
+    for model in asked if share is not None else ():
+        if (model, "oracle") in groups and (model, "absent") in groups:
+            groups[model, MIXED] = mixed(groups[model, "oracle"], groups[model, "absent"], share or 0.0)
     baseline = next(iter(asked)) if len(asked) > 1 else ""
     keys = [(model, condition) for model in asked for condition in CONDITIONS if (model, condition) in groups]
     guessed = [by_id[i] for i in dict.fromkeys(i for key in keys for i in groups[key]) if i in floor]
@@ -68,7 +75,65 @@ def summarise(
             ]
         ),
         floor=_floor(guessed, floor, floor_name, settings) if guessed else None,
+        utilizations=tuple(
+            utilization(groups[model, "closed_book"], groups[model, condition], metric, settings)
+            for model in asked
+            for condition in WITH_DOCUMENTS
+            for metric in RIGHT_OR_WRONG
+            if (model, "closed_book") in groups and (model, condition) in groups
+        ),
+        oracle_share=share,
         unforged=max((_unforged(groups, model) for model in asked), default=0),
+    )
+
+
+def mixed(present: PredictionsById, absent: PredictionsById, share: float) -> PredictionsById:
+    """What each question scores on average if its oracle is among the documents in this share of cases.
+
+    Example: right with the oracle and wrong without is 0.8 right for a share of 0.8.
+
+    Args:
+        present: answers with the oracle, by question id.
+        absent: answers to the same questions without.
+        share: from 0 to 1.
+    """
+
+    def score(metric: str, question_id: str) -> float:
+        with_oracle, without = (float(getattr(side[question_id], metric)) for side in (present, absent))
+        return share * with_oracle + (1 - share) * without
+
+    return {
+        key: replace(
+            row,
+            condition=MIXED,
+            **{metric: score(metric, key) for metric in METRICS},
+            states_forgery=None,
+            quotes_valid=None,
+            perplexity=None,
+            ended=row.ended and absent[key].ended,
+        )
+        for key, row in present.items()
+        if key in absent
+    }
+
+
+def utilization(closed: PredictionsById, shown: PredictionsById, metric: Metric, settings: Settings) -> Utilization:
+    """How many questions that are not known without documents are answered right with them, and how many known ones
+    are answered wrong; over the questions of both."""
+    shared = [key for key in closed if key in shown]
+    known = [key for key in shared if getattr(closed[key], metric) == 1.0]
+    unknown = [key for key in shared if getattr(closed[key], metric) != 1.0]
+    used = [float(getattr(shown[key], metric)) for key in unknown]
+    destroyed = [1.0 - getattr(shown[key], metric) for key in known]
+    first, bounds = next(iter(shown.values())), _bounds(settings)
+    return Utilization(
+        model=first.model,
+        condition=first.condition,
+        metric=metric,
+        unknown=len(unknown),
+        used=bounds(used) if used else None,
+        known=len(known),
+        destroyed=bounds(destroyed) if destroyed else None,
     )
 
 
@@ -88,6 +153,8 @@ def _labels(questions: Iterable[Question]) -> dict[str, str]:
 
 def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings, api_judge: Judge | None) -> Cell:
     rows = list(group.values())
+    if rows[0].condition == MIXED:  # of half answers nothing else can be counted
+        labels, api_judge = {}, None
     truth = {key: labels[key] for key in group if key in labels}
     said = {key: answers.pubmed_label(group[key].answer) for key in truth}
     binary = set(truth.values()) - {"maybe"}

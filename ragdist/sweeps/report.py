@@ -44,6 +44,7 @@ TITLES = {
     "attacker": "own forgeries",
     "closed_book": "no documents",
     "absent": "oracle absent",
+    "mixed": "oracle now and then",
     "retrieved": "retrieved",
 }
 MOST_LINES = 4

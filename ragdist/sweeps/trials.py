@@ -28,7 +28,7 @@ from ragdist.records import as_row
 from ragdist.storage.atomic import read_json, write_json
 
 TRIALS, TRIAL = "trials", "trial.json"
-OBJECTIVES = {"clean": ("clean",), "attacked": ("attacked",), "both": ("clean", "attacked")}
+OBJECTIVES = {"clean": ("clean",), "attacked": ("attacked",), "both": ("clean", "attacked"), "mixed": ("mixed",)}
 RANGE = re.compile(r"([-+.\deE]+)\.\.([-+.\deE]+)(:log)?")
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 State = Literal["finished", "stopped", "failed", "begun"]
@@ -202,7 +202,12 @@ def check(job: str, settings: Settings) -> None:
         raise ConfigError("sweep.scheduler=asha compares by one number; set sweep.objective=clean or attacked")
     if config.search == "optuna" and not importlib.util.find_spec("optuna"):
         raise ConfigError("sweep.search=optuna needs `pip install ragdist[sweeps]`; or set sweep.search=random")
-    asked = {"clean": "oracle", "attacked": "attacked"}
+    if config.objective == "mixed" and (job != "raft" or settings.evaluation.oracle_share is None):
+        raise ConfigError(
+            "sweep.objective=mixed judges RAFT where oracles are missing now and then; set evaluation.oracle_share, or "
+            "sweep.objective=clean, attacked or both"
+        )
+    asked = {"clean": "oracle", "attacked": "attacked", "mixed": "oracle"}
     for name in OBJECTIVES[config.objective] if job == "raft" else ():
         if asked[name] not in settings.evaluation.conditions:
             raise ConfigError(

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from ragdist import config
-from ragdist.errors import DataError
+from ragdist.errors import ConfigError, DataError
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import by_question, make_cases
 from ragdist.evaluation.sheet import markdown
@@ -249,6 +249,37 @@ def test_attack_success_of_a_model_that_is_never_right_is_not_defined(prediction
     report = summarise(wrong, world.QUESTIONS, world.settings(), {})
     assert [attack.success for attack in report.attacks] == [None, None]
     assert report.floor is None
+
+
+def test_a_mixed_list_is_the_mean_of_its_two_sides_question_by_question(predictions):
+    """Right with the oracle and wrong without is 0.75 right where retrieval finds the oracle in 75%."""
+    chosen = world.settings(oracle_share=0.75)
+    report = summarise(predictions, world.QUESTIONS, chosen, {})
+    assert report.cell("RAFT", "mixed").em == (0.75, 0.75, 0.75)
+    assert report.cell("base", "mixed").em.mean == 0.5 and report.cell("RAFT", "mixed").rows == world.COUNT
+    (change,) = (c for c in report.changes if c.condition == "mixed" and c.metric == "em")
+    assert change.change.mean == pytest.approx(0.25)  # half of the questions gain 0.75, half lose 0.25
+    assert "oracle in 75%" in markdown(report.sheet())
+    assert "mixed" not in summarise(predictions, world.QUESTIONS, world.settings(), {}).conditions
+    with pytest.raises(ConfigError, match=r"evaluation\.oracle_share=0\.5 mixes .* absent"):
+        world.settings(oracle_share=0.5, conditions=["oracle"])
+
+
+def test_utilization_parts_questions_by_what_is_known_without_documents(predictions):
+    """Of two questions that are not known one is read, of two known one is destroyed (arXiv 2603.11513)."""
+    rows = [p for p in predictions["RAFT"] if p.question_id < "q004" and p.condition in ("closed_book", "oracle")]
+    right = {("closed_book", 0), ("closed_book", 1), ("oracle", 1), ("oracle", 2)}
+    scored = [replace(p, em=float((p.condition, int(p.question_id[1:])) in right)) for p in rows]
+    report = summarise({"RAFT": scored}, world.QUESTIONS, world.settings(), {})
+    (found,) = (one for one in report.utilizations if one.metric == "em")
+    assert (found.condition, found.unknown, found.known) == ("oracle", 2, 2)
+    assert (found.used.mean, found.destroyed.mean) == (0.5, 0.5)
+    every = summarise(predictions, world.QUESTIONS, world.settings(), {})
+    found = {(one.model, one.condition): one for one in every.utilizations if one.metric == "em"}
+    assert found["RAFT", "oracle"].destroyed is None and found["RAFT", "oracle"].used.mean == 1
+    assert found["RAFT", "retrieved"].used.mean == pytest.approx(2 / 3)
+    assert found["base", "oracle"].used.mean == found["base", "oracle"].destroyed.mean == 0
+    assert "of these right with them" in markdown(every.sheet())
 
 
 def test_changes_are_paired_and_put_into_words(report):
