@@ -61,6 +61,7 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
     settings = with_questions(settings, questions)
     check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
+    from ragdist.data import audit as auditing
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
@@ -68,6 +69,8 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
         outcome = system.run(
             pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
         )
+        with span("audit"):
+            run.write_json("audit.json", auditing.as_json(_audited(pipeline, settings)))
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
 
 
@@ -422,11 +425,18 @@ def audit(settings: Settings, picture: Path | None = None, questions: QuestionRo
     check_data(settings)
     with players.pipeline(settings) as pipeline:
         pipeline.make("examples")
-        rows = (pipeline.questions, pipeline.contexts, pipeline.chunk_by_id, pipeline.examples)
-        found = auditing.audit(*rows, settings, pipeline.dropped, pipeline.without_oracle, pipeline.shortages)
+        found = _audited(pipeline, settings)
     if picture:
         auditing.picture(found, picture)
     return found
+
+
+def _audited(pipeline: Pipeline, settings: Settings) -> Audit:
+    """What the rows of a finished pipeline really are."""
+    from ragdist.data import audit as auditing
+
+    rows = (pipeline.questions, pipeline.contexts, pipeline.chunk_by_id, pipeline.examples)
+    return auditing.audit(*rows, settings, pipeline.dropped, pipeline.without_oracle, pipeline.shortages)
 
 
 def export_model(source: str, to: Path | None, hub: str = "", private: bool = False, **how: Any) -> Exported:

@@ -232,7 +232,7 @@ def beside(folder: Path) -> Beside:
     places = [folder, *(path.parent for path in sorted(folder.glob("*/metrics.jsonl")))]
     lines = [(place, row) for place in places for row in map(json.loads, whole_lines(place / "metrics.jsonl"))]
     minutes = sorted(summary.get("minutes", {}).items(), key=lambda item: -item[1])
-    names = ("settings.yaml", "best.yaml", "versions.json", "audit.json", "costs.json")
+    names = ("settings.yaml", "best.yaml", "versions.json", "audit.json")
     return Beside(
         name=folder.resolve().name,
         about=f"{state.get('job', '')}, {when}" if state else "",
