@@ -96,7 +96,10 @@ def whole(
 def init(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[raft|atm|duet] [DOCUMENTS] [QUESTIONS]...", help="Which system; a folder and files."),
+        typer.Argument(
+            metavar="[raft|atm|duet] [DOCUMENTS] [QUESTIONS]... [KEY=VALUE]...",
+            help="Which system; a folder and files; settings to write.",
+        ),
     ] = None,
     machine: Annotated[
         Literal["laptop", "8xH100", "kuberay"] | None, typer.Option("--for", help="Where it is to run.")
@@ -196,7 +199,7 @@ def plan(
         for table in tables.tables(made):
             show(table)
     for warning in layout.check(made):
-        complain(f"near the limit: {warning}")
+        complain(f"warning: {warning}")
 
 
 Several = Annotated[

@@ -17,7 +17,7 @@ import yaml
 
 from ragdist import players, results
 from ragdist.config import Settings, loader
-from ragdist.config.loader import load, load_kept
+from ragdist.config.loader import SYSTEMS, load, load_kept
 from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError, RagdistError
 from ragdist.results import Run
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from ragdist.systems.duet.answer import Answer
     from ragdist.tracking.timeline import Timeline
 
-SYSTEMS = ("raft", "atm", "duet")
-JOBS = ("raft", "atm", "duet", "sweep-raft", "sweep-atm")
+JOBS = (*SYSTEMS, "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
 
 
@@ -62,6 +61,7 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
     settings = with_questions(settings, questions)
     check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
+    from ragdist.data import audit as auditing
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
@@ -69,6 +69,8 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
         outcome = system.run(
             pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
         )
+        with span("audit"):
+            run.write_json("audit.json", auditing.as_json(_audited(pipeline, settings)))
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
 
 
@@ -158,8 +160,11 @@ def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool
     from ragdist.plan import layout, seats
 
     machines = seats.parse(nodes) if nodes else _machines(settings)
-    made = layout.make(settings, job, machines, _here(settings) if from_runs or not nodes else None)
-    return replace(made, problems=[*_data_problems(settings, job, made), *made.problems])
+    count, unusable = _seen(settings)
+    here = _here(settings) if from_runs or not nodes else None
+    made = layout.make(settings, job, machines, here, count.train)
+    problems = [*unusable, *_too_few(count, settings, job, made), *made.problems]
+    return replace(made, data=count._asdict(), problems=problems)
 
 
 def _machines(settings: Settings) -> list[Node] | None:
@@ -169,18 +174,18 @@ def _machines(settings: Settings) -> list[Node] | None:
     return None if settings.cluster.address or os.environ.get("RAY_ADDRESS") else [seats.this_machine()]
 
 
-def _data_problems(settings: Settings, job: Job, made: Plan) -> list[Problem]:
-    """What the data stands in the way with, as far as it is seen from here; counted rows go before what is named."""
+def _seen(settings: Settings) -> tuple[QuestionCount, list[Problem]]:
+    """What is counted of the data as far as it is seen from here, and what stands in the way."""
     from ragdist.data.sources import check
     from ragdist.plan.fits import Problem
 
     if not check.there(settings):
-        return [Problem(sure=False, text="corpus.folder or corpus.questions are not on this machine: not looked at")]
+        unseen = "corpus.folder or corpus.questions are not on this machine: not looked at"
+        return check.QuestionCount(), [Problem(sure=False, text=unseen)]
     try:
-        count = check.questions(settings)
+        return check.questions(settings), []
     except RagdistError as error:
-        return [Problem(sure=True, text=str(error))]
-    return _too_few(count, settings, job, made)
+        return check.QuestionCount(), [Problem(sure=True, text=str(error))]
 
 
 def _too_few(count: QuestionCount, settings: Settings, job: Job, made: Plan) -> list[Problem]:
@@ -196,7 +201,21 @@ def _too_few(count: QuestionCount, settings: Settings, job: Job, made: Plan) -> 
         rows = max(1, answerers_count(count.train, settings.duet))
         found += check.stepless(rows, settings.duet.reciter, "duet.reciter")
         found += check.stepless(rows, settings.duet.discoverer, "duet.discoverer")
-    return [Problem(sure=True, text=why) for why in found]
+    few = _few(count) if settings.evaluation.conditions else []
+    return [Problem(sure=True, text=why) for why in found] + [Problem(sure=False, text=why) for why in few]
+
+
+def _few(count: QuestionCount) -> list[str]:
+    """A warning where so few questions judge that no difference will be called one."""
+    from ragdist.evaluation.intervals import ENOUGH
+
+    if not count.test or count.test >= ENOUGH:
+        return []
+    asked = "1 test question" if count.test == 1 else f"{count.test} test questions"
+    return [
+        f"{asked}: with fewer than {ENOUGH} no difference is called one, and intervals are wide; add questions, or "
+        "raise questions.test_fraction"
+    ]
 
 
 def check_plan(settings: Settings, job: Job) -> None:
@@ -223,7 +242,7 @@ def check_plan(settings: Settings, job: Job) -> None:
     if not opened:
         made = replace(made, problems=[*_too_few(count, settings, job, made), *made.problems])
     for warning in layout.check(made):
-        say(f"near the limit: {warning}")
+        say(f"warning: {warning}")
 
 
 def check_data(settings: Settings) -> QuestionCount:
@@ -406,11 +425,18 @@ def audit(settings: Settings, picture: Path | None = None, questions: QuestionRo
     check_data(settings)
     with players.pipeline(settings) as pipeline:
         pipeline.make("examples")
-        rows = (pipeline.questions, pipeline.contexts, pipeline.chunk_by_id, pipeline.examples)
-        found = auditing.audit(*rows, settings, pipeline.dropped, pipeline.without_oracle, pipeline.shortages)
+        found = _audited(pipeline, settings)
     if picture:
         auditing.picture(found, picture)
     return found
+
+
+def _audited(pipeline: Pipeline, settings: Settings) -> Audit:
+    """What the rows of a finished pipeline really are."""
+    from ragdist.data import audit as auditing
+
+    rows = (pipeline.questions, pipeline.contexts, pipeline.chunk_by_id, pipeline.examples)
+    return auditing.audit(*rows, settings, pipeline.dropped, pipeline.without_oracle, pipeline.shortages)
 
 
 def export_model(source: str, to: Path | None, hub: str = "", private: bool = False, **how: Any) -> Exported:
@@ -447,32 +473,43 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
     """Writes a first settings file; returns the commands that come next.
 
     Args:
-        arguments: perhaps raft, atm or duet, then the folder of the documents and question files; without any of these
-            the file is that system's template.
+        arguments: perhaps raft, atm or duet, then the folder of the documents, question files, and `key=value` for the
+            file; without documents and questions the file is that system's template.
         machine: where it is to run; None is a laptop, or whatever the template is for.
         to: the file.
         force: replaces one that is there.
 
     Raises:
         ConfigError: the file is there already, or nothing is where a path leads.
+        DataError: documents or question files cannot be read.
     """
     from ragdist.data import starter
 
-    paths = list(arguments)
+    paths = [argument for argument in arguments if not _is_setting(argument)]
+    wanted = loader.nested([argument for argument in arguments if _is_setting(argument)])
     system: Job = paths.pop(0) if paths and paths[0] in SYSTEMS else "raft"  # type: ignore[assignment]
+    given, own = starter.sort(paths), loader.resolve(wanted)
     if to.exists() and not force:
         raise ConfigError(f"{to} is there already; give another name with --to, or replace it with --force")
     if paths:
-        text = starter.settings(system, starter.look(paths), machine or "laptop")
-        loader.resolve(yaml.safe_load(text))
+        with players.mapper(own) as mapper:
+            text = starter.settings(system, starter.look(given, own, mapper), machine or "laptop")
     else:
         demos = {"raft": "raft-demo.yaml", "atm": "atm-tiny.yaml", "duet": "duet-demo.yaml"}
         text = settings_file(demos[system] if machine == "laptop" else f"{system}.yaml").read_text()
+    text = starter.with_settings(text, wanted)
+    settings = loader.resolve(yaml.safe_load(text))
     with translate_errors(to.parent):
         to.write_text(text)
+    for warning in _few(check_data(settings)) if paths else ():
+        say(warning)
     if machine == "kuberay":
         return [f"ragdist k8s render {system} {to} -o manifests"]
     return [f"ragdist plan {system} {to}", f"ragdist train {system} {to}"]
+
+
+def _is_setting(argument: str) -> bool:
+    return "=" in argument and not Path(argument).expanduser().exists()
 
 
 def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:

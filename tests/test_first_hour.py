@@ -147,6 +147,7 @@ def test_u9_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path, monkey
         ("contexts.oracle_fracton=1", "nearest is 'contexts.oracle_fraction'"),
         ("train.microbatch=two", "wanted a whole number"),
         ("run.folder=[a]", "wanted text"),
+        ("raft", "'raft' is a system, and this command takes settings alone"),
     ],
 )
 def test_u10_errors_of_settings_are_in_plain_words(argument, told):
@@ -191,6 +192,51 @@ def test_init_writes_settings_that_load_and_says_what_comes_next(mine, system, m
 def test_init_hands_out_a_template_without_documents(mine, system, machine):
     runs.init([system], machine, Path("template.yaml"))
     assert loader.load("template.yaml") and yaml.safe_load(Path("template.yaml").read_text())["model"]
+
+
+def test_init_writes_the_settings_that_its_own_errors_advise(mine, capsys):
+    """A file with other names of columns: what the first error says to set is what the second call is given."""
+    Path("questions.csv").write_text("frage,antwort\n" + "".join(f"Thing {n}?,{n}\n" for n in range(12)))
+    code, _, err = command(capsys, "init", "documents", "questions.csv")
+    assert code == 2 and "set corpus.columns.question=NAME" in err and not Path("settings.yaml").exists()
+    own = ("corpus.columns.question=frage", "corpus.columns.answers=antwort", "train.epochs=3", "seed=7")
+    code, _, err = command(capsys, "init", "documents", "questions.csv", *own)
+    settings = loader.load("settings.yaml")
+    assert code == 0 and (settings.corpus.columns.question, settings.train.epochs, settings.seed) == ("frage", 3, 7)
+    assert settings.corpus.folder == "documents" and settings.train.examples_per_step == 4
+    assert check.questions(settings).test and "with fewer than 100 no difference is called one" in err
+    assert command(capsys, "init", "documents", "train.epochz=3", "--to", "other.yaml")[0] == 2
+
+
+@pytest.mark.parametrize("machine", [None, "laptop"])
+def test_init_writes_settings_into_a_template(mine, machine):
+    runs.init(["atm", "atm.rounds=4", "model.dtype=float32"], machine, Path("template.yaml"))
+    settings = loader.load("template.yaml")
+    assert settings.atm.rounds == 4 and settings.model.dtype == "float32" and settings.atm.samples > 1
+
+
+def test_init_names_every_broken_document_at_once(mine, capsys):
+    for name in ("one.pdf", "two.docx"):
+        (mine / "documents" / name).write_text("neither")
+    code, _, err = command(capsys, "init", "documents", "questions.csv")
+    assert code == 2 and "one.pdf" in err and "two.docx" in err and "corpus.broken=skip" in err
+    code, _, err = command(capsys, "init", "documents", "questions.csv", "corpus.broken=skip")
+    assert code == 0 and "one.pdf" in err and loader.load("settings.yaml").corpus.broken == "skip"
+
+
+def test_init_says_that_a_path_is_wrong_before_that_the_file_is_there(mine):
+    Path("settings.yaml").write_text("")
+    with pytest.raises(ConfigError, match="is not there"):
+        runs.init(["documents", "nowhere.csv"], None, Path("settings.yaml"))
+
+
+def test_a_plan_counts_what_lies_there_and_says_that_few_questions_judge(mine):
+    made = runs.plan(loader.load([*MINE, "questions.test_fraction=0.5"]))
+    assert made.data["train"] + made.data["test"] == 12 and made.data["documents"] == 3
+    assert made.rows.rows == made.data["train"] and made.steps["train"]
+    assert any(not one.sure and "with fewer than 100" in one.text for one in made.problems)
+    played = runs.plan(loader.load(list(MINE)), "atm")
+    assert all(played.steps.values())
 
 
 def test_init_without_questions_lets_a_teacher_ask(mine):

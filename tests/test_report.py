@@ -1,6 +1,7 @@
 """`ragdist report`: one run's page, or several runs question by question, as a person calls it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,11 +69,14 @@ def test_the_table_and_the_page_of_a_comparison(tmp_path, capsys):
 def test_wrong_input_is_one_line_and_code_2(tmp_path, capsys):
     good, other = run(tmp_path / "good", [1]), run(tmp_path / "other", [1], condition="absent")
     (tmp_path / "empty").mkdir()
-    bare = run(tmp_path / "bare", [1], sheet=False)
+    bare, half = (run(tmp_path / name, [1], sheet=False) for name in ("bare", "half"))
+    for folder, state in ((bare, "finished"), (half, "failed")):
+        (Path(folder) / "state.json").write_text(json.dumps({"job": "raft", "state": state, "time": 1}))
     for arguments, said in (
         ([str(tmp_path / "nowhere")], "nowhere"),
-        ([str(tmp_path / "empty")], "holds no report.json"),
-        ([bare], "holds no report.json"),
+        ([str(tmp_path / "empty")], "has no report.json to show: it is no run's folder"),
+        ([bare], "has no report.json to show: another version of ragdist finished it"),
+        ([half], "the run is failed; finish it with the command that began it"),
         ([good, str(tmp_path / "empty")], "has no answers.parquet"),
         ([good, other], "no question under the same condition in common"),
         ([good, good], "named twice"),

@@ -65,6 +65,8 @@ class TrainingThread(threading.Thread):
         self._read = self._metrics.stat().st_size if self._metrics.exists() else 0
         for left in (STOP, FAILURE):
             (lesson.folder / left).unlink(missing_ok=True)
+        workers = settings.cluster.workers
+        say(f"{lesson.name}: starting {workers} worker{'s' if workers > 1 else ''}")
         self.start()
 
     def run(self) -> None:
@@ -99,11 +101,14 @@ class TrainingThread(threading.Thread):
             self._read, line = self._read + len(raw), json.loads(raw)
             if line["phase"] == "workers_started":
                 self._waits_since = None
+                say(f"{self.lesson.name}: workers are up; loading the model")
             elif line["phase"] == "workers_lost":
                 self._waits_since = time.monotonic()
                 lost = "; ".join(f"worker {rank}: {why}" for rank, why in line["ranks"].items())
                 say(f"{self.lesson.name}: {lost}")
             elif line["phase"] in {"train_start", "train"}:
+                if line["phase"] == "train_start":
+                    say(f"{self.lesson.name}: the model is loaded; {line['step']} of {self.steps} steps are done")
                 self.done = max(self.done, line["step"])
             if line["phase"] == "train":
                 self.latest = line

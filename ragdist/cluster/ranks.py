@@ -143,6 +143,7 @@ class Ranks:
         plan, side, cluster = self.plan, self.plan.side, self.plan.settings.cluster
         place.await_seats(self._seats, plan.block, side, cluster, plan.stop)
         make_folder(plan.run_folder / "logs")
+        say(f"{plan.name}: starting {side.workers} rank{'s' if side.workers > 1 else ''}, which load the model")
         self.life += 1
         self.ranks = [self._actor(rank) for rank in range(side.workers)]
         met = [rank.where.remote() for rank in self.ranks]
@@ -156,6 +157,7 @@ class Ranks:
             for rank, actor in enumerate(self.ranks)
         }
         self.where = self._collect(refs, "start", cluster.start_timeout_s, "cluster.start_timeout_s")
+        say(f"{plan.name}: the model is loaded")
 
     def replace(self, rank: int, source: Any, version: int) -> Any:
         """A new actor in the place of one, in a group whose ranks do not meet; the reference to its start."""

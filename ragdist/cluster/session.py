@@ -45,6 +45,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
             yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS", "")
+    say(f"joining the cluster at {address}" if address else "starting Ray on this machine")
     with _environment(_knobs(config)), _joined(address) if address else _started(), gauges.kept():
         _wait_for_room(config, deadline_s=config.start_timeout_s if address else 0.0)
         yield

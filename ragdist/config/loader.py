@@ -23,6 +23,7 @@ MOVED = {
     "kube.driver_gpu": "evaluation.answerers",
 }
 """Settings of earlier versions, all of them about where a run runs, and what took their place."""
+SYSTEMS = ("raft", "atm", "duet")
 Source = str | Path | Mapping[str, Any]
 """A YAML file, `key=value`, or nested values."""
 
@@ -34,11 +35,16 @@ def load(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = 
     Raises:
         ConfigError: a file cannot be read, a key is unknown (with the nearest known one), a value is out of range.
     """
+    return resolve(nested(arguments, base))
+
+
+def nested(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What these say, as nested values that are not checked; raises as `load` where they cannot be read."""
     values: dict[str, Any] = {}
     _merge(values, base or {})
     for argument in [arguments] if isinstance(arguments, str | Path | Mapping) else arguments:
         _merge(values, argument if isinstance(argument, Mapping) else _said(str(argument)))
-    return resolve(values)
+    return values
 
 
 def load_kept(path: Path) -> Settings:
@@ -133,6 +139,10 @@ def _read(path: str) -> Mapping[str, Any]:
     try:
         text = Path(path).expanduser().read_text()
     except OSError as error:
+        if path in SYSTEMS:
+            raise ConfigError(
+                f"{path!r} is a system, and this command takes settings alone, the same for all systems; leave it out"
+            ) from None
         raise ConfigError(
             f"settings file {path!r} cannot be read: {error.strerror}; give a YAML file or key=value"
         ) from None

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ragdist.config import DUET_ROLES, CorpusConfig
+import yaml
+
+from ragdist.config import DUET_ROLES, CorpusConfig, Settings
 from ragdist.data.matching import flat
 from ragdist.data.questions import split_of
 from ragdist.data.sources import benchmarks, corpus, formats, places
 from ragdist.errors import ConfigError
+from ragdist.roles import Mapper
+from ragdist.tracking.progress import progress, say
 
 System = Literal["raft", "atm", "duet"]
 Machine = Literal["laptop", "8xH100", "kuberay"]
 FRACTIONS = (0.2, 0.3, 0.4, 0.5, 0.6)
 LOOKED_AT = 5000
+"""Questions that are read."""
+OPENED = 200
+"""Documents that are read, so that broken ones are named at once; of more the first."""
 FEW = 20
 """Documents below which there may be too few chunks for a list of five."""
 
@@ -86,9 +94,9 @@ class Given:
     """The least share of test questions by which there is one in six, at least one, and one to train on."""
 
 
-def look(paths: Sequence[str], seed: int = 0) -> Given:
-    """What lies at these paths: a folder of documents, question files, or both. A ConfigError if there is no such path,
-    or there are two folders of documents; a DataError if a question file cannot be read."""
+def sort(paths: Sequence[str]) -> Given:
+    """The folder of documents and the question files among these paths, not looked into. A ConfigError if there is no
+    such path, or there are two folders of documents."""
     given = Given()
     for path in paths:
         place = places.at(path)
@@ -100,26 +108,50 @@ def look(paths: Sequence[str], seed: int = 0) -> Given:
             given = replace(given, folder=path)
         else:
             given = replace(given, files=(*given.files, path))
-    return _counted(given, seed)
+    return given
 
 
 def _is_saved(folder: str) -> bool:
     return any((Path(folder) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _counted(given: Given, seed: int) -> Given:
-    if given.folder:
-        found = corpus.found(CorpusConfig(source="folder", folder=given.folder, questions=given.files))
-        kinds = Counter(formats.suffix_of(place.inside) for place in found)
-        kinds = Counter({kind: count for kind, count in kinds.items() if kind in corpus.SUFFIXES})
-        if not kinds:
-            raise ConfigError(f"{given.folder} has no documents; wanted pdf, docx, html, md, txt or other text files")
-        words = ", ".join(f"{count} {kind[1:]}" for kind, count in kinds.most_common())
-        given = replace(given, documents=kinds.total(), kinds=words)
-    if not given.files:
-        return given
+def look(given: Given, settings: Settings, mapper: Mapper) -> Given:
+    """What is there, counted.
+
+    Args:
+        given: where to look.
+        settings: of which columns and what to do with broken files are read.
+        mapper: reads the documents.
+
+    Raises:
+        ConfigError: the folder has no documents.
+        DataError: documents or question files cannot be read, all broken documents named.
+    """
     source: Literal["folder", "records"] = "folder" if given.folder else "records"
-    config = CorpusConfig(source=source, folder=given.folder, questions=given.files, broken="skip")
+    named = {"source": source, "folder": given.folder, "questions": given.files}
+    config = settings.corpus.model_copy(update=named)
+    if given.folder:
+        given = _with_documents(given, config, mapper)
+    return _with_questions(given, config, settings.seed) if given.files else given
+
+
+def _with_documents(given: Given, config: CorpusConfig, mapper: Mapper) -> Given:
+    found = [place for place in corpus.found(config) if formats.suffix_of(place.inside) in corpus.SUFFIXES]
+    if not found:
+        raise ConfigError(f"{given.folder} has no documents; wanted pdf, docx, html, md, txt or other text files")
+    kinds = Counter(formats.suffix_of(place.inside) for place in found)
+    words = ", ".join(f"{count} {kind[1:]}" for kind, count in kinds.most_common())
+    counts: dict[str, Any] = {}
+    deque(progress(corpus.read(found[:OPENED], config, mapper, counts), "reading documents"), maxlen=0)
+    if counts["broken"]:
+        say(f"left out, as corpus.broken=skip says: {'; '.join(counts['broken'])}")
+    if len(found) > OPENED:
+        say(f"read {OPENED} of {len(found):,} documents; the others are looked at when the data is made")
+    return replace(given, documents=len(found), kinds=words)
+
+
+def _with_questions(given: Given, config: CorpusConfig, seed: int) -> Given:
+    config = config.model_copy(update={"broken": "skip"})
     # Who is in training although all are drawn for the test, or the other way, has a split of its own.
     named = {q.id: q.split for q, _, _ in benchmarks.read(config, test_fraction=1.0, seed=seed)}
     rows = list(benchmarks.read(config, test_fraction=0.0, seed=seed))[:LOOKED_AT]
@@ -166,3 +198,19 @@ def settings(system: System, given: Given, machine: Machine) -> str:
             "kube: {namespace: ragdist}             # then: ragdist k8s render " + f"{system} settings.yaml -o out"
         ]
     return "\n".join(lines) + "\n"
+
+
+def with_settings(text: str, wanted: Mapping[str, Any]) -> str:
+    """The file with these nested values in it. A block that changes is written anew, and loses its comments."""
+    there = yaml.safe_load(text)
+    for block, new in wanted.items():
+        written = yaml.safe_dump({block: _merged(there.get(block), new)}, allow_unicode=True, sort_keys=False)
+        own = re.compile(rf"^{re.escape(block)}:.*\n(?: .*\n|\n)*", re.MULTILINE)
+        text = own.sub(lambda _, written=written: written, text) if own.search(text) else text + written
+    return text
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ragdist.errors import ConfigError
 from ragdist.evaluation import intervals, kept_answers
 from ragdist.evaluation.intervals import Change, Interval, interval, note, together
-from ragdist.evaluation.report import LISTS, NAMES, sentence
+from ragdist.evaluation.report import LISTS, NAMES, Told, sentences
 from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
 
 COLUMNS: dict[str, str] = {"subspan": "subspan_em", "em": "exact_match", "f1": "f1"}
@@ -71,7 +71,7 @@ class Comparison:
         """What is shown of it."""
         first, *others = self.models
         title = f"{', '.join(others)} against {first}"
-        lines = [sentence(_list(pair), pair.change, pair.before, pair.after) for pair in self.pairs]
+        lines = sentences([Told(_list(pair), pair.change, pair.before, pair.after) for pair in self.pairs])
         tables: list[Block] = [_table(self), Notes(lines=_notes(self)), _flips(self.pairs), _bars(self)]
         return Sheet(tables, as_json(self), title, lines)
 

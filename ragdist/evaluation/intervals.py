@@ -193,7 +193,7 @@ def verdict(change: Interval, rows: int, p: float, family: int = 1) -> str:
         p: corrected for the family.
         family: comparisons that were tested together.
     """
-    numbers = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+    numbers = signed(change)
     if rows < ENOUGH:
         return f"{numbers}, fewer than {ENOUGH} questions: not called a difference"
     if shown(change, rows, p):
@@ -201,6 +201,11 @@ def verdict(change: Interval, rows: int, p: float, family: int = 1) -> str:
     if change.low <= 0 <= change.high:
         return f"no difference shown, {numbers}"
     return f"no difference shown (p {p:.2g}, corrected for {family} comparisons), {numbers}"
+
+
+def signed(change: Interval) -> str:
+    """Example: `+0.42 [+0.33, +0.51]`."""
+    return f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
 
 
 def note(changes: Sequence[Change]) -> str:

@@ -18,7 +18,7 @@ from ragdist.data.teaching.replies import declines
 from ragdist.errors import ConfigError
 from ragdist.evaluation.cases import Case
 from ragdist.records import Chunk, Forgery, OpenQuestion, Page, Prediction, Question
-from ragdist.storage.atomic import atomic_file, translate_errors
+from ragdist.storage.atomic import atomic_file, read_json, translate_errors
 
 ANSWERS = "answers.parquet"
 Kind = Literal["oracle", "distractor", "retrieved", "forged"]
@@ -193,10 +193,7 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     path = folder / ANSWERS
     if not path.is_file():
-        raise ConfigError(
-            f"{folder} has no {ANSWERS}, so there is nothing to show; name the folder of a finished run, or finish it "
-            "with the command that began it"
-        )
+        raise nothing(folder, ANSWERS)
     try:
         found = pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
     except (pa.ArrowException, OSError) as error:
@@ -206,3 +203,18 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
         names = ", ".join(missing)
         raise ConfigError(f"{path} has no column {names}: another version of ragdist wrote it; finish the run again")
     return found
+
+
+def nothing(folder: Path, name: str) -> ConfigError:
+    """Why a folder has no such file of a finished run that this version can read, and what to do."""
+    state = read_json(folder / "state.json")["state"] if (folder / "state.json").is_file() else ""
+    if state == "finished":
+        why = (
+            "another version of ragdist finished it; the command that began it leaves this version's report, and asks "
+            "only what was not kept. report.md there is as it was"
+        )
+    elif state:
+        why = f"the run is {state}; finish it with the command that began it"
+    else:
+        why = "it is no run's folder; `ragdist runs FOLDER` lists those that are there"
+    return ConfigError(f"{folder} has no {name} to show: {why}")

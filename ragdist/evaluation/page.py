@@ -23,10 +23,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ragdist.errors import ConfigError
 from ragdist.evaluation import kept_answers
 from ragdist.evaluation.report import LISTS
-from ragdist.evaluation.sheet import COLOURS, Mark, Notes, Picture, Series, Sheet, Table, Value, figure, kept, visible
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    KEPT,
+    Mark,
+    Notes,
+    Picture,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    figure,
+    kept,
+    visible,
+)
 from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import atomic_file, translate_errors
 from ragdist.tracking.timeline import TABLE
@@ -78,10 +90,7 @@ def write(folder: Path) -> Path:
     """
     sheet = kept(folder)
     if sheet is None:
-        raise ConfigError(
-            f"{folder} holds no report.json, so there is nothing to show; name the folder of a finished run, or finish "
-            "it with the command that began it"
-        )
+        raise kept_answers.nothing(folder, KEPT)
     return save(folder / PAGE, render(sheet, kept_answers.read(folder), beside(folder)))
 
 
@@ -223,7 +232,7 @@ def beside(folder: Path) -> Beside:
     places = [folder, *(path.parent for path in sorted(folder.glob("*/metrics.jsonl")))]
     lines = [(place, row) for place in places for row in map(json.loads, whole_lines(place / "metrics.jsonl"))]
     minutes = sorted(summary.get("minutes", {}).items(), key=lambda item: -item[1])
-    names = ("settings.yaml", "best.yaml", "versions.json", "audit.json", "costs.json")
+    names = ("settings.yaml", "best.yaml", "versions.json", "audit.json")
     return Beside(
         name=folder.resolve().name,
         about=f"{state.get('job', '')}, {when}" if state else "",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
-from ragdist.evaluation.intervals import Change, Interval, note
+from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note, signed
 from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, bounds, plain
 
 Metric = Literal["subspan", "em", "f1"]
@@ -159,8 +159,17 @@ TITLES: dict[str, str] = {
 LISTS = {**TITLES, "attacked": "template attack", "clean": "clean list", "template": "template attack"}
 """Conditions of all systems, as a page that shows any of them calls them."""
 NAMES: dict[str, str] = {"subspan": "Subspan EM", "em": "EM", "f1": "F1"}
+TOO_FEW = f"Over fewer than {ENOUGH} questions nothing is called a difference."
 SCORES = "Subspan EM, its 95% interval, then EM / F1"
 """What stands in a cell that `value` makes."""
+SCORES_MEAN = (
+    "Subspan EM is the share of questions with a right answer anywhere in what the model said; EM, of answers that "
+    "are a right one and nothing else; F1, the words that answer and right answer have in common. Intervals are 95%."
+)
+LISTS_MEAN = (
+    "Oracle: the document that answers the question; permuted: the same documents in another order; absent: without "
+    "the oracle; retrieved: what the search finds; attacked: forgeries among them, which argue for a wrong answer."
+)
 DETAILS = {
     "states_forgery": "repeats forged answer",
     "retrieved_oracle": "retrieval found oracle",
@@ -198,7 +207,10 @@ def blocks(report: Report) -> list[Block]:
         Table(
             title=SCORES,
             columns=["", *(title(report, condition) for condition in report.conditions)],
-            rows=[*([name, *(value(cell) for cell in cells)] for name, cells in rows(report)), *floor],
+            rows=[
+                *([model, *(value(report.cell(model, name)) for name in report.conditions)] for model in report.models),
+                *floor,
+            ],
         ),
         Notes(lines=notes(report)),
         Table(
@@ -276,24 +288,48 @@ def headline(report: Report) -> list[str]:
         (change for change in report.changes if change.metric == HEADLINE),
         key=lambda change: first.index(change.condition) if change.condition in first else len(first),
     )
-    return [
-        sentence(title(report, change.condition), change, old.subspan, new.subspan)
-        for change in changes
-        if (old := report.cell(change.before, change.condition))
-        and (new := report.cell(change.after, change.condition))
-    ]
-
-
-def sentence(where: str, change: Change, old: Interval, new: Interval) -> str:
-    """Example: `Oracle present: RAFT is right in 56% of 100 questions, base in 29% (+0.27 [+0.14, +0.40]).`"""
-    return (
-        f"{where[0].upper()}{where[1:]}: {change.after} is right in {new.mean:.0%} of {change.rows} questions, "
-        f"{change.before} in {old.mean:.0%} ({change.verdict})."
+    return sentences(
+        [
+            Told(title(report, change.condition), change, old.subspan, new.subspan)
+            for change in changes
+            if (old := report.cell(change.before, change.condition))
+            and (new := report.cell(change.after, change.condition))
+        ]
     )
 
 
 def _share(value: Interval | None) -> Value | str:
     return Value(value) if value else ""
+
+
+class Told(NamedTuple):
+    """A change with what it is a change of. Example: Told("oracle present", change, Interval(...), Interval(...))."""
+
+    where: str
+    change: Change
+    old: Interval
+    new: Interval
+
+
+def sentences(found: Sequence[Told]) -> list[str]:
+    """Changes in words; those over too few questions together, in one sentence for each two models.
+
+    Example: `Oracle present: RAFT is right in 56% of 100 questions, base in 29% (+0.27 [+0.14, +0.40]).`
+    """
+    out, few = list[str](), dict[tuple[str, str], list[str]]()
+    for where, change, old, new in found:
+        if change.rows < ENOUGH:
+            shares = f"{where} {new.mean:.0%} against {old.mean:.0%} of {change.rows}"
+            few.setdefault((change.after, change.before), []).append(shares)
+        else:
+            out.append(
+                f"{where[0].upper()}{where[1:]}: {change.after} is right in {new.mean:.0%} of {change.rows} questions, "
+                f"{change.before} in {old.mean:.0%} ({change.verdict})."
+            )
+    for (after, before), shares in few.items():
+        told = "; ".join(shares)
+        out.append(f"{after} against {before}, right answers: {told}. {TOO_FEW}")
+    return out
 
 
 def _details(report: Report) -> Table:
@@ -347,23 +383,9 @@ def title(report: Report, condition: str) -> str:
     return report.attack_name if condition == "attacked" else TITLES[condition]
 
 
-def rows(report: Report) -> list[tuple[str, list[Cell | None]]]:
-    """(name, cell for each condition): the baseline's closed book and RAG are two rows, as the papers print them."""
-    out: list[tuple[str, list[Cell | None]]] = []
-    for model in report.models:
-        cells = [report.cell(model, condition) for condition in report.conditions]
-        if model == report.baseline and (closed := report.cell(model, "closed_book")):
-            out.append((f"{model} (closed book)", [cell if cell is closed else None for cell in cells]))
-            cells = [None if cell is closed else cell for cell in cells]
-            model = f"{model} + RAG"
-        if any(cells):
-            out.append((model, cells))
-    return out
-
-
 def notes(report: Report) -> list[str]:
     """What the numbers mean, a sentence each: attack success, repeated forgeries, changes, rows."""
-    out = [f"{_counted(report)} under each condition."]
+    out = [f"{_counted(report)} under each condition.", SCORES_MEAN, LISTS_MEAN]
     if report.unforged:
         more = "are not asked, as no document could be made false"
         out.append(f"{title(report, 'attacked')}: {report.unforged} questions {more}.")
@@ -375,14 +397,24 @@ def notes(report: Report) -> list[str]:
         out.append(
             f"{attack.model}: attack success {success} over the {attack.rows} right on the same list without it{more}."
         )
-    for change in (change for change in report.changes if change.metric == HEADLINE):
-        name = title(report, change.condition)
-        out.append(f"{change.after} against {change.before}, {name}: {change.verdict}.")
+    out += _verdicts(report)
     if said := note(report.changes):
         out.append(said)
     for cell in (cell for cell in report.cells if cell.api_calls):
         out.append(f"{cell.model}, {title(report, cell.condition)}: right / made-up API {_detail(cell.api_calls)}.")
     return out
+
+
+def _verdicts(report: Report) -> list[str]:
+    """Each change by the headline's metric; those over too few questions in one line for each two models."""
+    out, few = list[str](), dict[str, list[str]]()
+    for change in (change for change in report.changes if change.metric == HEADLINE):
+        name, models = title(report, change.condition), f"{change.after} against {change.before}"
+        if change.rows < ENOUGH:
+            few.setdefault(models, []).append(f"{name} {signed(change.change)}")
+        else:
+            out.append(f"{models}, {name}: {change.verdict}.")
+    return [*out, *(f"{models}: {'; '.join(told)}. {TOO_FEW}" for models, told in few.items())]
 
 
 def _counted(report: Report) -> str:

@@ -11,7 +11,7 @@ What is not known (a model that is not here, machines of a cluster) is said to b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ragdist.config import DUET_ROLES, ClusterConfig, GroupConfig, Settings, TrainConfig
@@ -62,16 +62,21 @@ class Plan:
     measured_by: str
     """The run that did."""
     problems: Sequence[Problem]
+    data: Mapping[str, int | None] = field(default_factory=dict)
+    """What was counted of documents and questions, as they lie there; None what was not."""
 
 
-def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here | None = None) -> Plan:
+def make(
+    settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here | None = None, train: int | None = None
+) -> Plan:
     """The plan of a job; without `nodes` on a cluster that is not known from here.
 
     `here` counts in what this machine's runs left; without it settings and the model's files alone count, so that the
-    plan is the same wherever it is made. A ModelError if `model.source` names a package that is not there.
+    plan is the same wherever it is made. `train` are the training questions at most, where they were counted. A
+    ModelError if `model.source` names a package that is not there.
     """
     cores = nodes[0].cpus if nodes and nodes[0].here else None  # shared between the ranks; on a cluster they take one
-    width, rows = _width(settings, nodes or ()), workload.examples(settings, here)
+    width, rows = _width(settings, nodes or ()), workload.examples(settings, here, train)
     groups = _sides(settings, width, cores) if job == "atm" else _tuned_groups(settings, job, width, rows, cores)
     turns, problems = fits.place_groups(groups, nodes, side_by_side=job == "atm")
     if answering := _answerers(settings, job, nodes, width, cores):
@@ -97,7 +102,7 @@ def make(settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here 
         driver=driver,
         store=_in_flight(settings) if job == "atm" else 0,
         rows=rows,
-        steps=_steps(settings, job, rows, workload.open_questions(settings, here)),
+        steps=_steps(settings, job, rows, workload.open_questions(settings, here) or rows.rows),
         asked=workload.teacher(settings, here),
         seconds=(rows.tokens or 0) * settings.train.epochs / measured[0] if measured else None,
         measured_by=measured[1] if measured else "",
@@ -230,7 +235,6 @@ def _steps(settings: Settings, job: Job, rows: RowCount, questions: int | None) 
         return {"train": settings.train.steps(rows.rows) if rows.rows else None}
     if job == "duet":
         return dict.fromkeys(DUET_ROLES)  # who learns from which questions is drawn when they are there
-    questions = questions or settings.questions.train_rows or None
     sides = {"attacker": settings.attacker.train, "generator": settings.generator.train}
     return {
         f"{name}, in each of {settings.atm.rounds} rounds": questions and max(1, train.steps(questions))

@@ -16,6 +16,8 @@ from ragdist.plan.memory import Place
 from ragdist.plan.seats import GIB
 from ragdist.plan.workload import RowCount
 
+DATA = {"train": "training questions", "test": "test questions", "documents": "documents"}
+
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """All numbers of the plan; memory in bytes."""
@@ -32,6 +34,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "groups": [_group(group) for group in plan.groups],
         "driver_bytes": plan.driver,
         "object_store_bytes": plan.store,
+        "data": dict(plan.data),
         "rows": asdict(plan.rows) | {"exact": plan.rows.exact},
         "steps": dict(plan.steps),
         "teacher": asdict(plan.asked) if plan.asked else None,
@@ -82,17 +85,20 @@ def _overview(plan: Plan) -> Table:
         table.add_row(f"{what} of {load.node.name}", f"up to {load.peak / GIB:.1f} of {room} GiB, for {who}")
     if plan.store:
         table.add_row("object store", f"up to {plan.store / 2**20:.1f} MiB of forged documents in flight")
+    if counted := [f"{count:,} {DATA[name]}" for name, count in plan.data.items() if count is not None]:
+        table.add_row("data", ", ".join(counted))
     table.add_row("rows", _rows(plan.rows))
-    steps = (f"{name}: {'unknown' if count is None else f'{count:,}'}" for name, count in plan.steps.items())
+    most = "" if plan.rows.exact else "at most "
+    steps = (f"{name}: {'unknown' if count is None else f'{most}{count:,}'}" for name, count in plan.steps.items())
     table.add_row("steps", "; ".join(steps))
     if plan.asked:
         money = f", ${plan.asked.usd:,.2f}" if plan.asked.usd else ""
         read, written = f"{plan.asked.read:,} tokens read", f"{plan.asked.written:,} written"
         table.add_row("teacher", f"at most {read}, {written}{money}: {plan.asked.why}")
     if plan.seconds is not None:
-        table.add_row("training", f"{plan.seconds / 60:.0f} min, at the speed of {plan.measured_by}")
+        table.add_row("training", f"{most}{plan.seconds / 60:.0f} min, at the speed of {plan.measured_by}")
     else:
-        table.add_row("training", "time unknown until a run has measured its speed here")
+        table.add_row("training", "time unknown until a run has measured this machine's speed")
     return table
 
 

@@ -68,10 +68,10 @@ class TeacherCalls:
     why: str
 
 
-def examples(settings: Settings, here: Here | None = None) -> RowCount:
-    """RAFT's training rows."""
+def examples(settings: Settings, here: Here | None = None, train: int | None = None) -> RowCount:
+    """RAFT's training rows; where they are not made, at most one for each of `train` questions."""
     found = _finished(settings, "examples", here)
-    return _counted(found) if found else _bounded(settings)
+    return _counted(found) if found else _bounded(settings, train)
 
 
 def open_questions(settings: Settings, here: Here | None) -> int | None:
@@ -158,8 +158,8 @@ def _counted(folder: Path) -> RowCount:
     return RowCount(rows=rows, tokens=tokens, longest=longest, answer=answer, stage=str(folder))
 
 
-def _bounded(settings: Settings) -> RowCount:
-    rows, longest = settings.questions.train_rows or None, settings.model.max_tokens
+def _bounded(settings: Settings, train: int | None) -> RowCount:
+    rows, longest = train or settings.questions.train_rows or None, settings.model.max_tokens
     answer = min(longest // 2, settings.answer_tokens)
     return RowCount(rows=rows, tokens=rows and rows * longest, longest=longest, answer=answer)
 

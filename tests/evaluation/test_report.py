@@ -7,7 +7,8 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from ragdist.evaluation import report as reporting
+from ragdist.evaluation.intervals import Change, Interval
+from ragdist.evaluation.report import Told, sentences
 from ragdist.evaluation.sheet import markdown, picture, terminal
 from ragdist.evaluation.summary import summarise
 from tests.evaluation import world
@@ -39,7 +40,7 @@ def test_table_reads_as_the_papers_do_and_fits_100_columns(report):
     text = printed(report)
     assert max(map(len, text.splitlines())) <= 100
     words = " ".join(text.split())
-    for name in ("oracle present", "oracle absent", "template attack", "base + RAG", "RAFT"):
+    for name in ("oracle present", "oracle absent", "template attack", "base", "RAFT"):
         assert name in words
     assert "RAFT 0.00 1.00 1.00 0.00 0.67 0.00" in words
     assert "floor (parameter 0.01" in words
@@ -50,11 +51,31 @@ def test_table_reads_as_the_papers_do_and_fits_100_columns(report):
     assert "RAFT against base, template attack: -0.50 [-0.5" in words
 
 
-def test_base_is_two_rows_closed_book_and_rag(report):
-    rows = dict(reporting.rows(report))
-    assert list(rows) == ["base (closed book)", "base + RAG", "RAFT"]
-    assert [cell is not None for cell in rows["base (closed book)"]] == [True, False, False, False, False, False]
-    assert [cell is not None for cell in rows["base + RAG"]] == [False, True, True, True, True, True]
+def table(report):
+    return report.sheet().blocks[0].rows
+
+
+def test_a_model_is_one_row_and_what_scores_and_lists_mean_stands_below(report):
+    assert [row[0] for row in table(report)[:-1]] == ["base", "RAFT"] and all(map(all, table(report)[:2]))
+    below = " ".join(report.sheet().blocks[1].lines)
+    assert "EM, of answers that are a right one and nothing else" in below and "permuted: the same documents" in below
+
+
+def test_changes_over_few_questions_are_one_sentence_for_two_models():
+    """By hand: three changes, two of them over 4 questions."""
+    old, new = Interval(0.25, 0.0, 0.5), Interval(0.5, 0.2, 0.8)
+    about = {"before": "base", "after": "RAFT", "metric": "subspan", "change": Interval(0.25, 0.0, 0.5)}
+    about |= {"p": 1.0, "corrected": 1.0, "verdict": "+0.25"}
+    found = [
+        Told(where, Change(**about, condition=where, rows=rows), old, new)
+        for where, rows in (("oracle present", 4), ("retrieved", 200), ("oracle absent", 4))
+    ]
+    enough, few = sentences(found)
+    assert enough.startswith("Retrieved: RAFT is right in 50% of 200 questions, base in 25%")
+    assert few == (
+        "RAFT against base, right answers: oracle present 50% against 25% of 4; oracle absent 50% against 25% of 4. "
+        "Over fewer than 100 questions nothing is called a difference."
+    )
 
 
 def test_json_holds_every_number_and_survives_a_trip(report):
@@ -88,7 +109,7 @@ def test_picture_is_a_png_with_something_in_it(report, tmp_path):
 
 def test_one_model_alone_is_one_row_compared_with_nothing(tmp_path):
     alone = build(tmp_path, "closed_book", "oracle", RAFT=majority)
-    assert [name for name, _ in reporting.rows(alone)] == ["RAFT"]
+    assert [row[0] for row in table(alone)][:-1] == ["RAFT"]
     assert (alone.baseline, alone.changes, alone.attacks) == ("", (), ())
     assert "against" not in printed(alone)
 

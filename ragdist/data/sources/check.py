@@ -17,10 +17,11 @@ LOOKED_AT = 5000
 
 
 class QuestionCount(NamedTuple):
-    """Questions of each split at most; None where that is not known before the data is made."""
+    """Questions of each split at most, and files of documents; None where that is not known before the data is made."""
 
     train: int | None = None
     test: int | None = None
+    documents: int | None = None
 
 
 def there(settings: Settings) -> bool:
@@ -34,19 +35,20 @@ def there(settings: Settings) -> bool:
 def questions(settings: Settings) -> QuestionCount:
     """How many questions there are of each split, at most. A ConfigError if files or a folder are named that are not
     there, or none is; a DataError if the folder has no documents, or a question file cannot be used."""
-    config = settings.corpus
+    config, documents = settings.corpus, None
     if config.source not in ("records", "folder"):
         return QuestionCount()
     refuse_without_questions(settings)
     if config.source == "folder":
         found = corpus.found(config)
-        if not any(formats.suffix_of(place.inside) in corpus.SUFFIXES for place in found):
+        documents = sum(formats.suffix_of(place.inside) in corpus.SUFFIXES for place in found)
+        if not documents:
             raise DataError(
                 f"corpus.folder={config.folder!r} has no documents, {len(found)} files in all; wanted "
                 f"{', '.join(suffix for suffix in corpus.SUFFIXES if suffix.count('.') == 1)} files"
             )
     if settings.teacher.questions_per_chunk and not config.questions:
-        return QuestionCount()
+        return QuestionCount(documents=documents)
     count, splits = 0, Counter[Split]()
     rows = benchmarks.read(config, test_fraction=settings.questions.test_fraction, seed=settings.seed)
     for question, _, _ in islice(rows, LOOKED_AT):
@@ -54,9 +56,9 @@ def questions(settings: Settings) -> QuestionCount:
         if question.split == "test" or question.oracle_ids or config.source == "folder":
             splits[question.split] += 1
     if count == LOOKED_AT or settings.teacher.questions_per_chunk:
-        return QuestionCount()
+        return QuestionCount(documents=documents)
     train, test, caps = splits["train"], splits["test"], settings.questions
-    return QuestionCount(train and min(train, caps.train_rows or train), test and min(test, caps.test_rows or test))
+    return QuestionCount(min(train, caps.train_rows or train), min(test, caps.test_rows or test), documents)
 
 
 def refuse_without_questions(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note
-from ragdist.evaluation.report import HEADLINE, NAMES, SCORES, Accuracy, Attack, sentence, value
+from ragdist.evaluation.report import HEADLINE, NAMES, SCORES, SCORES_MEAN, Accuracy, Attack, Told, sentences, value
 from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
 from ragdist.systems.atm.asking import Condition
 
@@ -152,7 +152,7 @@ def notes(report: Rounds) -> list[str]:
     logs = [gain for gain in report.gains if gain.metric == "log_perplexity"]
     counts = sorted({score.rows for score in report.scores}) or [0]
     out = [f"{counts[0]} questions." if len(counts) == 1 else f"{counts[0]} to {counts[-1]} questions."]
-    out.append(conclusion(report))
+    out += [conclusion(report), SCORES_MEAN]
     if report.successes:
         out.append("Attack success: right on the permuted clean list, wrong with forgeries strewn into that very list.")
     last = report.stages[-1] if report.stages else ""
@@ -185,8 +185,8 @@ def headline(report: Rounds) -> list[str]:
     for change in report.changes:
         old, new = (report.score(stage, condition) for stage in (first, last) for condition in [_of(change)])
         if (change.metric, change.before, change.after) == (HEADLINE, first, last) and old and new:
-            out.append(sentence(TITLES[change.condition], change, old.subspan, new.subspan))
-    return [*out, conclusion(report)]
+            out.append(Told(TITLES[change.condition], change, old.subspan, new.subspan))
+    return [*sentences(out), conclusion(report)]
 
 
 def _of(change: Change) -> Condition:

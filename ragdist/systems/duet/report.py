@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ragdist.evaluation.intervals import note
-from ragdist.evaluation.report import NAMES, TITLES, Report, blocks, compared, sentence
+from ragdist.evaluation.intervals import note, signed
+from ragdist.evaluation.report import NAMES, TITLES, Report, Told, blocks, compared, sentences
 from ragdist.evaluation.report import headline as table_headline
 from ragdist.evaluation.sheet import COLOURS, DARK, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, plain
 from ragdist.records import as_row
@@ -65,8 +65,8 @@ def headline(worths: Sequence[ArbiterEffect]) -> list[str]:
     for group in _by_condition(worths):
         best = max(group, key=lambda one: one.accuracy.mean)
         better = max(best.reciter, best.discoverer, key=lambda side: side.mean)
-        out.append(sentence(TITLES[best.condition], best.against_better, better, best.accuracy))
-    return out
+        out.append(Told(TITLES[best.condition], best.against_better, better, best.accuracy))
+    return sentences(out)
 
 
 def as_json(worths: Sequence[ArbiterEffect]) -> list[dict[str, Any]]:
@@ -110,10 +110,14 @@ def _shares(right: int, taken: int, one: ArbiterEffect) -> list[str]:
 
 def _effect(one: ArbiterEffect) -> list[str]:
     """Answers turned, the difference to the better side, and whether its confidences and it can be trusted."""
-    change, trust, moved = one.against_better.change, one.calibration, one.order_effect
-    against = f"{change.mean:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+    trust, moved = one.calibration, one.order_effect
     said = [f"{trust.ece:.2f}", f"{trust.brier:.2f}"] if trust else ["", ""]
-    return [f"{one.outcomes.helped} / {one.outcomes.harmed}", against, *said, f"{moved.mean:.0%}" if moved else ""]
+    return [
+        f"{one.outcomes.helped} / {one.outcomes.harmed}",
+        signed(one.against_better.change),
+        *said,
+        f"{moved.mean:.0%}" if moved else "",
+    ]
 
 
 def title(group: Sequence[ArbiterEffect]) -> str:
