@@ -78,7 +78,7 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
         written = {row.prompt_id: row.text for batch in write(sides, asked, settings.answer_tokens, 0) for row in batch}
         reciter, *more = (prompts.extract(written[prompt.id]).answer for prompt in asked)
         discoverer = more[0] if more else ""
-        dispute = Dispute(question.id, text, reciter, discoverer)
+        dispute = Dispute(question.id, text, reciter, discoverer, documents, question.dataset)
         if documents:
             with duet.arbiter(settings.duet.arbiter, agreeing([question], settings)) as arbiter:
                 (verdict,) = arbiter.judge([dispute])
