@@ -26,6 +26,8 @@ class Answer:
     discoverer: str
     documents: tuple[Chunk, ...]
     """What the discoverer read, best first; empty where nothing was retrieved, and then the reciter's answer counts."""
+    abstains: bool = False
+    """Whether the arbiter is less sure of the answer than `duet.abstain_below`."""
 
 
 def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings, text: str) -> Answer:
@@ -90,4 +92,5 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
                 reciter_confidence=None,
                 discoverer_confidence=None,
             )
-    return Answer(text, verdict, reciter, discoverer, documents)
+    unsure = verdict.confidence is not None and verdict.confidence < settings.duet.abstain_below
+    return Answer(text, verdict, reciter, discoverer, documents, unsure)

@@ -124,7 +124,7 @@ def test_too_few_of_a_label_leave_null_and_a_reason(tmp_path, capsys):
 
 
 def test_a_missing_file_and_another_version_are_refused(tmp_path):
-    with pytest.raises(ModelError, match="add evidence to duet.arbiters"):
+    with pytest.raises(ModelError, match=r"add evidence to duet\.arbiters"):
         EvidenceModel.load(tmp_path / "none.json")
     (tmp_path / "old.json").write_text(json.dumps({"made_by": {"version": 0}}))
     with pytest.raises(ModelError, match="version 0"):
