@@ -34,6 +34,7 @@ BINDING, TAU = 0.5, -1.5
 """TrustMargin's weight of the second term and its threshold, as its authors' code has them."""
 SIMILAR = 0.5
 """Jaccard similarity of word triples from which two documents that give one answer are one witness."""
+READ = ("direct", "closed", "evidence", "passages")
 DOCUMENT = ("passages", "evidence", "support", "held", "copies")
 """Names of values that come from the documents begin with these: what tells how a list was made."""
 
@@ -58,13 +59,12 @@ def values(dispute: Dispute, read: Readings) -> Values:
     """
     alone = read.alone or (read.closed,)
     found: Values = {"trust_margin": trust_margin(read)}
-    for at, side in enumerate(Log._fields):
-        found |= {f"{name}_{side}": mean(getattr(read, name)[at]) for name in ("direct", "closed")}
-        found |= {f"{name}_{side}": mean(getattr(read, name)[at]) for name in ("evidence", "passages")}
+    for at, (side, answer) in enumerate((("reciter", dispute.reciter), ("discoverer", dispute.discoverer))):
+        found |= {f"{name}_{side}": mean(getattr(read, name)[at]) for name in READ}
         found |= {f"least_direct_{side}": min(read.direct[at]), f"least_evidence_{side}": min(read.evidence[at])}
         support = [mean(pair[at]) for pair in alone]
         found |= {f"support_max_{side}": max(support), f"support_mean_{side}": mean(support)}
-        holding = _holding(dispute.documents, dispute[2 + at], answers.metric_of(dispute.dataset))
+        holding = _holding(dispute.documents, answer, answers.metric_of(dispute.dataset))
         witnesses = distinct([f"{one.title}\n{one.text}" for one in holding], SIMILAR)
         found |= {f"held_{side}": float(witnesses), f"copies_{side}": float(len(holding) - witnesses)}
         found |= {f"held_any_{side}": float(bool(holding))}
@@ -72,12 +72,13 @@ def values(dispute: Dispute, read: Readings) -> Values:
 
 
 def trust_margin(read: Readings) -> float:
-    """How much the probabilities speak for the answer from documents, in nats a token (arXiv 2606.08397, section 3).
+    """How much the probabilities speak for the answer from documents, in nats a token (arXiv 2606.08397).
 
     M = [direct(d) - direct(r)] + 1/2 {[evidence(d) - passages(d)] - [evidence(r) - passages(r)]}
 
     for the reciter's answer r and the discoverer's d: what memory says of both, and which of them the documents support
-    because of the question. The paper has one model; here `direct` is the reciter, the others the discoverer.
+    because of the question. Sign, weight and threshold are those of its authors' code (mojixu/TrustMargin). The paper
+    has one model; here `direct` is the reciter's, the others the discoverer's.
     """
 
     def lead(pair: Log) -> float:

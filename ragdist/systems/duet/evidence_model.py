@@ -165,7 +165,7 @@ def fit(lessons: Sequence[Lesson], seed: int) -> EvidenceModel:
         folds = _folds(rows, seed)
         strength, logits_SN, loss = _cross_fitted(seen_NF, right_SN, folds)
         told, regimes = _regimes(seen_NF, names, [row.regime for row in rows], folds)
-        sides = [_linear(_regression(strength).fit(seen_NF, right), names) for right in right_SN]
+        reciter, discoverer = [_linear(_regression(strength).fit(seen_NF, right), names) for right in right_SN]
         calibrated = _calibrated(logits_SN, right_SN, told)
     made_by = {
         "version": VERSION,
@@ -178,8 +178,8 @@ def fit(lessons: Sequence[Lesson], seed: int) -> EvidenceModel:
         "regime_told_right": float(np.mean([one == row.regime for one, row in zip(told, rows, strict=True)])),
         "libraries": {name: metadata.version(name) for name in ("scikit-learn", "scipy", "numpy")},
     }
-    scales = dict(zip(names, scales_F.tolist(), strict=True))
-    return EvidenceModel(dict(zip(names, means_F.tolist(), strict=True)), scales, *sides, regimes, calibrated, made_by)
+    means, scales = (dict(zip(names, found.tolist(), strict=True)) for found in (means_F, scales_F))
+    return EvidenceModel(means, scales, reciter, discoverer, regimes, calibrated, made_by)
 
 
 def platt(logits_N: np.ndarray, right_N: np.ndarray) -> tuple[float, float]:

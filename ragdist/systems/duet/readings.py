@@ -75,7 +75,9 @@ def prompts_of(dispute: Dispute, tokenizer: Tokenizer, settings: Settings) -> li
     reasoned = settings.prompts.answer == "reasoned"
     begun = tuple(tokenizer.encode(TAG).ids) if reasoned else ()
     # An answer that is nothing is its end token.
-    first, second = (tuple(tokenizer.encode(said).ids) or (tokenizer.end,) for said in dispute[2:4])
+    first, second = (
+        tuple(tokenizer.encode(said).ids) or (tokenizer.end,) for said in (dispute.reciter, dispute.discoverer)
+    )
     room = len(begun) + max(settings.answer_tokens, len(first), len(second))
     limit = settings.model.max_tokens
 

@@ -168,7 +168,7 @@ def abstaining(group: Sequence[ArbiterEffect]) -> list[Row]:
         right = {point.coverage: f"{1 - point.risk:.2f}" for point in sure.curve}
         share = f"{sure.answered_right / sure.answered:.2f}" if sure.answered else ""
         auroc = "" if sure.auroc is None else f"{sure.auroc:.2f}"
-        said = [one.arbiter, str(sure.answers), auroc, right[1.0], Value(sure.at_80), right[0.5]]
+        said: Row = [one.arbiter, str(sure.answers), auroc, right[1.0], Value(sure.at_80), right[0.5]]
         out.append([*said, f"{sure.answered} at {sure.threshold:g}", share])
     return out
 

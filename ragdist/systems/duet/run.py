@@ -353,7 +353,7 @@ class Duet:
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
         found: dict[str, list[list[Verdict]]] = {}
-        documents = self.shown(questions, conditions) if kind in READERS else {}
+        documents = self.shown(questions, self.settings.evaluation.conditions) if kind in READERS else {}
         same = agreeing(questions, self.settings)
         with self.arbiter(kind, same) as arbiter:
             disputes = {one: self._disputes(questions, said, one, documents) for one in conditions}
