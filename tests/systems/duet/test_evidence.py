@@ -1,6 +1,7 @@
 """The numbers of a dispute by hand, the untrained rules, and what is read to get them."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 
@@ -93,3 +94,37 @@ def test_gather_asks_each_model_once_and_deals_what_it_reads_back():
     assert (first.direct.reciter, second.direct.reciter) == ((-0.0,), (-1.0,))
     assert [one.reciter[0] for one in (first.closed, first.evidence, first.passages, *first.alone)] == [0, -1, -2, -3]
     assert [one.reciter[0] for one in second.alone] == [-7, -8]
+
+
+class Counting:
+    """Plays Answerers with one model: a token's log-probability is minus its id; stops after some prompts."""
+
+    def __init__(self, stop_after=99):
+        self.opened, self.prompts, self.stop_after = 0, 0, stop_after
+
+    @contextmanager
+    def open(self, source):
+        self.opened += 1
+        yield self
+
+    def read(self, rows, *, done=()):
+        if self.prompts == self.stop_after:
+            raise KeyboardInterrupt
+        self.prompts += 1
+        yield [(row.id, [-float(token) for token in row.tokens[row.prompt_tokens :]]) for row in reversed(rows)]
+
+
+def test_what_was_read_is_kept_when_a_run_is_stopped_and_no_model_is_opened_where_all_is_there(tmp_path):
+    asked = [dispute("alpha", "beta"), dispute("alpha")]
+
+    def numbers(answerers):
+        return evidence.DisputeReader(tmp_path, answerers, tiny.tokenizer(), Settings()).numbers(asked)
+
+    with pytest.raises(KeyboardInterrupt):
+        numbers(Counting(stop_after=4))
+    rest, none = Counting(), Counting()
+    found = numbers(rest)
+    # The reciter's one prompt, the discoverer's closed book and alpha alone are both disputes'; that leaves 7.
+    assert rest.prompts == 1 + 6 - 4 and numbers(none) == found and none.opened == 0
+    ids = tiny.tokenizer().encode("'r'").ids
+    assert found[0]["direct_reciter"] == pytest.approx(-sum(ids) / len(ids))
