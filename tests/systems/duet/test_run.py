@@ -188,6 +188,18 @@ def test_answer_names_side_confidence_and_documents(played):
     assert lost.documents == () and lost.verdict.chosen == "reciter" and lost.verdict.answer == lost.reciter
 
 
+@pytest.mark.parametrize("kind", ["evidence", "sequence_confidence"])
+def test_an_arbiter_that_reads_the_documents_answers_a_question_of_anybodys(settings, played, folder, kind):
+    asked = settings.model_copy(
+        update={"duet": settings.duet.model_copy(update={"arbiter": kind, "abstain_below": 1.0})}
+    )
+    with players.pipeline(asked) as pipeline:
+        cast = players.cast(asked, pipeline, None)
+        found = answer.answer(pipeline, cast, folder, asked, "Which colour has ball 3.0?")
+    assert found.verdict.answer in (found.reciter, found.discoverer)
+    assert found.abstains == (found.verdict.confidence is not None)
+
+
 def test_answer_by_an_arbiter_that_was_not_trained_names_those_that_were(settings, played):
     other = settings.duet.model_copy(update={"arbiter": "teacher_summarizer"})
     asked = settings.model_copy(update={"duet": other})
