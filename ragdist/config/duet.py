@@ -18,6 +18,7 @@ Arbiter = Literal[
     "evidence",
     "trust_margin",
     "sequence_confidence",
+    "agreement",
 ]
 Shown = Literal["oracle", "absent", "retrieved", "attacked"]
 
@@ -41,7 +42,8 @@ class DuetConfig(SettingsBlock):
     base model reads both answers and writes the final one; tuned_summarizer: the same after fine-tuning;
     teacher_summarizer: the model of `teacher` does it; evidence: logistic regression on the probabilities of both
     answers with and without the documents, and on which documents hold them; trust_margin: an untrained rule on the
-    same probabilities (arXiv 2606.08397); sequence_confidence: the answer whose own side finds it likelier."""
+    same probabilities (arXiv 2606.08397); sequence_confidence: the answer whose own side finds it likelier;
+    agreement: the reciter's where more independent documents, each read alone, give it than the discoverer's."""
     arbiter: Arbiter = "alignment"
     """Which of them `ragdist answer` asks."""
     margin: Annotated[float, Field(ge=0, le=1)] | Literal["validation"] = "validation"

@@ -56,8 +56,8 @@ class ScorerArbiter:
         verdicts = {}
         for dispute, (reciter, discoverer) in zip(open_, found, strict=True):
             mine = prefers_reciter(reciter, discoverer, self.margin)
-            verdicts[dispute.question_id] = _chosen(dispute, Choice(mine, (reciter, discoverer)))
-        return [verdicts.get(dispute.question_id) or _both(dispute) for dispute in disputes]
+            verdicts[dispute.question_id] = chosen(dispute, Choice(mine, (reciter, discoverer)))
+        return [verdicts.get(dispute.question_id) or both(dispute) for dispute in disputes]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class EvidenceArbiter:
         """See `Arbiter`; the answer is one of the two, letter by letter."""
         open_ = [dispute for dispute in disputes if not self.same(dispute)]
         found = iter(self.numbers(open_))
-        return [_both(one) if self.same(one) else _chosen(one, self.rule(next(found))) for one in disputes]
+        return [both(one) if self.same(one) else chosen(one, self.rule(next(found))) for one in disputes]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Discoverer:
 
     def judge(self, disputes: Sequence[Dispute]) -> list[Verdict]:
         """See `Arbiter`."""
-        return [replace(_both(one), chosen="both" if self.same(one) else "discoverer") for one in disputes]
+        return [replace(both(one), chosen="both" if self.same(one) else "discoverer") for one in disputes]
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ class Summarizer:
         open_ = [dispute for dispute in disputes if not self.same(dispute)]
         shown = [(one, is_flipped(one.question_id, self.seed) != self.flip) for one in open_]
         said = dict(zip([one.question_id for one in open_], self.ask(shown), strict=True))
-        return [
-            self._verdict(one, said[one.question_id]) if one.question_id in said else _both(one) for one in disputes
-        ]
+        return [self._verdict(one, said[one.question_id]) if one.question_id in said else both(one) for one in disputes]
 
     def _verdict(self, dispute: Dispute, text: str) -> Verdict:
         answer = prompts.extract(text).answer or dispute.discoverer
@@ -159,7 +157,8 @@ def by_teacher(teacher: Teacher, settings: Settings) -> Ask:
     return ask
 
 
-def _chosen(dispute: Dispute, choice: Choice) -> Verdict:
+def chosen(dispute: Dispute, choice: Choice) -> Verdict:
+    """The verdict that this choice is."""
     reciter, discoverer = choice.confidences or (None, None)
     return Verdict(
         question_id=dispute.question_id,
@@ -170,7 +169,8 @@ def _chosen(dispute: Dispute, choice: Choice) -> Verdict:
     )
 
 
-def _both(dispute: Dispute) -> Verdict:
+def both(dispute: Dispute) -> Verdict:
+    """The verdict where the two answers are one: the discoverer's, letter by letter."""
     return Verdict(
         question_id=dispute.question_id,
         answer=dispute.discoverer,

@@ -40,8 +40,9 @@ from ragdist.records import Chunk, Forgery, Judgement, Prediction, Question, Ver
 from ragdist.roles import Answerer, Answerers, Scorer, Teacher, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
 from ragdist.systems import raft
-from ragdist.systems.duet import disputes, evidence_model
+from ragdist.systems.duet import agreement, disputes, evidence_model
 from ragdist.systems.duet import summary as arbitration
+from ragdist.systems.duet.agreement import AgreementArbiter
 from ragdist.systems.duet.arbiters import (
     Arbiter,
     Discoverer,
@@ -65,7 +66,8 @@ DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
 SCORERS: tuple[Kind, ...] = ("alignment", "features")
 RULES: Mapping[Kind, Rule] = {"trust_margin": by_trust_margin, "sequence_confidence": by_sequence_confidence}
 READERS: tuple[Kind, ...] = ("evidence", *RULES)
-"""They read the documents and both answers with both models."""
+"""They read both answers with both models, behind the documents."""
+AGREEMENT: Kind = "agreement"
 EVIDENCE = "evidence.json"
 """In the arbiters' folder: what the evidence arbiter learned, or null where there were too few disputes."""
 SETTLED = "settled.json"
@@ -336,6 +338,11 @@ class Duet:
             model = EvidenceModel.load(self.arbiters / EVIDENCE) if kind == "evidence" else None
             rule = model.choose if model else RULES.get(kind)
             yield EvidenceArbiter(self.reader.numbers, rule, same) if rule else Discoverer(same)
+        elif kind == AGREEMENT:
+            source, kept = str(self.folder / DISCOVERER / "model"), self.arbiters / "alone"
+            with self.cast.answerers.open(source) as answerer:
+                alone = agreement.by_answerer(answerer, self.pipeline.tokenizer, kept, source, self.settings)
+                yield AgreementArbiter(alone, same)
         elif kind == "teacher_summarizer":
             if self.cast.teacher is None:
                 raise ConfigError("duet.arbiters has teacher_summarizer, and no teacher is named; set teacher.url")
@@ -353,7 +360,7 @@ class Duet:
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
         found: dict[str, list[list[Verdict]]] = {}
-        documents = self.shown(questions, self.settings.evaluation.conditions) if kind in READERS else {}
+        documents = self.shown(questions, self.settings.evaluation.conditions) if kind in (*READERS, AGREEMENT) else {}
         same = agreeing(questions, self.settings)
         with self.arbiter(kind, same) as arbiter:
             disputes = {one: self._disputes(questions, said, one, documents) for one in conditions}

@@ -22,7 +22,7 @@ ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 CONDITIONS = ("retrieved", "attacked")
 ARBITERS = (
     *("alignment", "features", "summarizer", "tuned_summarizer"),
-    *("evidence", "trust_margin", "sequence_confidence"),
+    *("evidence", "trust_margin", "sequence_confidence", "agreement"),
 )
 
 
@@ -171,6 +171,7 @@ def test_same_call_again_trains_and_asks_nothing(played, folder, settings):
         *(folder / "evaluation").iterdir(),
         *(folder / "arbiter" / "said").iterdir(),
         *(folder / "arbiter" / "read").iterdir(),
+        *(folder / "arbiter" / "alone").iterdir(),
     ]
     before = {path: path.stat().st_mtime_ns for path in kept}
     sizes = {path: path.stat().st_size for path in kept}
@@ -188,7 +189,7 @@ def test_answer_names_side_confidence_and_documents(played):
     assert lost.documents == () and lost.verdict.chosen == "reciter" and lost.verdict.answer == lost.reciter
 
 
-@pytest.mark.parametrize("kind", ["evidence", "sequence_confidence"])
+@pytest.mark.parametrize("kind", ["evidence", "sequence_confidence", "agreement"])
 def test_an_arbiter_that_reads_the_documents_answers_a_question_of_anybodys(settings, played, folder, kind):
     asked = settings.model_copy(
         update={"duet": settings.duet.model_copy(update={"arbiter": kind, "abstain_below": 1.0})}
