@@ -12,7 +12,8 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation.ask import write
 from ragdist.records import Chunk, Question, Verdict, content_id
 from ragdist.systems.duet.disputes import Dispute
-from ragdist.systems.duet.run import DISCOVERER, RECITER, Duet, DuetRoles, agreeing
+from ragdist.systems.duet.opening import DISCOVERER, RECITER, DuetRoles
+from ragdist.systems.duet.run import Duet, agreeing
 from ragdist.systems.duet.training_rows import Trio
 
 
@@ -82,7 +83,7 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
         discoverer = more[0] if more else ""
         dispute = Dispute(question.id, text, reciter, discoverer, documents, question.dataset)
         if documents:
-            with duet.arbiter(settings.duet.arbiter, agreeing([question], settings)) as arbiter:
+            with duet.trained.arbiter(settings.duet.arbiter, agreeing([question], settings)) as arbiter:
                 (verdict,) = arbiter.judge([dispute])
         else:
             verdict = Verdict(

@@ -17,8 +17,7 @@ when it is wrong?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,54 +36,32 @@ from ragdist.evaluation.cases import Case, by_question
 from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
 from ragdist.records import Chunk, Forgery, Judgement, Prediction, Question, Verdict
-from ragdist.roles import Answerer, Answerers, Scorer, Teacher, TrainingJob, Tuner
-from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
+from ragdist.roles import Answerer, Scorer, TrainingJob
+from ragdist.storage.atomic import make_folder, write_json, write_rows
 from ragdist.systems import raft
-from ragdist.systems.duet import agreement, disputes, evidence_model
+from ragdist.systems.duet import disputes, evidence_model
 from ragdist.systems.duet import summary as arbitration
-from ragdist.systems.duet.agreement import AgreementArbiter
-from ragdist.systems.duet.arbiters import (
-    Arbiter,
-    Discoverer,
-    EvidenceArbiter,
-    Same,
-    ScorerArbiter,
-    Summarizer,
-    by_answerer,
-    by_teacher,
-    confidences,
-)
+from ragdist.systems.duet.arbiters import EvidenceArbiter, Same, Summarizer, confidences
 from ragdist.systems.duet.disputes import Dispute, JudgedAnswer
-from ragdist.systems.duet.evidence import DisputeReader, Rule, by_sequence_confidence, by_trust_margin
-from ragdist.systems.duet.evidence_model import REGIMES, EvidenceModel, Lesson
+from ragdist.systems.duet.evidence_model import REGIMES, Lesson
+from ragdist.systems.duet.opening import (
+    DISCOVERER,
+    EVIDENCE,
+    RECITER,
+    SCORERS,
+    SEEING,
+    SETTLED,
+    DuetRoles,
+    TrainedArbiters,
+)
 from ragdist.systems.duet.summary import EITHER, ArbiterEffect
 from ragdist.systems.duet.training_rows import Trio
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import span
 
-DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
-SCORERS: tuple[Kind, ...] = ("alignment", "features")
-RULES: Mapping[Kind, Rule] = {"trust_margin": by_trust_margin, "sequence_confidence": by_sequence_confidence}
-READERS: tuple[Kind, ...] = ("evidence", *RULES)
-"""They read both answers with both models, behind the documents."""
-AGREEMENT: Kind = "agreement"
-EVIDENCE = "evidence.json"
-"""In the arbiters' folder: what the evidence arbiter learned, or null where there were too few disputes."""
-SETTLED = "settled.json"
-"""In the arbiters' folder: the margin of each scorer, or null where there was nothing to learn."""
+DSF = "DSF"
 Said = Mapping[str, Mapping[str, Prediction]]
 """What both sides said, by condition and question; under closed_book it is the reciter's."""
-
-
-@dataclass(frozen=True)
-class DuetRoles:
-    """Who plays the roles."""
-
-    tuner: Tuner
-    answerers: Answerers
-    open_features: Callable[[Path, Sequence[Judgement]], Scorer]
-    """The text-feature scorer in a folder; made of the judgements where it is not there yet."""
-    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +133,9 @@ class Duet:
         return make_folder(self.folder / "arbiter")
 
     @property
-    def reader(self) -> DisputeReader:
-        """Who reads both answers of a dispute with both models."""
-        return DisputeReader(self.folder, self.cast.answerers, self.pipeline.tokenizer, self.settings)
+    def trained(self) -> TrainedArbiters:
+        """The arbiters, as they can be opened."""
+        return TrainedArbiters(self.cast, self.pipeline.tokenizer, self.folder, self.settings)
 
     @property
     def held_conditions(self) -> tuple[Condition, ...]:
@@ -269,7 +246,7 @@ class Duet:
                 say(f"all {len(learned)} answers are {label}: the {kind} arbiter takes the discoverer's")
                 margins[kind] = None
                 continue
-            with self.scorer(kind, learned) as scorer:
+            with self.trained.scorer(kind, learned) as scorer:
                 margins[kind] = self._margin(kind, scorer, held)
         write_json(self.arbiters / SETTLED, margins)
 
@@ -304,68 +281,22 @@ class Duet:
             if not same(one)
         ]
         lessons = []
-        for (condition, one), found in zip(open_, self.reader.numbers([one for _, one in open_]), strict=True):
+        for (condition, one), found in zip(open_, self.trained.reader.numbers([one for _, one in open_]), strict=True):
             right = (self._is_right(held[name][one.question_id]) for name in ("closed_book", condition))
             lessons.append(Lesson(one.question_id, REGIMES[condition], found, *right))
         evidence_model.learn(lessons, self.arbiters / EVIDENCE, self.settings.seed)
-
-    @contextmanager
-    def scorer(self, kind: Kind, learned: Sequence[Judgement] = ()) -> Iterator[Scorer]:
-        """The scorer of that kind, as it was trained."""
-        if kind == "features":
-            yield self.cast.open_features(self.arbiters / "features", learned)
-        else:
-            render = partial(disputes.pair_tokens, tokenizer=self.pipeline.tokenizer, config=self.settings.prompts)
-            with self.cast.answerers.open_scorer(str(self.arbiters / "alignment" / "model"), render) as scorer:
-                yield scorer
-
-    @contextmanager
-    def arbiter(self, kind: Kind, same: Same) -> Iterator[Arbiter]:
-        """The arbiter of that kind, as it was trained and settled; `same` says whether two answers are one.
-
-        Raises:
-            ConfigError: it is the teacher, and the settings name none.
-        """
-        seed = self.settings.seed
-        if kind in SCORERS:
-            margin = read_json(self.arbiters / SETTLED)[kind]
-            if margin is None:
-                yield Discoverer(same)
-                return
-            with self.scorer(kind) as scorer:
-                yield ScorerArbiter(scorer, margin, same)
-        elif kind in READERS:
-            model = EvidenceModel.load(self.arbiters / EVIDENCE) if kind == "evidence" else None
-            rule = model.choose if model else RULES.get(kind)
-            yield EvidenceArbiter(self.reader.numbers, rule, same) if rule else Discoverer(same)
-        elif kind == AGREEMENT:
-            source, kept = str(self.folder / DISCOVERER / "model"), self.arbiters / "alone"
-            with self.cast.answerers.open(source) as answerer:
-                alone = agreement.by_answerer(answerer, self.pipeline.tokenizer, kept, source, self.settings)
-                yield AgreementArbiter(alone, same)
-        elif kind == "teacher_summarizer":
-            if self.cast.teacher is None:
-                raise ConfigError("duet.arbiters has teacher_summarizer, and no teacher is named; set teacher.url")
-            yield Summarizer(by_teacher(self.cast.teacher, self.settings), same, seed)
-            self.cast.teacher.close()
-        else:
-            tuned = str(self.arbiters / "summarizer" / "model")
-            source = tuned if kind == "tuned_summarizer" else self.settings.model.source
-            with self.cast.answerers.open(source) as answerer:
-                ask = by_answerer(answerer, self.pipeline.tokenizer, self.arbiters / "said", source, self.settings)
-                yield Summarizer(ask, same, seed)
 
     def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[str, list[list[Verdict]]]:
         """Verdicts by condition; under one of them a summarizer is also shown the answers in the other order."""
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
         found: dict[str, list[list[Verdict]]] = {}
-        documents = self.shown(questions, self.settings.evaluation.conditions) if kind in (*READERS, AGREEMENT) else {}
+        documents = self.shown(questions, self.settings.evaluation.conditions) if kind in SEEING else {}
         same = agreeing(questions, self.settings)
-        with self.arbiter(kind, same) as arbiter:
+        with self.trained.arbiter(kind, same) as arbiter:
             disputes = {one: self._disputes(questions, said, one, documents) for one in conditions}
             if isinstance(arbiter, EvidenceArbiter):  # each model is opened once for all conditions
-                self.reader.numbers([one for rows in disputes.values() for one in rows if not same(one)])
+                self.trained.reader.numbers([one for rows in disputes.values() for one in rows if not same(one)])
             for condition, shown in disputes.items():
                 found[condition] = [arbiter.judge(shown)]
                 if condition == measured and isinstance(arbiter, Summarizer):
