@@ -156,7 +156,7 @@ def read_groups(
 ) -> dict[str, list[list[float]]]:
     """Log-probabilities in nats of the tokens after each row's prompt, by group, in the order of its rows.
 
-    The rows of a group have one prompt, which is computed once; its numbers depend on no other group. Each is kept in
+    What the prompts of a group begin with is computed once; its numbers depend on no other group. Each is kept in
     `path`, under the name `made_by`, as it is read; no model is opened where all are there.
     """
     with AppendLog(path, made_by) as journal, Bar(label, len(groups), "prompts") as bar:

@@ -124,10 +124,10 @@ class DisputeReader:
         read = gather(disputes, self._read, self.tokenizer, self.settings)
         return [values(one, found) for one, found in zip(disputes, read, strict=True)]
 
-    def _read(self, side: Side, asked: Sequence[Asked]) -> list[Log]:
+    def _read(self, side: Side, asked: Sequence[Asked]) -> list[list[Sequence[float]]]:
         source = str(self.folder / side / "model")
-        groups = {name_of(pair): pair for pair in asked}
+        groups = {name_of(rows): rows for rows in asked}
         path = self.folder / "arbiter" / "read" / f"{side}.jsonl"
         made_by = content_id(json.dumps(weights([source], self.settings)))
         found = read_groups(f"{side} reads", partial(self.answerers.open, source), groups, path, made_by)
-        return [Log(*found[name_of(pair)]) for pair in asked]
+        return [list(found[name_of(rows)]) for rows in asked]

@@ -6,8 +6,8 @@
     passages   log p_discoverer(a | D)         the question left empty, as TrustMargin has it (arXiv 2606.08397)
     alone      log p_discoverer(a | q, D_i)    each document by itself
 
-Both answers are read behind one prompt, which is computed once; so a number depends on its prompt and the two answers,
-on no other question, batch or worker.
+What the prompts of a group begin with is computed once; so a number depends on its own dispute, on no other question,
+batch or worker.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Readings(NamedTuple):
     """For each document, in their order."""
 
 
-Asked = tuple[Example, Example]
-"""One prompt, with the reciter's answer and with the discoverer's."""
-Read = Callable[[Side, Sequence[Asked]], list[Log]]
-"""Reads with the model of that side, in order."""
+Asked = tuple[Example, ...]
+"""Rows whose prompts begin alike, the reciter's answer and the discoverer's in turn."""
+Read = Callable[[Side, Sequence[Asked]], list[list[Sequence[float]]]]
+"""Reads with the model of that side: log-probabilities of each row's answer, in order."""
 
 
 def gather(disputes: Sequence[Dispute], read: Read, tokenizer: Tokenizer, settings: Settings) -> list[Readings]:
@@ -58,36 +58,32 @@ def gather(disputes: Sequence[Dispute], read: Read, tokenizer: Tokenizer, settin
         DataError: a question does not fit into `model.max_tokens`.
     """
     asked = [prompts_of(dispute, tokenizer, settings) for dispute in disputes]
-    direct = read("reciter", [one[0] for one in asked])
-    found = iter(read("discoverer", [pair for one in asked for pair in one[1:]]))
+    direct = read("reciter", [closed for closed, *_ in asked])
+    found = iter(read("discoverer", [group for groups in asked for group in groups]))
     out = []
-    for one, first in zip(asked, direct, strict=True):
-        closed, evidence, passages, *alone = (next(found) for _ in one[1:])
-        out.append(Readings(first, closed, evidence, passages, tuple(alone)))
+    for groups, first in zip(asked, direct, strict=True):
+        closed, listed, *alone = (next(found) for _ in groups)
+        pairs = (Log(*rows) for rows in (first, closed, listed[:2], listed[2:]))
+        out.append(Readings(*pairs, tuple(Log(*rows) for rows in alone)))
     return out
 
 
 def prompts_of(dispute: Dispute, tokenizer: Tokenizer, settings: Settings) -> list[Asked]:
-    """direct, closed, evidence, passages, then each document alone; the first is for the reciter."""
-    documents = dispute.documents
-    shown: list[tuple[str, Sequence[Showable]]] = [(dispute.question, ()), (dispute.question, ())]
-    shown += [(dispute.question, documents), ("", documents), *((dispute.question, (one,)) for one in documents)]
-    reasoned = settings.prompts.answer == "reasoned"
-    begun = tuple(tokenizer.encode(TAG).ids) if reasoned else ()
+    """closed, which the reciter is asked too; evidence and passages, whose documents are read once; each document."""
+    begun = tuple(tokenizer.encode(TAG).ids) if settings.prompts.answer == "reasoned" else ()
     # An answer that is nothing is its end token.
-    first, second = (
-        tuple(tokenizer.encode(said).ids) or (tokenizer.end,) for said in (dispute.reciter, dispute.discoverer)
-    )
-    room = len(begun) + max(settings.answer_tokens, len(first), len(second))
+    both = [tuple(tokenizer.encode(said).ids) or (tokenizer.end,) for said in (dispute.reciter, dispute.discoverer)]
+    room = len(begun) + max(settings.answer_tokens, *map(len, both))
     limit = settings.model.max_tokens
 
-    def example(question: str, listed: Sequence[Showable]) -> Asked:
+    def examples(question: str, listed: Sequence[Showable]) -> Asked:
         asked = prompts.prompt(question, listed, tokenizer, settings.prompts, id="", max_tokens=limit, room=room)
         prompt = (*asked.tokens, *begun)
-        one, other = (Example(id="", tokens=prompt + said, prompt_tokens=len(prompt)) for said in (first, second))
-        return one, other
+        return tuple(Example(id="", tokens=prompt + said, prompt_tokens=len(prompt)) for said in both)
 
-    return [example(*one) for one in shown]
+    documents = dispute.documents
+    listed = examples(dispute.question, documents) + examples("", documents)
+    return [examples(dispute.question, ()), listed, *(examples(dispute.question, (one,)) for one in documents)]
 
 
 def name_of(asked: Asked) -> str:

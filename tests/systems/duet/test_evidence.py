@@ -68,13 +68,14 @@ def test_without_documents_an_answers_support_is_the_closed_book():
 
 def test_what_is_read_shows_what_each_number_is_about():
     asked = readings.prompts_of(dispute("alpha", "beta"), tiny.tokenizer(), Settings())
-    texts = [tiny.tokenizer().decode(one.tokens[: one.prompt_tokens]) for one, _ in asked]
+    rows = [row for group in asked for row in group]
+    texts = [tiny.tokenizer().decode(row.tokens[: row.prompt_tokens]) for row in rows]
     shown = [("alpha" in text, "beta" in text, "`mode`" in text) for text in texts]
-    documents = [(True, True, True), (True, True, False), (True, False, True), (False, True, True)]
-    assert shown == [(False, False, True)] * 2 + documents
-    for one, other in asked:
-        assert tiny.tokenizer().decode(one.tokens[one.prompt_tokens :]) == "'r'"
-        assert tiny.tokenizer().decode(other.tokens[other.prompt_tokens :]) == "'w'"
+    listed = [(True, True, True), (True, True, False), (True, False, True), (False, True, True)]
+    assert shown == [one for one in ((False, False, True), *listed) for _ in range(2)]
+    assert [len(group) for group in asked] == [2, 4, 2, 2]
+    said = [tiny.tokenizer().decode(row.tokens[row.prompt_tokens :]) for row in rows]
+    assert said == ["'r'", "'w'"] * 5
 
 
 def test_an_empty_answer_is_its_end_token():
@@ -86,14 +87,15 @@ def test_gather_asks_each_model_once_and_deals_what_it_reads_back():
     calls = []
 
     def read(side, asked):
-        calls.append((side, len(asked)))
-        return [Log((-float(at),), (side,)) for at in range(len(asked))]
+        calls.append((side, [len(group) for group in asked]))
+        return [[(-float(at), -float(row)) for row in range(len(group))] for at, group in enumerate(asked)]
 
     first, second = readings.gather([dispute("x"), dispute("x", "y")], read, tiny.tokenizer(), Settings())
-    assert calls == [("reciter", 2), ("discoverer", 4 + 5)]
-    assert (first.direct.reciter, second.direct.reciter) == ((-0.0,), (-1.0,))
-    assert [one.reciter[0] for one in (first.closed, first.evidence, first.passages, *first.alone)] == [0, -1, -2, -3]
-    assert [one.reciter[0] for one in second.alone] == [-7, -8]
+    assert calls == [("reciter", [2, 2]), ("discoverer", [2, 4, 2, 2, 4, 2, 2])]
+    assert (first.direct, second.direct) == (((-0.0, -0.0), (-0.0, -1.0)), ((-1.0, -0.0), (-1.0, -1.0)))
+    assert (first.closed.reciter[0], [one.reciter[0] for one in first.alone]) == (0, [-2])
+    assert second.evidence == ((-4.0, -0.0), (-4.0, -1.0)) and second.passages == ((-4.0, -2.0), (-4.0, -3.0))
+    assert [one.reciter[0] for one in second.alone] == [-5, -6]
 
 
 class Counting:
@@ -124,7 +126,7 @@ def test_what_was_read_is_kept_when_a_run_is_stopped_and_no_model_is_opened_wher
         numbers(Counting(stop_after=4))
     rest, none = Counting(), Counting()
     found = numbers(rest)
-    # The reciter's one prompt, the discoverer's closed book and alpha alone are both disputes'; that leaves 7.
-    assert rest.prompts == 1 + 6 - 4 and numbers(none) == found and none.opened == 0
+    # The closed book and alpha alone are both disputes': one for the reciter, 5 for the discoverer, 4 of all are read.
+    assert rest.prompts == 1 + 5 - 4 and numbers(none) == found and none.opened == 0
     ids = tiny.tokenizer().encode("'r'").ids
     assert found[0]["direct_reciter"] == pytest.approx(-sum(ids) / len(ids))
