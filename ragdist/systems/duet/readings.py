@@ -63,8 +63,8 @@ def gather(disputes: Sequence[Dispute], read: Read, tokenizer: Tokenizer, settin
     out = []
     for groups, first in zip(asked, direct, strict=True):
         closed, listed, *alone = (next(found) for _ in groups)
-        pairs = (Log(*rows) for rows in (first, closed, listed[:2], listed[2:]))
-        out.append(Readings(*pairs, tuple(Log(*rows) for rows in alone)))
+        evidence, passages = Log(*listed[:2]), Log(*listed[2:])
+        out.append(Readings(Log(*first), Log(*closed), evidence, passages, tuple(Log(*rows) for rows in alone)))
     return out
 
 
