@@ -12,7 +12,7 @@ disputes on one question in one fold. So every held-out dispute serves for all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,9 +32,10 @@ VERSION = 1
 FOLDS = 5
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """scikit-learn's C, the inverse of the penalty: what cross-fitting chooses from."""
-FEWEST, FEWEST_OF_A_LABEL = 40, 5
-"""Disputes that a regime needs for its own calibration and threshold, and right and wrong answers of each side among
-them; the latter are what anything at all is learned from."""
+FEWEST = 40
+"""Disputes that a regime needs for its own calibration and threshold."""
+FEWEST_OF_A_LABEL = 5
+"""Right and wrong answers of each side that anything is learned from."""
 SUREST = 30.0
 """Largest logit, so that a confidence stays within (0, 1) as a floating-point number."""
 JOINT = "joint"
@@ -185,10 +186,13 @@ def fit(lessons: Sequence[Lesson], seed: int) -> EvidenceModel:
 def platt(logits_N: np.ndarray, right_N: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of the sigmoid that makes probabilities of these logits (Platt 1999, section 2.2).
 
-    Its targets are not 0 and 1 but 1 / (minus + 2) and (plus + 1) / (plus + 2), for so many wrong and right answers.
+    Its targets are not 0 and 1 but 1 / (minus + 2) and (plus + 1) / (plus + 2), for so many wrong and right answers;
+    where all are one of these, that is the probability of all.
     """
     plus = int(right_N.sum())
     target_N = np.where(right_N, (plus + 1) / (plus + 2), 1 / (len(right_N) - plus + 2))
+    if plus in (0, len(right_N)):
+        return 0.0, float(np.log(target_N[0] / (1 - target_N[0])))
     twice_N1, labels_N = np.tile(logits_N, 2)[:, None], np.repeat([1, 0], len(logits_N))
     model = _regression(1e6).fit(twice_N1, labels_N, sample_weight=np.concatenate([target_N, 1 - target_N]))
     return float(model.coef_[0, 0]), float(model.intercept_[0])
@@ -244,16 +248,12 @@ def _regimes(
 
 
 def _calibrated(logits_SN: np.ndarray, right_SN: np.ndarray, told: Sequence[str]) -> dict[str, Calibrated]:
-    """Of all disputes, and of each regime that has enough."""
-    parts: Mapping[str, np.ndarray] = {JOINT: np.ones(len(told), dtype=bool)} | {
-        kind: np.array([one == kind for one in told]) for kind in sorted(set(told))
-    }
-    found = {}
-    for kind, part_N in parts.items():
-        right = right_SN[:, part_N]
-        rare = min(right.sum(1).min(), (~right).sum(1).min())
-        if kind == JOINT or (part_N.sum() >= FEWEST and rare >= FEWEST_OF_A_LABEL):
-            found[kind] = _calibration(logits_SN[:, part_N], right)
+    """Of all disputes, and of each regime that has enough; where a side is never right Platt's targets still say so."""
+    found = {JOINT: _calibration(logits_SN, right_SN)}
+    for kind in sorted(set(told)):
+        part_N = np.array([one == kind for one in told])
+        if part_N.sum() >= FEWEST:
+            found[kind] = _calibration(logits_SN[:, part_N], right_SN[:, part_N])
     return found
 
 
