@@ -169,6 +169,8 @@ def answer(
     show(table)
     for document in found.documents:
         show(f"{document.title}: {' '.join(document.text.split())[:200]}\n", plain=True)
+    if found.abstains:
+        complain("the arbiter abstains: it is less sure of this answer than duet.abstain_below")
     if not found.documents:
         complain("no document was found for this question: the reciter answered alone")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ragdist.roles import Answerer, Answerers, Embedder, Mapper, Scorer, Side, Teacher, Tokenizer
     from ragdist.systems.atm.live import Board
     from ragdist.systems.atm.run import Start
-    from ragdist.systems.duet.run import DuetRoles
+    from ragdist.systems.duet.opening import DuetRoles
     from ragdist.tracking.timeline import Timeline
 
 
@@ -119,7 +119,7 @@ def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRol
     from ragdist.cluster.train import RayTuner
     from ragdist.local import LocalAnswerers
     from ragdist.systems.duet import features
-    from ragdist.systems.duet.run import DuetRoles
+    from ragdist.systems.duet.opening import DuetRoles
 
     def open_features(folder: Path, learned: Sequence[Judgement]) -> Scorer:
         if not (folder / features.CARD).exists():

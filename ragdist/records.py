@@ -346,6 +346,11 @@ class Verdict:
     """In (0, 1); None where the arbiter gives none, as a summarizer, or was not asked."""
     discoverer_confidence: float | None
 
+    @property
+    def confidence(self) -> float | None:
+        """In the answer itself; None likewise."""
+        return {"reciter": self.reciter_confidence, "discoverer": self.discoverer_confidence}.get(self.chosen)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:

@@ -110,6 +110,7 @@ def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
     settings = with_questions(settings, questions)
     check_plan(settings, "duet")
     from ragdist.systems.duet import run as system
+    from ragdist.systems.duet.opening import DISCOVERER
     from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.mirror import follow
 
@@ -117,7 +118,7 @@ def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         report = DuetReport(outcome.report, outcome.worth)
         summary = results.conclude(run, report, outcome.answers)
-        return Run(run.folder, outcome.models[system.DISCOVERER], report, summary)
+        return Run(run.folder, outcome.models[DISCOVERER], report, summary)
 
 
 def answer(question: str, folder: Path) -> Answer:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -143,4 +144,31 @@ def _perplexities(label: str, answerer: Answerer, asked: Sequence[Case], path: P
             journal.add([{"case": case_id, "perplexity": value} for case_id, value in new.items()])
             read |= new
             bar.advance(len(new))
+    return read
+
+
+def read_groups(
+    label: str,
+    opened: Callable[[], AbstractContextManager[Answerer]],
+    groups: Mapping[str, Sequence[Example]],
+    path: Path,
+    made_by: str,
+) -> dict[str, list[list[float]]]:
+    """Log-probabilities in nats of the tokens after each row's prompt, by group, in the order of its rows.
+
+    What the prompts of a group begin with is computed once; its numbers depend on no other group. Each is kept in
+    `path`, under the name `made_by`, as it is read; no model is opened where all are there.
+    """
+    with AppendLog(path, made_by) as journal, Bar(label, len(groups), "prompts") as bar:
+        read: dict[str, list[list[float]]] = {row["id"]: row["logprobs"] for row in journal.rows}
+        missing = groups.keys() - read.keys()
+        bar.advance(len(groups) - len(missing))
+        with opened() if missing else nullcontext() as answerer:
+            for name, rows in groups.items():
+                if name in missing:
+                    named = [replace(row, id=str(at)) for at, row in enumerate(rows)]
+                    found = dict(one for batch in cast(Answerer, answerer).read(named) for one in batch)
+                    read[name] = [found[row.id] for row in named]
+                    journal.add([{"id": name, "logprobs": read[name]}])
+                    bar.advance(1)
     return read

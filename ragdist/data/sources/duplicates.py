@@ -7,7 +7,7 @@ own index of the bands would take three times that, for thousands of files more 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,14 @@ def sift(documents: Iterable[Document], config: CorpusConfig, counts: dict[str, 
                 named.append(f"{name_of(document)}, like {names[found[0]]} ({found[1]:.2f})")
         if found is None or config.near_duplicates == "report":
             yield document
+
+
+def distinct(texts: Sequence[str], similarity: float) -> int:
+    """How many of these texts are no near duplicates of one before them."""
+    from datasketch import MinHash
+
+    index, empty = Index(similarity), MinHash(num_perm=PERMUTATIONS, seed=SEED)
+    return sum(index.add(signature_of(text, empty)) is None for text in texts)
 
 
 def name_of(document: Document) -> str:

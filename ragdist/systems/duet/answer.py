@@ -12,7 +12,8 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation.ask import write
 from ragdist.records import Chunk, Question, Verdict, content_id
 from ragdist.systems.duet.disputes import Dispute
-from ragdist.systems.duet.run import DISCOVERER, RECITER, Duet, DuetRoles, agreeing
+from ragdist.systems.duet.opening import DISCOVERER, RECITER, DuetRoles
+from ragdist.systems.duet.run import Duet, agreeing
 from ragdist.systems.duet.training_rows import Trio
 
 
@@ -26,6 +27,8 @@ class Answer:
     discoverer: str
     documents: tuple[Chunk, ...]
     """What the discoverer read, best first; empty where nothing was retrieved, and then the reciter's answer counts."""
+    abstains: bool = False
+    """Whether the arbiter is less sure of the answer than `duet.abstain_below`."""
 
 
 def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings, text: str) -> Answer:
@@ -78,9 +81,9 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
         written = {row.prompt_id: row.text for batch in write(sides, asked, settings.answer_tokens, 0) for row in batch}
         reciter, *more = (prompts.extract(written[prompt.id]).answer for prompt in asked)
         discoverer = more[0] if more else ""
-        dispute = Dispute(question.id, text, reciter, discoverer)
+        dispute = Dispute(question.id, text, reciter, discoverer, documents, question.dataset)
         if documents:
-            with duet.arbiter(settings.duet.arbiter, agreeing([question], settings)) as arbiter:
+            with duet.trained.arbiter(settings.duet.arbiter, agreeing([question], settings)) as arbiter:
                 (verdict,) = arbiter.judge([dispute])
         else:
             verdict = Verdict(
@@ -90,4 +93,5 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
                 reciter_confidence=None,
                 discoverer_confidence=None,
             )
-    return Answer(text, verdict, reciter, discoverer, documents)
+    unsure = verdict.confidence is not None and verdict.confidence < settings.duet.abstain_below
+    return Answer(text, verdict, reciter, discoverer, documents, unsure)

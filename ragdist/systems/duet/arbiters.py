@@ -1,6 +1,7 @@
 """DuetRAG's arbiters: two answers in, a verdict out.
 
     alignment, features     c_i = c(q, a_i), c_e = c(q, a_e); a_i where c_i - c_e > margin, else a_e
+    evidence and its kin    numbers from the models' probabilities and the documents, and a rule on them
     summarizers             a language model reads q, a_i and a_e and writes the final answer
 
 Where the two answers are one, that is the verdict and nobody is asked.
@@ -24,6 +25,7 @@ from ragdist.records import Request, Verdict, content_id
 from ragdist.roles import Answerer, Pair, Scorer, Teacher, Tokenizer
 from ragdist.systems.duet import disputes
 from ragdist.systems.duet.disputes import Dispute, is_flipped
+from ragdist.systems.duet.evidence import Choice, Rule, Values
 
 Same = Callable[[Dispute], bool]
 """Whether the two answers of a dispute are one."""
@@ -54,14 +56,23 @@ class ScorerArbiter:
         verdicts = {}
         for dispute, (reciter, discoverer) in zip(open_, found, strict=True):
             mine = prefers_reciter(reciter, discoverer, self.margin)
-            verdicts[dispute.question_id] = Verdict(
-                question_id=dispute.question_id,
-                answer=dispute.reciter if mine else dispute.discoverer,
-                chosen="reciter" if mine else "discoverer",
-                reciter_confidence=reciter,
-                discoverer_confidence=discoverer,
-            )
-        return [verdicts.get(dispute.question_id) or _both(dispute) for dispute in disputes]
+            verdicts[dispute.question_id] = chosen(dispute, Choice(mine, (reciter, discoverer)))
+        return [verdicts.get(dispute.question_id) or both(dispute) for dispute in disputes]
+
+
+@dataclass(frozen=True)
+class EvidenceArbiter:
+    """Implements Arbiter by a rule on numbers of each dispute, see `evidence.py`; it needs the documents."""
+
+    numbers: Callable[[Sequence[Dispute]], list[Values]]
+    rule: Rule
+    same: Same
+
+    def judge(self, disputes: Sequence[Dispute]) -> list[Verdict]:
+        """See `Arbiter`; the answer is one of the two, letter by letter."""
+        open_ = [dispute for dispute in disputes if not self.same(dispute)]
+        found = iter(self.numbers(open_))
+        return [both(one) if self.same(one) else chosen(one, self.rule(next(found))) for one in disputes]
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class Discoverer:
 
     def judge(self, disputes: Sequence[Dispute]) -> list[Verdict]:
         """See `Arbiter`."""
-        return [replace(_both(one), chosen="both" if self.same(one) else "discoverer") for one in disputes]
+        return [replace(both(one), chosen="both" if self.same(one) else "discoverer") for one in disputes]
 
 
 @dataclass(frozen=True)
@@ -96,9 +107,7 @@ class Summarizer:
         open_ = [dispute for dispute in disputes if not self.same(dispute)]
         shown = [(one, is_flipped(one.question_id, self.seed) != self.flip) for one in open_]
         said = dict(zip([one.question_id for one in open_], self.ask(shown), strict=True))
-        return [
-            self._verdict(one, said[one.question_id]) if one.question_id in said else _both(one) for one in disputes
-        ]
+        return [self._verdict(one, said[one.question_id]) if one.question_id in said else both(one) for one in disputes]
 
     def _verdict(self, dispute: Dispute, text: str) -> Verdict:
         answer = prompts.extract(text).answer or dispute.discoverer
@@ -148,7 +157,20 @@ def by_teacher(teacher: Teacher, settings: Settings) -> Ask:
     return ask
 
 
-def _both(dispute: Dispute) -> Verdict:
+def chosen(dispute: Dispute, choice: Choice) -> Verdict:
+    """The verdict that this choice is."""
+    reciter, discoverer = choice.confidences or (None, None)
+    return Verdict(
+        question_id=dispute.question_id,
+        answer=dispute.reciter if choice.reciter else dispute.discoverer,
+        chosen="reciter" if choice.reciter else "discoverer",
+        reciter_confidence=reciter,
+        discoverer_confidence=discoverer,
+    )
+
+
+def both(dispute: Dispute) -> Verdict:
+    """The verdict where the two answers are one: the discoverer's, letter by letter."""
     return Verdict(
         question_id=dispute.question_id,
         answer=dispute.discoverer,

@@ -19,6 +19,10 @@ class Dispute(NamedTuple):
     question: str
     reciter: str
     discoverer: str
+    documents: tuple[prompts.Showable, ...] = ()
+    """What the discoverer was shown, in that order; empty for arbiters that do not read it."""
+    dataset: str = ""
+    """The question's, which says how answers are compared."""
 
 
 class JudgedAnswer(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ragdist.evaluation.intervals import note, signed
@@ -11,6 +11,7 @@ from ragdist.evaluation.report import NAMES, TITLES, Report, Told, blocks, compa
 from ragdist.evaluation.report import headline as table_headline
 from ragdist.evaluation.sheet import COLOURS, DARK, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, plain
 from ragdist.records import as_row
+from ragdist.systems.duet.abstention import Selective
 from ragdist.systems.duet.calibration import Calibration
 from ragdist.systems.duet.summary import EITHER, ArbiterEffect, Outcomes
 
@@ -42,6 +43,8 @@ def arbiter_blocks(worths: Sequence[ArbiterEffect]) -> list[Block]:
     for group in groups:
         heads = ("", NAMES[group[0].metric], *HEAD, f"against {group[0].against_better.before}", *TRUST)
         out += [Table(title=title(group), columns=heads, rows=rows(group)), Notes(lines=notes(group))]
+        if sure := abstaining(group):
+            out.append(Table(title=f"{TITLES[group[0].condition]}: {ABSTAINING}", columns=SURE, rows=sure))
         out.append(Notes(lines=details(group), long=True))
     curves = Table(
         title="Confidences, ten stretches of equal width",
@@ -55,8 +58,10 @@ def arbiter_blocks(worths: Sequence[ArbiterEffect]) -> list[Block]:
         long=True,
     )
     confident = [group for group in groups if any(one.calibration for one in group)]
-    pictures = [_bars(worths), *(_reliability(group, _colours(worths)) for group in confident)] if worths else []
-    return [*out, curves, *pictures]
+    if not worths:
+        return [*out, curves]
+    drawn = [draw(group, _colours(worths)) for draw in (_reliability, _risk_coverage) for group in confident]
+    return [*out, curves, _bars(worths), *drawn]
 
 
 def headline(worths: Sequence[ArbiterEffect]) -> list[str]:
@@ -78,6 +83,10 @@ def as_json(worths: Sequence[ArbiterEffect]) -> list[dict[str, Any]]:
     ]
 
 
+ABSTAINING = "abstaining where unsure, of the answers that differ"
+SURE = ("", "answers", "AUROC", "right, all", "right, surest 80%", "right, surest half", "answered", "right of those")
+ROOM = 0.05
+"""What a perfect arbiter must add to the better of the two, so that arbiters can be told apart."""
 HEAD = ("where they differ", "right one taken", "turned right / wrong")
 TRUST = ("ECE", "Brier", "moved by order")
 
@@ -140,6 +149,11 @@ def notes(group: Sequence[ArbiterEffect]) -> list[str]:
         f"Turned answers are the {turned}'s; differences are to the {better}, the better of the two. "
         f"A perfect arbiter would reach {most:.2f}, {most - least:.2f} above it."
     ]
+    if most - least < ROOM:
+        out.append(
+            f"That is less than {ROOM}: there is next to nothing to decide here, so that no gain can be shown. What "
+            "follows is no verdict on the arbiters."
+        )
     for one in group:
         effect = {"helps": "it helps, ", "harms": "it harms, ", "not shown": ""}[one.effect]
         wrong = _counted(one.outcomes.helped, "wrong answer", "wrong answers")
@@ -147,6 +161,20 @@ def notes(group: Sequence[ArbiterEffect]) -> list[str]:
         out.append(f"{one.arbiter} turned {wrong} right and {right} wrong: {effect}{one.against_better.verdict}.")
     said = note([change for one in group for change in (one.against_reciter, one.against_discoverer)])
     return [*out, said] if said else out
+
+
+def abstaining(group: Sequence[ArbiterEffect]) -> list[Row]:
+    """Of each arbiter with confidences: how well they rank its answers, and what is right among the surest."""
+    out: list[Row] = []
+    for one in group:
+        if (sure := one.selective) is None:
+            continue
+        right = {point.coverage: f"{1 - point.risk:.2f}" for point in sure.curve}
+        share = f"{sure.answered_right / sure.answered:.2f}" if sure.answered else ""
+        auroc = "" if sure.auroc is None else f"{sure.auroc:.2f}"
+        said: Row = [one.arbiter, str(sure.answers), auroc, right[1.0], Value(sure.at_80), right[0.5]]
+        out.append([*said, f"{sure.answered} at {sure.threshold:g}", share])
+    return out
 
 
 def details(group: Sequence[ArbiterEffect]) -> list[str]:
@@ -209,6 +237,21 @@ def _reliability(group: Sequence[ArbiterEffect], colours: Mapping[str, str]) -> 
     return Picture(title=f"reliability, {TITLES[group[0].condition]}", series=series, x="confidence", y="share right")
 
 
+def _risk_coverage(group: Sequence[ArbiterEffect], colours: Mapping[str, str]) -> Picture:
+    """Share right among the surest answers, at each share that is answered, as curves of the arbiters that give any."""
+    series = [
+        Series(
+            label=one.arbiter if one.selective.auroc is None else f"{one.arbiter}, AUROC {one.selective.auroc:.2f}",
+            marks=[Mark(point.coverage, 1 - point.risk) for point in one.selective.curve],
+            colour=colours[one.arbiter],
+        )
+        for one in group
+        if one.selective
+    ]
+    name = f"abstaining, {TITLES[group[0].condition]}"
+    return Picture(title=name, series=series, x="share answered, the surest first", y="share right")
+
+
 def _by_condition(worths: Sequence[ArbiterEffect]) -> list[list[ArbiterEffect]]:
     conditions = dict.fromkeys(one.condition for one in worths)
     return [[one for one in worths if one.condition == condition] for condition in conditions]
@@ -223,6 +266,8 @@ def _plain(value: Any) -> Any:
         names = ("rows", "both", "one", "neither", "one_taken", "helped", "harmed")
         right = {f"{side}_right": value.count(**{side: True}) for side in ("reciter", "discoverer", "arbiter")}
         return {name: getattr(value, name) for name in names} | right
+    if isinstance(value, Selective):
+        return asdict(value) | {"at_80": plain(value.at_80), "curve": [point._asdict() for point in value.curve]}
     if isinstance(value, Calibration):
         curve = [{"confidence": said, "right": right, "answers": answers} for said, right, answers in value.curve]
         return {"answers": value.total.answers, "ece": value.ece, "brier": value.brier, "curve": curve}

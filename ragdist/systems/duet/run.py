@@ -17,11 +17,11 @@ when it is wrong?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from ragdist.algo.arbiter import best_margin
@@ -35,45 +35,33 @@ from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import Case, by_question
 from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
-from ragdist.records import Forgery, Judgement, Prediction, Question, Verdict
-from ragdist.roles import Answerer, Answerers, Scorer, Teacher, TrainingJob, Tuner
-from ragdist.storage.atomic import make_folder, read_json, write_json, write_rows
+from ragdist.records import Chunk, Forgery, Judgement, Prediction, Question, Verdict
+from ragdist.roles import Answerer, Scorer, TrainingJob
+from ragdist.storage.atomic import make_folder, write_json, write_rows
 from ragdist.systems import raft
-from ragdist.systems.duet import disputes
+from ragdist.systems.duet import disputes, evidence_model
 from ragdist.systems.duet import summary as arbitration
-from ragdist.systems.duet.arbiters import (
-    Arbiter,
-    Discoverer,
-    Same,
-    ScorerArbiter,
-    Summarizer,
-    by_answerer,
-    by_teacher,
-    confidences,
-)
+from ragdist.systems.duet.arbiters import EvidenceArbiter, Same, Summarizer, confidences
 from ragdist.systems.duet.disputes import Dispute, JudgedAnswer
+from ragdist.systems.duet.evidence_model import REGIMES, Lesson
+from ragdist.systems.duet.opening import (
+    DISCOVERER,
+    EVIDENCE,
+    RECITER,
+    SCORERS,
+    SEEING,
+    SETTLED,
+    DuetRoles,
+    TrainedArbiters,
+)
 from ragdist.systems.duet.summary import EITHER, ArbiterEffect
 from ragdist.systems.duet.training_rows import Trio
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import span
 
-DSF, RECITER, DISCOVERER = "DSF", "reciter", "discoverer"
-SCORERS: tuple[Kind, ...] = ("alignment", "features")
-SETTLED = "settled.json"
-"""In the arbiters' folder: the margin of each scorer, or null where there was nothing to learn."""
+DSF = "DSF"
 Said = Mapping[str, Mapping[str, Prediction]]
 """What both sides said, by condition and question; under closed_book it is the reciter's."""
-
-
-@dataclass(frozen=True)
-class DuetRoles:
-    """Who plays the roles."""
-
-    tuner: Tuner
-    answerers: Answerers
-    open_features: Callable[[Path, Sequence[Judgement]], Scorer]
-    """The text-feature scorer in a folder; made of the judgements where it is not there yet."""
-    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +101,16 @@ def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -
     asked |= raft.evaluate(pipeline, plain, cast.answerers, folder, settings)
     shares = duet.trio.shares
     with span("reciter and discoverer answer"), cast.answerers.open(*map(str, sides_of(models))) as sides:
-        given: tuple[Condition, ...] = ("closed_book", *settings.duet.learn_from)
-        forged = duet.trio.forgeries if "attacked" in given else ()
+        given, forged = duet.held_conditions, duet.held_forgeries
         held = duet.ask("held-out", sides, [*shares.arbiter, *shares.validation], given, models, forged)
         said = duet.ask("sides", sides, tests, settings.evaluation.conditions, models)
     with span("train arbiters"):
         learned = duet.judgements(held)
         models |= duet.teach(held, learned)
     duet.settle(held, learned)
+    if "evidence" in settings.duet.arbiters:
+        with span("learn from evidence"):
+            duet.learn_evidence(held)
     with span("judge"):
         judged = {kind: duet.judge(kind, tests, said) for kind in settings.duet.arbiters}
     found, worth = duet.compare(asked, said, judged, tests)
@@ -141,6 +131,23 @@ class Duet:
     def arbiters(self) -> Path:
         """Where all that the arbiters learn from and learned is kept."""
         return make_folder(self.folder / "arbiter")
+
+    @property
+    def trained(self) -> TrainedArbiters:
+        """The arbiters, as they can be opened."""
+        return TrainedArbiters(self.cast, self.pipeline.tokenizer, self.folder, self.settings)
+
+    @property
+    def held_conditions(self) -> tuple[Condition, ...]:
+        """What both sides are asked of the questions that arbiters learn from."""
+        config = self.settings.duet
+        evidence = config.evidence_from if "evidence" in config.arbiters else ()
+        return tuple(dict.fromkeys(("closed_book", *config.learn_from, *evidence)))
+
+    @property
+    def held_forgeries(self) -> Iterable[Forgery]:
+        """What misleads about those questions; none where no arbiter learns from attacked lists."""
+        return self.trio.forgeries if "attacked" in self.held_conditions else ()
 
     def lessons(self) -> list[TrainingJob]:
         """What reciter and discoverer are tuned on, and DSF."""
@@ -172,8 +179,7 @@ class Duet:
 
         `forgeries` are those of the questions; None are the test questions'.
         """
-        asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
-        settings = self.settings.model_copy(update={"evaluation": asked})
+        settings = self._asking(conditions)
         cases = [for_side(case) for case in raft.cases(self.pipeline, questions, settings, forgeries)]
         sources = [str(source) for source in sides_of(models)]
         found = ask_cases(label, sources, sides, cases, questions, self.folder / "evaluation", settings)
@@ -182,6 +188,17 @@ class Duet:
             side = RECITER if row.condition == "closed_book" else DISCOVERER
             said[row.condition][row.question_id] = replace(row, model=side)
         return said
+
+    def shown(
+        self, questions: Sequence[Question], conditions: Sequence[Condition], forgeries: Iterable[Forgery] | None = None
+    ) -> dict[tuple[str, str], tuple[Chunk | Forgery, ...]]:
+        """What the discoverer is shown, by condition and question; as `ask` asks."""
+        cases = raft.cases(self.pipeline, questions, self._asking(conditions), forgeries)
+        return {(case.condition, case.question_id): case.documents for case in cases}
+
+    def _asking(self, conditions: Sequence[Condition]) -> Settings:
+        asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
+        return self.settings.model_copy(update={"evaluation": asked})
 
     def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
@@ -213,6 +230,7 @@ class Duet:
         said: dict[str, dict[str, JudgedAnswer]] = {
             condition: {key: JudgedAnswer(row.answer, self._is_right(row)) for key, row in rows.items()}
             for condition, rows in held.items()
+            if condition in ("closed_book", *self.settings.duet.learn_from)
         }
         reciter = said.pop("closed_book")
         config, seed = self.settings.duet, self.settings.seed
@@ -228,7 +246,7 @@ class Duet:
                 say(f"all {len(learned)} answers are {label}: the {kind} arbiter takes the discoverer's")
                 margins[kind] = None
                 continue
-            with self.scorer(kind, learned) as scorer:
+            with self.trained.scorer(kind, learned) as scorer:
                 margins[kind] = self._margin(kind, scorer, held)
         write_json(self.arbiters / SETTLED, margins)
 
@@ -252,51 +270,34 @@ class Duet:
         say(f"{kind}: margin {margin:.3f}, chosen on {len(open_)} answers that differ, of {asked}")
         return margin
 
-    @contextmanager
-    def scorer(self, kind: Kind, learned: Sequence[Judgement] = ()) -> Iterator[Scorer]:
-        """The scorer of that kind, as it was trained."""
-        if kind == "features":
-            yield self.cast.open_features(self.arbiters / "features", learned)
-        else:
-            render = partial(disputes.pair_tokens, tokenizer=self.pipeline.tokenizer, config=self.settings.prompts)
-            with self.cast.answerers.open_scorer(str(self.arbiters / "alignment" / "model"), render) as scorer:
-                yield scorer
-
-    @contextmanager
-    def arbiter(self, kind: Kind, same: Same) -> Iterator[Arbiter]:
-        """The arbiter of that kind, as it was trained and settled; `same` says whether two answers are one.
-
-        Raises:
-            ConfigError: it is the teacher, and the settings name none.
-        """
-        seed = self.settings.seed
-        if kind in SCORERS:
-            margin = read_json(self.arbiters / SETTLED)[kind]
-            if margin is None:
-                yield Discoverer(same)
-                return
-            with self.scorer(kind) as scorer:
-                yield ScorerArbiter(scorer, margin, same)
-        elif kind == "teacher_summarizer":
-            if self.cast.teacher is None:
-                raise ConfigError("duet.arbiters has teacher_summarizer, and no teacher is named; set teacher.url")
-            yield Summarizer(by_teacher(self.cast.teacher, self.settings), same, seed)
-            self.cast.teacher.close()
-        else:
-            tuned = str(self.arbiters / "summarizer" / "model")
-            source = tuned if kind == "tuned_summarizer" else self.settings.model.source
-            with self.cast.answerers.open(source) as answerer:
-                ask = by_answerer(answerer, self.pipeline.tokenizer, self.arbiters / "said", source, self.settings)
-                yield Summarizer(ask, same, seed)
+    def learn_evidence(self, held: Said) -> None:
+        """Teaches the evidence arbiter all held-out disputes, the validation questions' too, as it is cross-fitted."""
+        rows = [*self.trio.shares.arbiter, *self.trio.shares.validation]
+        shown, same = self.shown(rows, self.held_conditions, self.held_forgeries), agreeing(rows, self.settings)
+        open_ = [
+            (condition, one)
+            for condition in self.settings.duet.evidence_from
+            for one in self._disputes(rows, held, condition, shown)
+            if not same(one)
+        ]
+        lessons = []
+        for (condition, one), found in zip(open_, self.trained.reader.numbers([one for _, one in open_]), strict=True):
+            right = (self._is_right(held[name][one.question_id]) for name in ("closed_book", condition))
+            lessons.append(Lesson(one.question_id, REGIMES[condition], found, *right))
+        evidence_model.learn(lessons, self.arbiters / EVIDENCE, self.settings.seed)
 
     def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[str, list[list[Verdict]]]:
         """Verdicts by condition; under one of them a summarizer is also shown the answers in the other order."""
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
         found: dict[str, list[list[Verdict]]] = {}
-        with self.arbiter(kind, agreeing(questions, self.settings)) as arbiter:
-            for condition in conditions:
-                shown = self._disputes(questions, said, condition)
+        documents = self.shown(questions, self.settings.evaluation.conditions) if kind in SEEING else {}
+        same = agreeing(questions, self.settings)
+        with self.trained.arbiter(kind, same) as arbiter:
+            disputes = {one: self._disputes(questions, said, one, documents) for one in conditions}
+            if isinstance(arbiter, EvidenceArbiter):  # each model is opened once for all conditions
+                self.trained.reader.numbers([one for rows in disputes.values() for one in rows if not same(one)])
+            for condition, shown in disputes.items():
                 found[condition] = [arbiter.judge(shown)]
                 if condition == measured and isinstance(arbiter, Summarizer):
                     found[condition].append(replace(arbiter, flip=True).judge(shown))
@@ -341,11 +342,24 @@ class Duet:
         ]
         return raft.report(self.pipeline, {**found, EITHER: bound}, self.settings)
 
-    def _disputes(self, questions: Iterable[Question], said: Said, condition: str) -> list[Dispute]:
+    def _disputes(
+        self,
+        questions: Iterable[Question],
+        said: Said,
+        condition: str,
+        shown: Mapping[tuple[str, str], tuple[Chunk | Forgery, ...]] = MappingProxyType({}),
+    ) -> list[Dispute]:
         """What both said to those of the questions that could be asked like that."""
         first, second = said["closed_book"], said[condition]
         return [
-            Dispute(question.id, question.text, first[question.id].answer, second[question.id].answer)
+            Dispute(
+                question.id,
+                question.text,
+                first[question.id].answer,
+                second[question.id].answer,
+                shown.get((condition, question.id), ()),
+                question.dataset,
+            )
             for question in questions
             if question.id in second
         ]

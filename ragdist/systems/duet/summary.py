@@ -17,6 +17,7 @@ from ragdist.evaluation.intervals import Change, Interval, interval, together
 from ragdist.evaluation.predictions import score_of
 from ragdist.evaluation.summary import PredictionsById, compare
 from ragdist.records import Prediction, Question, Verdict
+from ragdist.systems.duet.abstention import Selective, Sure, selective
 from ragdist.systems.duet.calibration import Calibration
 
 EITHER = "either (upper bound)"
@@ -103,6 +104,8 @@ class ArbiterEffect:
     against_discoverer: Change
     calibration: Calibration | None
     """Of the confidences in both sides' answers; None where the arbiter gives none."""
+    selective: Selective | None
+    """Of the confidences in the answers taken where they differ; None likewise."""
     order_effect: Interval | None
     """Share of `differing` whose final answer changes when the two answers change places; None where not tried."""
 
@@ -201,7 +204,8 @@ def worth(
         discoverer: its predictions under the condition.
         questions: those to report on; verdicts on others are left out.
         label: the arbiter's name.
-        settings: `duet.right_by` (for confidences), `evaluation.normalise`, `.resamples` and the seed are read.
+        settings: `duet.right_by` (for confidences), `duet.abstain_below`, `evaluation.normalise`, `.resamples` and the
+            seed are read.
         swapped: the same arbiter's verdicts with the two answers in each other's place.
 
     Raises:
@@ -236,6 +240,7 @@ def worth(
         against_reciter=compare({key: recited[key] for key in made}, made, metric, settings),
         against_discoverer=compare({key: found[key] for key in made}, made, metric, settings),
         calibration=_calibration(verdicts, recited, found, settings.duet.right_by),
+        selective=_selective(verdicts, recited, found, settings),
         order_effect=_order_effect(verdicts, swapped, differing, settings),
     )
 
@@ -292,6 +297,22 @@ def _calibration(
             points.append((verdict.discoverer_confidence, _right(discoverer[key], metric)))
     known = [(confidence, right) for confidence, right in points if confidence is not None]
     return Calibration.of(known) if known else None
+
+
+def _selective(
+    verdicts: Iterable[Verdict],
+    reciter: Mapping[str, Prediction],
+    discoverer: Mapping[str, Prediction],
+    settings: Settings,
+) -> Selective | None:
+    """Of the answers taken with a confidence, right by the metric that the arbiter was taught by."""
+    taken = []
+    for verdict in verdicts:
+        side = reciter if verdict.chosen == "reciter" else discoverer
+        if verdict.confidence is not None and verdict.question_id in side:
+            right = _right(side[verdict.question_id], settings.duet.right_by)
+            taken.append(Sure(verdict.question_id, verdict.confidence, right))
+    return selective(taken, settings.duet.abstain_below, settings.evaluation.resamples, settings.seed)
 
 
 def _third(answer: str, question: Question, like: Prediction, wrong: Sequence[str], settings: Settings) -> Prediction:

@@ -128,3 +128,9 @@ def test_document_in_another_normal_form_or_width_is_the_same(words):
     other = unicodedata.normalize("NFD", text).replace("123", "\uff11\uff12\uff13").replace("abc", "a\u200bb\u00adc")
     assert (duplicates.signature_of(text, empty()) == duplicates.signature_of(other, empty())).all()
     assert (duplicates.signature_of(text + "zzz yyy", empty()) != duplicates.signature_of(text, empty())).any()
+
+
+def test_near_duplicates_are_counted_once():
+    one, other = text(1, 300), text(2, 300)
+    assert duplicates.distinct([one, other, one + " more", other], 0.5) == 2
+    assert duplicates.distinct([], 0.5) == 0

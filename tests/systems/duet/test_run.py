@@ -20,6 +20,10 @@ FEW = {"examples_per_step": 2, "microbatch": 2, "epochs": 1, "checkpoint_every":
 ADAPTER = {"lora": {"rank": 2, "merge": False}}
 ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 CONDITIONS = ("retrieved", "attacked")
+ARBITERS = (
+    *("alignment", "features", "summarizer", "tuned_summarizer"),
+    *("evidence", "trust_margin", "sequence_confidence", "agreement"),
+)
 
 
 class LocalTuner:
@@ -55,6 +59,7 @@ def settings_in(folder, model, **changes):
             "answerers_fraction": 0.5,
             "validation_fraction": 0.5,
             "learn_from": list(CONDITIONS),
+            "arbiters": list(ARBITERS),
             **changes,
         },
     )
@@ -101,7 +106,7 @@ def rows(path):
 def test_papers_table_has_a_row_for_each_of_its_models(played):
     report = played[0].report
     labels = ["base", "DSF", "reciter", "discoverer"]
-    arbiters = [f"DuetRAG, {kind}" for kind in ("alignment", "features", "summarizer", "tuned summarizer")]
+    arbiters = [f"DuetRAG, {kind.replace('_', ' ')}" for kind in ARBITERS]
     assert report.models == [*labels, *arbiters, EITHER]
     for condition in CONDITIONS:
         assert not report.cell("reciter", condition) and report.cell("reciter", "closed_book").rows == 4
@@ -131,6 +136,29 @@ def test_scorers_answer_with_one_of_the_two_and_lie_between_the_bounds_checks_57
             assert total.both <= total.count(arbiter=True) <= total.rows - total.neither
 
 
+def test_evidence_is_read_once_and_has_too_little_to_learn_from_here(folder, played):
+    """No answer of the tiny model is right, so the discoverer's are taken; the untrained rules choose all the same."""
+    assert json.loads((folder / "arbiter" / "evidence.json").read_text()) is None
+    by_name = {(worth.arbiter, worth.condition): worth for worth in played[0].worth}
+    for condition in CONDITIONS:
+        assert by_name["evidence", condition].outcomes.harmed == 0
+        assert by_name["sequence confidence", condition].calibration is not None
+    read = rows(folder / "arbiter" / "read" / "discoverer.jsonl")
+    assert len(read) - 1 == len({row["id"] for row in read[1:]}) > 0
+    assert all(len(row["logprobs"]) in (2, 4) and max(map(max, row["logprobs"])) <= 0 for row in read[1:])
+
+
+def test_lists_of_evidence_are_no_lessons_of_the_others(tmp_path, model):
+    """What the evidence arbiter also sees changes nothing of what alignment and features learn from."""
+    alone, beside = (
+        settings_in(tmp_path, model, learn_from=["retrieved"], arbiters=arbiters)
+        for arbiters in (["features"], ["features", "evidence"])
+    )
+    assert duet.Duet(None, None, None, tmp_path, alone).held_conditions == ("closed_book", "retrieved")
+    both = duet.Duet(None, None, None, tmp_path, beside)
+    assert both.held_conditions == ("closed_book", "retrieved", "attacked", "absent")
+
+
 def test_order_effect_is_measured_for_summarizers_alone(played):
     measured = {(worth.arbiter, worth.condition) for worth in played[0].worth if worth.order_effect is not None}
     assert {condition for _, condition in measured} <= {"retrieved"}
@@ -142,6 +170,8 @@ def test_same_call_again_trains_and_asks_nothing(played, folder, settings):
         *folder.rglob("*.safetensors"),
         *(folder / "evaluation").iterdir(),
         *(folder / "arbiter" / "said").iterdir(),
+        *(folder / "arbiter" / "read").iterdir(),
+        *(folder / "arbiter" / "alone").iterdir(),
     ]
     before = {path: path.stat().st_mtime_ns for path in kept}
     sizes = {path: path.stat().st_size for path in kept}
@@ -157,6 +187,18 @@ def test_answer_names_side_confidence_and_documents(played):
     assert found.documents[0].title == "ball 3.0" and len(found.documents) == 3
     assert found.verdict.answer in (found.reciter, found.discoverer)
     assert lost.documents == () and lost.verdict.chosen == "reciter" and lost.verdict.answer == lost.reciter
+
+
+@pytest.mark.parametrize("kind", ["evidence", "sequence_confidence", "agreement"])
+def test_an_arbiter_that_reads_the_documents_answers_a_question_of_anybodys(settings, played, folder, kind):
+    asked = settings.model_copy(
+        update={"duet": settings.duet.model_copy(update={"arbiter": kind, "abstain_below": 1.0})}
+    )
+    with players.pipeline(asked) as pipeline:
+        cast = players.cast(asked, pipeline, None)
+        found = answer.answer(pipeline, cast, folder, asked, "Which colour has ball 3.0?")
+    assert found.verdict.answer in (found.reciter, found.discoverer)
+    assert found.abstains == (found.verdict.confidence is not None)
 
 
 def test_answer_by_an_arbiter_that_was_not_trained_names_those_that_were(settings, played):

@@ -116,6 +116,40 @@ def test_calibration_worked_by_hand():
     assert found.curve[1] == pytest.approx((0.225, 0, 2)) and found.curve[-1] == pytest.approx((0.925, 1, 2))
 
 
+def test_abstaining_worked_by_hand():
+    """Taken, the surest first: .95*, .90*, .85, .75*, .65, .45, * is right. Of 9 pairs 8 have the right one above."""
+    sure = worth().selective
+    assert (sure.answers, sure.auroc) == (6, pytest.approx(8 / 9))
+    assert sure.at_80.mean == pytest.approx(3 / 5)
+    risks = {point.coverage: (point.answers, round(point.risk, 3)) for point in sure.curve}
+    assert risks[0.1] == (1, 0.0) and risks[0.5] == (3, 0.333) and risks[0.8] == (5, 0.4) and risks[1.0] == (6, 0.5)
+    assert (sure.answered, sure.answered_right) == (6, 3)
+
+
+def test_an_arbiter_that_abstains_is_scored_by_what_it_answers():
+    chosen = loader.resolve({"duet": {"abstain_below": 0.7}, "evaluation": {"resamples": 500}})
+    sure = worth(chosen=chosen).selective
+    assert (sure.threshold, sure.answered, sure.answered_right) == (0.7, 4, 3)
+    text = markdown(Sheet(reporting.arbiter_blocks([worth(chosen=chosen)]), {}))
+    assert "| alignment | 6 | 0.89 | 0.50 | **0.60** (" in text and "| 0.67 | 4 at 0.7 | 0.75 |" in text
+
+
+def test_answers_that_are_all_wrong_cannot_be_ranked():
+    reciter, discoverer, verdicts = world_of([("7", "8", "discoverer", 0.2, 0.6), ("7", "9", "reciter", 0.5, 0.1)])
+    found = worth(verdicts, reciter=reciter, discoverer=discoverer)
+    assert found.selective.auroc is None and found.selective.curve[-1].risk == 1.0
+
+
+def test_where_there_is_no_room_a_null_is_no_verdict():
+    """Just one of 25 is known by the reciter alone: a perfect arbiter adds 0.04."""
+    rows = [("right" if n == 0 else "7", "5" if n == 0 else "right", "discoverer") for n in range(25)]
+    reciter, discoverer, verdicts = world_of(rows)
+    found = worth(verdicts, reciter=reciter, discoverer=discoverer, questions=world.QUESTIONS[:25])
+    said = "That is less than 0.05: there is next to nothing to decide here"
+    assert said in markdown(Sheet(reporting.arbiter_blocks([found]), {}))
+    assert said not in markdown(Sheet(reporting.arbiter_blocks([worth()]), {}))
+
+
 def test_calibration_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     said = rng.random(500)
@@ -325,6 +359,8 @@ def test_json_holds_every_number_and_survives_a_trip(worths):
     assert (first["differing"]["rows"], first["outcomes"]["one"]) == (84, 60)
     assert sum(row["answers"] for row in first["calibration"]["curve"]) == 168 == first["calibration"]["answers"]
     assert first["against_better"]["change"]["mean"] == pytest.approx(0.2)
+    assert [point["coverage"] for point in first["selective"]["curve"]] == pytest.approx([n / 10 for n in range(1, 11)])
+    assert first["selective"]["at_80"].keys() == {"mean", "low", "high"} and last["selective"] is None
     assert last["calibration"] is None and last["order_effect"]["mean"] == 0
 
 
