@@ -206,7 +206,8 @@ def with_settings(text: str, wanted: Mapping[str, Any]) -> str:
     for block, new in wanted.items():
         written = yaml.safe_dump({block: _merged(there.get(block), new)}, allow_unicode=True, sort_keys=False)
         own = re.compile(rf"^{re.escape(block)}:.*\n(?: .*\n|\n)*", re.MULTILINE)
-        text = own.sub(lambda _, written=written: written, text) if own.search(text) else text + written
+        found = own.search(text)
+        text = text[: found.start()] + written + text[found.end() :] if found else text + written
     return text
 
 

@@ -326,8 +326,8 @@ def sentences(found: Sequence[Told]) -> list[str]:
                 f"{where[0].upper()}{where[1:]}: {change.after} is right in {new.mean:.0%} of {change.rows} questions, "
                 f"{change.before} in {old.mean:.0%} ({change.verdict})."
             )
-    for (after, before), shares in few.items():
-        told = "; ".join(shares)
+    for (after, before), said in few.items():
+        told = "; ".join(said)
         out.append(f"{after} against {before}, right answers: {told}. {TOO_FEW}")
     return out
 
