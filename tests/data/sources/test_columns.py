@@ -156,7 +156,7 @@ BAD = {
     "q.xlsx": (b"PK\x03\x04 torn", "torn or of another format"),
     "old.xls": (sheets.OLE + b"x" * 100, r"save it as \.xlsx"),
     "q.jsonl.zst": (b"no zstd", "cannot be read"),
-    "q.csv": (b"", "no row of corpus"),
+    "q.csv": (b"", "no rows are there"),
     "q.json": (b"[" * 100_000, "cannot be read"),
 }
 
@@ -186,3 +186,15 @@ def test_u2_what_looks_like_code_in_a_cell_is_text(tmp_path):
     (tmp_path / "q.csv").write_text("question,answer\nA?,\"[__import__('os').getpid()]\"\n")
     ((found, _, _),) = read(tmp_path / "q.csv")
     assert found.answers == ("[__import__('os').getpid()]",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("q.csv", ""), ("q.csv", "question,answer\n"), ("q.jsonl", "\n\n"), ("q.json", "[]")]
+)
+@pytest.mark.parametrize("broken", ["stop", "skip"])
+def test_u2_a_file_without_rows_is_named_and_said_to_be_empty(tmp_path, name, text, broken):
+    (tmp_path / name).write_text(text)
+    config = CorpusConfig(source="records", questions=(str(tmp_path / name),), broken=broken)
+    with pytest.raises(DataError, match="no rows are there, the files are empty") as error:
+        list(benchmarks.read(config, test_fraction=0.2, seed=0))
+    assert name in str(error.value) and "\n" not in str(error.value)
