@@ -5,8 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
+from ragdist import cli
 from ragdist.config import loader
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +34,43 @@ def test_every_setting_has_a_sentence():
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "settings").glob("*.yaml")), ids=lambda path: path.name)
 def test_settings_file_loads(path):
     assert loader.load([str(path)]) != loader.Settings()
+
+
+PAGES = [
+    *("README.md", "CHANGELOG.md", "clusters/README.md"),
+    *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md")),
+]
+
+
+def typed(line: str) -> None:
+    """Holds a command inside a sentence to the commands, options and settings that there are."""
+    command, words = typer.main.get_command(cli.app), line.split()[1:]
+    while words and hasattr(command, "commands"):
+        if not re.fullmatch(r"[a-z0-9-]+", words[0]):
+            break
+        assert words[0] in command.commands, f"no such command: {line}"
+        command = command.commands[words.pop(0)]
+    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+    known = {key for key, *_ in loader.describe()}
+    for word in words:
+        key, equals, _ = word.strip("[]'\"").partition("=")
+        if key.startswith("-"):
+            assert key in options, f"no such option: {key} in {line}"
+        elif equals and re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", key):
+            assert key in known, f"no such setting: {key} in {line}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_inside_sentences_are_there(page):
+    text = re.sub(r"^ *```.*?^ *```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for line in re.findall(r"`((?:\.venv/bin/)?ragdist [^`]+)`", text):
+        typed(re.sub(r"[{}|]", " ", line.partition("  #")[0]) if "|" not in line else line.partition("|")[0])
+
+
+def test_a_command_that_is_not_there_is_found():
+    for line in ("ragdist trian raft", "ragdist plan --node x", "ragdist train raft train.epochz=2"):
+        with pytest.raises(AssertionError, match="no such"):
+            typed(line)
 
 
 @pytest.mark.parametrize(

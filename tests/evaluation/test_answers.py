@@ -14,6 +14,7 @@ from ragdist.data import prompts
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import Score, Tally
+from ragdist.evaluation.report import HEADLINE
 from ragdist.records import Question
 
 WORDS = st.lists(
@@ -49,6 +50,12 @@ def test_scores_of_the_paper_fixtures_hold_check_65(said, gold, em, subspan, f1)
 def test_hotpot_f1_of_yes_it_is_against_yes_is_zero_check_65():
     assert answers.hotpot_f1("yes it is", ["yes"]) == 0
     assert answers.hotpot_f1("Yes.", ["yes"]) == 1
+
+
+def test_U3_a_whole_sentence_with_the_right_answer_is_right_in_the_headline():
+    said = "The data protection officer is Tomas Lindqvist."
+    assert answers.subspan_match(said, ["Tomas Lindqvist"]) == 1 and HEADLINE == "subspan"
+    assert answers.exact_match(said, ["Tomas Lindqvist"]) == 0
 
 
 def test_subspan_is_one_directional_check_66():

@@ -34,6 +34,7 @@ def asked(tmp_path, **evaluation):
 
 
 def test_rows_say_what_was_shown_in_that_order(tmp_path):
+    """U4: question, right answers, documents, forgery and answer are in one row."""
     conditions = ("closed_book", "oracle", "absent", "retrieved", "permuted", "attacked")
     rows = asked(tmp_path, conditions=conditions)
     assert len(rows) == 6 * world.COUNT and {row.seed for row in rows} == {3}
@@ -58,6 +59,7 @@ def test_rows_say_what_was_shown_in_that_order(tmp_path):
 
 
 def test_pandas_and_datasets_read_every_column(tmp_path):
+    """U4."""
     rows = [answer(), answer(documents=(), states_forgery=None, model=HOSTILE)]
     path = kept_answers.write(rows, tmp_path)
     frame = pandas.read_parquet(path)

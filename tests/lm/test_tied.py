@@ -137,7 +137,7 @@ def test_adapter_with_a_whole_copy_of_a_tied_weight_is_merged_as_trained(model, 
     "how", [{"zero_stage": 0}, {"zero_stage": 2, "offload": "optimizer"}, {"zero_stage": 3, "offload": "all"}]
 )
 def test_tied_weights_tuned_in_full_stay_one(model, examples, tmp_path, how):
-    """T23: saved once, at every stage of ZeRO, and tied when they are read again."""
+    """T23, U13: saved once, at every stage of ZeRO, and tied when they are read again."""
     out, trained = tuned(model, examples, tmp_path / "run", epochs=0.5, **how)
     weights = load_file(out / "model.safetensors")
     assert EMBEDDING in weights and HEAD not in weights

@@ -102,6 +102,7 @@ def test_finished_run_returns_at_once(model, examples, folder):
 
 
 def test_half_written_checkpoint_is_removed_and_only_the_newest_are_kept(model, examples, folder):
+    """U13: what a run keeps is bounded by `train.keep_checkpoints`."""
     half = folder / "checkpoints" / "checkpoint-5"
     half.mkdir(parents=True)
     (half / "trainer_state.json").write_text('{"global_step": 5')

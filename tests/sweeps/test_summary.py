@@ -103,7 +103,7 @@ def test_no_finished_trial_has_no_best_and_still_a_report(tmp_path):
 
 
 def test_a_tie_is_not_called_best():
-    """0.9 + 0.1 and 0.6 + 0.4 have one mean."""
+    """U14: 0.9 + 0.1 and 0.6 + 0.4 have one mean."""
     tried = [trial(0.0, 0.9, 0.1), trial(0.5, 0.6, 0.4), trial(1.0, 0.5, 0.4)]
     found = sweep.summarise("raft", tried, SweepConfig())
     (line,) = [line for line in report.headline(found) if "tie" in line]

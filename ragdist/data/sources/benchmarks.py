@@ -38,9 +38,11 @@ def read(
     if not config.questions:
         raise ConfigError("corpus.questions names no file; set corpus.questions=[path.jsonl]")
     policy, ids, others = Broken(config.broken, [] if broken is None else broken), set[str](), set[str]()
+    empty = True
     for name in config.questions:
         columns = Columns(name, config.columns, names_only=config.source == "folder")
         for where, row in rows(places.at(name), policy):
+            empty = False
             dataset = values.written(row.get("dataset")) or ""
             if config.datasets and dataset not in config.datasets:
                 others.add(dataset)
@@ -57,6 +59,11 @@ def read(
                 continue
             ids.add(found[0].id)
             yield found
+    if empty and not policy.named:
+        raise DataError(
+            f"corpus.questions={list(config.questions)}: no rows are there, the files are empty or end after their "
+            "first line; wanted a row for each question, with columns such as question and answer"
+        )
     if not ids:
         what = f"is of corpus.datasets={list(config.datasets)}, only of {sorted(others)}" if others else "can be used"
         what += f"; {policy.named[0]}" if policy.named else ""

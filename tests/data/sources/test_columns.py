@@ -55,7 +55,7 @@ def write(path, rows):
 @pytest.mark.parametrize(
     "name", ["q.csv", "q.xlsx", "q.parquet", "q.json", "q.jsonl", "q.jsonl.gz", "q.jsonl.zst", "saved"]
 )
-def test_u2_every_kind_of_file_gives_the_same_rows_and_says_what_was_taken(tmp_path, name, capsys):
+def test_U2_every_kind_of_file_gives_the_same_rows_and_says_what_was_taken(tmp_path, name, capsys):
     path = write(tmp_path / name, ROWS)
     found = read(path)
     assert [(q.text, q.answers, len(q.oracle_ids), len(q.near_miss_ids)) for q, _, _ in found] == [
@@ -96,13 +96,13 @@ def test_u2_every_kind_of_file_gives_the_same_rows_and_says_what_was_taken(tmp_p
         ),
     ],
 )
-def test_u2_columns_are_found_by_their_usual_names(tmp_path, row, question, answers):
+def test_U2_columns_are_found_by_their_usual_names(tmp_path, row, question, answers):
     """What is right is taken before what a model said (ragas)."""
     ((found, _, _),) = read(write(tmp_path / "q.jsonl", [row]))
     assert (found.text, found.answers) == (question, answers)
 
 
-def test_u2_dpr_and_ragas_documents_have_their_kinds(tmp_path):
+def test_U2_dpr_and_ragas_documents_have_their_kinds(tmp_path):
     rows = [
         {"question": "A?", "answers": ["x"], "positive_ctxs": [{"title": "t", "text": "one"}]}
         | {"hard_negative_ctxs": [{"title": "u", "text": "two"}]},
@@ -121,7 +121,7 @@ def test_u2_dpr_and_ragas_documents_have_their_kinds(tmp_path):
     assert kinds == [(["one"], ["two"]), (["three"], ["x four"]), ([], ["yes five", "six"]), (["seven"], [])]
 
 
-def test_u2_columns_that_are_set_hold_whatever_else_is_there(tmp_path):
+def test_U2_columns_that_are_set_hold_whatever_else_is_there(tmp_path):
     row = {"question": "not this", "frage": "A?", "answers": "not this", "antwort": "x", "context": "c"}
     columns = ColumnsConfig(question="frage", answers="antwort")
     ((found, _, _),) = read(write(tmp_path / "q.jsonl", [row]), columns=columns)
@@ -129,7 +129,7 @@ def test_u2_columns_that_are_set_hold_whatever_else_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["stop", "skip"])
-def test_u2_u10_a_missing_column_is_told_with_those_that_are_there_and_the_nearest(tmp_path, broken):
+def test_U2_U10_a_missing_column_is_told_with_those_that_are_there_and_the_nearest(tmp_path, broken):
     path = write(tmp_path / "q.csv", [{"querry": "A?", "solution": "x"}])
     with pytest.raises(
         DataError, match=r"the columns are `querry`, `solution`; set corpus\.columns\.question=querry"
@@ -138,14 +138,14 @@ def test_u2_u10_a_missing_column_is_told_with_those_that_are_there_and_the_neare
     assert broken == "skip" or "corpus.broken" not in str(e.value)
 
 
-def test_u2_an_empty_cell_does_not_make_another_column_the_answer(tmp_path):
+def test_U2_an_empty_cell_does_not_make_another_column_the_answer(tmp_path):
     (tmp_path / "q.csv").write_text("question,answer,response\nA?,x,\nB?,,a model's\n")
     left_out = []
     assert [q.text for q, _, _ in read(tmp_path / "q.csv", broken="skip", left_out=left_out)] == ["A?"]
     assert "line 3: column 'answer' holds nothing" in left_out[0]
 
 
-def test_u2_splits_of_a_saved_dict_are_those_of_its_questions(tmp_path):
+def test_U2_splits_of_a_saved_dict_are_those_of_its_questions(tmp_path):
     rows = [{"question": f"{n}?", "answer": "x"} for n in range(4)]
     whole = DatasetDict(train=Dataset.from_list(rows[:3]), validation=Dataset.from_list(rows[3:]))
     whole.save_to_disk(tmp_path / "saved")
@@ -156,13 +156,13 @@ BAD = {
     "q.xlsx": (b"PK\x03\x04 torn", "torn or of another format"),
     "old.xls": (sheets.OLE + b"x" * 100, r"save it as \.xlsx"),
     "q.jsonl.zst": (b"no zstd", "cannot be read"),
-    "q.csv": (b"", "no row of corpus"),
+    "q.csv": (b"", "no rows are there"),
     "q.json": (b"[" * 100_000, "cannot be read"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_u2_empty_torn_and_hostile_files_are_one_line(tmp_path, name):
+def test_U2_empty_torn_and_hostile_files_are_one_line(tmp_path, name):
     data, told = BAD[name]
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=told) as error:
@@ -170,19 +170,31 @@ def test_u2_empty_torn_and_hostile_files_are_one_line(tmp_path, name):
     assert "\n" not in str(error.value) and name in str(error.value)
 
 
-def test_u2_a_folder_that_is_no_data_set_says_so(tmp_path):
+def test_U2_a_folder_that_is_no_data_set_says_so(tmp_path):
     (tmp_path / "some").mkdir()
     with pytest.raises(DataError, match="none that `save_to_disk` wrote"):
         read(tmp_path / "some")
 
 
-def test_u2_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+def test_U2_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sheets, "LARGEST", 1000)
     with pytest.raises(DataError, match="unpacks to"):
         read(write(tmp_path / "q.xlsx", ROWS))
 
 
-def test_u2_what_looks_like_code_in_a_cell_is_text(tmp_path):
+def test_U2_what_looks_like_code_in_a_cell_is_text(tmp_path):
     (tmp_path / "q.csv").write_text("question,answer\nA?,\"[__import__('os').getpid()]\"\n")
     ((found, _, _),) = read(tmp_path / "q.csv")
     assert found.answers == ("[__import__('os').getpid()]",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("q.csv", ""), ("q.csv", "question,answer\n"), ("q.jsonl", "\n\n"), ("q.json", "[]")]
+)
+@pytest.mark.parametrize("broken", ["stop", "skip"])
+def test_U2_a_file_without_rows_is_named_and_said_to_be_empty(tmp_path, name, text, broken):
+    (tmp_path / name).write_text(text)
+    config = CorpusConfig(source="records", questions=(str(tmp_path / name),), broken=broken)
+    with pytest.raises(DataError, match="no rows are there, the files are empty") as error:
+        list(benchmarks.read(config, test_fraction=0.2, seed=0))
+    assert name in str(error.value) and "\n" not in str(error.value)

@@ -39,14 +39,14 @@ def documents(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", office.FORMATS)
-def test_u7_documents_of_offices_are_read_with_their_headings(documents, form):
+def test_U7_documents_of_offices_are_read_with_their_headings(documents, form):
     found = formats.read(at_(documents / f"relay.{form}"))
     assert not found.problem and "It listens on port 8443." in found.text
     assert "alert" not in found.text and "small <b>" in found.text
     assert form == "rtf" or any("The relay" in heading for heading in found.headings)
 
 
-def test_u7_slides_are_pages_and_words_stay_whole(tmp_path):
+def test_U7_slides_are_pages_and_words_stay_whole(tmp_path):
     """Whatever of a word is bold; hidden slides are not shown."""
     talk = Presentation()
     for title, hidden in (("The relay", False), ("Secrets", True), ("", False)):
@@ -67,7 +67,7 @@ def test_u7_slides_are_pages_and_words_stay_whole(tmp_path):
     assert (found.pages, found.headings[0]) == ([1, 3], "The relay")
 
 
-def test_u7_tables_are_a_line_for_each_row_or_a_document_for_each_text(tmp_path):
+def test_U7_tables_are_a_line_for_each_row_or_a_document_for_each_text(tmp_path):
     sheet = (book := openpyxl.Workbook()).active
     for cells in (["Product", "Price"], ["cup", 3.0], [None, None], ["bowl", "5 EUR"]):
         sheet.append(cells)
@@ -85,14 +85,14 @@ def test_u7_tables_are_a_line_for_each_row_or_a_document_for_each_text(tmp_path)
     }
 
 
-def test_u7_the_questions_are_no_document(tmp_path):
+def test_U7_the_questions_are_no_document(tmp_path):
     (tmp_path / "a.txt").write_text("The port is 8443.")
     (tmp_path / "questions.csv").write_text("question,answer\nWhich port?,8443\n")
     found, _ = read(tmp_path, questions=(str(tmp_path / "questions.csv"),))
     assert [document.text for document in found] == ["The port is 8443."]
 
 
-def test_u7_all_broken_files_are_named_at_once(tmp_path):
+def test_U7_all_broken_files_are_named_at_once(tmp_path):
     (tmp_path / "a.md").write_text("")
     (tmp_path / "b.epub").write_bytes(b"no zip")
     (tmp_path / "c.xlsx").write_bytes(b"PK\x03\x04 torn")
@@ -120,7 +120,7 @@ def test_without_pandoc_one_line_says_what_to_install_beside_all_broken_files(do
     assert [document.title for document in read(tmp_path, broken="skip")[0]] == ["good"]
 
 
-def test_u7_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
+def test_U7_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(sheets, "LARGEST", 1 << 20)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as parts:
@@ -131,12 +131,12 @@ def test_u7_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path
         read(tmp_path)
 
 
-def test_u7_a_document_that_takes_too_long_costs_itself(tmp_path, documents, monkeypatch):
+def test_U7_a_document_that_takes_too_long_costs_itself(tmp_path, documents, monkeypatch):
     monkeypatch.setattr(office, "SECONDS", 0.001)
     assert "not read in 0.001 s" in formats.read(at_(documents / "relay.rtf")).problem
 
 
-def test_u7_a_folder_without_the_later_kinds_is_the_stage_that_it_was(tmp_path):
+def test_U7_a_folder_without_the_later_kinds_is_the_stage_that_it_was(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     assert corpus.later(places.files(str(tmp_path))) == []
     (tmp_path / "b.CSV").write_text("x")
