@@ -185,7 +185,7 @@ def _shaped(row: ExportRow, form: Form, config: PromptsConfig, stop: str) -> dic
         return {"messages": [{"role": role, "content": text} for role, text in said if text]}
     shown = {"title": [[one.title for one in documents]], "sentences": [[one.text for one in documents]]}
     if form == "eval":
-        plain = prompts.target(question, config.model_copy(update={"answer": "plain"}))
+        plain = prompts.target(question, config.replaced("answer", "plain"))
         return {
             **{"id": question.id, "question": question.text, "gold_final_answer": plain},
             **{"answers": list(question.answers), "context": shown},

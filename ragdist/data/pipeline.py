@@ -233,8 +233,8 @@ class Pipeline:
         config, prompts = self.settings.contexts, self.settings.prompts
         if prompts.cut_answers == "keep":
             return None
-        shown = self._contexts(config.model_copy(update={"oracle_fraction": 1.0, "draw": "exact"}), None)
-        return shown, self._examples(shown, prompts.model_copy(update={"cut_answers": "keep"}), [])
+        shown = self._contexts(config.replaced("oracle_fraction", 1.0).replaced("draw", "exact"), None)
+        return shown, self._examples(shown, prompts.replaced("cut_answers", "keep"), [])
 
     def _contexts(self, config: ContextsConfig, whole: Sibling | None) -> Rows[Context]:
         prompts, seed = self.settings.prompts, self.settings.seed
@@ -359,7 +359,7 @@ class Pipeline:
         config = self.settings.corpus
         if config.source != "benchmark":
             return config
-        return config.model_copy(update={"questions": (str(self.benchmark.path),), "columns": ColumnsConfig()})
+        return config.replaced("questions", (str(self.benchmark.path),)).replaced("columns", ColumnsConfig())
 
     def _source_stage(self, name: str) -> Stage:
         config = self._question_files

@@ -172,8 +172,8 @@ class Duet:
 
         `forgeries` are those of the questions; None are the test questions'.
         """
-        asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
-        settings = self.settings.model_copy(update={"evaluation": asked})
+        settings = self.settings.replaced("evaluation.conditions", tuple(conditions))
+        settings = settings.replaced("evaluation.perplexity", False)
         cases = [for_side(case) for case in raft.cases(self.pipeline, questions, settings, forgeries)]
         sources = [str(source) for source in sides_of(models)]
         found = ask_cases(label, sources, sides, cases, questions, self.folder / "evaluation", settings)
@@ -389,5 +389,4 @@ def _checked(settings: Settings) -> Settings:
             f"evaluation.conditions={list(settings.evaluation.conditions)} shows the discoverer no documents; "
             "add retrieved, oracle, absent or attacked"
         )
-    asked = settings.evaluation.model_copy(update={"conditions": ("closed_book", *others)})
-    return settings.model_copy(update={"evaluation": asked})
+    return settings.replaced("evaluation.conditions", ("closed_book", *others))
