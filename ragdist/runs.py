@@ -174,7 +174,7 @@ def _data_problems(settings: Settings, job: Job, made: Plan) -> list[Problem]:
     from ragdist.data.sources import check
     from ragdist.plan.fits import Problem
 
-    if not check.there(settings):
+    if not check.there(settings.corpus):
         return [Problem(sure=False, text="corpus.folder or corpus.questions are not on this machine: not looked at")]
     try:
         count = check.questions(settings)
