@@ -198,9 +198,9 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     from ragdist.lm.zero import prepare, quiet
 
     prepare()  # saving imports deepspeed
-    whole = resolve(config.model_copy(update={"source": adapter_base(adapter)}))
+    whole = resolve(config.replaced("source", adapter_base(adapter)))
     stored: Any = AutoConfig.from_pretrained(whole, local_files_only=True).dtype
-    merged, tokenizer = load_model(config.model_copy(update={"dtype": "float32"})), load_tokenizer(config)
+    merged, tokenizer = load_model(config.replaced("dtype", "float32")), load_tokenizer(config)
     stop_at(merged, tokenizer.end)
     with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bar heeds no switch
         merged.to(stored or merged.dtype).save_pretrained(to)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def teacher(settings: Settings) -> Teacher | None:
 
     model = settings.model
     if config.model:
-        model = model.model_copy(update={"source": config.model, "revision": ""})
+        model = model.at(config.model)
     return LocalTeacher(config, folder, model, partial(_open_teacher, settings.replaced("model", model), folder))
 
 

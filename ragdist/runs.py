@@ -180,7 +180,7 @@ def _seen(settings: Settings) -> tuple[QuestionCount, list[Problem]]:
     from ragdist.data.sources import check
     from ragdist.plan.fits import Problem
 
-    if not check.there(settings):
+    if not check.there(settings.corpus):
         unseen = "corpus.folder or corpus.questions are not on this machine: not looked at"
         return check.QuestionCount(), [Problem(sure=False, text=unseen)]
     try:
@@ -535,8 +535,7 @@ def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
         if not tuned.is_dir():
             say(f"no model at {tuned} yet: `ragdist demo raft` comes first, about 12 minutes on two cores")
             raft(load([str(settings_file("raft-demo.yaml")), f"run.folder={settings.run.folder}"]))
-        side = settings.generator.model_copy(update={"source": str(tuned.resolve())})
-        settings = settings.model_copy(update={"generator": side})
+        settings = settings.replaced("generator.source", str(tuned.resolve()))
     return atm(settings)
 
 

@@ -64,7 +64,8 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
     points = trials.points(settings)
     parent = Path(settings.run.folder).resolve()
     with open_run(settings, f"sweep-{job}") as run:
-        shared = _with(settings, "run", folder=str(parent), name=str(run.folder.relative_to(parent)))
+        shared = settings.replaced("run.folder", str(parent))
+        shared = shared.replaced("run.name", str(run.folder.relative_to(parent)))
         with span("what trials share"):
             _prepare_all(job, shared, points, run.folder, begin)
         with span("trials"):
@@ -108,15 +109,15 @@ def play(
     """
     trial = run_folder(settings, job)
     if share < 1:
-        settings = _with(settings, "run", name=f"{settings.run.name}/share-{share:.3g}")
+        settings = settings.replaced("run.name", f"{settings.run.name}/share-{share:.3g}")
     if job == "raft":
-        run = run_job(_with(settings, "train", epochs=settings.train.epochs * share))
+        run = run_job(settings.replaced("train.epochs", settings.train.epochs * share))
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # to go on from, and it is at its end
     else:
         journal = PhaseCheckpoint(run_folder(settings, job) / "atm")
         for begun in (_begun(sweep, point, settings)[0], *sorted(trial.glob("share-*"))):
             journal.adopt(begun / "atm")
-        run = run_job(_with(settings, "atm", rounds=max(1, round(settings.atm.rounds * share))))
+        run = run_job(settings.replaced("atm.rounds", max(1, round(settings.atm.rounds * share))))
     return scores_of(run.report)
 
 
@@ -156,7 +157,7 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
     if (folder / PLAYED).exists():
         return
     if until:
-        begin(_with(settings, "run", name=str(folder.relative_to(settings.run.folder))), until)
+        begin(settings.replaced("run.name", str(folder.relative_to(settings.run.folder))), until)
         (folder / PLAYED).touch()
         return
     with players.pipeline(settings) as pipeline:
@@ -172,11 +173,6 @@ def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:
     until = "" if unknown or len(apart) == len(point) else atm.common(point.keys() - apart.keys(), settings)
     name = f"{until.replace('/', '-')}-{trials.name_of(apart)}"  # games that part later are others
     return sweep / "common" / name, until
-
-
-def _with(settings: Settings, block: str, **changes: Any) -> Settings:
-    """The settings with some values of a block changed."""
-    return settings.model_copy(update={block: getattr(settings, block).model_copy(update=changes)})
 
 
 RAFT_NAMES = {"oracle": "clean"}

@@ -107,9 +107,8 @@ def _scored(plan: SweepSpec, trial: Trial, rung: Rung) -> Scores:
 
 
 def _settings_of(plan: SweepSpec, trial: Trial) -> Settings:
-    found = trials.at(plan.settings, trial.values)
     name = f"{plan.settings.run.name}/{trials.TRIALS}/{trial.name}"
-    return found.model_copy(update={"run": found.run.model_copy(update={"name": name})})
+    return trials.at(plan.settings, trial.values).replaced("run.name", name)
 
 
 def _threads(settings: Settings) -> int:

@@ -120,25 +120,14 @@ class Settings(SettingsBlock):
         """The block of this dotted name, such as `evaluation.answerers`."""
         return reduce(getattr, block.split("."), self)
 
-    def replaced(self, key: str, value: Any) -> Settings:
-        """The settings with another value of one dotted key, which is not checked."""
-        block, _, name = key.rpartition(".")
-        if block:
-            return self.replaced(block, self.group(block).model_copy(update={name: value}))
-        return self.model_copy(update={name: value})
-
     def answerers(self, gpu_here: bool) -> AnswerersConfig:
         """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker."""
         asked, cluster = self.evaluation.answerers, self.cluster
         if asked.workers or gpu_here or not cluster.gpus_per_worker:
             return asked
-        return asked.model_copy(
-            update={
-                "workers": cluster.workers,
-                "cpus_per_worker": asked.cpus_per_worker or cluster.cpus_per_worker,
-                "gpus_per_worker": asked.gpus_per_worker or cluster.gpus_per_worker,
-            }
-        )
+        found = asked.replaced("workers", cluster.workers)
+        found = found.replaced("cpus_per_worker", asked.cpus_per_worker or cluster.cpus_per_worker)
+        return found.replaced("gpus_per_worker", asked.gpus_per_worker or cluster.gpus_per_worker)
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:

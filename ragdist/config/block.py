@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,11 @@ class SettingsBlock(BaseModel):
     def fingerprint(self) -> str:
         """12 hexadecimal digits that change with any value of the block."""
         return digest(self.model_dump(mode="json"))
+
+    def replaced(self, key: str, value: Any) -> Self:
+        """The same with another value of one dotted key, which is not checked."""
+        name, _, rest = key.partition(".")
+        return self.model_copy(update={name: getattr(self, name).replaced(rest, value) if rest else value})
 
 
 def digest(values: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -49,6 +50,10 @@ class ModelConfig(SettingsBlock):
     """Attention kernel; the flash kernels need a GPU and their package, and switch packing on."""
     max_tokens: int = Field(4096, ge=64)
     """Longest prompt and answer together; documents are cut to fit, never the question or the answer."""
+
+    def at(self, source: Path | str) -> ModelConfig:
+        """The same from another source, whose newest revision is taken."""
+        return self.replaced("source", str(source)).replaced("revision", "")
 
 
 class ColumnsConfig(SettingsBlock):

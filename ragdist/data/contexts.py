@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ragdist.config import ContextsConfig
 from ragdist.draws import draw, draws, order_for
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Context, Question
+from ragdist.storage.stages import Counted
 
 One = TypeVar("One")
 Other = TypeVar("Other")
@@ -41,17 +42,18 @@ def keep_oracle(question_ids: Iterable[str], config: ContextsConfig, seed: int) 
     return Keep(seed, draws[kept] if kept < len(draws) else math.inf)
 
 
-def showable(questions: Iterable[Question], config: ContextsConfig, counts: dict[str, Any]) -> Iterator[Question]:
-    """The questions whose oracles can all be shown at once; `counts` gets how many others there were. A ConfigError for
+def showable(questions: Iterable[Question], config: ContextsConfig) -> Counted[Question]:
+    """The questions whose oracles can all be shown at once, and how many others there were. A ConfigError for
     another one if `contexts.too_many_oracles` is error."""
-    counts["too_many_oracles"] = 0
+    others = 0
     for question in questions:
         if len(question.oracle_ids) <= config.documents:
             yield question
         elif config.too_many_oracles == "error":
             raise _too_many(question, config)
         else:
-            counts["too_many_oracles"] += 1
+            others += 1
+    return {"too_many_oracles": others}
 
 
 def check_left(trained: Sequence[str], counts: Mapping[str, int]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ragdist.draws import draws
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Chunk, Hit, Question
 from ragdist.roles import Retriever
+from ragdist.storage.stages import Counted
 
 BLOCK = 256
 """Questions whose distractors are looked for together."""
@@ -186,15 +187,14 @@ def candidates(
     config: ContextsConfig,
     *,
     seed: int,
-    counts: dict[str, Any],
     rejected: Mapping[str, AbstractSet[str]] | None = None,
-) -> Iterator[Candidates]:
-    """The distractors of each question, in order; `counts` gets `too_few` and `with_answer`, see `find`.
+) -> Counted[Candidates]:
+    """The distractors of each question, in order; counted are `too_few` and `with_answer`, see `find`.
 
     `rejected` names, by question id, chunks that a judge does not let pass as distractors.
     """
     pool, source = Pool(chunks), iter(questions)
-    counts |= {"too_few": 0, "with_answer": 0}
+    counts = {"too_few": 0, "with_answer": 0}
     while block := list(islice(source, BLOCK)):
         ranked = retriever and _Ahead(retriever, block, config)
         for question in block:
@@ -203,6 +203,7 @@ def candidates(
             counts["too_few"] += len(found.chunk_ids) < config.documents
             counts["with_answer"] += with_answer
             yield found
+    return counts
 
 
 class _Ahead:

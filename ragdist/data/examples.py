@@ -13,7 +13,7 @@ from ragdist.config import PromptsConfig
 from ragdist.data.prompts import golden_of, prompt, quotes_hold, target
 from ragdist.records import Chunk, Context, Example, Question
 from ragdist.roles import Mapper, Tokenizer
-from ragdist.storage.stages import CARD, Rows, Stage, Store
+from ragdist.storage.stages import CARD, Counted, Rows, Stage, Store
 
 Sibling = tuple[Rows[Context], Rows[Example]]
 
@@ -84,14 +84,13 @@ def render(
     kept: Sequence[Sibling],
     mapper: Mapper,
     shared: tuple[Tokenizer, PromptsConfig, int],
-    counts: dict[str, Any],
-) -> Iterator[Example]:
+) -> Counted[Example]:
     """A row for each context, taken from a sibling that shows its question with the same chunks in the same order.
 
     `shown` has beside each context what `from_row` takes, in the siblings' order of questions; the mapper renders those
-    that no sibling has, `counts["rendered"]` of them.
+    that no sibling has; they are counted.
     """
-    counts["rendered"] = 0
+    rendered = 0
     origins: deque[tuple[str, int]] = deque()
     """(question, which sibling) of rows that were asked for and not yet given out; -1 is none. Texts stay on disk."""
 
@@ -102,7 +101,6 @@ def render(
             same = [n for n, other in enumerate(found) if other.chunk_ids == context.chunk_ids]
             origins.append((context.question_id, (*same, -1)[0]))
             if not same:
-                counts["rendered"] += 1
                 yield row
 
     finished = [iter(examples) for _, examples in kept]
@@ -112,4 +110,6 @@ def render(
             yield next(row for row in finished[sibling] if row.id == question_id)
         if new is not None:
             origins.popleft()
+            rendered += 1
             yield new
+    return {"rendered": rendered}

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ragdist.config import PromptsConfig, Settings
+from ragdist.config import CorpusConfig, PromptsConfig, Settings
 from ragdist.data import contexts, prompts
 from ragdist.data.pipeline import Pipeline
 from ragdist.errors import DataError
@@ -147,7 +147,7 @@ def card(pipeline: Pipeline, form: Form, counts: Counts, files: dict[str, dict[s
     return f"""---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
 
-RAFT rows (arXiv 2403.10131) made by ragdist from {_origin(settings, noted)}, as `{form}`.
+RAFT rows (arXiv 2403.10131) made by ragdist from {_origin(settings.corpus, noted)}, as `{form}`.
 
 | split | rows | with their oracle | share |
 |---|---|---|---|
@@ -185,7 +185,7 @@ def _shaped(row: ExportRow, form: Form, config: PromptsConfig, stop: str) -> dic
         return {"messages": [{"role": role, "content": text} for role, text in said if text]}
     shown = {"title": [[one.title for one in documents]], "sentences": [[one.text for one in documents]]}
     if form == "eval":
-        plain = prompts.target(question, config.model_copy(update={"answer": "plain"}))
+        plain = prompts.target(question, config.replaced("answer", "plain"))
         return {
             **{"id": question.id, "question": question.text, "gold_final_answer": plain},
             **{"answers": list(question.answers), "context": shown},
@@ -257,8 +257,7 @@ def _stage_counts(pipeline: Pipeline) -> dict[str, int]:
     return found
 
 
-def _origin(settings: Settings, noted: dict[str, Any]) -> str:
-    corpus = settings.corpus
+def _origin(corpus: CorpusConfig, noted: dict[str, Any]) -> str:
     named = {
         "apidocs": f"the documentation of {', '.join(corpus.packages)}",
         "records": f"question files ({', '.join(corpus.datasets) or 'all data sets in them'})",

@@ -10,6 +10,7 @@ and examples again, from those of other P where they are the same, and leaves th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -29,7 +30,7 @@ from ragdist.draws import draws
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
 from ragdist.roles import Embedder, Mapper, Retriever, Teacher, Tokenizer
-from ragdist.storage.stages import Rows, Stage, Store
+from ragdist.storage.stages import Counted, CountedRows, Rows, Stage, Store
 from ragdist.tracking.progress import progress, say
 from ragdist.tracking.run import span
 
@@ -81,8 +82,10 @@ class Pipeline:
         settings |= {"kinds": kinds} if (kinds := corpus.later(found)) else {}
         stage = Stage("documents", {"files": places.digest(found)}, settings, version=corpus.VERSION)
 
-        def produce(counts: dict[str, Any]) -> Iterator[Document]:
-            yield from progress(corpus.read(found, config, self.mapper, counts), "documents")
+        def produce() -> Counted[Document]:
+            read = CountedRows(corpus.read(found, config, self.mapper))
+            yield from progress(read, "documents")
+            counts = read.counts
             if guesses := counts["guesses"]:
                 say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
             if others := counts["other_files"]:
@@ -93,6 +96,7 @@ class Pipeline:
             if near := counts.get("near_duplicates"):
                 done = "left out" if config.near_duplicates == "drop" else "kept, as corpus.near_duplicates is not drop"
                 say(f"{near} documents nearly repeat an earlier one and are {done}")
+            return counts
 
         return self.store.make(stage, Document, produce)
 
@@ -104,7 +108,7 @@ class Pipeline:
             settings = {**config.model_dump(), "codec": self.tokenizer.fingerprint}
             stage = Stage("chunks", {"documents": self.documents.fingerprint}, settings)
             cut = self.mapper.map(chunks.cut, self.documents, self.tokenizer, config)
-            return self.store.make(stage, Chunk, lambda _: _once(piece for pieces in cut for piece in pieces))
+            return self.store.make(stage, Chunk, lambda: _once(piece for pieces in cut for piece in pieces))
         return self.store.make(self._source_stage("chunks"), Chunk, self._source_chunks)
 
     @cached_property
@@ -142,12 +146,12 @@ class Pipeline:
             inputs["taught"] = self.taught.fingerprint
         stage = Stage("questions", inputs, settings, version=matching.VERSION)
 
-        def produce(counts: dict[str, Any]) -> Iterable[Question]:
+        def produce() -> Counted[Question]:
             broken: list[str] = []
-            found = contexts.showable(self._all_questions(broken), shown, counts)
-            selected = questions.select(found, self.settings.questions, self.settings.seed, counts)
-            counts["broken"] = broken
-            return selected
+            found = CountedRows(contexts.showable(self._all_questions(broken), shown))
+            selected, counts = questions.select(found, self.settings.questions, self.settings.seed)
+            yield from selected
+            return {**found.counts, **counts, "broken": broken}
 
         return self.store.make(stage, Question, produce)
 
@@ -161,12 +165,11 @@ class Pipeline:
         count, seed = self.settings.evaluation.forgeries, self.settings.seed
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
 
-        def produce(counts: dict[str, Any]) -> Iterator[Forgery]:
+        def produce() -> Counted[Forgery]:
             given = self._given_forgeries
             by_id, ids = self.chunk_by_id, [*self.chunk_by_id]
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
-            make = partial(template_attack.forge, pool=pool, count=count, seed=seed, counts=counts)
-            counts |= {"given": 0, "given_truthful": 0}
+            counts = Counter(given=0, given_truthful=0)
             for question in questions:
                 drawn = [ids[at % len(ids)] for at in draws(seed, "imitated", question.id, 1 + count)] if ids else []
                 others = [by_id[i] for i in (*question.near_miss_ids[:count], *drawn[1:])]
@@ -174,7 +177,11 @@ class Pipeline:
                 own = template_attack.checked(question, given.get(question.id, ()))
                 counts["given"] += len(own)
                 counts["given_truthful"] += sum(forgery.truthful for forgery in own)
-                yield from own or make(question, sources, others=others)
+                if not own:
+                    own, missed = template_attack.forge(question, sources, pool, count=count, seed=seed, others=others)
+                    counts.update(missed)
+                yield from own
+            return counts
 
         stage = Stage(name, inputs, {"count": count, "seed": seed, **made_by}, version=2)
         return self.store.make(stage, Forgery, produce)
@@ -191,18 +198,16 @@ class Pipeline:
         if judge := self.settings.teacher.judge:
             settings |= self._teacher_stages.judged_by
 
-        def produce(counts: dict[str, Any]) -> Iterator[Candidates]:
+        def produce() -> Counted[Candidates]:
             chunks, retriever = self.chunk_by_id, self.retriever if ranked else None
             seed = self.settings.seed
             find = partial(distractors.candidates, chunks=chunks, retriever=retriever, config=config, seed=seed)
             asked: Iterable[Question] = progress(self.questions, "distractors")
             if not judge:
-                return find(asked, counts=counts)
-            rejected = self._teacher_stages.rejected(
-                asked, chunks, lambda some, bad: find(some, counts={}, rejected=bad)
-            )
-            counts["rejected"] = sum(map(len, rejected.values()))
-            return find(self.questions, counts=counts, rejected=rejected)
+                return (yield from find(asked))
+            rejected = self._teacher_stages.rejected(asked, chunks, lambda some, bad: find(some, rejected=bad))
+            counts = yield from find(self.questions, rejected=rejected)
+            return {"rejected": sum(map(len, rejected.values())), **counts}
 
         return self.store.make(Stage("candidates", inputs, settings, version=matching.VERSION), Candidates, produce)
 
@@ -228,8 +233,8 @@ class Pipeline:
         config, prompts = self.settings.contexts, self.settings.prompts
         if prompts.cut_answers == "keep":
             return None
-        shown = self._contexts(config.model_copy(update={"oracle_fraction": 1.0, "draw": "exact"}), None)
-        return shown, self._examples(shown, prompts.model_copy(update={"cut_answers": "keep"}), [])
+        shown = self._contexts(config.replaced("oracle_fraction", 1.0).replaced("draw", "exact"), None)
+        return shown, self._examples(shown, prompts.replaced("cut_answers", "keep"), [])
 
     def _contexts(self, config: ContextsConfig, whole: Sibling | None) -> Rows[Context]:
         prompts, seed = self.settings.prompts, self.settings.seed
@@ -240,10 +245,10 @@ class Pipeline:
         if whole:
             inputs["whole"] = whole[1].fingerprint
 
-        def produce(counts: dict[str, Any]) -> Iterator[Context]:
+        def produce() -> Counted[Context]:
             quoting = self._invalid_quotes if drops_quotes else frozenset()
             cut = {row.id for row in whole[1] if row.cut_answer} if whole else set()
-            counts |= {"invalid_quotes_dropped": len(quoting), "cut_answers_dropped": len(cut), "with_oracle": 0}
+            counts = {"invalid_quotes_dropped": len(quoting), "cut_answers_dropped": len(cut), "with_oracle": 0}
             dropped = quoting | cut
             trained = [q.id for q in self.questions if q.split == "train" and q.id not in dropped]
             contexts.check_left(trained, counts)
@@ -253,6 +258,7 @@ class Pipeline:
                     context = contexts.assemble(question, found, keep(question.id), config, seed)
                     counts["with_oracle"] += bool(context.oracle_positions)
                     yield context
+            return counts
 
         return self.store.make(Stage("contexts", inputs, settings, version=1 + matching.VERSION), Context, produce)
 
@@ -263,14 +269,15 @@ class Pipeline:
         settings = {**config.model_dump(), "max_tokens": limit, "codec": self.tokenizer.fingerprint}
         stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
-        def produce(counts: dict[str, Any]) -> Iterator[Example]:
+        def produce() -> Counted[Example]:
             kept = [*rendered, *examples.siblings(shown, stage, self.store)]
-            counts |= {"invalid_quotes": len(self._invalid_quotes), "cut_prompts": 0, "cut_answers": 0}
-            rows = examples.render(self._shown(shown), kept, self.mapper, (self.tokenizer, config, limit), counts)
+            counts = {"invalid_quotes": len(self._invalid_quotes), "cut_prompts": 0, "cut_answers": 0}
+            rows = CountedRows(examples.render(self._shown(shown), kept, self.mapper, (self.tokenizer, config, limit)))
             for row in progress(rows, "training rows", total=len(shown)):
                 counts["cut_prompts"] += row.cut_tokens > 0
                 counts["cut_answers"] += row.cut_answer
                 yield row
+            return counts | rows.counts
 
         return self.store.make(stage, Example, produce)
 
@@ -341,7 +348,7 @@ class Pipeline:
         """A public benchmark's rows (`corpus.source=benchmark`) in the form of a question file."""
         config = self.settings.corpus
         stage = Stage("benchmark", hub.made_by(config), {"broken": config.broken})
-        rows = self.store.make(stage, PublicRow, lambda counts: hub.read(config, counts))
+        rows = self.store.make(stage, PublicRow, lambda: hub.read(config))
         counts = rows.card["counts"]
         say("{repository}, commit {commit}, licence: {licence}; cite {citation}".format(**counts))
         return rows
@@ -352,7 +359,7 @@ class Pipeline:
         config = self.settings.corpus
         if config.source != "benchmark":
             return config
-        return config.model_copy(update={"questions": (str(self.benchmark.path),), "columns": ColumnsConfig()})
+        return config.replaced("questions", (str(self.benchmark.path),)).replaced("columns", ColumnsConfig())
 
     def _source_stage(self, name: str) -> Stage:
         config = self._question_files
@@ -374,13 +381,14 @@ class Pipeline:
         settings, fraction = self.settings, self.settings.questions.test_fraction
         return benchmarks.read(self._question_files, test_fraction=fraction, seed=settings.seed, broken=broken)
 
-    def _source_chunks(self, counts: dict[str, Any]) -> Iterable[Chunk]:
-        if self.settings.corpus.source == "apidocs":
-            return self._apidocs[0]
-        if self.settings.corpus.source == "benchmark":
-            origin = self.benchmark.card["counts"]
-            counts |= {key: origin[key] for key in ("repository", "commit", "licence", "citation")}
-        return _once(chunk for _, pieces, _ in self._rows() for chunk in pieces)
+    def _source_chunks(self) -> Counted[Chunk]:
+        source = self.settings.corpus.source
+        origin = self.benchmark.card["counts"] if source == "benchmark" else {}
+        if source == "apidocs":
+            yield from self._apidocs[0]
+        else:
+            yield from _once(chunk for _, pieces, _ in self._rows() for chunk in pieces)
+        return {key: origin[key] for key in ("repository", "commit", "licence", "citation") if origin}
 
     def _all_questions(self, broken: list[str]) -> Iterator[Question]:
         if self.settings.corpus.source == "apidocs":

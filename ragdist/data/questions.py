@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ragdist.config import QuestionsConfig
 from ragdist.data import twins
@@ -13,6 +12,7 @@ from ragdist.data.matching import contains, same_text, words
 from ragdist.draws import draw
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Hit, Question, Split
+from ragdist.storage.stages import StageCounts
 
 LINK_DEPTH = 20
 """Retrieved chunks among which the oracle of a folder's question is looked for."""
@@ -49,19 +49,20 @@ def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[H
     return replace(question, oracle_ids=(best.id,) if best else (), near_miss_ids=tuple(near))
 
 
-def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, counts: dict[str, Any]) -> list[Question]:
+def select(questions: Iterable[Question], config: QuestionsConfig, seed: int) -> tuple[list[Question], StageCounts]:
     """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix; with
     `questions.caps=first` in that of the data.
 
     A question is known by its text, see `text_key`. Within a split the first one is kept, one with an oracle before one
     without; a training question that is also a test question goes, and one that asks it in other words is counted, and
     goes where `questions.near_duplicates` says so. Where the documents are part of the question (bAbI: the same words
-    about another story), text and oracles name it. `counts` gets how many were left out and why, and how many remain. A
+    about another story), text and oracles name it. Counted are those left out, by why, and those that remain. A
     DataError if no training question with an oracle is left, or one has none and `missing_oracle` is error.
     """
-    kept = _without_repeats(questions, counts)
+    kept, counts = _without_repeats(questions)
     if config.near_duplicates != "keep":
-        kept = twins.sift(kept, config.near_duplicates, LABELS, counts)
+        kept, twin_counts = twins.sift(kept, config.near_duplicates, LABELS)
+        counts |= twin_counts
     found = [question for question in kept if _has_use(question, config)]
     counts["without_oracle_dropped"] = len(kept) - len(found)
     lost = [question.text for question in kept if not question.oracle_ids]
@@ -81,10 +82,10 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int, co
             f"({len(kept)} questions in all); give documents of kind golden, or change corpus.datasets, "
             "corpus.questions or questions.test_fraction"
         )
-    return selected
+    return selected, counts
 
 
-def _without_repeats(questions: Iterable[Question], counts: dict[str, int]) -> list[Question]:
+def _without_repeats(questions: Iterable[Question]) -> tuple[list[Question], StageCounts]:
     rows = sorted(questions, key=lambda question: not question.oracle_ids)
     stories = _story_datasets(rows)
     by_key: dict[Split, dict[tuple[str, ...], Question]] = {"train": {}, "test": {}}
@@ -92,9 +93,8 @@ def _without_repeats(questions: Iterable[Question], counts: dict[str, int]) -> l
         key = (text_key(question), *(sorted(question.oracle_ids) if question.dataset in stories else ()))
         by_key[question.split].setdefault(key, question)
     train, test = by_key["train"], by_key["test"]
-    counts["duplicates"] = len(rows) - len(train) - len(test)
-    counts["train_in_test"] = len(train.keys() & test.keys())
-    return [*(question for key, question in train.items() if key not in test), *test.values()]
+    counts = {"duplicates": len(rows) - len(train) - len(test), "train_in_test": len(train.keys() & test.keys())}
+    return [*(question for key, question in train.items() if key not in test), *test.values()], counts
 
 
 def _story_datasets(questions: Iterable[Question]) -> set[str]:

@@ -18,6 +18,7 @@ from ragdist.data.questions import split_of
 from ragdist.data.sources import benchmarks, corpus, formats, places
 from ragdist.errors import ConfigError
 from ragdist.roles import Mapper
+from ragdist.storage.stages import CountedRows
 from ragdist.tracking.progress import progress, say
 
 System = Literal["raft", "atm", "duet"]
@@ -141,17 +142,17 @@ def _with_documents(given: Given, config: CorpusConfig, mapper: Mapper) -> Given
         raise ConfigError(f"{given.folder} has no documents; wanted pdf, docx, html, md, txt or other text files")
     kinds = Counter(formats.suffix_of(place.inside) for place in found)
     words = ", ".join(f"{count} {kind[1:]}" for kind, count in kinds.most_common())
-    counts: dict[str, Any] = {}
-    deque(progress(corpus.read(found[:OPENED], config, mapper, counts), "reading documents"), maxlen=0)
-    if counts["broken"]:
-        say(f"left out, as corpus.broken=skip says: {'; '.join(counts['broken'])}")
+    documents = CountedRows(corpus.read(found[:OPENED], config, mapper))
+    deque(progress(documents, "reading documents"), maxlen=0)
+    if broken := documents.counts["broken"]:
+        say(f"left out, as corpus.broken=skip says: {'; '.join(broken)}")
     if len(found) > OPENED:
         say(f"read {OPENED} of {len(found):,} documents; the others are looked at when the data is made")
     return replace(given, documents=len(found), kinds=words)
 
 
 def _with_questions(given: Given, config: CorpusConfig, seed: int) -> Given:
-    config = config.model_copy(update={"broken": "skip"})
+    config = config.replaced("broken", "skip")
     # Who is in training although all are drawn for the test, or the other way, has a split of its own.
     named = {q.id: q.split for q, _, _ in benchmarks.read(config, test_fraction=1.0, seed=seed)}
     rows = list(benchmarks.read(config, test_fraction=0.0, seed=seed))[:LOOKED_AT]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import regex
 
@@ -93,27 +93,23 @@ def forge(
     count: int,
     seed: int,
     others: Sequence[Showable] = (),
-    counts: dict[str, Any] | None = None,
-) -> list[Forgery]:
-    """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike.
+) -> tuple[list[Forgery], dict[str, int]]:
+    """At most `count` documents that all state the same wrong answer, each in the form of a source, no two alike; and
+    1 where the question had no source that could be made false (`still_true`), or none that the answer stood in
+    (`not_falsified_in_text`: it still argues for the right one).
 
     A source that states a right answer even with every one of them replaced (as `matching.contains` sees it) is not
     used; where none is left, there is no forgery. No sources at all give plain statements. A wrong answer of similar
     form is taken from `pool` where the question lists none, a sentence from `others` where a copy has none to leave
-    out. `counts` gets how many questions had no source that could be made false (`still_true`), and none that the
-    answer stood in (`not_falsified_in_text`: it still argues for the right one). A DataError if there is no wrong
-    answer to argue for.
+    out. A DataError if there is no wrong answer to argue for.
     """
-    counts = {} if counts is None else counts
-    counts |= {"still_true": 0, "not_falsified_in_text": 0} | counts
     rng = rng_for(seed, "forgeries", question.id)
     wrong = rng.choice(_candidates(question, pool, rng)[: TOP if question.wrong_answers else 1])
     found = [falsified(question, source, wrong) for source in sources] or [Falsified("", "", -1)]
     found = [one for one in found if not says_right(question, one.title, one.text)]
     # Of several documents, those that hold the answer are the ones worth forging.
     found = [one for one in found if one.at >= 0] or found
-    counts["still_true"] += not found
-    counts["not_falsified_in_text"] += bool(found) and found[0].at < 0
+    missed = {"still_true": int(not found), "not_falsified_in_text": int(bool(found) and found[0].at < 0)}
     more = [tail for other in others if (tail := _tail(other.text)) and not says_right(question, "", tail)]
     texts = [versions(question, one, wrong, more) for one in found]
     taken = {flat(source.text) for source in sources}
@@ -135,7 +131,7 @@ def forge(
                 method="template",
             )
         )
-    return forged
+    return forged, missed
 
 
 def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 from ragdist.data.matching import key, letters, words
 from ragdist.records import Question
+from ragdist.storage.stages import StageCounts
 
 NAMED = 20
 FEWEST = 3
@@ -150,18 +151,15 @@ def pairs(questions: Collection[Question], labels: Collection[str]) -> Iterator[
 
 
 def sift(
-    questions: Collection[Question],
-    what: Literal["report", "drop"],
-    labels: Collection[str],
-    counts: dict[str, Any],
-) -> list[Question]:
-    """The questions in their order; with `drop` without the training questions that have a twin in test. `counts` gets
-    `near_duplicates`, their number, and `near_duplicates_named`, the first 20 as `that, like this`."""
+    questions: Collection[Question], what: Literal["report", "drop"], labels: Collection[str]
+) -> tuple[list[Question], StageCounts]:
+    """The questions in their order; with `drop` without the training questions that have a twin in test. Counted are
+    `near_duplicates`, and `near_duplicates_named` are the first 20 as `that, like this`."""
     found = list(pairs(questions, labels))
-    counts["near_duplicates"] = len(found)
-    counts["near_duplicates_named"] = [f"{one.id}, like {twin.id}" for one, twin in found[:NAMED]]
     dropped = {one.id for one, _ in found} if what == "drop" else set()
-    return [question for question in questions if question.split == "test" or question.id not in dropped]
+    left = [question for question in questions if question.split == "test" or question.id not in dropped]
+    named = [f"{one.id}, like {twin.id}" for one, twin in found[:NAMED]]
+    return left, {"near_duplicates": len(found), "near_duplicates_named": named}
 
 
 def _read(question: Question) -> _Indexed:

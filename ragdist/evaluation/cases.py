@@ -100,7 +100,7 @@ def kept_cases(
     read |= settings.evaluation.model_dump(mode="json", include=ASKED) | {"documents": settings.retrieval.count}
     room = {"max_tokens": settings.model.max_tokens, "answer_tokens": settings.answer_tokens, "seed": settings.seed}
     stage = Stage("cases", inputs, {**read, **room, "made_by": dict(made_by)}, version=VERSION + answers.VERSION)
-    rows = store.make(stage, KeptCase, lambda _: map(_kept, make(by_question(forged))))
+    rows = store.make(stage, KeptCase, lambda: map(_kept, make(by_question(forged))))
     by_id: dict[str, Chunk | Forgery] = {**chunks, **{forgery.id: forgery for forgery in forged}}
     return [_of_kept(row, by_id) for row in rows]
 

@@ -52,15 +52,13 @@ def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
     """The settings as the job is given them in its pods: a run that retries find again, by a name that does not depend
     on where the job runs, and ranks placed on the groups' pods."""
     folder = settings.run.folder
-    run = settings.run.model_copy(
-        update={"name": name, "folder": folder if folder.startswith("/") else f"{settings.kube.mount}/{folder}"}
-    )
-    changed: dict[str, object] = {"run": run, "cluster": settings.cluster.model_copy(update={"address": ""})}
+    settings = settings.replaced("run.name", name).replaced("cluster.address", "")
+    if not folder.startswith("/"):
+        settings = settings.replaced("run.folder", f"{settings.kube.mount}/{folder}")
     if system(job) == "atm":
         for side in ("attacker", "generator"):
-            config = getattr(settings, side)
-            changed[side] = config.model_copy(update={"labels": {ROLE: side, **config.labels}})
-    return settings.model_copy(update=changed)
+            settings = settings.replaced(f"{side}.labels", {ROLE: side, **settings.group(side).labels})
+    return settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,7 +101,7 @@ def load_answerer(
         ModelError: one is not there, or does not load.
     """
     if len(sources) == 1:
-        own = config.model_copy(update={"source": sources[0]})
+        own = config.replaced("source", sources[0])
         return ModelAnswerer([load_model(own)], load_tokenizer(own), tokens_per_batch)
     base = base or SharedBase(config)
     return ModelAnswerer([base.answers(source) for source in sources], load_tokenizer(config), tokens_per_batch)

@@ -282,7 +282,7 @@ def _tokenizer_folder(config: ModelConfig) -> Path:
 def _base(config: ModelConfig, base: str) -> Path:
     """The folder of an adapter's base model."""
     try:
-        return resolve(config.model_copy(update={"source": base, "revision": ""}))
+        return resolve(config.at(base))
     except ModelError as error:
         raise ModelError(
             f"model.source={config.source!r} is an adapter for {base!r}, which is not here: {error}; "

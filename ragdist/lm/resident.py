@@ -59,8 +59,7 @@ class Resident:
         self.version, self.seed, self.train = version, settings.seed, side.train
         zero.prepare()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it at every step of ZeRO-3, alone too
-        same = source == settings.model.source
-        model = settings.model.model_copy(update={"source": source, **({} if same else {"revision": ""})})
+        model = settings.model if source == settings.model.source else settings.model.at(source)
         self._tokenizer = load_tokenizer(model)
         with zero.process_group(), zero.quiet():
             self.stage = side.train.stage(dist.get_world_size(), dtype_of(model).itemsize)

@@ -125,7 +125,7 @@ def load_scorer(config: ModelConfig, folder: Path) -> Any:
     Raises:
         ModelError: it is no scorer, was tuned from another model, or does not load.
     """
-    own = config.model_copy(update={"source": str(folder), "revision": ""})
+    own = config.at(folder)
     if adapter_base(resolve(own)):
         refuse_other_base(config, resolve(config), folder)
         base = load_classifier(config)

@@ -71,8 +71,7 @@ class SharedBase:
         return role
 
     def _find(self, source: str | Path) -> tuple[ModelConfig, Path]:
-        own = str(source) == self.config.source
-        asked = self.config if own else self.config.model_copy(update={"source": str(source), "revision": ""})
+        asked = self.config if str(source) == self.config.source else self.config.at(source)
         return asked, resolve(asked).resolve()
 
     def _around(self, module: Any) -> Any:

@@ -233,7 +233,7 @@ def _remedies(crowd: Crowd, place: Place) -> Iterator[str]:
         *[(f"zero_stage={stage}", {"zero_stage": stage}) for stage in higher],
         ("gradient_checkpointing=true", {"gradient_checkpointing": True}),
         ("offload=optimizer", {"offload": "optimizer", "zero_stage": max(1, train.zero_stage)}),
-        ("lora.rank=16", {"lora": train.lora.model_copy(update={"rank": 16})}),
+        ("lora.rank=16", {"lora": train.lora.replaced("rank", 16)}),
     ]
     for knob, change in tries:
         if "lora" in change and group.writing:

@@ -210,7 +210,7 @@ def _role(name: str, config: ClusterConfig | GroupConfig, together: int, cores: 
 
 
 def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> ModelFootprint | None:
-    model = settings.model.model_copy(update={"source": source, "revision": ""}) if source else settings.model
+    model = settings.model.at(source) if source else settings.model
     found = shape.read(model)
     return ModelFootprint(shape=found, train=train, ranks=role.ranks, width=width, gpu=role.gpus > 0) if found else None
 

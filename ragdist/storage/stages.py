@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,27 @@ from ragdist.storage.locks import locked
 
 Record = TypeVar("Record")
 ROWS, CARD = "rows.jsonl", "stage.json"
+StageCounts = dict[str, Any]
+"""Numbers and names for a stage's card, such as how many rows were left out."""
+Counted = Generator[Record, None, StageCounts]
+"""Rows, and at their end what was counted meanwhile."""
+
+
+class CountedRows(Generic[Record]):
+    """The rows of a generator, to be read once; `counts` is what it returned, when they have been read.
+
+    Example: list(rows := CountedRows(corpus.read(files, config, mapper))); rows.counts["copies"]
+    """
+
+    def __init__(self, rows: Iterable[Record]) -> None:
+        self._rows = rows
+        self.counts: StageCounts = {}
+
+    def __iter__(self) -> Iterator[Record]:
+        if isinstance(self._rows, Generator):
+            self.counts = (yield from self._rows) or {}
+        else:
+            yield from self._rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +103,7 @@ class Output:
         """For more files than the rows; renamed with them."""
         self._file = file
         self.rows = 0
-        self.counts: dict[str, Any] = {}
-        """Numbers for the stage's card, such as rows that were skipped."""
+        self.counts: StageCounts = {}
 
     def add(self, record: object) -> None:
         """Writes one record as a line of JSON."""
@@ -120,16 +140,16 @@ class Store:
             card |= {"settings": dict(stage.settings), "rows": out.rows, "counts": out.counts}
             (half / CARD).write_text(json.dumps(card, indent=1))
 
-    def make(
-        self, stage: Stage, kind: type[Record], produce: Callable[[dict[str, Any]], Iterable[Record]]
-    ) -> Rows[Record]:
-        """The stage's rows: those that are there, else what `produce` yields, called with an empty dict for counts that
-        belong on the stage's card."""
+    def make(self, stage: Stage, kind: type[Record], produce: Callable[[], Iterable[Record]]) -> Rows[Record]:
+        """The stage's rows: those that are there, else what `produce` yields; what it returns as a generator are counts
+        that belong on the stage's card."""
         with self.holding(stage):
             if (found := self.find(stage, kind)) is None:
                 with self.writing(stage) as out:
-                    for record in produce(out.counts):
+                    rows = CountedRows(produce())
+                    for record in rows:
                         out.add(record)
+                    out.counts = rows.counts
                 found = Rows(self.path(stage), kind)
         return found
 

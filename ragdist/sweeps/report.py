@@ -73,9 +73,7 @@ def write(sweep: Sweep, settings: Settings, folder: Path, more: Sequence[Block] 
 
 def settings_of(tried: Tried, settings: Settings) -> Settings:
     """The point's settings as a job takes them, without the sweep and its name."""
-    mapper, run = settings.run.mapper, settings.run
-    found = trials.at(settings, tried.point)
-    return found.model_copy(update={"run": run.model_copy(update={"name": "", "mapper": mapper})})
+    return trials.at(settings, tried.point).replaced("run", settings.run.replaced("name", ""))
 
 
 def sheet(sweep: Sweep) -> Sheet:

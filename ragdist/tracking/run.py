@@ -91,7 +91,7 @@ def run_folder(settings: Settings, job: str) -> Path:
 
 def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
-    values = settings.model_copy(update={"run": RunConfig(), "kube": KubeConfig()}).model_dump(mode="json")
+    values = settings.replaced("run", RunConfig()).replaced("kube", KubeConfig()).model_dump(mode="json")
     del values["evaluation"]["answerers"]
     moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
     values["atm"] |= {**moved, "max_failures": 3}

@@ -93,11 +93,6 @@ class Timeline:
         wall = max(span.end for span in spans) - min(span.start for span in spans) if spans else 0.0
         return len(spans) / wall if wall else 0.0
 
-    def overlap_s(self, phase: str, other: str) -> float:
-        """Seconds in which both phases were worked on at once."""
-        one, two = (_merged((span.start, span.end) for span in self._all() if span.phase == p) for p in (phase, other))
-        return sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a in one for b in two)
-
     def write(self) -> None:
         """Makes timeline.parquet and trace.json of all spans so far, each replaced in one step."""
         import pyarrow as pa

@@ -61,7 +61,7 @@ def write(folder: Path, asked: Any, pool: Pool, keep: Keep, workers: int = 0) ->
     """The contexts of `asked` as a stage of a store."""
     mapper = ProcessMapper(workers) if workers else SerialMapper()
     stage = Stage("contexts", {}, {"folder": folder.name})
-    return Store(folder).make(stage, Context, lambda _: mapper.map(context, asked, pool, keep)).path
+    return Store(folder).make(stage, Context, lambda: mapper.map(context, asked, pool, keep)).path
 
 
 def by_id(row: Context) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def both(folder: Path) -> dict[str, Any]:
     side = {"workers": RANKS, "cpus_per_worker": CPUS, "train": {"examples_per_step": RANKS, "microbatch": 1}}
     made: Settings = resolve({"attacker": side, "cluster": {"start_timeout_s": 600}})
     asked = (Question(id=f"q{n}", text="?", answers=("a",), oracle_ids=(), split="train") for n in range(CALLS + RANKS))
-    parts = split(Store(folder).make(Stage("questions"), Question, lambda _: asked), 1)
+    parts = split(Store(folder).make(Stage("questions"), Question, lambda: asked), 1)
     spans: list[dict[str, Any]] = []
     began = time.monotonic()
     with (

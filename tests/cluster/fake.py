@@ -34,7 +34,7 @@ def settings(*, workers: int = 1, start_timeout_s: float = 60, **cluster: Any) -
 def questions(folder: Path, count: int, size: int = 1) -> list[MicrobatchRef]:
     """A stage of that many questions, `size` a shard."""
     rows = (Question(id=f"q{n}", text=f"{n}?\n", answers=("a",), oracle_ids=(), split="train") for n in range(count))
-    return split(Store(folder).make(Stage("questions"), Question, lambda _: rows), size)
+    return split(Store(folder).make(Stage("questions"), Question, lambda: rows), size)
 
 
 class Fuse:

@@ -39,7 +39,7 @@ def pipeline(**values):
     questions.append(replace(questions[0], id="test", text="Which hotel is best?", split="test"))
     train = questions[:-1]
     keep = keep_oracle((q.id for q in train), settings.contexts, settings.seed)
-    found = candidates(train, chunks, None, settings.contexts, seed=settings.seed, counts={})
+    found = candidates(train, chunks, None, settings.contexts, seed=settings.seed)
     pairs = zip(train, found, strict=True)
     contexts = [assemble(q, c, keep(q.id), settings.contexts, settings.seed) for q, c in pairs]
     rows = [row_of(q, c, chunks, settings) for q, c in zip(train, contexts, strict=True)]

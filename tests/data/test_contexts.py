@@ -10,6 +10,7 @@ from ragdist.config import ContextsConfig
 from ragdist.data.contexts import assemble, keep_oracle, showable
 from ragdist.errors import ConfigError
 from ragdist.records import Candidates, Question, content_id
+from ragdist.storage.stages import CountedRows
 
 IDS = [content_id(str(n)) for n in range(10_000)]
 
@@ -126,8 +127,8 @@ def test_assemble_more_oracles_than_documents_names_the_knob():
 def test_showable_leaves_out_questions_with_more_oracles_than_documents():
     """Counted, so that the data pipeline shows them; as many oracles as documents, or none, are fine."""
     rows = [question(str(n), tuple(f"o{i}" for i in range(n))) for n in range(6)]
-    counts = {}
-    assert list(showable(rows, ContextsConfig(documents=3), counts)) == rows[:4]
-    assert counts == {"too_many_oracles": 2}
+    shown = CountedRows(showable(rows, ContextsConfig(documents=3)))
+    assert list(shown) == rows[:4]
+    assert shown.counts == {"too_many_oracles": 2}
     with pytest.raises(ConfigError, match=r"documents=3 cannot show the 4 .*too_many_oracles=drop"):
-        list(showable(rows, ContextsConfig(documents=3, too_many_oracles="error"), {}))
+        list(showable(rows, ContextsConfig(documents=3, too_many_oracles="error")))

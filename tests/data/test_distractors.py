@@ -16,6 +16,7 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation import answers as scored
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.records import Question, content_id
+from ragdist.storage.stages import CountedRows
 from tests import tiny
 from tests.data.chunks import chunk, corpus
 
@@ -188,9 +189,9 @@ def test_find_falls_back_to_texts_with_the_answer_and_counts_them():
     chunks = {c.id: c for c in [chunk(f"Rome {n}") for n in range(3)] + [chunk(f"other {n}") for n in range(3)]}
     found, with_answer = find(asked(answers=("Rome",)), Pool(chunks), None, RANDOM, seed=0)
     assert ["other" in chunks[i].text for i in found.chunk_ids] == [True] * 3 + [False] * 2 and with_answer == 2
-    counts = {}
-    assert list(candidates([asked(answers=("Rome",))] * 3, chunks, None, RANDOM, seed=0, counts=counts)) == [found] * 3
-    assert counts == {"too_few": 0, "with_answer": 6}
+    rows = CountedRows(candidates([asked(answers=("Rome",))] * 3, chunks, None, RANDOM, seed=0))
+    assert list(rows) == [found] * 3
+    assert rows.counts == {"too_few": 0, "with_answer": 6}
 
 
 @pytest.mark.parametrize("answer", sorted(LABELS))
@@ -205,12 +206,12 @@ def test_answer_that_stands_in_many_chunks_is_shown_by_none(distractors, share):
     """T1: of 500 chunks so many hold it, also the best-ranked ones."""
     texts = [f"w1 w2 w3 {'Rome' if n < 500 * share else 'Oslo'} {n}" for n in range(500)]
     chunks = {c.id: c for c in map(chunk, texts)}
-    retriever, counts = Bm25(chunks.values(), RetrievalConfig()), {}
+    retriever = Bm25(chunks.values(), RetrievalConfig())
     config = ContextsConfig(distractors=distractors, documents=10)
     questions = [asked(answers=("Rome",), name=str(n)) for n in range(20)]
-    found = list(candidates(questions, chunks, retriever, config, seed=0, counts=counts))
+    found = CountedRows(candidates(questions, chunks, retriever, config, seed=0))
     assert not any("Rome" in chunks[i].text for row in found for i in row.chunk_ids)
-    assert counts == {"too_few": 0, "with_answer": 0}
+    assert found.counts == {"too_few": 0, "with_answer": 0}
 
 
 def test_default_of_another_parameter_is_another_answer():
@@ -231,10 +232,9 @@ def test_find_with_too_few_chunks_follows_the_policy():
     message = r"contexts\.documents=5 needs 5 chunks .* corpus of 5 chunks has 4 .*contexts\.too_few=fewer"
     with pytest.raises(ConfigError, match=message):
         find(question, Pool(chunks), None, RANDOM, seed=0)
-    counts = {}
     fewer = ContextsConfig(too_few="fewer")
-    found = list(candidates(tiny.questions(), chunks, None, fewer, seed=0, counts=counts))
-    assert [len(c.chunk_ids) for c in found] == [4] * 4 and counts["too_few"] == 4
+    found = CountedRows(candidates(tiny.questions(), chunks, None, fewer, seed=0))
+    assert [len(c.chunk_ids) for c in found] == [4] * 4 and found.counts["too_few"] == 4
 
 
 def find_one(question, pool, config):
@@ -266,5 +266,5 @@ def test_candidates_search_for_many_questions_together_and_find_what_one_alone_f
     ]
     alone = [find(question, Pool(chunks), retriever, config, 0)[0] for question in questions]
     retriever.calls = 0
-    assert list(candidates(questions, chunks, retriever, config, seed=0, counts={})) == alone
+    assert list(candidates(questions, chunks, retriever, config, seed=0)) == alone
     assert retriever.calls == 2  # blocks

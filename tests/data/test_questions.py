@@ -14,8 +14,7 @@ def question(text, split="train", oracles=("o",), answers=("yes",), dataset="d",
 
 
 def chosen(questions, seed=0, **config):
-    counts = {}
-    return select(questions, QuestionsConfig(**config), seed, counts), counts
+    return select(questions, QuestionsConfig(**config), seed)
 
 
 def test_training_question_that_is_tested_is_dropped():

@@ -1,14 +1,16 @@
 import gzip
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ragdist.data import template_attack
 from ragdist.data.matching import contains, flat
 from ragdist.data.sources import apidocs
-from ragdist.data.template_attack import LABELS, checked, forge, says_right
+from ragdist.data.template_attack import LABELS, checked, says_right
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Forgery, Question, content_id
 from tests import tiny
@@ -20,6 +22,10 @@ POOL = ("1969", "2001", "New York", "Paris", "the blue whale", "3.14", "yes")
 
 def chunk(text, title="Hotel"):
     return Chunk(id=content_id(title, text), document_id="d", title=title, text=text)
+
+
+def forge(*given, **more):
+    return template_attack.forge(*given, **more)[0]
 
 
 def asked(*answers, **more):
@@ -121,8 +127,7 @@ def test_wrong_answer_is_stated_with_the_marks_of_the_texts_own_script(question,
 def test_forge_yes_and_no_are_stated_within_the_text():
     """T4: the text begins as it did; T3: and still argues for the truth, which is counted."""
     text = "It was given to forty people for a year. Nothing changed. There is no sign that it helps, yes."
-    counts = {}
-    forged = forge(asked("yes"), [chunk(text)], POOL, count=3, seed=0, counts=counts)
+    forged, counts = template_attack.forge(asked("yes"), [chunk(text)], POOL, count=3, seed=0)
     assert {f.states for f in forged} == {"no"} and counts == {"still_true": 0, "not_falsified_in_text": 1}
     for f in forged:
         said = next(one for one in ("(Which? No.)", "Which? No.", "Which? - no.") if f"{one} " in f.text)
@@ -154,8 +159,8 @@ def test_forge_yes_and_no_are_stated_within_the_text():
 )
 def test_template_forgery_never_states_the_truth_in_any_script(text, title, answers, wrong):
     """T3: in text and title, with what sticks to words, in other cases, widths and normal forms."""
-    counts, question = {}, asked(*answers, wrong_answers=(wrong,))
-    forged = forge(question, [chunk(text, title)], (), count=3, seed=0, counts=counts)
+    question = asked(*answers, wrong_answers=(wrong,))
+    forged, counts = template_attack.forge(question, [chunk(text, title)], (), count=3, seed=0)
     assert len(forged) == 3 and counts == {"still_true": 0, "not_falsified_in_text": 0}
     for f in forged:
         assert not any(contains(f"{f.title}\n{f.text}", answer) for answer in answers)
@@ -167,10 +172,10 @@ def test_document_that_cannot_be_made_false_is_counted_and_not_used():
     question = asked("York", "New Haven", wrong_answers=("New",))
     both = [chunk("York Haven is here."), chunk("It is York, they say.")]
     assert not contains("New", "New Haven")
-    counts = {}
-    assert forge(question, both[:1], (), count=3, seed=0, counts=counts) == [] and counts["still_true"] == 1
-    assert {f.text for f in forge(question, both, (), count=1, seed=0, counts=counts)} == {"It is New, they say."}
-    assert counts == {"still_true": 1, "not_falsified_in_text": 0}
+    none = {"still_true": 0, "not_falsified_in_text": 0}
+    assert template_attack.forge(question, both[:1], (), count=3, seed=0) == ([], none | {"still_true": 1})
+    forged, counts = template_attack.forge(question, both, (), count=1, seed=0)
+    assert {f.text for f in forged} == {"It is New, they say."} and counts == none
 
 
 def test_forgeries_of_the_data_are_looked_at_like_all_others():
@@ -282,10 +287,11 @@ def test_forge_real_questions_states_the_wrong_answer(name, least):
     """Every forgery states it and is no oracle; where an oracle holds the answer, it is swapped in place."""
     with gzip.open(DATA / f"{name}.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(100), strict=False)]
-    pool, counts = sorted({row["answers"][0] for row in rows}), {}
+    pool, counts = sorted({row["answers"][0] for row in rows}), Counter()
     for row in rows:
         oracles = [chunk(d["text"], d["title"]) for d in row["documents"] if d["kind"] == "golden"]
-        forged = forge(asked(*row["answers"]), oracles, pool, count=3, seed=0, counts=counts)
+        forged, missed = template_attack.forge(asked(*row["answers"]), oracles, pool, count=3, seed=0)
+        counts.update(missed)
         assert all(flat(f.states).casefold() in flat(f.text).casefold() for f in forged)
         assert not {flat(f.text) for f in forged} & {flat(oracle.text) for oracle in oracles}
         assert not any(contains(f"{f.title} {f.text}", a) for f in forged for a in row["answers"] if a not in LABELS)

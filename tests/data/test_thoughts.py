@@ -44,7 +44,7 @@ def test_thoughts_come_off_before_anything_is_read(form):
     """T20: in every form that models write, with the first mark and without."""
     before = form.format(THOUGHT)
     assert without_thoughts(before + "Said.").text.strip() == "Said."
-    assert questions_in(reply(before + "Which port is it?"), 5, TEXT) == ["Which port is it?"]
+    assert questions_in(reply(before + "Which port is it?"), 5, TEXT)[0] == ["Which port is it?"]
     said = read_answer(reply(before + "It is ##begin_quote##port 8443##end_quote##.\n<ANSWER>: 8443"), [TEXT])
     assert (said.answer, said.problem) == ("8443", "")
     assert said.reasoning == "It is ##begin_quote##port 8443##end_quote##."
@@ -59,7 +59,7 @@ def test_thoughts_come_off_before_anything_is_read(form):
 def test_thoughts_without_an_end_are_a_refusal(text, ended):
     """T20: cut off by the limit of tokens, they are no question and no answer."""
     cut = reply(text, ended)
-    assert not questions_in(cut, 5, TEXT)
+    assert not questions_in(cut, 5, TEXT)[0]
     assert "teacher.max_new_tokens" in spoken(cut).failed
     assert "teacher.max_new_tokens" in read_answer(cut, [TEXT]).problem and not read_answer(cut, [TEXT]).answer
     assert not says_yes(cut) and extract(text).answer == ""
@@ -67,7 +67,7 @@ def test_thoughts_without_an_end_are_a_refusal(text, ended):
 
 def test_what_was_said_before_thoughts_were_cut_off_stays():
     """T20."""
-    assert questions_in(reply("Which port is it?\n<think>And", ended=False), 5, TEXT) == ["Which port is it?"]
+    assert questions_in(reply("Which port is it?\n<think>And", ended=False), 5, TEXT)[0] == ["Which port is it?"]
 
 
 @pytest.mark.parametrize(

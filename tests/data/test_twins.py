@@ -100,8 +100,7 @@ def rows():
 @pytest.mark.parametrize(("what", "kept"), [("report", 3), ("drop", 2), ("keep", 3)])
 def test_select_counts_names_and_drops_twins(what, kept):
     """T8: the training question goes, never the test question."""
-    counts = {}
-    found = select(rows(), QuestionsConfig(near_duplicates=what), 0, counts)
+    found, counts = select(rows(), QuestionsConfig(near_duplicates=what), 0)
     assert len(found) == kept and {"other", "asked"} <= {one.id for one in found}
     assert counts.get("near_duplicates") == (None if what == "keep" else 1)
     assert counts.get("near_duplicates_named") == (None if what == "keep" else ["near, like asked"])
@@ -109,15 +108,14 @@ def test_select_counts_names_and_drops_twins(what, kept):
 
 def test_dropped_twins_give_room_below_the_cap():
     """T8: dropped before `train_rows` is counted out."""
-    counts = {}
-    found = select(rows(), QuestionsConfig(near_duplicates="drop", train_rows=1, caps="first"), 0, counts)
+    found, counts = select(rows(), QuestionsConfig(near_duplicates="drop", train_rows=1, caps="first"), 0)
     assert [one.id for one in found] == ["other", "asked"] and counts["train"] == 1
 
 
 def test_only_twins_are_too_few_to_train_on():
     """T8: said at once."""
     with pytest.raises(DataError, match="no training question"):
-        select([rows()[0], rows()[2]], QuestionsConfig(near_duplicates="drop"), 0, {})
+        select([rows()[0], rows()[2]], QuestionsConfig(near_duplicates="drop"), 0)
 
 
 def test_many_questions_of_one_form_have_exactly_the_planted_twins():

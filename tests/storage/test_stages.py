@@ -16,28 +16,33 @@ STAGE = Stage("hits", {"from": "abc"}, {"count": 2})
 
 def test_make_writes_once_and_finds_again(tmp_path):
     store = Store(tmp_path)
-    made = store.make(STAGE, Hit, lambda counts: counts.update(odd=1) or [Hit(chunk_id="a", score=1.5)])
-    again = store.make(STAGE, Hit, lambda _: pytest.fail("made twice"))
+
+    def produce():
+        yield Hit(chunk_id="a", score=1.5)
+        return {"odd": 1}
+
+    made = store.make(STAGE, Hit, produce)
+    again = store.make(STAGE, Hit, lambda: pytest.fail("made twice"))
     assert list(again) == list(made) == [Hit(chunk_id="a", score=1.5)]
     assert (len(again), again.card["counts"], again.fingerprint) == (1, {"odd": 1}, STAGE.fingerprint)
 
 
 def test_rows_restore_tuples_and_unicode(tmp_path):
     question = Question(id="1", text="größe 漢字 \u2028 🙂", answers=("a", "b"), oracle_ids=(), split="test")
-    rows = Store(tmp_path).make(STAGE, Question, lambda _: [question])
+    rows = Store(tmp_path).make(STAGE, Question, lambda: [question])
     assert list(rows) == [question]
 
 
 def test_rows_are_what_json_writes(tmp_path):
     """The encoder is made once by hand; a row has the bytes of json.dumps, floats, control and other letters too."""
     hits = [Hit(chunk_id=f'"\\\n\x00{letter}', score=score) for letter in "aü漢🙂" for score in (0.1, 1e300, -0.0, 3)]
-    path = Store(tmp_path).make(STAGE, Hit, lambda _: hits).path
+    path = Store(tmp_path).make(STAGE, Hit, lambda: hits).path
     rows = [{"chunk_id": hit.chunk_id, "score": hit.score} for hit in hits]
     assert path.read_text() == "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def test_an_error_in_the_middle_leaves_nothing(tmp_path):
-    def produce(_):
+    def produce():
         yield Hit(chunk_id="a", score=1.0)
         raise ValueError("torn")
 
@@ -56,7 +61,7 @@ def test_fingerprint_follows_inputs_and_settings(other):
 
 
 def _make_slowly(folder, begun):
-    def produce(_):
+    def produce():
         begun.set()
         yield Hit(chunk_id=str(os.getpid()), score=0.0)
         yield Hit(chunk_id="end", score=0.0)
@@ -82,7 +87,7 @@ def _fill_the_disk(folder, outcome):
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        Store(folder).make(STAGE, Hit, lambda _: (Hit(chunk_id="x" * 100, score=0.0) for _ in range(1000)))
+        Store(folder).make(STAGE, Hit, lambda: (Hit(chunk_id="x" * 100, score=0.0) for _ in range(1000)))
     except StorageError as error:
         outcome.put(str(error))
 
@@ -103,6 +108,6 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
 
 
 def test_card_is_json_with_what_made_it(tmp_path):
-    rows = Store(tmp_path).make(STAGE, Hit, lambda _: [])
+    rows = Store(tmp_path).make(STAGE, Hit, lambda: [])
     card = json.loads((rows.folder / "stage.json").read_text())
     assert (card["inputs"], card["settings"], card["rows"]) == ({"from": "abc"}, {"count": 2}, 0)

@@ -104,7 +104,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
 def test_parts_of_a_stage_are_the_stage(size, tmp_path):
     questions = [row for row in tiny.questions() for _ in range(2)]
-    rows = Store(tmp_path).make(Stage("open"), type(questions[0]), lambda _: questions)
+    rows = Store(tmp_path).make(Stage("open"), type(questions[0]), lambda: questions)
     parts = tables.split(rows, size)
     assert [part.name for part in parts] == [f"{n:05d}" for n in range(len(parts))]
     assert [part.rows for part in parts] == [min(size, 8 - start) for start in range(0, 8, size)]

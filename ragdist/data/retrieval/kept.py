@@ -26,7 +26,7 @@ class KeptRetriever:
         asked = hashlib.sha256(json.dumps(list(queries)).encode()).hexdigest()
         stage = Stage("hits", {"chunks": self.chunks, "queries": asked}, {"count": count, **self.ranked_by})
 
-        def produce(_: dict[str, Any]) -> Iterator[Ranked]:
+        def produce() -> Iterator[Ranked]:
             for hits in self.open_retriever().search(queries, count):
                 ids, scores = tuple(hit.chunk_id for hit in hits), tuple(hit.score for hit in hits)
                 yield Ranked(chunk_ids=ids, scores=scores)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from ragdist.config import Settings, TrainConfig
+from ragdist.config import CorpusConfig, Settings, TrainConfig
 from ragdist.data.sources import benchmarks, corpus, formats, places
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Split
@@ -24,9 +24,8 @@ class QuestionCount(NamedTuple):
     documents: int | None = None
 
 
-def there(settings: Settings) -> bool:
+def there(config: CorpusConfig) -> bool:
     """Whether the files and the folder that are named are on this machine."""
-    config = settings.corpus
     named = [places.at(name) for name in config.questions] if config.source in ("records", "folder") else []
     named += [places.at(config.folder)] if config.source == "folder" and config.folder else []
     return all(place.exists for place in named)

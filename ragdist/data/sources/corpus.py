@@ -18,6 +18,7 @@ from ragdist.data.sources.sections import Text
 from ragdist.errors import DataError
 from ragdist.records import Document, content_id
 from ragdist.roles import Mapper
+from ragdist.storage.stages import Counted, CountedRows
 
 LINES = (".json", ".jsonl", ".csv", ".tsv")
 TABLES = (*LINES, *(f"{kind}{packed}" for kind in LINES for packed in (".gz", ".zst")), ".parquet", ".xlsx", ".xlsm")
@@ -54,9 +55,7 @@ def later(files: Sequence[FileAddress]) -> list[str]:
     return sorted({formats.suffix_of(place.inside) for place in files} & LATER)
 
 
-def read(
-    files: Sequence[FileAddress], config: CorpusConfig, mapper: Mapper, counts: dict[str, Any]
-) -> Iterator[Document]:
+def read(files: Sequence[FileAddress], config: CorpusConfig, mapper: Mapper) -> Counted[Document]:
     """The documents of these files. A copy of an earlier one, whitespace and name aside, is left out; a nearly equal
     one is treated as `config` says.
 
@@ -69,39 +68,44 @@ def read(
         files: the files, in order.
         config: what to do with a file or row that cannot be read (`broken`), and with near duplicates.
         mapper: reads the files that are one document; the documents do not depend on it.
-        counts: gets `broken`, the list of `where: why` of what was skipped; `guesses`, likewise of what was read by a
-            guess; `copies`, their number, `copies_named`, the first 20 as `that, like this`, and `copied`, for each its
-            source, its title and the id of what it repeats; `other_files`, those of no known kind by suffix; and what
-            `duplicates.sift` tells.
+
+    Returns:
+        `broken`, the list of `where: why` of what was skipped; `guesses`, likewise of what was read by a guess;
+        `copies`, their number, `copies_named`, the first 20 as `that, like this`, and `copied`, for each its source,
+        its title and the id of what it repeats; `other_files`, those of no known kind by suffix; and what
+        `duplicates.sift` tells.
 
     Raises:
         DataError: a file or row cannot be read or has no text (and `broken` is stop), or there is no document at all.
         StorageError: object storage cannot be reached.
     """
-    counts |= {"broken": [], "guesses": [], "copies": 0, "copies_named": [], "copied": [], "other_files": {}}
-    policy = Broken(config.broken, counts["broken"], at_once=AT_ONCE)
+    policy = Broken(config.broken, [], at_once=AT_ONCE)
+    documents = CountedRows(_documents(files, mapper, policy))
+    copies_named, copied = list[str](), list[tuple[str, str, str]]()
     seen = dict[bytes, tuple[str, str]]()
 
     def each_once() -> Iterator[Document]:
-        for document in _documents(files, mapper, policy, counts):
+        for document in documents:
             text, with_title = _keys(document)
             name = duplicates.name_of(document)
             if first := seen.get(with_title if _is_titled(document) else text):
-                counts["copies"] += 1
-                counts["copied"].append((document.source, document.title, first[0]))
-                counts["copies_named"] += [f"{name}, like {first[1]}"] * (counts["copies"] <= duplicates.NAMED)
+                copied.append((document.source, document.title, first[0]))
+                copies_named.extend([f"{name}, like {first[1]}"] * (len(copied) <= duplicates.NAMED))
             else:
                 seen.setdefault(text, (document.id, name))
                 seen.setdefault(with_title, (document.id, name))
                 yield document
 
-    yield from duplicates.sift(each_once(), config, counts)
+    near = yield from duplicates.sift(each_once(), config)
     policy.check()
     if not seen:
-        skipped = f", {len(counts['broken'])} skipped" if counts["broken"] else ""
+        skipped = f", {len(policy.named)} skipped" if policy.named else ""
         raise DataError(
             f"corpus.folder={config.folder!r} has no documents{skipped}; wanted {', '.join(SUFFIXES)} files"
         )
+    guesses, others = documents.counts["guesses"], documents.counts["other_files"]
+    copies = {"copies": len(copied), "copies_named": copies_named, "copied": copied}
+    return {"broken": policy.named, "guesses": guesses, **copies, "other_files": others, **near}
 
 
 def _keys(document: Document) -> tuple[bytes, bytes]:
@@ -116,22 +120,22 @@ def _is_titled(document: Document) -> bool:
     return row and bool(document.title) and len(words(document.text).split()) < SAYS_LITTLE
 
 
-def _documents(
-    files: Sequence[FileAddress], mapper: Mapper, broken: Broken, counts: dict[str, Any]
-) -> Iterator[Document]:
+def _documents(files: Sequence[FileAddress], mapper: Mapper, broken: Broken) -> Counted[Document]:
+    guesses, others = list[str](), dict[str, int]()
     for place, found in zip(files, mapper.map(formats.read, files), strict=True):
         if found is not None and found.problem:
             broken.add(place.address, found.problem)
         elif found is not None:
             if found.note:
-                counts["guesses"].append(f"{place.inside} {found.note}")
+                guesses.append(f"{place.inside} {found.note}")
             title = str(PurePosixPath(place.inside).with_suffix(""))
             if document := _document(place.address, title, found, place, broken):
                 yield document
         elif (suffix := formats.suffix_of(place.inside)) in TABLES:
             yield from _of_table(place, suffix, broken)
         else:
-            counts["other_files"][suffix] = counts["other_files"].get(suffix, 0) + 1
+            others[suffix] = others.get(suffix, 0) + 1
+    return {"guesses": guesses, "other_files": others}
 
 
 def _of_table(place: FileAddress, suffix: str, broken: Broken) -> Iterator[Document]:

@@ -7,9 +7,9 @@ own index of the bands would take three times that, for thousands of files more 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ragdist.config import CorpusConfig
 from ragdist.data.matching import words
 from ragdist.records import Document
+from ragdist.storage.stages import Counted
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -98,31 +99,32 @@ def signature_of(text: str, empty: MinHash) -> Signature:
     return np.asarray(sketch.hashvalues, dtype=np.uint32)
 
 
-def sift(documents: Iterable[Document], config: CorpusConfig, counts: dict[str, Any]) -> Iterator[Document]:
+def sift(documents: Iterable[Document], config: CorpusConfig) -> Counted[Document]:
     """The documents in their order; with `near_duplicates=drop` without those that are nearly like one before them.
 
     Each is compared with those before it that are no near duplicates themselves, so that what is dropped and what is
-    reported are the same documents, and a chain of small changes is not followed away from its beginning. `counts` gets
-    `near_duplicates`, their number, and `near_duplicates_named`, the first 20 as `that, like this`.
+    reported are the same documents, and a chain of small changes is not followed away from its beginning. Counted are
+    `near_duplicates`, and `near_duplicates_named` are the first 20 as `that, like this`.
     """
     if config.near_duplicates == "keep":
         yield from documents
-        return
+        return {}
     index, names, named = Index(config.similarity), list[str](), list[str]()
     from datasketch import MinHash  # loads scipy, which a person who mistyped a name would wait for
 
     empty = MinHash(num_perm=PERMUTATIONS, seed=SEED)
-    counts |= {"near_duplicates": 0, "near_duplicates_named": named}
+    repeats = 0
     for document in documents:
         found = index.add(signature_of(document.text, empty))
         if found is None:
             names.append(name_of(document))
         else:
-            counts["near_duplicates"] += 1
+            repeats += 1
             if len(named) < NAMED:
                 named.append(f"{name_of(document)}, like {names[found[0]]} ({found[1]:.2f})")
         if found is None or config.near_duplicates == "report":
             yield document
+    return {"near_duplicates": repeats, "near_duplicates_named": named}
 
 
 def distinct(texts: Sequence[str], similarity: float) -> int:

@@ -17,6 +17,7 @@ from ragdist.data.sources import places
 from ragdist.data.sources.files import READ_ERRORS, Broken, json_lines
 from ragdist.data.sources.public import BENCHMARKS, Benchmark, PublicRow
 from ragdist.errors import ConfigError, DataError
+from ragdist.storage.stages import Counted
 from ragdist.tracking.progress import progress, say
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -48,15 +49,15 @@ def made_by(config: CorpusConfig) -> dict[str, str]:
     return {"benchmark": config.benchmark, "files": places.digest(places.at(str(path)) for path, _ in files)}
 
 
-def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
-    """The benchmark's rows, each question once, one in memory at a time; `counts` gets the repository with its resolved
+def read(config: CorpusConfig) -> Counted[PublicRow]:
+    """The benchmark's rows, each question once, one in memory at a time; counted are the repository with its resolved
     commit, the licence, whom to cite, and what was left out. A ConfigError if no benchmark is named, or the hub does
     not have it or cannot be reached; a DataError for files of another form (and `corpus.broken` is stop)."""
     benchmark = named(config)
     copy = find(benchmark, Path(config.folder)) if config.folder else _fetch(benchmark, config)
-    counts |= {"repository": benchmark.repository, "commit": copy.commit or "unknown"}
-    counts |= {"licence": benchmark.licence, "citation": benchmark.citation, "repeated": 0, "broken": []}
-    seen, policy = set[str](), Broken(config.broken, counts["broken"])
+    counts = {"repository": benchmark.repository, "commit": copy.commit or "unknown"}
+    counts |= {"licence": benchmark.licence, "citation": benchmark.citation}
+    repeated, seen, policy = 0, set[str](), Broken(config.broken, [])
     for path, split in copy.files:
         for where, row in progress(_rows(path, policy), f"rows of {path.name}"):
             try:
@@ -65,10 +66,11 @@ def read(config: CorpusConfig, counts: dict[str, Any]) -> Iterator[PublicRow]:
                 problem = f"has no column {error}" if isinstance(error, KeyError) else str(error)
                 policy.add(where, f"{problem}; if {benchmark.repository} has changed, set corpus.revision to a commit")
                 continue
-            counts["repeated"] += found.id in seen
+            repeated += found.id in seen
             if found.id not in seen:
                 seen.add(found.id)
                 yield found
+    return {**counts, "repeated": repeated, "broken": policy.named}
 
 
 def find(benchmark: Benchmark, folder: Path, commit: str = "") -> Copy:

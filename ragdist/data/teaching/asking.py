@@ -9,10 +9,9 @@ The teacher pays for each reply once (a cache keeps them), so everything here ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from heapq import nsmallest
-from typing import Any
 
 from ragdist.config import TeacherConfig
 from ragdist.data.prompts import block
@@ -30,6 +29,7 @@ from ragdist.data.teaching.wordings import Wordings
 from ragdist.draws import draw
 from ragdist.records import Chunk, Question, Reply, Request, Split, content_id
 from ragdist.roles import Teacher
+from ragdist.storage.stages import Counted, CountedRows, StageCounts
 
 DATASET = "taught"
 Sources = Callable[[Question], Sequence[Chunk]]
@@ -59,15 +59,14 @@ def ask(
     config: TeacherConfig,
     *,
     seed: int,
-    counts: dict[str, Any],
-) -> Iterator[Question]:
+) -> Counted[Question]:
     """Questions about those of the chunks that `choose` gave a split, not yet answered, in the order of the chunks.
 
-    `counts` gets `chunks`, `refused` (chunks that the teacher refused), `without_question` (whose reply held none),
+    Counted are `chunks`, `refused` (chunks that the teacher refused), `without_question` (whose reply held none),
     `no_question` (lines of replies that are none) and `names_document`, questions that were left out because they point
     at a text.
     """
-    counts |= dict.fromkeys(("chunks", "refused", "without_question", "no_question", "names_document"), 0)
+    counts = dict.fromkeys(("chunks", "refused", "without_question", "no_question", "names_document"), 0)
 
     def request(chunk: Chunk) -> Request:
         return Request(
@@ -80,8 +79,9 @@ def ask(
 
     wanted = (chunk for chunk in chunks if chunk.id in splits)
     for chunk, reply in ask_each(wanted, request, teacher, "questions"):
-        found = questions_in(reply, config.questions_per_chunk, chunk.text, counts)
+        found, other_lines = questions_in(reply, config.questions_per_chunk, chunk.text)
         failed = spoken(reply).failed
+        counts["no_question"] += other_lines
         counts["chunks"] += 1
         counts["refused"] += bool(failed)
         counts["without_question"] += not found and not failed
@@ -97,12 +97,13 @@ def ask(
                 split=splits[chunk.id],
                 dataset=DATASET,
             )
+    return counts
 
 
-def asked_once(asked: Iterable[Question], own: Iterable[Question], counts: dict[str, Any]) -> list[Question]:
+def asked_once(asked: Iterable[Question], own: Iterable[Question]) -> tuple[list[Question], StageCounts]:
     """The teacher's questions less those that say what another split asks, before anyone pays for their answers.
 
-    `counts` gets `asked_of_several`, questions with the same words about several chunks, which none of them alone
+    Counted are `asked_of_several`, questions with the same words about several chunks, which none of them alone
     answers; `near_own`, those near to one of the user's own in the other split; and `near_test`, training questions
     near to a test question.
     """
@@ -116,21 +117,20 @@ def asked_once(asked: Iterable[Question], own: Iterable[Question], counts: dict[
     apart = [question for question in once if not other[question.split].near(question.text)]
     tested = Wordings(question.text for question in apart if question.split == "test")
     kept = [question for question in apart if question.split == "test" or not tested.near(question.text)]
-    counts |= {"asked_of_several": len(rows) - len(once), "near_own": len(once) - len(apart)}
-    counts["near_test"] = len(apart) - len(kept)
-    return kept
+    counts = {"asked_of_several": len(rows) - len(once), "near_own": len(once) - len(apart)}
+    return kept, {**counts, "near_test": len(apart) - len(kept)}
 
 
 def answer(
-    questions: Iterable[Question], sources: Sources, teacher: Teacher, config: TeacherConfig, counts: dict[str, Any]
-) -> Iterator[Question]:
+    questions: Iterable[Question], sources: Sources, teacher: Teacher, config: TeacherConfig
+) -> Counted[Question]:
     """The questions with a short answer and its reasoning: first those that hold at once, then the repaired ones. Where
     a question has answers already they are known, and only the reasoning is new.
 
-    `counts` gets `unanswerable`, `refused`, `repaired` (held at the second attempt), `invalid` (did not) and
+    Counted are `unanswerable`, `refused`, `repaired` (held at the second attempt), `invalid` (did not) and
     `invalid_kept`, those of them that are there nevertheless.
     """
-    counts |= dict.fromkeys(("unanswerable", "refused", "repaired", "invalid", "invalid_kept"), 0)
+    counts = dict.fromkeys(("unanswerable", "refused", "repaired", "invalid", "invalid_kept"), 0)
     failing: list[tuple[Question, Reply, ReasonedAnswer]] = []
 
     def first(question: Question) -> Request:
@@ -160,26 +160,28 @@ def answer(
             if config.invalid == "keep" and (kept := _least_bad(question, found, before)):
                 counts["invalid_kept"] += 1
                 yield kept
+    return counts
 
 
 def reason(
-    questions: Iterable[Question], sources: Sources, teacher: Teacher, config: TeacherConfig, counts: dict[str, Any]
-) -> Iterator[Question]:
+    questions: Iterable[Question], sources: Sources, teacher: Teacher, config: TeacherConfig
+) -> Counted[Question]:
     """All questions in order, training questions that have an oracle and no reasoning with the teacher's.
 
-    One whose reasoning does not hold is left out, or stays as it was where `teacher.invalid` is keep. `counts` gets
+    One whose reasoning does not hold is left out, or stays as it was where `teacher.invalid` is keep. Counted are
     `reasoned`, and what `answer` counts.
     """
     rows = list(questions)
     bare = [row for row in rows if row.split == "train" and row.oracle_ids and not row.reasoning.strip()]
-    made = {question.id: question for question in answer(bare, sources, teacher, config, counts)}
+    answers = CountedRows(answer(bare, sources, teacher, config))
+    made = {question.id: question for question in answers}
     missing = {question.id for question in bare} - made.keys()
-    counts["reasoned"] = sum(bool(question.reasoning) for question in made.values())
     for row in rows:
         if row.id not in missing:
             yield made.get(row.id, row)
         elif config.invalid == "keep":
             yield row
+    return {**answers.counts, "reasoned": sum(bool(question.reasoning) for question in made.values())}
 
 
 def _request(template: str, question: Question, sources: Sources, config: TeacherConfig, **more: str) -> Request:

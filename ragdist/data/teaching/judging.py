@@ -6,7 +6,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
-from typing import Any
 
 from ragdist.config import TeacherConfig
 from ragdist.data.matching import contains, flat, words
@@ -15,6 +14,7 @@ from ragdist.data.questions import LABELS, LINK_DEPTH
 from ragdist.data.teaching.replies import ask_each, fill, says_yes
 from ragdist.records import Candidates, Chunk, Hit, Question, Request
 from ragdist.roles import Retriever, Teacher
+from ragdist.storage.stages import Counted
 
 JUDGED = 5
 """Best-ranked other chunks that the teacher is asked about for each question that it wrote."""
@@ -31,15 +31,14 @@ def unique(
     retriever: Retriever,
     teacher: Teacher,
     config: TeacherConfig,
-    counts: dict[str, Any],
-) -> Iterator[Question]:
+) -> Counted[Question]:
     """The answered questions that only their own chunk answers, in order; the retriever tells which others are looked
     at.
 
-    `counts` gets `several_chunks`, questions that another chunk answers by its words, and with `teacher.judge`
+    Counted are `several_chunks`, questions that another chunk answers by its words, and with `teacher.judge`
     `judged_several`, those of which the teacher says so.
     """
-    counts |= {"several_chunks": 0} | ({"judged_several": 0} if config.judge else {})
+    counts = {"several_chunks": 0} | ({"judged_several": 0} if config.judge else {})
 
     def told_by_words() -> Iterator[tuple[Question, list[Chunk]]]:
         for question, hits in _searched(questions, retriever):
@@ -51,13 +50,14 @@ def unique(
 
     if not config.judge:
         yield from (question for question, _ in told_by_words())
-        return
+        return counts
     # All of them first: two streams at once would write over each other's progress.
     for question, said in verdicts(list(told_by_words()), teacher, config):
         if any(said.values()):
             counts["judged_several"] += 1
         else:
             yield question
+    return counts
 
 
 def also_answers(other: Chunk, question: Question, oracle: Chunk) -> bool:

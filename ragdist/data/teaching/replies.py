@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from string import punctuation
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ragdist.data.matching import contains, flat, key, normalise, words
 from ragdist.data.prompts import ANSWER_TAG, extract, quotes, quotes_hold
@@ -114,14 +114,13 @@ def spoken(reply: Reply) -> Reply:
     return replace(reply, text=said.text, ended=False, failed=reply.failed or why)
 
 
-def questions_in(reply: Reply, count: int, text: str, counts: MutableMapping[str, Any] | None = None) -> list[str]:
+def questions_in(reply: Reply, count: int, text: str) -> tuple[list[str], int]:
     """At most `count` questions of a reply about a text, each once, without numbering, empty lines and talk around
-    them.
+    them, and how many of its lines are none.
 
     Where some lines are questions, by their mark or by words of a language that writes none, the others are talk; where
     none is, as in instructions, the items of a list count. The last line of a reply that was cut off counts only if it
-    is finished. What stands in the text that is asked about is no question about it. `counts["no_question"]` grows by
-    the lines that are none.
+    is finished. What stands in the text that is asked about is no question about it.
     """
     said = spoken(reply)
     lines, listed = listing.pieces(said.text, whole=said.ended)
@@ -129,10 +128,7 @@ def questions_in(reply: Reply, count: int, text: str, counts: MutableMapping[str
     asking = asking or [line for line in lines if listed or listing.is_item(line)]
     found = dict.fromkeys(map(listing.bare, asking))
     kept = [line for line in found if _is_long_enough(line) and not contains(text, line)]
-    if counts is not None:
-        told = sum(bool(line.strip()) for line in lines) - len(asking) + len(found) - len(kept)
-        counts["no_question"] = counts.get("no_question", 0) + told
-    return kept[:count]
+    return kept[:count], sum(bool(line.strip()) for line in lines) - len(asking) + len(found) - len(kept)
 
 
 def names_document(question: str) -> bool:

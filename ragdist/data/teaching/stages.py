@@ -5,7 +5,7 @@ None is named by how questions are shown later, so a change of `contexts` or of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ragdist.config import Settings
@@ -14,7 +14,7 @@ from ragdist.data.teaching import asking, judging
 from ragdist.errors import DataError
 from ragdist.records import Chunk, Question
 from ragdist.roles import Retriever, Teacher
-from ragdist.storage.stages import Rows, Stage, Store
+from ragdist.storage.stages import Counted, CountedRows, Rows, Stage, Store
 from ragdist.tracking.progress import say
 
 ASKING = {"questions_per_chunk", "chunks", "ask", "temperature", "max_new_tokens"}
@@ -34,9 +34,9 @@ class TeacherStages:
         config, seed, fraction = self._config, self.settings.seed, self.settings.questions.test_fraction
         settings = {"seed": seed, "test_fraction": fraction, **config.model_dump(include=ASKING)}
 
-        def produce(counts: dict[str, Any]) -> Iterator[Question]:
+        def produce() -> Counted[Question]:
             splits = asking.choose(chunks, config, test_fraction=fraction, seed=seed)
-            return asking.ask(chunks, splits, self.teacher, config, seed=seed, counts=counts)
+            return asking.ask(chunks, splits, self.teacher, config, seed=seed)
 
         return self.store.make(self._stage("asked", {"chunks": chunks.fingerprint}, settings), Question, produce)
 
@@ -52,14 +52,17 @@ class TeacherStages:
         what the user's own questions and the retriever's hits depend on. A DataError if not one is left."""
         settings = {**self._config.model_dump(include=ANSWERING | JUDGING), "found_by": dict(found_by)}
 
-        def produce(counts: dict[str, Any]) -> Iterator[Question]:
-            once = asking.asked_once(asked, own, counts)
-            held = asking.answer(once, _oracles(chunks), self.teacher, self._config, counts)
-            counts["taught"] = 0
-            for question in judging.unique(held, chunks, retriever, self.teacher, self._config, counts):
-                counts["taught"] += 1
+        def produce() -> Counted[Question]:
+            once, counts = asking.asked_once(asked, own)
+            held = CountedRows(asking.answer(once, _oracles(chunks), self.teacher, self._config))
+            unique = CountedRows(judging.unique(held, chunks, retriever, self.teacher, self._config))
+            taught = 0
+            for question in unique:
+                taught += 1
                 yield question
+            counts = {**counts, "taught": taught, **unique.counts, **held.counts}
             _tell(asked, counts)
+            return counts
 
         return self.store.make(self._stage("taught", {"asked": asked.fingerprint}, settings), Question, produce)
 
@@ -67,10 +70,11 @@ class TeacherStages:
         """The selected questions, with the teacher's reasoning where a training question has none."""
         inputs, settings = {"questions": selected.fingerprint}, self._config.model_dump(include=ANSWERING)
 
-        def produce(counts: dict[str, Any]) -> Iterator[Question]:
-            yield from asking.reason(selected, _oracles(chunks), self.teacher, self._config, counts)
+        def produce() -> Counted[Question]:
+            counts = yield from asking.reason(selected, _oracles(chunks), self.teacher, self._config)
             if counts["invalid"] or counts["refused"]:
                 say(f"reasoning: {_listed(counts, ('reasoned', 'repaired', *LISTED))}")
+            return counts
 
         return self.store.make(self._stage("reasoned", inputs, settings), Question, produce)
 

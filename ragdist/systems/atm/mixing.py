@@ -103,7 +103,7 @@ def _template(question: OpenQuestion, wrong: Sequence[str], count: int, seed: in
     golden = [question.documents[place] for place in question.oracle_positions]
     others = [document for document in question.documents if document not in golden]
     about = replace(question, wrong_answers=tuple(wrong))
-    return template.forge(about, golden or others, (), count=count, seed=seed, others=others)
+    return template.forge(about, golden or others, (), count=count, seed=seed, others=others)[0]
 
 
 def _some(attack: Attack, name: str, round: int, settings: Settings) -> Attack:

@@ -243,7 +243,9 @@ class Game:
 
     def forge_held_out(self, attacker: int) -> None:
         """Forgeries for the test questions by this version, for all versions from the same prompts."""
-        self._each(self.attacker, forging.forge, f"test/forged-a{attacker}", self.test, 0, _fewer(self.settings))
+        # As many for a question as the attacked list shows.
+        settings = self.settings.replaced("atm.samples", self.settings.evaluation.forgeries)
+        self._each(self.attacker, forging.forge, f"test/forged-a{attacker}", self.test, 0, settings)
 
     def judge(self, version: int) -> None:
         """The test questions put to this generator: clean list, template attack, the attacker of the same version."""
@@ -338,12 +340,6 @@ def mito(settings: Settings) -> Callable[..., Any]:
 def _zip(*stages: Sequence[MicrobatchRef]) -> list[tuple[MicrobatchRef, ...]]:
     """Shards of one name together; stages are in the order of names."""
     return list(zip(*stages, strict=True))
-
-
-def _fewer(settings: Settings) -> Settings:
-    """As many forgeries for a test question as the attacked list shows."""
-    atm = settings.atm.model_copy(update={"samples": settings.evaluation.forgeries})
-    return settings.model_copy(update={"atm": atm})
 
 
 def _share(shards: Sequence[MicrobatchRef], top: str, bottom: str) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ragdist.config import Settings
@@ -35,7 +35,7 @@ from ragdist.records import (
     content_id,
 )
 from ragdist.roles import Model, Tokenizer
-from ragdist.storage.stages import Rows, Stage
+from ragdist.storage.stages import Counted, Rows, Stage
 from ragdist.systems.atm import mixing
 from ragdist.systems.atm.forging import Assignment, assignment, assignments, continued, whole, wrong_answer
 
@@ -59,10 +59,10 @@ def open_questions(pipeline: Pipeline, split: Split) -> Rows[OpenQuestion]:
     if retrieved:
         settings |= {"lists": "retrieved", **hybrid.ranked_by(pipeline.settings.retrieval, pipeline.embedder)}
 
-    def produce(counts: dict[str, Any]) -> Iterator[OpenQuestion]:
+    def produce() -> Counted[OpenQuestion]:
         trained = {context.question_id: context for context in pipeline.contexts} if split == "train" else {}
         listed = _retrieved(pipeline, split) if retrieved else trained
-        counts["with_oracle"] = 0
+        with_oracle = 0
         pool = sorted({answer for question in pipeline.questions for answer in question.answers[:1]})
         for question, found in zip(pipeline.questions, pipeline.candidates, strict=True):
             if question.split != split or not (question.id in trained if split == "train" else question.oracle_ids):
@@ -71,8 +71,9 @@ def open_questions(pipeline: Pipeline, split: Split) -> Rows[OpenQuestion]:
             wrong = template.wrong_answers(question, pool, count=WRONG_ANSWERS, seed=seed)
             documents = [pipeline.chunk_by_id[i] for i in shown.chunk_ids]
             target = prompts.target(question, pipeline.settings.prompts)
-            counts["with_oracle"] += bool(shown.oracle_positions)
+            with_oracle += bool(shown.oracle_positions)
             yield open_question(question, documents, shown.oracle_positions, target, wrong)
+        return {"with_oracle": with_oracle}
 
     return pipeline.store.make(Stage(f"open-{split}", inputs, settings, version=2), OpenQuestion, produce)
 

@@ -197,8 +197,8 @@ class Duet:
         return {(case.condition, case.question_id): case.documents for case in cases}
 
     def _asking(self, conditions: Sequence[Condition]) -> Settings:
-        asked = self.settings.evaluation.model_copy(update={"conditions": tuple(conditions), "perplexity": False})
-        return self.settings.model_copy(update={"evaluation": asked})
+        settings = self.settings.replaced("evaluation.conditions", tuple(conditions))
+        return settings.replaced("evaluation.perplexity", False)
 
     def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
@@ -403,5 +403,4 @@ def _checked(settings: Settings) -> Settings:
             f"evaluation.conditions={list(settings.evaluation.conditions)} shows the discoverer no documents; "
             "add retrieved, oracle, absent or attacked"
         )
-    asked = settings.evaluation.model_copy(update={"conditions": ("closed_book", *others)})
-    return settings.model_copy(update={"evaluation": asked})
+    return settings.replaced("evaluation.conditions", ("closed_book", *others))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ragdist.config import DuetConfig
 from ragdist.data import examples
@@ -20,7 +20,7 @@ from ragdist.data.retrieval import hybrid
 from ragdist.draws import draw
 from ragdist.errors import ConfigError
 from ragdist.records import Chunk, Context, Example, Forgery, Question
-from ragdist.storage.stages import Rows, Stage
+from ragdist.storage.stages import Counted, Rows, Stage
 from ragdist.tracking.progress import progress
 
 
@@ -77,15 +77,16 @@ class Trio:
         inputs = {"questions": pipeline.questions.fingerprint, "chunks": pipeline.chunks.fingerprint}
         settings = {"count": config.count, **hybrid.ranked_by(config, pipeline.embedder)}
 
-        def produce(counts: dict[str, Any]) -> Iterator[Context]:
+        def produce() -> Counted[Context]:
             asked = [question for question in pipeline.questions if question.split == "train"]
             found = pipeline.retriever.search([question.text for question in asked], config.count)
-            counts["with_oracle"] = 0
+            with_oracle = 0
             for question, hits in zip(asked, found, strict=True):
                 ids = tuple(hit.chunk_id for hit in hits)
                 places = tuple(place for place, chunk_id in enumerate(ids) if chunk_id in question.oracle_ids)
-                counts["with_oracle"] += bool(places)
+                with_oracle += bool(places)
                 yield Context(question_id=question.id, chunk_ids=ids, oracle_positions=places)
+            return {"with_oracle": with_oracle}
 
         return pipeline.store.make(Stage("retrieved", inputs, settings), Context, produce)
 
@@ -137,7 +138,7 @@ class Trio:
         }
         stage = Stage(name, {"questions": pipeline.questions.fingerprint, **more}, made_by, version=2)
 
-        def produce(_: dict[str, Any]) -> Iterator[Example]:
+        def produce() -> Iterator[Example]:
             pairs = ((question, shown(question)) for question in questions)
             rows = pipeline.mapper.map(examples.from_row, pairs, pipeline.tokenizer, config, limit)
             yield from progress(rows, f"{name} rows", total=len(questions))

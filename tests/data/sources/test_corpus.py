@@ -14,6 +14,7 @@ from ragdist.data.sources import corpus, places
 from ragdist.errors import ConfigError, DataError
 from ragdist.local import ProcessMapper, SerialMapper
 from ragdist.records import content_id
+from ragdist.storage.stages import CountedRows
 from tests import documents as written
 
 KINDS = {
@@ -27,9 +28,8 @@ KINDS = {
 
 def read(folder, mapper=None, **more):
     config = CorpusConfig(source="folder", folder=str(folder), **more)
-    counts = {}
-    found = list(corpus.read(places.files(config.folder), config, mapper or SerialMapper(), counts))
-    return found, counts["broken"]
+    rows = CountedRows(corpus.read(places.files(config.folder), config, mapper or SerialMapper()))
+    return list(rows), rows.counts["broken"]
 
 
 def test_folder_with_every_kind_of_file_is_read_in_path_order(tmp_path):
@@ -89,7 +89,7 @@ def test_document_comes_before_the_next_file_is_read(tmp_path):
     """Files stream: what is wrong with the second one is not known when the first is there."""
     written.write(tmp_path, {"a.txt": "fine", "b.pdf": "no pdf"})
     config = CorpusConfig(source="folder", folder=str(tmp_path))
-    found = corpus.read(places.files(config.folder), config, SerialMapper(), {})
+    found = corpus.read(places.files(config.folder), config, SerialMapper())
     assert next(found).text == "fine"
     with pytest.raises(DataError, match=r"b\.pdf"):
         next(found)
@@ -105,9 +105,10 @@ def test_files_of_no_known_kind_are_counted_and_copies_too(tmp_path):
     written.write(
         tmp_path, {"a.txt": "x", "b.PNG": b"?", "c.png": b"?", "d": b"?", "e.jsonl": '{"title":"a","text":"x"}'}
     )
-    counts = {}
     config = CorpusConfig(source="folder", folder=str(tmp_path))
-    assert len(list(corpus.read(places.files(config.folder), config, SerialMapper(), counts))) == 1
+    rows = CountedRows(corpus.read(places.files(config.folder), config, SerialMapper()))
+    assert len(list(rows)) == 1
+    counts = rows.counts
     assert counts["other_files"] == {".png": 2, "": 1} and counts["copies"] == 1
 
 
@@ -170,10 +171,9 @@ def test_empty_or_missing_folder_is_one_clear_error(tmp_path):
 
 
 def copies(folder, **files):
-    counts = {}
     config = CorpusConfig(source="folder", folder=str(written.write(folder, files)))
-    found = list(corpus.read(places.files(config.folder), config, SerialMapper(), counts))
-    return [document.source for document in found], counts
+    found = CountedRows(corpus.read(places.files(config.folder), config, SerialMapper()))
+    return [document.source for document in found], found.counts
 
 
 HANDBOOK = "The large kiln stands in the cellar. It was built in 1999."

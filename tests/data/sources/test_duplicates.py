@@ -9,6 +9,7 @@ from datasketch import MinHash
 from ragdist.config import CorpusConfig
 from ragdist.data.sources import duplicates
 from ragdist.records import Document, content_id
+from ragdist.storage.stages import CountedRows
 
 
 def text(seed, words=400):
@@ -39,9 +40,8 @@ def document(name, content):
 
 
 def sift(documents, **config):
-    counts = {}
-    found = duplicates.sift(documents, CorpusConfig(source="folder", **config), counts)
-    return [d.title for d in found], counts
+    found = CountedRows(duplicates.sift(documents, CorpusConfig(source="folder", **config)))
+    return [d.title for d in found], found.counts
 
 
 def empty():

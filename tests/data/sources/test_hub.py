@@ -17,7 +17,7 @@ from ragdist.data.sources import hub
 from ragdist.data.sources.public import BENCHMARKS
 from ragdist.errors import ConfigError, DataError
 from ragdist.local import SerialMapper
-from ragdist.storage.stages import Store
+from ragdist.storage.stages import CountedRows, Store
 from tests import tiny
 from tests.data.small_hub import SmallHub
 
@@ -133,9 +133,8 @@ def repository(name, folder):
 
 
 def read(name, folder, **config):
-    counts = {}
-    rows = list(hub.read(CorpusConfig(source="benchmark", benchmark=name, folder=str(folder), **config), counts))
-    return rows, counts
+    rows = CountedRows(hub.read(CorpusConfig(source="benchmark", benchmark=name, folder=str(folder), **config)))
+    return list(rows), rows.counts
 
 
 def test_every_name_of_the_setting_is_known():
@@ -271,11 +270,11 @@ import json, sys
 from ragdist.config import CorpusConfig
 from ragdist.data.sources import hub
 from ragdist.errors import ConfigError
-counts = {}
+from ragdist.storage.stages import CountedRows
 config = CorpusConfig(source="benchmark", benchmark="hotpotqa", revision=sys.argv[1])
 try:
-    rows = list(hub.read(config, counts))
-    print(json.dumps([len(rows), counts["commit"]]))
+    rows = CountedRows(hub.read(config))
+    print(json.dumps([len(list(rows)), rows.counts["commit"]]))
 except ConfigError as error:
     print(json.dumps(str(error)))
 """

@@ -14,6 +14,7 @@ from ragdist.config import CorpusConfig
 from ragdist.data.sources import corpus, formats, office, places, sheets
 from ragdist.errors import DataError
 from ragdist.local import SerialMapper
+from ragdist.storage.stages import CountedRows
 
 PAGE = """<h1>The relay</h1><p>It listens on port <b>8443</b>.</p><script>alert(1)</script>
 <h2>Prices</h2><table><tr><th>Cup</th><th>Price</th></tr><tr><td>small &lt;b&gt;</td><td>3</td></tr></table>"""
@@ -24,9 +25,9 @@ def at_(path):
 
 
 def read(folder, **config):
-    counts = {}
     config = CorpusConfig(**{"source": "folder", "folder": str(folder), **config})
-    return list(corpus.read(corpus.found(config), config, SerialMapper(), counts)), counts
+    rows = CountedRows(corpus.read(corpus.found(config), config, SerialMapper()))
+    return list(rows), rows.counts
 
 
 @pytest.fixture(scope="module")

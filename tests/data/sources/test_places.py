@@ -32,7 +32,7 @@ IN_ORDER = ["a.pdf", "b/one.md", "b c/%20 \u00fc#?.txt", "rows.jsonl"]
 
 def read(folder):
     config = CorpusConfig(source="folder", folder=str(folder))
-    return list(corpus.read(places.files(config.folder), config, SerialMapper(), {}))
+    return list(corpus.read(places.files(config.folder), config, SerialMapper()))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_lost_file_in_object_storage_stops_also_where_broken_files_are_skipped(b
     bucket.delete_object(Bucket="papers", Key="lost/a.txt")
     config = CorpusConfig(source="folder", folder="s3://papers/lost", broken="skip")
     with pytest.raises(StorageError, match=r"lost/a\.txt"):
-        list(corpus.read(found, config, SerialMapper(), {}))
+        list(corpus.read(found, config, SerialMapper()))
 
 
 def test_digest_of_a_folder_depends_on_contents_and_paths_alone(tmp_path):

@@ -6,6 +6,7 @@ from ragdist.config import TeacherConfig
 from ragdist.data.prompts import quotes_hold
 from ragdist.data.teaching import asking
 from ragdist.records import Chunk, Question
+from ragdist.storage.stages import CountedRows
 from tests.scripted_teacher import ScriptedTeacher, kind, reply
 
 
@@ -62,11 +63,12 @@ def test_so_many_chunks_are_drawn_by_seed():
 
 
 def ask(manner=lambda _: None, **settings):
-    counts, teacher = {}, ScriptedTeacher(manner)
+    teacher = ScriptedTeacher(manner)
     config = TeacherConfig(**({"questions_per_chunk": 2} | settings))
     splits = {"a": "train", "b": "test", "c": "train"}
-    found = asking.ask(CHUNKS.values(), splits, teacher, config, seed=3, counts=counts)
-    return [(row.text, row.oracle_ids, row.split) for row in found], counts, teacher
+    rows = CountedRows(asking.ask(CHUNKS.values(), splits, teacher, config, seed=3))
+    found = [(row.text, row.oracle_ids, row.split) for row in rows]
+    return found, rows.counts, teacher
 
 
 def test_questions_are_asked_of_each_chunk_and_carry_no_numbering():
@@ -93,7 +95,7 @@ def test_chunk_is_shown_under_its_heading():
     _, _, teacher = ask()
     assert "a\n\nThe port is 8443." in teacher.calls[0].text
     shown = Chunk(id="d", document_id="d", title="t", text="The x is y.", heading="Manual > Relay")
-    list(asking.ask([shown], {"d": "train"}, teacher, TeacherConfig(questions_per_chunk=1), seed=0, counts={}))
+    list(asking.ask([shown], {"d": "train"}, teacher, TeacherConfig(questions_per_chunk=1), seed=0))
     assert "Manual > Relay\n\nThe x is y." in teacher.calls[-1].text
 
 
@@ -110,17 +112,16 @@ def test_questions_of_the_other_split_and_of_several_chunks_are_not_asked_twice(
         question("Who cleans the wall in the hall?"),
     ]
     own = [question("who wrote the manual of the relay", "test"), question("Who paints the wall in the hall?", "train")]
-    counts = {}
-    kept = asking.asked_once(asked, own, counts)
+    kept, counts = asking.asked_once(asked, own)
     assert [row.text for row in kept] == [f"{long} SERVER?", "Who cleans the wall in the hall?"]
     assert counts == {"asked_of_several": 2, "near_own": 2, "near_test": 1}
 
 
 def answered(manner, *asked, **settings):
-    counts, teacher = {}, ScriptedTeacher(manner)
+    teacher = ScriptedTeacher(manner)
     rows = asked or (question("What is the port?"), question("What is the kiln?", "test", "b"))
-    found = list(asking.answer(rows, sources, teacher, TeacherConfig(**settings), counts))
-    return found, counts, teacher
+    answers = CountedRows(asking.answer(rows, sources, teacher, TeacherConfig(**settings)))
+    return list(answers), answers.counts, teacher
 
 
 def test_answers_are_short_and_their_quotes_stand_in_the_oracle():
@@ -164,7 +165,7 @@ def test_unanswerable_and_refused_questions_are_not_repaired():
 
 
 def reason(manner=lambda _: None, **settings):
-    counts, teacher = {}, ScriptedTeacher(manner)
+    teacher = ScriptedTeacher(manner)
     rows = [
         question("What is the port?", answers=("8443",)),
         question("What is the owner?", answers=("Otto",)),
@@ -172,8 +173,8 @@ def reason(manner=lambda _: None, **settings):
         question("What is the glaze?", oracle="", answers=("blue",)),
         question("What is the kiln?", "test", "b", answers=("hot",)),
     ]
-    found = list(asking.reason(rows, sources, teacher, TeacherConfig(**settings), counts))
-    return rows, found, counts, teacher
+    reasoned = CountedRows(asking.reason(rows, sources, teacher, TeacherConfig(**settings)))
+    return rows, list(reasoned), reasoned.counts, teacher
 
 
 def test_reasoning_is_written_for_training_questions_that_have_none():

@@ -8,6 +8,7 @@ from ragdist.data import distractors
 from ragdist.data.retrieval.bm25 import Bm25
 from ragdist.data.teaching import judging
 from ragdist.records import Candidates, Chunk, Question
+from ragdist.storage.stages import CountedRows
 from tests.scripted_teacher import ScriptedTeacher
 
 TEXTS = (
@@ -39,10 +40,10 @@ def test_yes_tells_nothing_unless_the_texts_are_the_same():
 
 
 def unique(teacher=None, **settings):
-    counts, retriever = {}, Bm25(CHUNKS.values(), RetrievalConfig())
+    retriever = Bm25(CHUNKS.values(), RetrievalConfig())
     asked = [question(), question("What is the owner?", "Ida"), question("What is the lunch?", "soup", "4")]
-    found = judging.unique(asked, CHUNKS, retriever, teacher, TeacherConfig(**settings), counts)
-    return [row.text for row in found], counts
+    found = CountedRows(judging.unique(asked, CHUNKS, retriever, teacher, TeacherConfig(**settings)))
+    return [row.text for row in found], found.counts
 
 
 def test_questions_that_several_chunks_answer_are_left_out():
@@ -85,6 +86,6 @@ def test_rejected_chunks_and_their_copies_are_no_distractors():
     chunks = CHUNKS | {"copy": Chunk(id="copy", document_id="copy", title="again", text=TEXTS[3])}
     asked, retriever = [question("What is the lunch?", "soup", "4")], Bm25(chunks.values(), RetrievalConfig())
     for rejected in ({}, {asked[0].id: {"3", "6"}}):
-        (found,) = distractors.candidates(asked, chunks, retriever, config, seed=0, counts={}, rejected=rejected)
+        (found,) = distractors.candidates(asked, chunks, retriever, config, seed=0, rejected=rejected)
         assert len(found.chunk_ids) == 3
     assert not {"3", "6", "copy"} & set(found.chunk_ids)

@@ -87,6 +87,6 @@ def test_papers_preset_takes_the_first_rows_of_each_split_check_56():
         for split in ("train", "test")
     ]
     config = QuestionsConfig(train_rows=4, test_rows=2, caps="first")
-    kept = questions.select(rows, config, seed=0, counts={})
+    kept, _ = questions.select(rows, config, seed=0)
     assert [question.id for question in kept] == ["train0", "train1", "train2", "train3", "test0", "test1"]
     assert Settings().questions.caps == "drawn"
