@@ -130,7 +130,14 @@ def _kind(kind: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_kind, get_args(kind)))
     text: str = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    for old, new in (("typing.", ""), ("Literal", ""), ("'", ""), ("tuple", "list"), (", ...]", "]")):
+    for old, new in (
+        ("typing.", ""),
+        ("Literal", ""),
+        ("'", ""),
+        ("tuple", "list"),
+        (", ...]", "]"),
+        ("NoneType", "null"),
+    ):
         text = text.replace(old, new)
     return text
 
