@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ragdist.errors import ConfigError
+from ragdist.tracking.progress import visible
 from ragdist.tracking.run import RunFolder, is_held
 
 if TYPE_CHECKING:
@@ -133,8 +134,6 @@ def refuse_unknown(source: str) -> None:
 
 def print_json(value: Any) -> None:
     """For programs."""
-    from ragdist.evaluation.sheet import visible  # what steers terminals, in the escapes of JSON
-
     sys.stdout.write(visible(json.dumps(value, indent=1, ensure_ascii=False)) + "\n")
 
 
@@ -181,5 +180,5 @@ def show(what: Any, plain: bool = False, width: int = 120) -> None:
 
 
 def complain(text: str) -> None:
-    """A line beside the results."""
-    sys.stderr.write(text + "\n")
+    """A line beside the results, with what steers a terminal written out."""
+    sys.stderr.write(visible(text) + "\n")

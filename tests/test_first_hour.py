@@ -224,6 +224,19 @@ def test_init_names_every_broken_document_at_once(mine, capsys):
     assert code == 0 and "one.pdf" in err and loader.load("settings.yaml").corpus.broken == "skip"
 
 
+def test_init_names_files_of_kinds_that_are_not_read(mine, capsys):
+    for name in ("tool.exe", "picture.png", "README"):
+        (mine / "documents" / name).write_text("?")
+    code, _, err = command(capsys, "init", "documents", "questions.csv")
+    assert code == 0 and "not read, as files of other kinds: 1 without a suffix, 1 .exe, 1 .png" in err
+
+
+def test_what_steers_a_terminal_is_written_out_in_lines_and_errors(mine, capsys):
+    Path("q.csv").write_text("\x1b[31mred,\u202eanswer\nA?,x\n")
+    code, _, err = command(capsys, "init", "documents", "q.csv")
+    assert code == 2 and r"\u001b[31mred" in err and not {"\x1b", "\u202e"} & set(err)
+
+
 def test_init_says_that_a_path_is_wrong_before_that_the_file_is_there(mine):
     Path("settings.yaml").write_text("")
     with pytest.raises(ConfigError, match="is not there"):

@@ -88,9 +88,7 @@ class Pipeline:
             counts = read.counts
             if guesses := counts["guesses"]:
                 say(f"read by a guess or with gaps, all on the stage's card: {len(guesses)} files ({guesses[0]})")
-            if others := counts["other_files"]:
-                kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items()))
-                say(f"not read, as files of other kinds: {kinds}")
+            corpus.tell_others(counts["other_files"])
             if copies := counts["copies_named"]:
                 say(f"left out as copies: {counts['copies']} documents ({copies[0]})")
             if near := counts.get("near_duplicates"):

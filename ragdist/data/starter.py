@@ -102,10 +102,12 @@ def sort(paths: Sequence[str]) -> Given:
     for path in paths:
         place = places.at(path)
         if not place.remote and not place.exists:
-            raise ConfigError(f"{path} is not there; give the folder of your documents and your question files")
+            raise ConfigError(f"{path} is not there; give raft, atm or duet, your folder of documents, question files")
         if place.is_folder and not _is_saved(place.address):
             if given.folder:
-                raise ConfigError(f"{given.folder} and {path} are two folders; put the documents below one")
+                raise ConfigError(
+                    f"{given.folder} and {path} are two folders; put the documents below one, give questions as files"
+                )
             given = replace(given, folder=path)
         else:
             given = replace(given, files=(*given.files, path))
@@ -137,10 +139,13 @@ def look(given: Given, settings: Settings, mapper: Mapper) -> Given:
 
 
 def _with_documents(given: Given, config: CorpusConfig, mapper: Mapper) -> Given:
-    found = [place for place in corpus.found(config) if formats.suffix_of(place.inside) in corpus.SUFFIXES]
+    there = corpus.found(config)
+    found = [place for place in there if formats.suffix_of(place.inside) in corpus.SUFFIXES]
     if not found:
         raise ConfigError(f"{given.folder} has no documents; wanted pdf, docx, html, md, txt or other text files")
     kinds = Counter(formats.suffix_of(place.inside) for place in found)
+    others = Counter(formats.suffix_of(place.inside) for place in there)
+    corpus.tell_others({kind: count for kind, count in others.items() if kind not in kinds})
     words = ", ".join(f"{count} {kind[1:]}" for kind, count in kinds.most_common())
     documents = CountedRows(corpus.read(found[:OPENED], config, mapper))
     deque(progress(documents, "reading documents"), maxlen=0)

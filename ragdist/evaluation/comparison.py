@@ -16,7 +16,20 @@ from ragdist.errors import ConfigError
 from ragdist.evaluation import intervals, kept_answers
 from ragdist.evaluation.intervals import Change, Interval, interval, note, together
 from ragdist.evaluation.report import LISTS, NAMES, Told, sentences
-from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    Block,
+    Mark,
+    Notes,
+    Picture,
+    Quote,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    counted,
+    plain,
+)
 
 COLUMNS: dict[str, str] = {"subspan": "subspan_em", "em": "exact_match", "f1": "f1"}
 Metric = Literal["subspan", "em", "f1"]
@@ -139,7 +152,7 @@ def _rows(answers: pa.Table, model: str) -> dict[Key, dict[str, Any]]:
 
 def _conditions(rows: Mapping[Key, object]) -> str:
     names = list(dict.fromkeys(condition for _, condition in rows))
-    return f"{len({question for question, _ in rows})} questions under {', '.join(names)}"
+    return f"{counted(len({question for question, _ in rows}))} under {', '.join(names)}"
 
 
 def _pair(names: tuple[str, str, str], both: Sequence[tuple[Mapping[str, Any], ...]], metric: Metric) -> Pair:

@@ -10,7 +10,20 @@ from ragdist.config import Condition
 from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
 from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note, signed
-from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, bounds, plain
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    Block,
+    Mark,
+    Notes,
+    Picture,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    bounds,
+    counted,
+    plain,
+)
 
 Metric = Literal["subspan", "em", "f1"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -418,8 +431,7 @@ def _verdicts(report: Report) -> list[str]:
 
 
 def _counted(report: Report) -> str:
-    counts = sorted({cell.rows for cell in report.cells}) or [0]
-    return f"{counts[0]} questions" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} questions"
+    return counted(*(cell.rows for cell in report.cells))
 
 
 def _detail(value: float | Labels | ApiCalls | None) -> str:

@@ -7,7 +7,6 @@ the web page in `page.py`, also later, from what `keep` left.
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass, replace
@@ -23,6 +22,7 @@ from rich.text import Text
 from ragdist.evaluation.intervals import Interval
 from ragdist.records import as_row
 from ragdist.storage.atomic import atomic_file, make_folder, translate_errors
+from ragdist.tracking.progress import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,13 +156,13 @@ class Sheet:
         return [block for block in self.blocks if isinstance(block, Picture)]
 
 
+def counted(*counts: int) -> str:
+    """How many questions, at least and at most. Example: `1 question`, `3 to 5 questions`."""
+    low, high = min(counts, default=0), max(counts, default=0)
+    return f"{low} to {high} questions" if low != high else f"{low} question{'s' * (low != 1)}"
+
+
 KEPT = "report.json"
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def visible(text: str) -> str:
-    """The text with what steers terminals, or turns the direction of writing, as the escapes of JSON."""
-    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
 
 
 def keep(sheet: Sheet, folder: Path) -> Path:

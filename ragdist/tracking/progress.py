@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """The text with what steers terminals, or turns the direction of writing, as the escapes of JSON."""
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
 
 
 def say(text: str) -> None:
-    """One line on stderr and in the log."""
+    """One line on stderr and in the log, with what steers a terminal written out."""
+    text = visible(text)
     log.info(text)
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
+
+
+@cache
+def say_once(text: str) -> None:
+    """Says it once in the life of a process: a file is read by several stages."""
+    say(text)
 
 
 class Bar:

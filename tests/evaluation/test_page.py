@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from ragdist.config import SweepConfig
 from ragdist.evaluation import kept_answers, page
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.kept_answers import Shown
@@ -27,7 +28,10 @@ from ragdist.evaluation.sheet import (
     markdown,
     visible,
 )
+from ragdist.sweeps import report
+from ragdist.sweeps.summary import summarise
 from tests.evaluation.test_kept_answers import HOSTILE, answer
+from tests.sweeps.test_summary import trial
 
 SHEET = Sheet(
     [
@@ -217,6 +221,25 @@ def test_a_phone_scrolls_down_only_and_every_field_has_a_name(opened):
     assert tab.eval_on_selector_all("input, select", unnamed) == 0
     assert tab.eval_on_selector_all("th", "all => all.filter(one => !one.scope).length") == 0
     assert tab.locator("h1").count() == 1
+
+
+def test_the_page_of_one_model_alone_shows_its_answers(opened):
+    """As `evaluate` makes it: nothing is before."""
+    tab = opened([row for row in FOUR if row.model == "RAFT"], viewport={"width": 390, "height": 844})
+    assert cards(tab) == ["q0", "q1", "q2", "q3", "q4"]
+    for outcome, ids in {"kept": ["q0", "q2"], "misled": ["q3"], "abstained": ["q4"]}.items():
+        tab.check(f"input[value={outcome}]")
+        assert cards(tab) == ids
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_page_of_a_sweep_fits_a_phone_and_names_its_best(opened):
+    sweep = summarise("raft", [trial(n / 5, 0.5 + n / 20, 0.4) for n in range(6)], SweepConfig(objective="clean"))
+    answers = [replace(row, model=f"oracle_fraction={n / 5:g}") for n in range(6) for row in pair(n, n % 2, n % 2)[1:]]
+    tab = opened(answers, report.sheet(sweep), viewport={"width": 390, "height": 844})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert "oracle_fraction=1" in tab.text_content(".lead") and tab.locator(".picture").count()
+    assert not tab.eval_on_selector_all(".picture svg", "all => all.filter(one => !one.clientWidth).length")
 
 
 def contrast(tab, selector):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ragdist.evaluation.intervals import Change, Interval
 from ragdist.evaluation.report import Told, sentences
-from ragdist.evaluation.sheet import markdown, picture, terminal
+from ragdist.evaluation.sheet import counted, markdown, picture, terminal
 from ragdist.evaluation.summary import summarise
 from tests.evaluation import world
 from tests.evaluation.world import RuleWriter, majority, stubborn
@@ -59,6 +59,12 @@ def test_a_model_is_one_row_and_what_scores_and_lists_mean_stands_below(report):
     assert [row[0] for row in table(report)[:-1]] == ["base", "RAFT"] and all(map(all, table(report)[:2]))
     below = " ".join(report.sheet().blocks[1].lines)
     assert "EM, of answers that are a right one and nothing else" in below and "permuted: the same documents" in below
+
+
+def test_one_question_is_a_question():
+    assert [counted(), counted(1), counted(4, 4), counted(3, 1, 5)] == [
+        *("0 questions", "1 question", "4 questions", "1 to 5 questions")
+    ]
 
 
 def test_changes_over_few_questions_are_one_sentence_for_two_models():

@@ -10,11 +10,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from shlex import quote
 from typing import Any, NamedTuple
 
 from ragdist.config import ColumnsConfig
 from ragdist.errors import DataError
-from ragdist.tracking.progress import say
+from ragdist.tracking.progress import say_once
 
 CHATS = ("messages", "conversations", "conversation")
 USUAL = {
@@ -117,9 +118,10 @@ class Columns:
             return found
         name = getattr(self._config, part)
         near = nearest([name, *USUAL[part]], there)
+        setting = quote(f"corpus.columns.{part}={near or 'NAME'}")
         raise NoColumn(
             f"no column {name!r} for the {part.removesuffix('s')} (nor another usual name); the columns are "
-            f"{listed(there)}; set corpus.columns.{part}={near or 'NAME'}" + (" (the nearest)" if near else "")
+            f"{listed(there)}; set {setting}" + (" (the nearest)" if near else "")
         )
 
     def _tell(self, there: tuple[str, ...], taken: Taken) -> None:
@@ -135,13 +137,7 @@ class Columns:
         unread = [name for name in there if name.partition("[")[0] not in used]
         line = f"{self._file}: {', '.join(f'{part} from `{name}`' for part, name in parts)}"
         line += f"; not read: {listed(unread)}" if unread else ""
-        if line not in _told:
-            _told.add(line)
-            say(line)
-
-
-_told: set[str] = set()
-"""Lines that were said: a file is read by several stages."""
+        say_once(line)
 
 
 def nearest(wanted: Sequence[str], there: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,6 +19,7 @@ from ragdist.errors import DataError
 from ragdist.records import Document, content_id
 from ragdist.roles import Mapper
 from ragdist.storage.stages import Counted, CountedRows
+from ragdist.tracking.progress import say_once
 
 LINES = (".json", ".jsonl", ".csv", ".tsv")
 TABLES = (*LINES, *(f"{kind}{packed}" for kind in LINES for packed in (".gz", ".zst")), ".parquet", ".xlsx", ".xlsm")
@@ -27,7 +28,7 @@ VERSION = 3
 """Of the documents that the same files give."""
 SAYS_LITTLE = 8
 """Words below which a row's own title is part of what it says: "Is parking free?" and "Yes."."""
-LATER = frozenset({*office.PARSERS, ".pptx", *TABLES} - {".json", ".jsonl", ".jsonl.gz", ".parquet"})
+LATER = frozenset({*office.PARSERS, ".pptx", ".rst", ".adoc", *TABLES} - {".json", ".jsonl", ".jsonl.gz", ".parquet"})
 """Kinds that were not read in version 3: a folder that holds one is another stage."""
 SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm")
 """Tables that are one document where they have no column of texts."""
@@ -53,6 +54,13 @@ def _whole(address: str) -> str:
 def later(files: Sequence[FileAddress]) -> list[str]:
     """Which kinds of LATER are there."""
     return sorted({formats.suffix_of(place.inside) for place in files} & LATER)
+
+
+def tell_others(kinds: Mapping[str, int]) -> None:
+    """Says once which files are of kinds that are not read, how many by suffix."""
+    if kinds:
+        named = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(kinds.items()))
+        say_once(f"not read, as files of other kinds: {named}")
 
 
 def read(files: Sequence[FileAddress], config: CorpusConfig, mapper: Mapper) -> Counted[Document]:

@@ -22,7 +22,7 @@ from ragdist.data.sources.columns import NoColumn
 from ragdist.data.sources.places import FileAddress, at
 from ragdist.data.sources.values import Number
 from ragdist.errors import DataError
-from ragdist.tracking.progress import say
+from ragdist.tracking.progress import say_once
 
 NumberedRows = Iterator[tuple[str, dict[str, Any]]]
 """Each row with where it stands: `path, line 3`."""
@@ -30,6 +30,7 @@ LARGEST = 2 << 30
 """Bytes of a file that is read as a whole."""
 LINE = 256 << 20
 """Bytes of a line of JSONL; what is longer is no JSON."""
+csv.field_size_limit(LINE)
 READ_ERRORS = (OSError, EOFError, zlib.error)
 """What a missing, forbidden or torn file raises."""
 
@@ -134,11 +135,16 @@ def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
                 try:
                     row = as_json(line)
                 except ValueError as error:
-                    broken.add(where, f"is not JSON ({why(error)})")
+                    broken.add(where, f"is not JSON ({why(error)}){_kinds(place)}")
                 else:
                     yield from _objects(where, row, broken)
     except (*READ_ERRORS, UnicodeError) as error:
         broken.add(place.address, f"cannot be read ({why(error)})")
+
+
+def _kinds(place: FileAddress) -> str:
+    known = suffixes(place.inside)[0] in (".jsonl", ".ndjson")
+    return "" if known else "; what is not named .csv, .tsv, .json, .parquet or .xlsx is read as JSONL"
 
 
 def as_json(text: str | bytes) -> Any:
@@ -166,7 +172,9 @@ def _lines(file: Any) -> Iterable[str | bytes]:
 
 
 def _json(place: FileAddress, broken: Broken) -> NumberedRows:
-    value = as_json(whole(place))
+    if not (text := whole(place)).strip():
+        raise ValueError("it is empty")
+    value = as_json(text)
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
         yield from _objects(
             f"{place.address}, item {number}" if isinstance(value, list) else place.address, row, broken
@@ -203,19 +211,20 @@ def _sheets(place: FileAddress, broken: Broken, *, every: bool) -> NumberedRows:
 
 
 def _separated(place: FileAddress, broken: Broken) -> NumberedRows:
-    """Rows of a table with commas, semicolons or tabs; an empty cell is nothing, one that is a JSON list or object its
-    value."""
+    """Rows of a table with commas, semicolons, tabs or upright strokes; an empty cell is nothing, one that is a JSON
+    list or object its value."""
     try:
         text, note = encodings.decoded(whole(place))
     except DataError as error:
         return broken.add(place.address, error)
     if note:
-        say(f"{place.address} {note}")
+        say_once(f"{place.address} {note}")
     header = text.partition("\n")[0]
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=header.count))
+    table.fieldnames = sheets.header(table.fieldnames or ())
     for cells in table:
         where = f"{place.address}, line {table.line_num}"
         if None in cells:
             broken.add(where, f"has more than the {len(table.fieldnames or ())} cells of the first line")
         else:
-            yield where, {name.strip(): values.cell(cell) for name, cell in cells.items() if name and name.strip()}
+            yield where, {name: values.cell(cell) for name, cell in cells.items() if name}

@@ -164,7 +164,7 @@ def _bookmarks(reader: Any) -> dict[int, list[tuple[int, str]]]:
 
 
 PARSERS: dict[str, Callable[[bytes], Text]] = {
-    ".txt": plain,
+    **dict.fromkeys((".txt", ".rst", ".adoc"), plain),
     **dict.fromkeys((".md", ".markdown"), markdown),
     ".pdf": pdf,
     ".docx": docx,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from itertools import islice
 from typing import Any
@@ -22,18 +22,27 @@ OLE = b"\xd0\xcf\x11\xe0"
 
 
 def rows(place: FileAddress, *, every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of the first sheet that has any, or of every sheet, each by the names in its own first row; raises as
-    `tables`."""
+    """The rows of the first sheet that has any below its first, or of every sheet, each by the names in its own first
+    row; raises as `tables`."""
     for name, lines in tables(place.read()):
-        header: list[str] = []
+        names, number = header(next(lines, (0, []))[1]), 0
         for number, cells in lines:
-            if not header:
-                header = ["" if cell is None else str(cell).strip() for cell in cells]
-            else:
-                named = zip(header, cells, strict=False)
-                yield f"{place.address}, sheet {name!r}, row {number}", {key: cell for key, cell in named if key}
-        if header and not every:
+            named = zip(names, cells, strict=False)
+            yield f"{place.address}, sheet {name!r}, row {number}", {key: cell for key, cell in named if key}
+        if number and not every:
             return
+
+
+def header(cells: Iterable[Any]) -> list[str]:
+    """The names of a table's columns, none twice: a second `answer` is `answer 2`."""
+    names: list[str] = []
+    for cell in cells:
+        name = plain = "" if cell is None else str(cell).strip()
+        count = 1
+        while name and name in names:
+            name = f"{plain} {(count := count + 1)}"
+        names.append(name)
+    return names
 
 
 def tables(data: bytes) -> Iterator[tuple[str, Iterator[tuple[int, list[Any]]]]]:

@@ -9,7 +9,20 @@ from typing import Any, get_args
 
 from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note
 from ragdist.evaluation.report import HEADLINE, NAMES, SCORES, SCORES_MEAN, Accuracy, Attack, Told, sentences, value
-from ragdist.evaluation.sheet import COLOURS, Block, Mark, Notes, Picture, Quote, Series, Sheet, Table, Value, plain
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    Block,
+    Mark,
+    Notes,
+    Picture,
+    Quote,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    counted,
+    plain,
+)
 from ragdist.systems.atm.asking import Condition
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
@@ -150,8 +163,7 @@ def notes(report: Rounds) -> list[str]:
     """What the numbers mean, a sentence each; first whether anything is shown at all."""
     right = [change for change in report.changes if change.metric == HEADLINE]
     logs = [gain for gain in report.gains if gain.metric == "log_perplexity"]
-    counts = sorted({score.rows for score in report.scores}) or [0]
-    out = [f"{counts[0]} questions." if len(counts) == 1 else f"{counts[0]} to {counts[-1]} questions."]
+    out = [f"{counted(*(score.rows for score in report.scores))}."]
     out += [conclusion(report), SCORES_MEAN]
     if report.successes:
         out.append("Attack success: right on the permuted clean list, wrong with forgeries strewn into that very list.")

@@ -9,7 +9,20 @@ from typing import Any
 from ragdist.evaluation.intervals import note, signed
 from ragdist.evaluation.report import NAMES, TITLES, Report, Told, blocks, compared, sentences
 from ragdist.evaluation.report import headline as table_headline
-from ragdist.evaluation.sheet import COLOURS, DARK, Block, Mark, Notes, Picture, Series, Sheet, Table, Value, plain
+from ragdist.evaluation.sheet import (
+    COLOURS,
+    DARK,
+    Block,
+    Mark,
+    Notes,
+    Picture,
+    Series,
+    Sheet,
+    Table,
+    Value,
+    counted,
+    plain,
+)
 from ragdist.records import as_row
 from ragdist.systems.duet.abstention import Selective
 from ragdist.systems.duet.calibration import Calibration
@@ -138,7 +151,7 @@ def title(group: Sequence[ArbiterEffect]) -> str:
         f"just one in {every.one / every.rows:.0%}",
         f"none in {every.neither / every.rows:.0%}",
     ]
-    return f"{TITLES[group[0].condition]}: {every.rows} questions, {', '.join(shares)}"
+    return f"{TITLES[group[0].condition]}: {counted(every.rows)}, {', '.join(shares)}"
 
 
 def notes(group: Sequence[ArbiterEffect]) -> list[str]:
@@ -216,7 +229,7 @@ def _bars(worths: Sequence[ArbiterEffect]) -> Picture:
             if isinstance(accuracy, Value):
                 marks[str(name)].append(Mark(at, accuracy.interval))
     return Picture(
-        title=f"arbiters, {worths[0].outcomes.rows} questions, 95% intervals",
+        title=f"arbiters, {counted(worths[0].outcomes.rows)}, 95% intervals",
         series=[
             Series(label=name, marks=marks[name], form="bars", colour=colour, dashed=name == EITHER)
             for name, colour in colours.items()

@@ -152,7 +152,38 @@ def test_U2_splits_of_a_saved_dict_are_those_of_its_questions(tmp_path):
     assert [q.split for q, _, _ in read(tmp_path / "saved")] == ["train"] * 3 + ["test"]
 
 
+def test_U2_a_column_that_is_there_twice_is_read_once_and_the_other_said_to_be_left(tmp_path, capsys):
+    (tmp_path / "q.csv").write_text("question,Answer,question\nA?,x,B?\n")
+    assert [q.text for q, _, _ in read(tmp_path / "q.csv")] == ["A?"]
+    assert "not read: `question 2`" in capsys.readouterr().err
+    assert sheets.header(["a", " a", None, "", "a 2", "a"]) == ["a", "a 2", "", "", "a 2 2", "a 3"]
+
+
+@pytest.mark.parametrize("separator", ",;\t|")
+def test_U2_tables_are_parted_by_what_their_first_line_has_most_and_cells_may_be_long(tmp_path, separator):
+    (tmp_path / "q.csv").write_text(f"question{separator}answer\n{'A' * 200_000}?{separator}x\n")
+    ((found, _, _),) = read(tmp_path / "q.csv")
+    assert (len(found.text), found.answers) == (200_001, ("x",))
+
+
+def test_U2_questions_may_stand_on_the_second_sheet_below_a_first_with_a_line(tmp_path):
+    (book := openpyxl.Workbook()).active.append(["notes"])
+    sheet = book.create_sheet()
+    for cells in (["question", "answer"], ["A?", "x"]):
+        sheet.append(cells)
+    book.save(tmp_path / "q.xlsx")
+    assert [q.text for q, _, _ in read(tmp_path / "q.xlsx")] == ["A?"]
+
+
+def test_U2_a_setting_that_is_advised_can_be_typed(tmp_path):
+    (tmp_path / "q.csv").write_text("Question (EN),answer\nA?,x\n")
+    with pytest.raises(DataError, match=r"set 'corpus\.columns\.question=Question \(EN\)'"):
+        read(tmp_path / "q.csv")
+
+
 BAD = {
+    "q.txt": (b"question,answer", r"what is not named \.csv, .* is read as JSONL"),
+    "empty.json": (b" ", "it is empty"),
     "q.xlsx": (b"PK\x03\x04 torn", "torn or of another format"),
     "old.xls": (sheets.OLE + b"x" * 100, r"save it as \.xlsx"),
     "q.jsonl.zst": (b"no zstd", "cannot be read"),

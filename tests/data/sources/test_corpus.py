@@ -103,7 +103,7 @@ def test_documents_are_the_same_for_any_mapper(tmp_path):
 
 def test_files_of_no_known_kind_are_counted_and_copies_too(tmp_path):
     written.write(
-        tmp_path, {"a.txt": "x", "b.PNG": b"?", "c.png": b"?", "d": b"?", "e.jsonl": '{"title":"a","text":"x"}'}
+        tmp_path, {"a.rst": "x", "b.PNG": b"?", "c.png": b"?", "d": b"?", "e.jsonl": '{"title":"a","text":"x"}'}
     )
     config = CorpusConfig(source="folder", folder=str(tmp_path))
     rows = CountedRows(corpus.read(places.files(config.folder), config, SerialMapper()))
