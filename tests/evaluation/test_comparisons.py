@@ -39,7 +39,7 @@ def test_models_are_compared_question_by_question():
     """
     before = group("base", lambda number: number < 60, range(100))
     after = group("tuned", lambda number: number >= 50, range(119, 19, -1))
-    found = compare(before, after, "em", SETTINGS)
+    found = compare(before, after, "em", SETTINGS.evaluation, SETTINGS.seed)
     assert found.rows == 80 and found.change.mean == pytest.approx((40 - 30) / 80)
     assert found.p == pytest.approx(stats.binomtest(40, 70).pvalue)
     spread = 1.96 * ((70 / 80 - (10 / 80) ** 2) / 80) ** 0.5
@@ -49,7 +49,7 @@ def test_models_are_compared_question_by_question():
 def test_the_same_answers_in_another_order_are_no_change():
     before = group("base", lambda number: number % 3 == 0, range(120))
     after = group("tuned", lambda number: number % 3 == 0, range(119, -1, -1))
-    found = compare(before, after, "em", SETTINGS)
+    found = compare(before, after, "em", SETTINGS.evaluation, SETTINGS.seed)
     assert (found.change, found.p) == ((0.0, 0.0, 0.0), 1.0)
 
 
@@ -57,7 +57,11 @@ def test_stages_of_a_game_are_compared_question_by_question():
     """The same 80 shared questions as of two models, 30 falling and 40 rising."""
     asked = [test_rounds.answered(n, "clean", 0, -1, n < 60) for n in range(100)]
     asked += [test_rounds.answered(n, "clean", 1, -1, n >= 50) for n in range(119, 19, -1)]
-    (found,) = (change for change in rounds.report(asked, {}, [], SETTINGS).changes if change.metric == "em")
+    (found,) = (
+        change
+        for change in rounds.report(asked, {}, [], SETTINGS.evaluation, SETTINGS.seed).changes
+        if change.metric == "em"
+    )
     assert found.rows == 80 and found.change.mean == pytest.approx((40 - 30) / 80)
     assert found.p == pytest.approx(stats.binomtest(40, 70).pvalue)
 

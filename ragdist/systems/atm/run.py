@@ -114,7 +114,7 @@ def run(
                 game.play(number)
     models = {side: Path(_start(side, phases, journal, settings).source) for side, phases in learned.items()}
     judged = journal.folder / "test"
-    report = rounds.summarise(judged, settings, questions)
+    report = rounds.summarise(judged, settings.evaluation, settings.seed, questions)
     return AtmOutcome(
         models["generator"], models["attacker"], report, answers.of_game(judged, questions, template, settings)
     )

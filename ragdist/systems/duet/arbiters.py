@@ -135,9 +135,9 @@ def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
         config, limit = settings.prompts, settings.answer_tokens
         asked = [disputes.summary_prompt(dispute, tokenizer, config, flipped=flipped) for dispute, flipped in shown]
-        made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings)])
+        made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings.model)])
         name = content_id(made_by)
-        return ask_prompts("summaries", answerer, asked, folder / f"{name}.jsonl", name, settings)
+        return ask_prompts("summaries", answerer, asked, folder / f"{name}.jsonl", name, limit, settings.seed)
 
     return ask
 
