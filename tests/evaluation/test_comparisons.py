@@ -72,7 +72,7 @@ def test_perplexities_of_a_game_are_compared_question_by_question():
         Matchup(0, 0): [test_rounds.grade(n, 0, 2.718281828459045**n) for n in range(100)],
         Matchup(0, 1): [test_rounds.grade(n, 0, 2.718281828459045 ** (n + 1)) for n in range(119, 19, -1)],
     }
-    gains = rounds.report([], grades, [], SETTINGS).gains
+    gains = rounds.report([], grades, [], SETTINGS.evaluation, SETTINGS.seed).gains
     (found,) = (gain for gain in gains if gain.metric == "log_perplexity")
     assert found.rows == 80 and found.change == pytest.approx((1.0, 1.0, 1.0))
 
@@ -137,7 +137,7 @@ def test_arms_of_a_sweep_are_one_family():
         for condition in ("clean", "template")
         for n in (range(120) if arm == "paper" else range(119, -1, -1))
     ]
-    found = arms.compare(rows, list(right), SETTINGS)
+    found = arms.compare(rows, list(right), SETTINGS.evaluation, SETTINGS.seed)
     tested = {(row.arm, row.condition, row.measure): row.p_first for row in found if row.p_first is not None}
     assert len(found) == 18 and len(tested) == 12
     # Four p of 2 / 2^15, four of 2 / 2^8, four of 1: of twelve, eight are left when the first four are through.
@@ -148,4 +148,6 @@ def test_arms_of_a_sweep_are_one_family():
     assert "correction over all 12 changes" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "em" not in line and "| " in line[:3]}
     assert text.count("]*") == 4 and "]*" not in lines["clean"]
-    assert all(row.p_first is None for row in arms.compare(rows[:50], list(right), SETTINGS))  # fewer than 100
+    assert all(
+        row.p_first is None for row in arms.compare(rows[:50], list(right), SETTINGS.evaluation, SETTINGS.seed)
+    )  # fewer than 100
