@@ -168,9 +168,9 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
 
 def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:
     """Where the game lies that a trial of ATM begins with, and the phase that is its own; empty: the first."""
-    apart = {key: value for key, value in point.items() if not atm.common([key], settings)}
+    apart = {key: value for key, value in point.items() if not atm.common([key], settings.atm)}
     unknown = any(value is None for value in apart.values())
-    until = "" if unknown or len(apart) == len(point) else atm.common(point.keys() - apart.keys(), settings)
+    until = "" if unknown or len(apart) == len(point) else atm.common(point.keys() - apart.keys(), settings.atm)
     name = f"{until.replace('/', '-')}-{trials.name_of(apart)}"  # games that part later are others
     return sweep / "common" / name, until
 

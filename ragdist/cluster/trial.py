@@ -111,6 +111,6 @@ def _settings_of(plan: SweepSpec, trial: Trial) -> Settings:
     return trials.at(plan.settings, trial.values).replaced("run.name", name)
 
 
-def _threads(cluster: ClusterConfig) -> int:
+def _threads(config: ClusterConfig) -> int:
     """Processors that a trial may use in its own process, while its workers rest."""
-    return max(1, int(session.worker_cpus(cluster) * cluster.workers))
+    return max(1, int(session.worker_cpus(config) * config.workers))

@@ -63,7 +63,7 @@ def rows_of(kind: type[Record], path: Path) -> list[Record]:
 
 
 def plan_of(
-    table: pa.Table, blank: Mapping[str, Any], train: TrainConfig, seed: int, *, packed: bool = False
+    table: pa.Table, blank: Mapping[str, Any], config: TrainConfig, seed: int, *, packed: bool = False
 ) -> RowSchedule:
     """The plan of a run over a table with a column `tokens`.
 
@@ -74,7 +74,7 @@ def plan_of(
     Args:
         table: one line a row.
         blank: a line more, of few tokens, that adds nothing to the loss.
-        train: how rows make steps and microbatches.
+        config: how rows make steps and microbatches.
         seed: of their order.
         packed: rows of a microbatch are laid end to end, without padding.
 
@@ -82,16 +82,16 @@ def plan_of(
         ConfigError: there is no row to train on.
     """
     rows = len(table)
-    training_steps(rows, train)
+    training_steps(rows, config)
     lengths = pc.list_value_length(table["tokens"]).to_pylist()
-    steps = training_blocks(lengths, train, seed)
+    steps = training_blocks(lengths, config, seed)
     useful = [sum(lengths[row] for row in step) for step in steps]
-    if missing := train.examples_per_step - len(steps[-1]):
+    if missing := config.examples_per_step - len(steps[-1]):
         table = pa.concat_tables([table, pa.Table.from_pylist([dict(blank)], table.schema)])
         lengths.append(len(blank["tokens"]))
         steps[-1] += [rows] * missing
     padded = [
-        sum(lengths[step[at]] * train.microbatch for at in range(0, len(step), train.microbatch)) for step in steps
+        sum(lengths[step[at]] * config.microbatch for at in range(0, len(step), config.microbatch)) for step in steps
     ]
     return RowSchedule(table, rows, [row for step in steps for row in step], useful, useful if packed else padded)
 

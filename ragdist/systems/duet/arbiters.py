@@ -142,14 +142,13 @@ def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: 
     return ask
 
 
-def by_teacher(teacher: Teacher, settings: Settings) -> Ask:
+def by_teacher(teacher: Teacher, limit: int, seed: int) -> Ask:
     """Asks the teacher, each dispute paid for once; what it refuses to answer is an empty text."""
 
     def requests(shown: Sequence[tuple[Dispute, bool]]) -> Iterator[Request]:
         for dispute, flipped in shown:
             text = disputes.summary_text(dispute, flipped=flipped)
-            limit = settings.answer_tokens
-            yield Request(id=f"{dispute.question_id}/{flipped}", text=text, max_new_tokens=limit, seed=settings.seed)
+            yield Request(id=f"{dispute.question_id}/{flipped}", text=text, max_new_tokens=limit, seed=seed)
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
         return [without_thoughts(reply.text).text for reply in teacher.ask(requests(shown), what="summaries")]
