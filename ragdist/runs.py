@@ -263,7 +263,7 @@ def _here(settings: Settings) -> Here:
     from ragdist.data.sources import origins
     from ragdist.plan.workload import Here
 
-    return Here(origins.made_from(settings))
+    return Here(origins.made_from(settings.corpus, settings.run.folder))
 
 
 def render(
@@ -494,7 +494,7 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
         raise ConfigError(f"{to} is there already; give another name with --to, or replace it with --force")
     if paths:
         with players.mapper(own) as mapper:
-            text = starter.settings(system, starter.look(given, own, mapper), machine or "laptop")
+            text = starter.settings(system, starter.look(given, own.corpus, own.seed, mapper), machine or "laptop")
     else:
         demos = {"raft": "raft-demo.yaml", "atm": "atm-tiny.yaml", "duet": "duet-demo.yaml"}
         text = settings_file(demos[system] if machine == "laptop" else f"{system}.yaml").read_text()

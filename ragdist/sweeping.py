@@ -60,7 +60,7 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
     from ragdist.cluster.sweep import run as run_trials
     from ragdist.cluster.trial import SweepSpec
 
-    trials.check(job, settings)
+    trials.check(job, settings.sweep, settings.evaluation)
     points = trials.points(settings)
     parent = Path(settings.run.folder).resolve()
     with open_run(settings, f"sweep-{job}") as run:
@@ -71,15 +71,15 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
         with span("trials"):
             held = ("cluster",) if job == "raft" else ("attacker", "generator")
             play_one = partial(play, job, run_job, run.folder)
-            ended = run_trials(
-                SweepSpec(shared, run.folder, play_one, trials.rungs(job, settings), tuple(points), held)
-            )
+            rungs = trials.rungs(job, settings.sweep, settings.atm.rounds)
+            ended = run_trials(SweepSpec(shared, run.folder, play_one, rungs, tuple(points), held))
         named = trials.arms(settings)
         found = summing.summarise(job, ended, settings.sweep, named)
         # Without arms each point is one of its own.
         answers = arms.rows_of(run.folder, ended, named or _labelled(found.points), settings.seed)
         kept_answers.write(answers, run.folder)
-        compared = arms.compare(arms.measured(answers), list(named), settings) if named else []
+        measured, config = arms.measured(answers), settings.evaluation
+        compared = arms.compare(measured, list(named), config, settings.seed) if named else []
         summary = sweep_report.write(found, settings, run.folder, arms.blocks(compared, named) if named else ())
         if named:
             summary["arms"] = [as_row(row) for row in compared]
@@ -168,9 +168,9 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
 
 def _begun(sweep: Path, point: Point, settings: Settings) -> tuple[Path, str]:
     """Where the game lies that a trial of ATM begins with, and the phase that is its own; empty: the first."""
-    apart = {key: value for key, value in point.items() if not atm.common([key], settings)}
+    apart = {key: value for key, value in point.items() if not atm.common([key], settings.atm)}
     unknown = any(value is None for value in apart.values())
-    until = "" if unknown or len(apart) == len(point) else atm.common(point.keys() - apart.keys(), settings)
+    until = "" if unknown or len(apart) == len(point) else atm.common(point.keys() - apart.keys(), settings.atm)
     name = f"{until.replace('/', '-')}-{trials.name_of(apart)}"  # games that part later are others
     return sweep / "common" / name, until
 

@@ -84,7 +84,7 @@ def job_of(values) -> str:
 def planned(job: str, settings: Settings) -> None:
     """The plan of the job on `NODES`, refused as `train` refuses it."""
     if job.startswith("sweep-"):
-        trials.check(job.removeprefix("sweep-"), settings)
+        trials.check(job.removeprefix("sweep-"), settings.sweep, settings.evaluation)
     layout.check(runs.plan(settings, job.removeprefix("sweep-"), NODES))
 
 

@@ -81,7 +81,7 @@ def test_atm_begins_with_the_common_game_and_goes_on_from_its_last_rung(settings
     ],
 )
 def test_games_are_one_up_to_the_first_phase_that_reads_what_differs(keys, values, phase):
-    assert atm.common(keys, resolve(values)) == phase
+    assert atm.common(keys, resolve(values).atm) == phase
 
 
 def test_scores_are_intervals_over_questions():

@@ -38,12 +38,12 @@ def rank_cpus(settings: Settings, block: str) -> float:
     return asked or session.even_share(settings.cluster, ranks)
 
 
-def rank_threads(settings: Settings, side: GroupConfig) -> float:
+def rank_threads(config: ClusterConfig, side: GroupConfig) -> float:
     """Threads of one rank: its CPU cores, or where groups share this machine, as many as if its own were alone.
 
     Learning is for one group at a time, so half the cores would rest most of the time.
     """
-    return side.cpus_per_worker or session.even_share(settings.cluster, side.workers)
+    return side.cpus_per_worker or session.even_share(config, side.workers)
 
 
 def fit(settings: Settings, blocks: Sequence[str]) -> bool:

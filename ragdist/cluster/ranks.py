@@ -177,7 +177,7 @@ class Ranks:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        threads = place.rank_threads(plan.settings, side)
+        threads = place.rank_threads(plan.settings.cluster, side)
         variables = environment(plan.settings.cluster, threads, side.gpus_per_worker)
         variables["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits leaves its core to the other group
         run, job = owner(plan.run_folder)

@@ -17,7 +17,7 @@ from ray import tune
 
 from ragdist.cluster import pool, session
 from ragdist.cluster.workers import last_line, log_to
-from ragdist.config import Settings
+from ragdist.config import ClusterConfig, Settings
 from ragdist.errors import DataError, RagdistError
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.locks import locked
@@ -69,7 +69,7 @@ def work(config: dict[str, Any], plan: SweepSpec) -> None:
         session.connect(plan.settings.cluster),
     ):
         pool.use(plan.pool)
-        torch.set_num_threads(_threads(plan.settings))
+        torch.set_num_threads(_threads(plan.settings.cluster))
         trial = trials.read(plan.folder, name, point)
         if trial.state != "finished":
             trial = replace(trial, state="begun", error="")
@@ -111,7 +111,6 @@ def _settings_of(plan: SweepSpec, trial: Trial) -> Settings:
     return trials.at(plan.settings, trial.values).replaced("run.name", name)
 
 
-def _threads(settings: Settings) -> int:
+def _threads(config: ClusterConfig) -> int:
     """Processors that a trial may use in its own process, while its workers rest."""
-    cluster = settings.cluster
-    return max(1, int(session.worker_cpus(cluster) * cluster.workers))
+    return max(1, int(session.worker_cpus(config) * config.workers))

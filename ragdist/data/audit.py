@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragdist.config import ContextsConfig, Settings
+from ragdist.config import ContextsConfig, ModelConfig, PromptsConfig, Settings
 from ragdist.data import twins
 from ragdist.data.distractors import Pool, telling
 from ragdist.data.prompts import quotes, quotes_hold
@@ -130,7 +130,8 @@ def audit(
     found["oracle_fraction"] = settings.contexts.oracle_fraction
     found["without_oracle"] = tuple(without_oracle)
     found["impossible"] = tuple(impossible)
-    problems = _problems(Audit(**found, problems=()), settings)
+    bare = Audit(**found, problems=())
+    problems = (*_problems(bare, settings.contexts), *_row_problems(bare, settings.prompts, settings.model))
     return Audit(**found, problems=(*impossible, *problems))
 
 
@@ -253,8 +254,7 @@ def uniform_p(counts: Sequence[int]) -> float:
     return min(1.0, q)
 
 
-def _problems(found: Audit, settings: Settings) -> Iterable[str]:
-    config, rows = settings.contexts, found.contexts
+def _problems(found: Audit, config: ContextsConfig) -> Iterable[str]:
     asked, shown = config.oracle_fraction, found.oracle_rows
     if abs(shown - asked * found.rows) > _tolerance(config, found.rows):
         yield (
@@ -268,7 +268,7 @@ def _problems(found: Audit, settings: Settings) -> Iterable[str]:
     if found.duplicate_contexts:
         yield f"{found.duplicate_contexts} contexts show a chunk or a text twice"
     if set(found.documents) - {config.documents}:
-        other = rows - found.documents.get(config.documents, 0)
+        other = found.contexts - found.documents.get(config.documents, 0)
         yield f"{other} contexts have another number of documents than contexts.documents={config.documents}"
     if found.answer_contexts:
         yield f"{found.answer_contexts} contexts have a distractor that holds an answer (false negatives)"
@@ -277,10 +277,9 @@ def _problems(found: Audit, settings: Settings) -> Iterable[str]:
             f"{found.absent_answers} contexts without their oracle show a right answer all the same: "
             f"{_named(found.absent_answers_named, found.absent_answers)}"
         )
-    yield from _row_problems(found, settings)
 
 
-def _row_problems(found: Audit, settings: Settings) -> Iterable[str]:
+def _row_problems(found: Audit, prompts: PromptsConfig, model: ModelConfig) -> Iterable[str]:
     """What should not be so beside the contexts: leaks between the splits, quotes, cut rows."""
     if found.without_oracle:
         yield f"no document was found that answers these: {'; '.join(found.without_oracle)}"
@@ -292,12 +291,12 @@ def _row_problems(found: Audit, settings: Settings) -> Iterable[str]:
             "(questions.near_duplicates=drop leaves them out): "
             f"{_named(found.near_duplicates_named, found.near_duplicates, '; ')}"
         )
-    if settings.prompts.answer == "reasoned" and (bad := found.quotes_unbalanced + found.quotes_not_verbatim):
+    if prompts.answer == "reasoned" and (bad := found.quotes_unbalanced + found.quotes_not_verbatim):
         yield f"{bad} of {found.quoting} quoting answers have a quote that is not in the oracle, or unbalanced marks"
     if found.truncated_rows:
         yield (
             f"{found.truncated_rows} rows lost {found.cut_tokens} document tokens to "
-            f"model.max_tokens={settings.model.max_tokens}"
+            f"model.max_tokens={model.max_tokens}"
         )
     if found.cut_answers:
         yield (

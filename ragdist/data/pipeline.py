@@ -114,7 +114,8 @@ class Pipeline:
         """A teacher's questions about the chunks, not yet answered."""
         if self.settings.corpus.questions:
             list(self._of_folder([]))  # names of documents that are not there are told before anybody is asked
-        return self._teacher_stages.asked(self.chunks)
+        fraction = self.settings.questions.test_fraction
+        return self._teacher_stages.asked(self.chunks, fraction, self.settings.seed)
 
     @cached_property
     def taught(self) -> Rows[Question]:
@@ -364,7 +365,7 @@ class Pipeline:
         fraction = {"test_fraction": self.settings.questions.test_fraction, "seed": self.settings.seed}
         if config.source == "apidocs":
             return Stage(name, apidocs.versions(config.packages), fraction, version=apidocs.VERSION)
-        check.refuse_without_questions(self.settings)
+        check.refuse_without_questions(config, self.settings.teacher)
         files = {"questions": places.digest(map(places.at, config.questions))}
         version = benchmarks.VERSION + matching.VERSION  # either rule, when it changes, makes other rows
         return Stage(name, files, config.model_dump(include=QUESTION_FILES) | fraction, version=version)
@@ -418,7 +419,7 @@ class Pipeline:
             raise ConfigError(
                 "settings of teacher ask for one, and the data pipeline was given none; pass Pipeline(teacher=...)"
             )
-        return TeacherStages(self.settings, self.store, self.teacher)
+        return TeacherStages(self.settings.teacher, self.store, self.teacher)
 
     @cached_property
     def _given_forgeries(self) -> dict[str, list[Forgery]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ragdist.config import DUET_ROLES, CorpusConfig, Settings
+from ragdist.config import DUET_ROLES, CorpusConfig
 from ragdist.data.matching import flat
 from ragdist.data.questions import split_of
 from ragdist.data.sources import benchmarks, corpus, formats, places
@@ -118,12 +118,13 @@ def _is_saved(folder: str) -> bool:
     return any((Path(folder) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def look(given: Given, settings: Settings, mapper: Mapper) -> Given:
+def look(given: Given, config: CorpusConfig, seed: int, mapper: Mapper) -> Given:
     """What is there, counted.
 
     Args:
         given: where to look.
-        settings: of which columns and what to do with broken files are read.
+        config: its columns and what to do with broken files are read.
+        seed: of the draw of the test questions.
         mapper: reads the documents.
 
     Raises:
@@ -132,10 +133,10 @@ def look(given: Given, settings: Settings, mapper: Mapper) -> Given:
     """
     source: Literal["folder", "records"] = "folder" if given.folder else "records"
     named = {"source": source, "folder": given.folder, "questions": given.files}
-    config = settings.corpus.model_copy(update=named)
+    config = config.model_copy(update=named)
     if given.folder:
         given = _with_documents(given, config, mapper)
-    return _with_questions(given, config, settings.seed) if given.files else given
+    return _with_questions(given, config, seed) if given.files else given
 
 
 def _with_documents(given: Given, config: CorpusConfig, mapper: Mapper) -> Given:

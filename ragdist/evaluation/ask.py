@@ -32,10 +32,9 @@ def write(
 
 
 def ask_prompts(
-    label: str, answerer: Answerer, prompts: Sequence[Prompt], path: Path, made_by: str, settings: Settings
+    label: str, answerer: Answerer, prompts: Sequence[Prompt], path: Path, made_by: str, limit: int, seed: int
 ) -> list[str]:
     """The text for each prompt, in their order, greedy; kept in `path` batch by batch, under the name `made_by`."""
-    limit, seed = settings.answer_tokens, settings.seed
     with AppendLog(path, made_by) as journal, Bar(label, len(prompts)) as bar:
         texts: dict[str, str] = {row["id"]: row["text"] for row in journal.rows}
         bar.advance(len(texts))

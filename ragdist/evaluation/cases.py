@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ragdist.config import Condition, Settings
+from ragdist.config import Condition, ContextsConfig, Settings
 from ragdist.data import contexts, prompts
 from ragdist.data.contexts import permuted
 from ragdist.errors import DataError
@@ -171,7 +171,7 @@ def make_cases(
             if not _allowed(condition, question, forged):
                 continue
             allowed = True
-            ids = _shown_ids(question, condition, hits, candidates, settings)
+            ids = _shown_ids(question, condition, hits, candidates, settings.contexts, settings.seed)
             shown: list[Chunk | Forgery] = [chunks[chunk_id] for chunk_id in ids]
             if condition in ("permuted", "attacked"):
                 strewn = forged if condition == "attacked" else ()
@@ -195,14 +195,15 @@ def _shown_ids(
     condition: Condition,
     hits: Sequence[Hit],
     candidates: Mapping[str, Candidates],
-    settings: Settings,
+    config: ContextsConfig,
+    seed: int,
 ) -> Sequence[str]:
     if condition == "closed_book":
         return ()
     if condition == "retrieved":
         return [hit.chunk_id for hit in hits]
     keep = condition != "absent"
-    return contexts.assemble(question, candidates[question.id], keep, settings.contexts, settings.seed).chunk_ids
+    return contexts.assemble(question, candidates[question.id], keep, config, seed).chunk_ids
 
 
 def _case(

@@ -8,7 +8,7 @@ each other. Intervals are each one's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,6 +34,10 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+Bounds = Callable[[Sequence[float]], Interval]
+"""`interval` with its resamples and its seed."""
 
 
 def interval(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> Interval:

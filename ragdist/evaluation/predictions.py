@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from ragdist.config import Settings
+from ragdist.config import ModelConfig, Settings
 from ragdist.data import prompts
 from ragdist.data.matching import Form
 from ragdist.evaluation import answers
@@ -68,11 +68,11 @@ def made_of(
     # What was asked before there was a choice of forms is not asked again.
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}
-    return fingerprint(cases, asked_of, [label, weights(sources, settings), limit, reasoned, *form])
+    return fingerprint(cases, asked_of, [label, weights(sources, settings.model), limit, reasoned, *form])
 
 
-def weights(sources: Sequence[str], settings: Settings) -> list[object]:
+def weights(sources: Sequence[str], config: ModelConfig) -> list[object]:
     """What tells a model from others: its sources, how it is held, and for folders when their files were written."""
     files = [file for source in sources if Path(source).is_dir() for file in sorted(Path(source).glob("*.safetensors"))]
     written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return [*sources, settings.model.model_dump(mode="json"), written]
+    return [*sources, config.model_dump(mode="json"), written]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from ragdist.config import Settings
-from ragdist.data.matching import normalise
+from ragdist.config import EvaluationConfig, Settings
+from ragdist.data.matching import Form, normalise
 from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.answers import LABELS
 from ragdist.evaluation.apicalls import Judge
-from ragdist.evaluation.intervals import Change, Interval, interval, together
+from ragdist.evaluation.intervals import Bounds, Change, interval, together
 from ragdist.evaluation.report import CONDITIONS, METRICS, MIXED, Attack, Cell, Floor, Metric, Report, Utilization
 from ragdist.records import Prediction, Question
 
@@ -42,12 +43,14 @@ def summarise(
         floor_name: what that someone knows.
         api_judge: who judges the API calls of APIBench's questions; None leaves that score out.
     """
+    config, seed, reasoned = settings.evaluation, settings.seed, settings.prompts.answer == "reasoned"
+    bounds = partial(interval, resamples=config.resamples, seed=seed)
     by_id = {question.id: question for question in questions}
     groups: dict[tuple[str, str], PredictionsById] = {}
     for prediction in (prediction for predictions in asked.values() for prediction in predictions):
         if prediction.question_id in by_id:
             groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
-    share = settings.evaluation.oracle_share
+    share = config.oracle_share
     for model in asked if share is not None else ():
         if (model, "oracle") in groups and (model, "absent") in groups:
             groups[model, MIXED] = mixed(groups[model, "oracle"], groups[model, "absent"], share or 0.0)
@@ -58,25 +61,25 @@ def summarise(
     return Report(
         baseline=baseline,
         attack_name="attacked" if settings.corpus.source == "records" else "template attack",
-        cells=tuple(_cell(groups[key], labels, settings, api_judge) for key in keys),
+        cells=tuple(_cell(groups[key], labels, reasoned, bounds, api_judge) for key in keys),
         attacks=tuple(
-            _attack(groups[model, "permuted"], groups[model, "attacked"], metric, settings)
+            _attack(groups[model, "permuted"], groups[model, "attacked"], metric, bounds)
             for model in asked
             for metric in RIGHT_OR_WRONG
             if (model, "permuted") in groups and (model, "attacked") in groups
         ),
         changes=together(
             [
-                compare(groups[baseline, condition], groups[model, condition], metric, settings)
+                compare(groups[baseline, condition], groups[model, condition], metric, config, seed)
                 for model, condition in keys
                 if condition != "permuted"  # the control of an attack, and no result of its own
                 for metric in METRICS
                 if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
             ]
         ),
-        floor=_floor(guessed, floor, floor_name, settings) if guessed else None,
+        floor=_floor(guessed, floor, floor_name, config.normalise, bounds) if guessed else None,
         utilizations=tuple(
-            utilization(groups[model, "closed_book"], groups[model, condition], metric, settings)
+            utilization(groups[model, "closed_book"], groups[model, condition], metric, bounds)
             for model in asked
             for condition in WITH_DOCUMENTS
             for metric in RIGHT_OR_WRONG
@@ -119,7 +122,7 @@ def mixed(present: PredictionsById, absent: PredictionsById, share: float) -> Pr
     }
 
 
-def utilization(closed: PredictionsById, shown: PredictionsById, metric: Metric, settings: Settings) -> Utilization:
+def utilization(closed: PredictionsById, shown: PredictionsById, metric: Metric, bounds: Bounds) -> Utilization:
     """How many questions that are not known without documents are answered right with them, and how many known ones
     are answered wrong; over the questions of both."""
     shared = [key for key in closed if key in shown]
@@ -127,7 +130,7 @@ def utilization(closed: PredictionsById, shown: PredictionsById, metric: Metric,
     unknown = [key for key in shared if getattr(closed[key], metric) != 1.0]
     used = [float(getattr(shown[key], metric)) for key in unknown]
     destroyed = [1.0 - getattr(shown[key], metric) for key in known]
-    first, bounds = next(iter(shown.values())), _bounds(settings)
+    first = next(iter(shown.values()))
     return Utilization(
         model=first.model,
         condition=first.condition,
@@ -153,7 +156,9 @@ def _labels(questions: Iterable[Question]) -> dict[str, str]:
     return {q.id: answers.pubmed_label(q.answers[0]) for q in asked if q.dataset not in free}
 
 
-def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings, api_judge: Judge | None) -> Cell:
+def _cell(
+    group: PredictionsById, labels: Mapping[str, str], reasoned: bool, bounds: Bounds, api_judge: Judge | None
+) -> Cell:
     rows = list(group.values())
     if rows[0].condition == MIXED:  # of half answers nothing else can be counted
         labels, api_judge = {}, None
@@ -164,9 +169,9 @@ def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings,
     return Cell(
         model=rows[0].model,
         condition=rows[0].condition,
-        **accuracy(rows, settings),
+        **accuracy(rows, bounds),
         states_forgery=_mean(row.states_forgery for row in rows),
-        untagged=_mean(not row.tagged for row in rows) if settings.prompts.answer == "reasoned" else None,
+        untagged=_mean(not row.tagged for row in rows) if reasoned else None,
         quotes_valid=_mean(row.quotes_valid for row in rows),
         retrieved_oracle=_mean(row.retrieved_oracle for row in rows),
         perplexity=_mean(row.perplexity for row in rows),
@@ -176,9 +181,8 @@ def _cell(group: PredictionsById, labels: Mapping[str, str], settings: Settings,
     )
 
 
-def accuracy(rows: Sequence[Prediction], settings: Settings) -> dict[str, Any]:
+def accuracy(rows: Sequence[Prediction], bounds: Bounds) -> dict[str, Any]:
     """What Accuracy holds of these answers beside model and condition."""
-    bounds = _bounds(settings)
     return {
         "rows": len(rows),
         **{metric: bounds([getattr(row, metric) for row in rows]) for metric in METRICS},
@@ -188,9 +192,9 @@ def accuracy(rows: Sequence[Prediction], settings: Settings) -> dict[str, Any]:
     }
 
 
-def _attack(control: PredictionsById, attacked: PredictionsById, metric: Metric, settings: Settings) -> Attack:
+def _attack(control: PredictionsById, attacked: PredictionsById, metric: Metric, bounds: Bounds) -> Attack:
     lost = losses(control, attacked, metric)
-    success = _bounds(settings)(lost) if lost else None
+    success = bounds(lost) if lost else None
     return Attack(model=next(iter(control.values())).model, metric=metric, rows=len(lost), success=success)
 
 
@@ -200,23 +204,21 @@ def losses(control: Mapping[str, Any], attacked: Mapping[str, Any], metric: str)
     return [1.0 - getattr(attacked[key], metric) for key in right]
 
 
-def compare(before: PredictionsById, after: PredictionsById, metric: Metric, settings: Settings) -> Change:
+def compare(
+    before: PredictionsById, after: PredictionsById, metric: Metric, config: EvaluationConfig, seed: int
+) -> Change:
     """The paired change from one group to another, over the questions of both; the condition is that of `after`."""
     shared = [key for key in before if key in after]
     old, new = ([getattr(group[key], metric) for key in shared] for group in (before, after))
     first, last = before[shared[0]], after[shared[0]]
     names = {"before": first.model, "after": last.model, "condition": last.condition, "metric": metric}
-    return intervals.compare(old, new, settings.evaluation.resamples, settings.seed, **names)
+    return intervals.compare(old, new, config.resamples, seed, **names)
 
 
-def _floor(questions: Sequence[Question], said: Mapping[str, str], name: str, settings: Settings) -> Floor:
-    scores = [answers.score(said[question.id], question, settings.evaluation.normalise) for question in questions]
-    em, subspan = (_bounds(settings)([getattr(score, metric) for score in scores]) for metric in ("em", "subspan"))
+def _floor(questions: Sequence[Question], said: Mapping[str, str], name: str, form: Form, bounds: Bounds) -> Floor:
+    scores = [answers.score(said[question.id], question, form) for question in questions]
+    em, subspan = (bounds([getattr(score, metric) for score in scores]) for metric in ("em", "subspan"))
     return Floor(name=name, rows=len(scores), em=em, subspan=subspan)
-
-
-def _bounds(settings: Settings) -> Callable[[Sequence[float]], Interval]:
-    return lambda values: interval(values, settings.evaluation.resamples, settings.seed)
 
 
 def _mean(values: Iterable[float | bool | None]) -> float | None:

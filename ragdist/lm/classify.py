@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from ragdist.algo.arbiter import judgement_loss
-from ragdist.config import Settings
+from ragdist.config import ModelConfig, Settings
 from ragdist.errors import DataError
 from ragdist.lm.fit import CheckpointMixin, TrainerSpec
 from ragdist.lm.load import load_tokenizer
@@ -52,7 +52,7 @@ def lay_out(judgements: Path, settings: Settings) -> RowSchedule:
         "weight": pa.array([row.weight for row in rows], pa.float64()),
     }
     blank = {"tokens": rows[0].tokens[:1], "right": False, "weight": 0.0} if rows else {}
-    return plan_of(pa.table(columns), blank, settings)
+    return plan_of(pa.table(columns), blank, settings.train, settings.seed)
 
 
 class Judged(Dataset[dict[str, Any]]):
@@ -84,11 +84,11 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _base(settings: Settings) -> Any:
-    return load_classifier(settings.model, training=True, seed=settings.seed)
+def _base(config: ModelConfig, seed: int) -> Any:
+    return load_classifier(config, training=True, seed=seed)
 
 
-def _arguments(shared: dict[str, Any], _: Settings) -> TrainingArguments:
+def _arguments(shared: dict[str, Any], _: ModelConfig) -> TrainingArguments:
     return TrainingArguments(**shared)
 
 

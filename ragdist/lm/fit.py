@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from ragdist.config import Settings
+from ragdist.config import ModelConfig, Settings
 from ragdist.errors import Stopped
 from ragdist.lm import checkpoints, zero
 from ragdist.lm.checkpoints import CHECKPOINTS, MODEL, STOP
@@ -35,9 +35,9 @@ class TrainerSpec(NamedTuple):
     task: ModelHead
     """The model's, in peft's words."""
     lay_out: Callable[[Path, Settings], RowSchedule]
-    base: Callable[[Settings], Any]
-    """The model that training begins with, without adapters."""
-    arguments: Callable[[dict[str, Any], Settings], TrainingArguments]
+    base: Callable[[ModelConfig, int], Any]
+    """The model that training begins with, without adapters; a new head is drawn by the seed."""
+    arguments: Callable[[dict[str, Any], ModelConfig], TrainingArguments]
     """Given those that all trainers share."""
     trainer: Callable[[Any, TrainingArguments, RowSchedule, Settings], Any]
     """Given the model to train."""
@@ -89,7 +89,7 @@ def fit(
     with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
         trainer, resume = _trainer(subject, plan, folder, settings)
         log.info("the model is loaded on %s", trainer.args.device)
-        for callback in (_Alone(trainer), Watch(plan, folder, settings), *callbacks):
+        for callback in (_Alone(trainer), Watch(plan, folder, settings.train), *callbacks):
             trainer.add_callback(callback)
         with enough("lower this training's microbatch, or set its gradient_checkpointing=true"):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -104,10 +104,10 @@ def fit(
 def _trainer(subject: TrainerSpec, plan: RowSchedule, folder: Path, settings: Settings) -> tuple[Any, Path | None]:
     """The subject's trainer, and the checkpoint that it resumes from."""
     resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
-    arguments = subject.arguments(_arguments(folder, settings, len(plan.useful)), settings)
+    arguments = subject.arguments(_arguments(folder, settings, len(plan.useful)), settings.model)
     resume = checkpoints.agreed(folder / CHECKPOINTS)
     # after the arguments: they tell transformers to shard at loading
-    model = add_lora(subject.base(settings), settings.train.lora, settings.seed, subject.task)
+    model = add_lora(subject.base(settings.model, settings.seed), settings.train.lora, settings.seed, subject.task)
     trainer = subject.trainer(model, arguments, plan, settings)
     if not settings.train.stage(settings.cluster.workers, dtype_of(settings.model).itemsize):
         trainer.clip = settings.train.gradient_clip

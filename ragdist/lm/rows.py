@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ragdist.config import Settings
+from ragdist.config import ModelConfig, Settings, TrainConfig
 from ragdist.errors import DataError
 from ragdist.lm.order import training_blocks, training_steps
 from ragdist.records import Example, Record, from_row
@@ -53,7 +53,7 @@ def lay_out(examples: Path, settings: Settings) -> RowSchedule:
         "prompt_tokens": pa.array([row.prompt_tokens for row in rows], pa.int32()),
     }
     blank = {"tokens": rows[0].tokens[:2], "prompt_tokens": 2} if rows else {}
-    return plan_of(pa.table(columns), blank, settings, packed=packs(settings))
+    return plan_of(pa.table(columns), blank, settings.train, settings.seed, packed=packs(settings.model))
 
 
 def rows_of(kind: type[Record], path: Path) -> list[Record]:
@@ -62,7 +62,9 @@ def rows_of(kind: type[Record], path: Path) -> list[Record]:
         return [from_row(kind, json.loads(line)) for line in lines]
 
 
-def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, packed: bool = False) -> RowSchedule:
+def plan_of(
+    table: pa.Table, blank: Mapping[str, Any], config: TrainConfig, seed: int, *, packed: bool = False
+) -> RowSchedule:
     """The plan of a run over a table with a column `tokens`.
 
     A last step that is not full is filled up with a blank row, so that every worker has as many microbatches as in any
@@ -72,23 +74,24 @@ def plan_of(table: pa.Table, blank: Mapping[str, Any], settings: Settings, *, pa
     Args:
         table: one line a row.
         blank: a line more, of few tokens, that adds nothing to the loss.
-        settings: seed, and how rows make steps and microbatches.
+        config: how rows make steps and microbatches.
+        seed: of their order.
         packed: rows of a microbatch are laid end to end, without padding.
 
     Raises:
         ConfigError: there is no row to train on.
     """
-    train, rows = settings.train, len(table)
-    training_steps(rows, train)
+    rows = len(table)
+    training_steps(rows, config)
     lengths = pc.list_value_length(table["tokens"]).to_pylist()
-    steps = training_blocks(lengths, train, settings.seed)
+    steps = training_blocks(lengths, config, seed)
     useful = [sum(lengths[row] for row in step) for step in steps]
-    if missing := train.examples_per_step - len(steps[-1]):
+    if missing := config.examples_per_step - len(steps[-1]):
         table = pa.concat_tables([table, pa.Table.from_pylist([dict(blank)], table.schema)])
         lengths.append(len(blank["tokens"]))
         steps[-1] += [rows] * missing
     padded = [
-        sum(lengths[step[at]] * train.microbatch for at in range(0, len(step), train.microbatch)) for step in steps
+        sum(lengths[step[at]] * config.microbatch for at in range(0, len(step), config.microbatch)) for step in steps
     ]
     return RowSchedule(table, rows, [row for step in steps for row in step], useful, useful if packed else padded)
 
@@ -99,6 +102,6 @@ def features(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
     return {"input_ids": rows["tokens"], "labels": [[-100] * start + tokens[start:] for tokens, start in pairs]}
 
 
-def packs(settings: Settings) -> bool:
+def packs(config: ModelConfig) -> bool:
     """Whether rows go through the model end to end, without padding: the flash kernels can distinguish them."""
-    return settings.model.attention.startswith("flash")
+    return config.attention.startswith("flash")

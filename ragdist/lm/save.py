@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 import yaml
 
-from ragdist.config import Settings
+from ragdist.config import ModelConfig, Settings
 from ragdist.lm.checkpoints import new_model
 from ragdist.lm.load import load_tokenizer, stop_at, with_adapter
 from ragdist.lm.rows import RowSchedule
 from ragdist.tracking.run import versions
 
 
-def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Settings], Any], card: str) -> None:
+def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[ModelConfig, int], Any], card: str) -> None:
     """Rank 0 writes the model beside its final name and renames it; the others help to gather the shards.
 
     Args:
@@ -37,20 +38,20 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[Setting
         with new_model(folder) as half:
             model.save_pretrained(half, state_dict=state)
             if settings.train.lora.rank and settings.train.lora.merge:
-                _merge(half, base, settings)
+                _merge(half, partial(base, settings.model, settings.seed), settings.model)
             trainer.processing_class.save_pretrained(half)
             (half / "README.md").write_text(card)
     dist.barrier()
 
 
-def _merge(adapter: Path, base: Callable[[Settings], Any], settings: Settings) -> None:
+def _merge(adapter: Path, base: Callable[[], Any], config: ModelConfig) -> None:
     """Replaces the adapter in this folder by its base model with the adapter merged in."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # the base is loaded whole, by this rank alone
-    merged = with_adapter(base(settings), adapter)
+    merged = with_adapter(base(), adapter)
     shutil.rmtree(adapter)
-    stop_at(merged, load_tokenizer(settings.model).end)
+    stop_at(merged, load_tokenizer(config).end)
     merged.save_pretrained(adapter)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback, TrainingArguments
 
 from ragdist.algo.tokens import answer_logprobs, predicting
-from ragdist.config import Settings
+from ragdist.config import ModelConfig, Settings
 from ragdist.errors import ConfigError
 from ragdist.lm.checkpoints import STOP
 from ragdist.lm.classify import SCORER
@@ -63,15 +63,15 @@ def tune(
     return fit(ANSWERS if kind == "answers" else SCORER, rows, folder, settings, name, callbacks)
 
 
-def _base(settings: Settings) -> Any:
-    return load_model(settings.model, training=True)
+def _base(config: ModelConfig, _: int) -> Any:
+    return load_model(config, training=True)
 
 
-def _arguments(shared: dict[str, Any], settings: Settings) -> TrainingArguments:
+def _arguments(shared: dict[str, Any], config: ModelConfig) -> TrainingArguments:
     from trl.trainer.sft_config import SFTConfig
 
     return SFTConfig(
-        **shared, max_length=None, padding_free=packs(settings), dataset_kwargs={"skip_prepare_dataset": True}
+        **shared, max_length=None, padding_free=packs(config), dataset_kwargs={"skip_prepare_dataset": True}
     )
 
 

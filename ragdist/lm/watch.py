@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ragdist.config import Settings
+from ragdist.config import TrainConfig
 from ragdist.errors import TrainError
 from ragdist.lm import checkpoints
 from ragdist.lm.checkpoints import CHECKPOINTS, STOP
@@ -22,8 +22,8 @@ from ragdist.tracking.run import append_metrics
 class Watch(TrainerCallback):
     """Notes each step in metrics.jsonl, completes checkpoints, and heeds a request to stop."""
 
-    def __init__(self, plan: RowSchedule, folder: Path, settings: Settings) -> None:
-        self.plan, self.folder, self.train = plan, folder, settings.train
+    def __init__(self, plan: RowSchedule, folder: Path, config: TrainConfig) -> None:
+        self.plan, self.folder, self.train = plan, folder, config
         self.first = dist.get_rank() == 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ragdist.config import Settings
+from ragdist.config import ModelConfig
 from ragdist.errors import ConfigError
 from ragdist.plan import memory, seats
 from ragdist.plan.memory import ModelFootprint, Part, Place, Work, Writing
@@ -114,9 +114,8 @@ def _no_card(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Seque
     )
 
 
-def without_a_card(settings: Settings, groups: Sequence[PlannedGroup]) -> Iterator[str]:
+def without_a_card(attention: str, groups: Sequence[PlannedGroup]) -> Iterator[str]:
     """What is asked of the CPU and only GPUs can do."""
-    attention = settings.model.attention
     if attention.startswith("flash") and any(not group.role.gpus for group in groups):
         yield (
             f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
@@ -139,12 +138,12 @@ def _no_slots(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequ
 
 
 def contradictions(
-    settings: Settings, groups: Sequence[PlannedGroup], width: int, model: Shape | None
+    config: ModelConfig, groups: Sequence[PlannedGroup], width: int, model: Shape | None
 ) -> Iterator[str]:
     """Settings that `lm` would refuse later, when the data is made and a model is loaded."""
-    if model and model.longest and settings.model.max_tokens > model.longest:
+    if model and model.longest and config.max_tokens > model.longest:
         yield (
-            f"model.max_tokens={settings.model.max_tokens} is more than {settings.model.source!r} can read "
+            f"model.max_tokens={config.max_tokens} is more than {config.source!r} can read "
             f"({model.longest}); set model.max_tokens={model.longest} or less"
         )
     for group in groups:

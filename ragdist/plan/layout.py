@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ragdist.config import DUET_ROLES, ClusterConfig, GroupConfig, Settings, TrainConfig
+from ragdist.config import DUET_ROLES, ClusterConfig, EvaluationConfig, GroupConfig, ModelConfig, Settings, TrainConfig
 from ragdist.config.hardware import native_bfloat16
 from ragdist.errors import ConfigError
 from ragdist.plan import fits, shape, workload
@@ -83,10 +83,11 @@ def make(
         turn, missing = fits.place_groups(answering, nodes, side_by_side=True)
         groups, turns, problems = [*groups, *answering], [*turns, *turn], [*problems, *missing]
     model = shape.read(settings.model)
-    driver = _driver(settings, job, model, width, groups)
+    driver = _driver(settings.evaluation, job, model, width, groups)
     known = nodes is not None or settings.model.dtype != "auto"
-    refused = fits.contradictions(settings, groups, width if known else 4, model)
-    problems += [Problem(sure=True, text=text) for text in (*refused, *fits.without_a_card(settings, groups))]
+    refused = fits.contradictions(settings.model, groups, width if known else 4, model)
+    cardless = fits.without_a_card(settings.model.attention, groups)
+    problems += [Problem(sure=True, text=text) for text in (*refused, *cardless)]
     loads = fits.loads(groups, nodes or (), turns, driver)
     problems += fits.too_much(loads)
     timed = job == "raft" and rows.tokens and here and (nodes is None or any(node.here for node in nodes))
@@ -137,7 +138,7 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
             role=(role := _role(name, settings.cluster, settings.cluster.workers, cores)),
             knobs=name if job == "raft" else f"duet.{name}",
             workers="cluster.workers",
-            held=_held(settings, "", train, role, width),
+            held=_held(settings.model, "", train, role, width),
             work=Work(
                 rows=train.microbatch,
                 tokens=rows.longest,
@@ -166,7 +167,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
                 role=role,
                 knobs=f"{name}.train",
                 workers=f"{name}.workers",
-                held=_held(settings, side.source, side.train, role, width),
+                held=_held(settings.model, side.source, side.train, role, width),
                 work=Work(
                     rows=side.train.microbatch,
                     tokens=longest,
@@ -195,7 +196,7 @@ def _answerers(
             role=role,
             knobs="evaluation.answerers",
             workers="evaluation.answerers.workers",
-            held=_held(settings, "", TrainConfig(zero_stage=0), replace(role, ranks=1), width),
+            held=_held(settings.model, "", TrainConfig(zero_stage=0), replace(role, ranks=1), width),
             work=None,
             writing=Writing(cached=read, read=read, texts=max(1, room // (new + 1))),
         )
@@ -209,16 +210,16 @@ def _role(name: str, config: ClusterConfig | GroupConfig, together: int, cores: 
     return Role(name=name, ranks=config.workers, cpus=cpus, gpus=config.gpus_per_worker, labels=labels)
 
 
-def _held(settings: Settings, source: str, train: TrainConfig, role: Role, width: int) -> ModelFootprint | None:
-    model = settings.model.at(source) if source else settings.model
+def _held(config: ModelConfig, source: str, train: TrainConfig, role: Role, width: int) -> ModelFootprint | None:
+    model = config.at(source) if source else config
     found = shape.read(model)
     return ModelFootprint(shape=found, train=train, ranks=role.ranks, width=width, gpu=role.gpus > 0) if found else None
 
 
-def _driver(settings: Settings, job: Job, model: Shape | None, width: int, groups: Sequence[PlannedGroup]) -> int:
+def _driver(config: EvaluationConfig, job: Job, model: Shape | None, width: int, groups: Sequence[PlannedGroup]) -> int:
     """Bytes of the driver and of Ray beside it; a driver on CPU keeps what the untuned model took when it
     was asked, unless answerers are."""
-    asks = settings.evaluation.before and job != "atm" and not any(group.role.gpus for group in groups)
+    asks = config.before and job != "atm" and not any(group.role.gpus for group in groups)
     asks = asks and all(group.work for group in groups)
     return DRIVER + (width * model.weights if model and asks else 0)
 

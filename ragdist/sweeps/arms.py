@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ragdist.config import Settings
+from ragdist.config import EvaluationConfig
 from ragdist.evaluation import kept_answers
 from ragdist.evaluation.intervals import ALPHA, ENOUGH, Interval, difference, holm, interval, p_value, shown
 from ragdist.evaluation.kept_answers import ANSWERS
@@ -106,7 +106,7 @@ def measured(answers: pa.Table) -> list[ArmAnswer]:
     return [ArmAnswer(*values)._replace(states_forgery=float(values[6] or 0)) for values in zip(*columns, strict=True)]
 
 
-def compare(rows: Sequence[ArmAnswer], arms: Sequence[str], settings: Settings) -> list[Compared]:
+def compare(rows: Sequence[ArmAnswer], arms: Sequence[str], config: EvaluationConfig, seed: int) -> list[Compared]:
     """Every arm under every condition by every measure, against `BEFORE` and against the first arm."""
     found = []
     for condition in dict.fromkeys(row.condition for row in rows):
@@ -116,7 +116,7 @@ def compare(rows: Sequence[ArmAnswer], arms: Sequence[str], settings: Settings) 
                 before = scored[BEFORE] if arm != BEFORE else {}
                 first = scored[arms[0]] if arm not in (BEFORE, arms[0]) else {}
                 if own:
-                    found.append(_compared(arm, condition, measure, own, before, first, settings))
+                    found.append(_compared(arm, condition, measure, own, before, first, config.resamples, seed))
     return _corrected(found)
 
 
@@ -144,9 +144,9 @@ def _by_question(rows: Iterable[ArmAnswer], arm: str, condition: str, measure: s
 
 
 def _compared(
-    arm: str, condition: str, measure: str, own: Scored, before: Scored, first: Scored, settings: Settings
+    arm: str, condition: str, measure: str, own: Scored, before: Scored, first: Scored, resamples: int, seed: int
 ) -> Compared:
-    means, resamples, seed = _means(own), settings.evaluation.resamples, settings.seed
+    means = _means(own)
 
     def change(base: Scored) -> tuple[Interval, float] | tuple[None, None]:
         pairs = [key for key in own if key in base]

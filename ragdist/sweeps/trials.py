@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ragdist.config import Settings, SweepConfig, loader
+from ragdist.config import EvaluationConfig, Settings, SweepConfig, loader
 from ragdist.draws import rng_for
 from ragdist.errors import ConfigError
 from ragdist.records import as_row
@@ -191,28 +191,27 @@ def arms(settings: Settings) -> dict[str, Point]:
     return found
 
 
-def check(job: str, settings: Settings) -> None:
-    """Whether the trials can be judged as `sweep` wants it.
+def check(job: str, config: SweepConfig, evaluation: EvaluationConfig) -> None:
+    """Whether the trials can be judged as the sweep wants it.
 
     Raises:
         ConfigError: a condition is not asked, two objectives for a scheduler, Optuna is not installed.
     """
-    config = settings.sweep
     if config.scheduler == "asha" and config.objective == "both":
         raise ConfigError("sweep.scheduler=asha compares by one number; set sweep.objective=clean or attacked")
     if config.search == "optuna" and not importlib.util.find_spec("optuna"):
         raise ConfigError("sweep.search=optuna needs `pip install ragdist[sweeps]`; or set sweep.search=random")
-    if config.objective == "mixed" and (job != "raft" or settings.evaluation.oracle_share is None):
+    if config.objective == "mixed" and (job != "raft" or evaluation.oracle_share is None):
         raise ConfigError(
             "sweep.objective=mixed judges RAFT where oracles are missing now and then; set evaluation.oracle_share, or "
             "sweep.objective=clean, attacked or both"
         )
     asked = {"clean": "oracle", "attacked": "attacked", "mixed": "oracle"}
     for name in OBJECTIVES[config.objective] if job == "raft" else ():
-        if asked[name] not in settings.evaluation.conditions:
+        if asked[name] not in evaluation.conditions:
             raise ConfigError(
                 f"sweep.objective={config.objective} judges by the condition {asked[name]}, evaluation.conditions has "
-                f"{', '.join(settings.evaluation.conditions)}; add it there"
+                f"{', '.join(evaluation.conditions)}; add it there"
             )
 
 
@@ -280,13 +279,12 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def rungs(job: str, settings: Settings) -> tuple[Rung, ...]:
+def rungs(job: str, config: SweepConfig, rounds: int) -> tuple[Rung, ...]:
     """Where trials are compared with each other; without a scheduler at the end only."""
-    config = settings.sweep
     if config.scheduler == "none":
         return (Rung(1, 1.0),)
     if job == "atm":
-        return tuple(Rung(played, played / settings.atm.rounds) for played in range(1, settings.atm.rounds + 1))
+        return tuple(Rung(played, played / rounds) for played in range(1, rounds + 1))
     return tuple(Rung(config.halving**n, config.halving ** (n + 1.0 - config.rungs)) for n in range(config.rungs))
 
 

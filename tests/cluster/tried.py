@@ -59,7 +59,13 @@ def plan(folder: Path, job: str = "raft", **sweep: Any) -> SweepSpec:
     settings = resolve({"run": {"folder": str(folder), "name": "sweep"}, "sweep": sweep})
     (folder / "sweep").mkdir(parents=True, exist_ok=True)
     points = tuple(trials.points(settings))
-    return SweepSpec(settings, folder / "sweep", partial(play, folder / "seen"), trials.rungs(job, settings), points)
+    return SweepSpec(
+        settings,
+        folder / "sweep",
+        partial(play, folder / "seen"),
+        trials.rungs(job, settings.sweep, settings.atm.rounds),
+        points,
+    )
 
 
 def seen(folder: Path) -> list[tuple[float, float]]:

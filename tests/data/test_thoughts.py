@@ -2,7 +2,6 @@
 
 import pytest
 
-from ragdist.config import Settings
 from ragdist.data.prompts import extract
 from ragdist.data.teaching.replies import questions_in, read_answer, says_yes, spoken
 from ragdist.data.thoughts import without_thoughts
@@ -110,4 +109,4 @@ def test_thoughts_of_an_endpoint_are_no_reply(message, text, failed):
 def test_summaries_are_without_thoughts():
     """T20: what a teacher decides between two answers."""
     teacher = ScriptedTeacher(lambda request: "Left or right?</think>\n\nleft")
-    assert arbiters.by_teacher(teacher, Settings())([(Dispute("q", "Which?", "left", "right"), False)]) == ["left"]
+    assert arbiters.by_teacher(teacher, 64, 0)([(Dispute("q", "Which?", "left", "right"), False)]) == ["left"]

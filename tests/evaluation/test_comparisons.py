@@ -39,7 +39,7 @@ def test_models_are_compared_question_by_question():
     """
     before = group("base", lambda number: number < 60, range(100))
     after = group("tuned", lambda number: number >= 50, range(119, 19, -1))
-    found = compare(before, after, "em", SETTINGS)
+    found = compare(before, after, "em", SETTINGS.evaluation, SETTINGS.seed)
     assert found.rows == 80 and found.change.mean == pytest.approx((40 - 30) / 80)
     assert found.p == pytest.approx(stats.binomtest(40, 70).pvalue)
     spread = 1.96 * ((70 / 80 - (10 / 80) ** 2) / 80) ** 0.5
@@ -49,7 +49,7 @@ def test_models_are_compared_question_by_question():
 def test_the_same_answers_in_another_order_are_no_change():
     before = group("base", lambda number: number % 3 == 0, range(120))
     after = group("tuned", lambda number: number % 3 == 0, range(119, -1, -1))
-    found = compare(before, after, "em", SETTINGS)
+    found = compare(before, after, "em", SETTINGS.evaluation, SETTINGS.seed)
     assert (found.change, found.p) == ((0.0, 0.0, 0.0), 1.0)
 
 
@@ -57,7 +57,11 @@ def test_stages_of_a_game_are_compared_question_by_question():
     """The same 80 shared questions as of two models, 30 falling and 40 rising."""
     asked = [test_rounds.answered(n, "clean", 0, -1, n < 60) for n in range(100)]
     asked += [test_rounds.answered(n, "clean", 1, -1, n >= 50) for n in range(119, 19, -1)]
-    (found,) = (change for change in rounds.report(asked, {}, [], SETTINGS).changes if change.metric == "em")
+    (found,) = (
+        change
+        for change in rounds.report(asked, {}, [], SETTINGS.evaluation, SETTINGS.seed).changes
+        if change.metric == "em"
+    )
     assert found.rows == 80 and found.change.mean == pytest.approx((40 - 30) / 80)
     assert found.p == pytest.approx(stats.binomtest(40, 70).pvalue)
 
@@ -68,7 +72,7 @@ def test_perplexities_of_a_game_are_compared_question_by_question():
         Matchup(0, 0): [test_rounds.grade(n, 0, 2.718281828459045**n) for n in range(100)],
         Matchup(0, 1): [test_rounds.grade(n, 0, 2.718281828459045 ** (n + 1)) for n in range(119, 19, -1)],
     }
-    gains = rounds.report([], grades, [], SETTINGS).gains
+    gains = rounds.report([], grades, [], SETTINGS.evaluation, SETTINGS.seed).gains
     (found,) = (gain for gain in gains if gain.metric == "log_perplexity")
     assert found.rows == 80 and found.change == pytest.approx((1.0, 1.0, 1.0))
 
@@ -133,7 +137,7 @@ def test_arms_of_a_sweep_are_one_family():
         for condition in ("clean", "template")
         for n in (range(120) if arm == "paper" else range(119, -1, -1))
     ]
-    found = arms.compare(rows, list(right), SETTINGS)
+    found = arms.compare(rows, list(right), SETTINGS.evaluation, SETTINGS.seed)
     tested = {(row.arm, row.condition, row.measure): row.p_first for row in found if row.p_first is not None}
     assert len(found) == 18 and len(tested) == 12
     # Four p of 2 / 2^15, four of 2 / 2^8, four of 1: of twelve, eight are left when the first four are through.
@@ -144,4 +148,6 @@ def test_arms_of_a_sweep_are_one_family():
     assert "correction over all 12 changes" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "em" not in line and "| " in line[:3]}
     assert text.count("]*") == 4 and "]*" not in lines["clean"]
-    assert all(row.p_first is None for row in arms.compare(rows[:50], list(right), SETTINGS))  # fewer than 100
+    assert all(
+        row.p_first is None for row in arms.compare(rows[:50], list(right), SETTINGS.evaluation, SETTINGS.seed)
+    )  # fewer than 100

@@ -20,7 +20,9 @@ def test_arms_are_paired_by_question_whatever_the_order_and_what_only_one_was_as
     """By hand: over q0..q9 the second arm is right where the first is wrong in 4, and never the other way round."""
     base = [row("paper", f"q{n}", float(n < 3)) for n in range(10)]
     own = [row("mix", f"q{n}", float(n < 7)) for n in reversed(range(10))] + [row("mix", "alone", 1.0)]
-    found = {(c.arm, c.measure): c for c in arms.compare([*own, *base], ["paper", "mix"], SETTINGS)}
+    found = {
+        (c.arm, c.measure): c for c in arms.compare([*own, *base], ["paper", "mix"], SETTINGS.evaluation, SETTINGS.seed)
+    }
     change = found["mix", "em"].from_first
     assert change.mean == pytest.approx(0.4) and 0 <= change.low < 0.4 < change.high
     assert found["paper", "em"].from_first is None and found["mix", "em"].score.mean == pytest.approx(8 / 11)
@@ -34,7 +36,7 @@ def test_a_question_asked_with_several_seeds_counts_once():
         for seed in (0, 1)
     ]
     rows.append(row("b", "q0", 0.0, seed=2))  # the first arm has no such seed: no pair
-    found = {(c.arm, c.measure): c for c in arms.compare(rows, ["a", "b"], SETTINGS)}
+    found = {(c.arm, c.measure): c for c in arms.compare(rows, ["a", "b"], SETTINGS.evaluation, SETTINGS.seed)}
     assert found["b", "em"].rows == 5 and found["b", "em"].from_first.mean == 1.0
     assert found["b", "em"].score.mean == pytest.approx((2 / 3 + 4) / 5)
 
@@ -70,6 +72,6 @@ def test_rows_are_those_of_the_first_and_the_newest_model_under_every_list(tmp_p
         *(("clean", condition, 1.0) for condition in ("clean", "attacker 2")),
     }
     assert len(rows) == 15 and np.mean([row.em for row in rows]) == 0.5
-    table = markdown(Sheet(arms.blocks(arms.compare(rows, list(named), SETTINGS), named), {}))
+    table = markdown(Sheet(arms.blocks(arms.compare(rows, list(named), SETTINGS.evaluation, SETTINGS.seed), named), {}))
     assert "`atm.clean_weight=1.0`" in table and "| clean | **1.00**" in table
     assert "+0.50 [+0.50, +0.50]; paper +1.00 [+1.00, +1.00]" in table

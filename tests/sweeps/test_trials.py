@@ -84,15 +84,15 @@ def test_a_name_follows_from_values_alone():
 def test_what_cannot_be_swept_is_refused_before_anything_runs(arguments, said):
     with pytest.raises(ConfigError, match=said.replace("[", r"\[")):
         settings = trials.load(arguments)
-        trials.check("raft", settings)
+        trials.check("raft", settings.sweep, settings.evaluation)
         trials.points(settings)
 
 
 def test_rungs_of_raft_are_shares_and_of_atm_rounds():
     settings = trials.load([f"{P}=0,1", "sweep.scheduler=asha", "sweep.halving=3", "atm.rounds=4"])
-    assert trials.rungs("raft", settings) == (Rung(1, 1 / 9), Rung(3, 1 / 3), Rung(9, 1.0))
-    assert trials.rungs("atm", settings) == (Rung(1, 0.25), Rung(2, 0.5), Rung(3, 0.75), Rung(4, 1.0))
-    assert trials.rungs("raft", trials.load([f"{P}=0,1"])) == (Rung(1, 1.0),)
+    assert trials.rungs("raft", settings.sweep, 4) == (Rung(1, 1 / 9), Rung(3, 1 / 3), Rung(9, 1.0))
+    assert trials.rungs("atm", settings.sweep, 4) == (Rung(1, 0.25), Rung(2, 0.5), Rung(3, 0.75), Rung(4, 1.0))
+    assert trials.rungs("raft", trials.load([f"{P}=0,1"]).sweep, 1) == (Rung(1, 1.0),)
 
 
 def test_a_trial_survives_its_file(tmp_path):

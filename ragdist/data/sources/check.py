@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from ragdist.config import CorpusConfig, Settings, TrainConfig
+from ragdist.config import CorpusConfig, Settings, TeacherConfig, TrainConfig
 from ragdist.data.sources import benchmarks, corpus, formats, places
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import Split
@@ -37,7 +37,7 @@ def questions(settings: Settings) -> QuestionCount:
     config, documents = settings.corpus, None
     if config.source not in ("records", "folder"):
         return QuestionCount()
-    refuse_without_questions(settings)
+    refuse_without_questions(config, settings.teacher)
     if config.source == "folder":
         found = corpus.found(config)
         documents = sum(formats.suffix_of(place.inside) in corpus.SUFFIXES for place in found)
@@ -60,10 +60,9 @@ def questions(settings: Settings) -> QuestionCount:
     return QuestionCount(min(train, caps.train_rows or train), min(test, caps.test_rows or test), documents)
 
 
-def refuse_without_questions(settings: Settings) -> None:
+def refuse_without_questions(config: CorpusConfig, teacher: TeacherConfig) -> None:
     """Lets pass where somebody asks: a file, or a teacher. A ConfigError where nobody does."""
-    config = settings.corpus
-    needs = config.source in ("records", "folder") and not settings.teacher.questions_per_chunk
+    needs = config.source in ("records", "folder") and not teacher.questions_per_chunk
     if needs and not config.questions:
         raise ConfigError(
             f"corpus.source={config.source} needs question files, corpus.questions names none; "

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ragdist.config import Settings
+from ragdist.config import CorpusConfig
 from ragdist.data.sources import apidocs, corpus, places
 from ragdist.errors import RagdistError
 
 
-def made_from(settings: Settings) -> dict[str, str] | None:
+def made_from(config: CorpusConfig, folder: str) -> dict[str, str] | None:
     """What the data is made from, as its first stage notes it; None where this machine cannot tell."""
-    config = settings.corpus
-    if not any((Path(settings.run.folder) / "data").glob("*/stage.json")):
+    if not any((Path(folder) / "data").glob("*/stage.json")):
         return None  # nothing is there to be compared
     try:
         if config.source == "apidocs":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ragdist.config import Settings
+from ragdist.config import TeacherConfig
 from ragdist.data import matching
 from ragdist.data.teaching import asking, judging
 from ragdist.errors import DataError
@@ -26,16 +26,16 @@ LISTED = ("refused", "without_question", "names_document", "unanswerable", "inva
 class TeacherStages:
     """What a teacher is asked for."""
 
-    def __init__(self, settings: Settings, store: Store, teacher: Teacher) -> None:
-        self.settings, self.store, self.teacher, self._config = settings, store, teacher, settings.teacher
+    def __init__(self, config: TeacherConfig, store: Store, teacher: Teacher) -> None:
+        self.store, self.teacher, self._config = store, teacher, config
 
-    def asked(self, chunks: Rows[Chunk]) -> Rows[Question]:
+    def asked(self, chunks: Rows[Chunk], test_fraction: float, seed: int) -> Rows[Question]:
         """Questions about the chunks, not yet answered."""
-        config, seed, fraction = self._config, self.settings.seed, self.settings.questions.test_fraction
-        settings = {"seed": seed, "test_fraction": fraction, **config.model_dump(include=ASKING)}
+        config = self._config
+        settings = {"seed": seed, "test_fraction": test_fraction, **config.model_dump(include=ASKING)}
 
         def produce() -> Counted[Question]:
-            splits = asking.choose(chunks, config, test_fraction=fraction, seed=seed)
+            splits = asking.choose(chunks, config, test_fraction=test_fraction, seed=seed)
             return asking.ask(chunks, splits, self.teacher, config, seed=seed)
 
         return self.store.make(self._stage("asked", {"chunks": chunks.fingerprint}, settings), Question, produce)

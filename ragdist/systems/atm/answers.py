@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ragdist.config import Settings
+from ragdist.config import AtmConfig, Settings
 from ragdist.evaluation import kept_answers
 from ragdist.evaluation.cases import by_question
 from ragdist.evaluation.kept_answers import KeptAnswer, argued, shown
@@ -31,21 +31,24 @@ def of_game(folder: Path, questions: Iterable[OpenQuestion], template: Path, set
     forged: dict[int, Mapping[str, Sequence[Forgery]]] = {
         attacker: by_question(sorted(rows, key=lambda forgery: forgery.number)) for attacker, rows in written.items()
     }
-    forged[-1] = template_forgeries(str(template), settings)
+    forged[-1] = template_forgeries(str(template), settings.evaluation.forgeries)
     answered: list[Prediction] = [row for kind in ASKED for _, row in read_rows(folder, kind)]
+    config, seed = settings.atm, settings.seed
     return [
-        _row(row, asked[row.question_id], forged.get(row.attacker, {}).get(row.question_id, ()), settings)
+        _row(row, asked[row.question_id], forged.get(row.attacker, {}).get(row.question_id, ()), config, seed)
         for row in sorted(answered, key=lambda row: row.generator)
     ]
 
 
-def _row(row: Prediction, question: OpenQuestion, forgeries: Sequence[Forgery], settings: Settings) -> KeptAnswer:
-    listed = list_of(question, row.condition, forgeries, settings.seed)
+def _row(
+    row: Prediction, question: OpenQuestion, forgeries: Sequence[Forgery], config: AtmConfig, seed: int
+) -> KeptAnswer:
+    listed = list_of(question, row.condition, forgeries, seed)
     golden = [question.document_ids[at] for at in question.oracle_positions]
-    documents = shown(listed, golden, "retrieved" if settings.atm.lists == "retrieved" else "distractor")
+    documents = shown(listed, golden, "retrieved" if config.lists == "retrieved" else "distractor")
     forged = argued(forgery.states for forgery in forgeries)
     return replace(
-        kept_answers.of(row, question, documents, forged, settings.seed),
+        kept_answers.of(row, question, documents, forged, seed),
         condition=row.condition if row.attacker < 0 else f"attacker {row.attacker}",
         model=Matchup(row.generator, -1).stage,
         states_forgery=row.states_forgery if forgeries else None,

@@ -42,7 +42,7 @@ def ask_clean(
         template: JSONL of the template attack's Forgery rows; not shown, repeating them is the base rate.
         settings: `evaluation`, `model`, `prompts` and the seed are read.
     """
-    forgeries = template_forgeries(template, settings)
+    forgeries = template_forgeries(template, settings.evaluation.forgeries)
     clean, notes = _ask(model, questions, forgeries, "clean", -1, settings)
     moved = [question for question in questions if _shown(question, (), settings.seed) != [*question.documents]]
     asked, _ = _ask(model, moved, forgeries, "permuted", -1, settings) if moved else ([], {})
@@ -57,7 +57,8 @@ def ask_template(
     model: Model, questions: Sequence[OpenQuestion], clean: Sequence[Prediction], template: str, settings: Settings
 ) -> tuple[list[Prediction], Notes]:
     """Answers under the template attack; `clean` is what `ask_clean` had from the same generator."""
-    found, notes = _ask(model, questions, template_forgeries(template, settings), "template", -1, settings)
+    forgeries = template_forgeries(template, settings.evaluation.forgeries)
+    found, notes = _ask(model, questions, forgeries, "template", -1, settings)
     return found, notes | _lost(clean, found)
 
 
@@ -195,9 +196,8 @@ def _lost(clean: Sequence[Prediction], attacked: Sequence[Prediction]) -> Notes:
     return {"right_clean": len(right), "lost": lost}
 
 
-def template_forgeries(path: str, settings: Settings) -> dict[str, list[Forgery]]:
+def template_forgeries(path: str, count: int) -> dict[str, list[Forgery]]:
     """Those of the template attack that are shown, by question."""
-    count = settings.evaluation.forgeries
     return {key: rows[:count] for key, rows in _read_template(path, Path(path).stat().st_mtime_ns).items()}
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ragdist.config import Settings
+from ragdist.config import AtmConfig, Settings
 from ragdist.data.matching import flat, words
 from ragdist.data.prompts import Shortened, Showable, block, fit
 from ragdist.data.template_attack import before_default, falsified, opening, says, says_right, sentence, stop_of
@@ -75,9 +75,9 @@ def wrong_answer(question: OpenQuestion, round: int) -> str:
     return question.wrong_answers[round % len(question.wrong_answers)]
 
 
-def told(question: OpenQuestion, round: int, settings: Settings) -> str:
+def told(question: OpenQuestion, round: int, config: AtmConfig) -> str:
     """The wrong answer that the attacker is told to argue for; empty where it is free (`atm.forging_answer`)."""
-    return wrong_answer(question, round) if settings.atm.forging_answer == "told" else ""
+    return wrong_answer(question, round) if config.forging_answer == "told" else ""
 
 
 def assignment(
@@ -94,7 +94,7 @@ def assignment(
         DataError: it does not fit beside `atm.max_new_tokens`, even without the example's text.
     """
     released = settings.atm.variant == "released_code"
-    wrong, kind, documents = told(question, round, settings), _kind(settings), question.documents
+    wrong, kind, documents = told(question, round, settings.atm), _kind(settings), question.documents
     at = (sample if released else round) % max(1, len(documents))
     lead = _lead(question, wrong, f"{round}/{at}/{question.id}", tokenizer, settings)
     (prompt,) = fit(
@@ -149,7 +149,7 @@ def forge(
     for (prompt_id, sample), text in sorted(written.items(), key=lambda item: (place[item[0][0]], item[0][1])):
         question, task, first = asked[prompt_id]
         title, body = _read(task.lead, text.text)
-        wrong = told(question, round, settings)
+        wrong = told(question, round, settings.atm)
         if text.text.strip() and words(body).strip():
             number = first + sample
             found.append(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ragdist.config import MixConfig, Settings
+from ragdist.config import AtmConfig, MixConfig
 from ragdist.data import template_attack as template
 from ragdist.draws import draw, order_for, rng_for
 from ragdist.records import Forgery, OpenQuestion, Page, content_id
@@ -25,7 +25,7 @@ Attack = Sequence[Forgery]
 
 
 def attacks(
-    question: OpenQuestion, newest: Attack, earlier: Iterable[Attack], round: int, settings: Settings
+    question: OpenQuestion, newest: Attack, earlier: Iterable[Attack], round: int, config: AtmConfig, seed: int
 ) -> list[Attack]:
     """The newest forgeries, then what `atm.replay.attacks` adds to them; one that makes nothing is left out.
 
@@ -34,11 +34,12 @@ def attacks(
         newest: what the attacker that learned last wrote about it.
         earlier: what earlier ones wrote, an entry each.
         round: names the draws.
-        settings: `atm.replay`, `atm.samples` and the seed are read.
+        config: its `replay` and `samples` are read.
+        seed: of the draws.
     """
-    count, seed = settings.atm.samples, settings.seed
+    count = config.samples
     found: list[Attack] = []
-    for name in settings.atm.replay.attacks:
+    for name in config.replay.attacks:
         if name == "earlier":
             found += earlier
         elif name == "template":
@@ -51,17 +52,19 @@ def attacks(
     return [newest, *filter(None, found)]
 
 
-def drawn(among: Sequence[Attack], name: str, settings: Settings) -> Attack:
+def drawn(among: Sequence[Attack], name: str, config: AtmConfig, seed: int) -> Attack:
     """The attack that a row's list holds: the newest, or in `atm.replay.share` of the rows one of the others."""
     others = among[1:]
-    if not others or draw(settings.seed, "replayed", name) >= settings.atm.replay.share:
+    if not others or draw(seed, "replayed", name) >= config.replay.share:
         return among[0]
-    return others[int(draw(settings.seed, "replayed attack", name) * len(others))]
+    return others[int(draw(seed, "replayed attack", name) * len(others))]
 
 
-def shown(question: OpenQuestion, attack: Attack, name: str, round: int, settings: Settings) -> list[Page | Forgery]:
+def shown(
+    question: OpenQuestion, attack: Attack, name: str, round: int, config: AtmConfig, seed: int
+) -> list[Page | Forgery]:
     """The documents, then the forgeries, of a row's second list, as `atm.mix` draws them."""
-    mix, at = settings.atm.mix, draw(settings.seed, "mix", name)
+    mix, at = config.mix, draw(seed, "mix", name)
     documents, golden = question.documents, set(question.oracle_positions)
     if at < mix.clean:
         return [*documents]
@@ -69,7 +72,7 @@ def shown(question: OpenQuestion, attack: Attack, name: str, round: int, setting
         return [document for place, document in enumerate(documents) if place not in golden]
     if at < mix.clean + mix.absent + mix.oracle_alone:
         return [document for place, document in enumerate(documents) if place in golden] or [*documents]
-    return [*documents, *_some(attack, name, round, settings)]
+    return [*documents, *_some(attack, name, round, config, seed)]
 
 
 def injected(question: OpenQuestion, count: int, start: float, seed: int) -> list[Forgery]:
@@ -106,14 +109,14 @@ def _template(question: OpenQuestion, wrong: Sequence[str], count: int, seed: in
     return template.forge(about, golden or others, (), count=count, seed=seed, others=others)[0]
 
 
-def _some(attack: Attack, name: str, round: int, settings: Settings) -> Attack:
+def _some(attack: Attack, name: str, round: int, config: AtmConfig, seed: int) -> Attack:
     """All of them, or k of n as `atm.mix.forgeries` says, in their order."""
-    mix: MixConfig = settings.atm.mix
+    mix: MixConfig = config.mix
     if mix.forgeries == "all":
         return attack
     most = len(attack)
     if mix.curriculum:
-        most = -(-most * min(round + 1, settings.atm.rounds) // settings.atm.rounds)
-    kept = int(draw(settings.seed, "forgeries shown", name) * (most + 1))
-    places = sorted(order_for(settings.seed, "which forgeries", name, len(attack))[:kept])
+        most = -(-most * min(round + 1, config.rounds) // config.rounds)
+    kept = int(draw(seed, "forgeries shown", name) * (most + 1))
+    places = sorted(order_for(seed, "which forgeries", name, len(attack))[:kept])
     return [attack[place] for place in places]

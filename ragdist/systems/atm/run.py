@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragdist.algo import consistency, preference, sft
-from ragdist.config import Settings
+from ragdist.config import AtmConfig, Settings
 from ragdist.errors import TrainError
 from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.records import OpenQuestion
@@ -102,7 +102,7 @@ def run(
         RagdistError: bad input, a stop request, or a side that failed too often; what is finished stays.
     """
     journal = PhaseCheckpoint(folder / "atm")
-    learned = {side: _learned(side, journal, settings) for side in ("attacker", "generator")}
+    learned = {side: _learned(side, journal, settings.atm) for side in ("attacker", "generator")}
     starts = {side: _start(side, phases, journal, settings) for side, phases in learned.items()}
     with open_sides(starts["attacker"], starts["generator"]) as (attacker, generator):
         game = Game(attacker, generator, list(train), list(test), str(template), journal, settings, board)
@@ -114,32 +114,32 @@ def run(
                 game.play(number)
     models = {side: Path(_start(side, phases, journal, settings).source) for side, phases in learned.items()}
     judged = journal.folder / "test"
-    report = rounds.summarise(judged, settings, questions)
+    report = rounds.summarise(judged, settings.evaluation, settings.seed, questions)
     return AtmOutcome(
         models["generator"], models["attacker"], report, answers.of_game(judged, questions, template, settings)
     )
 
 
-def common(keys: Iterable[str], settings: Settings) -> str:
+def common(keys: Iterable[str], config: AtmConfig) -> str:
     """The phase of the first round up to which games that differ in these settings alone are one game; empty: none.
 
     So a sweep over `atm.kl_weight` forges, grades and lets the attacker learn once for all its weights.
     """
     first: list[str] = []
     for key in keys:
-        if key.startswith(MITO_ALONE) or (key.startswith("generator.train.") and not settings.atm.first_tuning):
+        if key.startswith(MITO_ALONE) or (key.startswith("generator.train.") and not config.first_tuning):
             first.append(GENERATOR)
-        elif key == "atm.dpo_beta" or (key.startswith("attacker.train.") and settings.atm.attacker_warmup == "none"):
+        elif key == "atm.dpo_beta" or (key.startswith("attacker.train.") and config.attacker_warmup == "none"):
             first.append(ATTACKER)
         elif key != "atm.rounds":
             return ""
     return ATTACKER if ATTACKER in first else GENERATOR
 
 
-def _learned(side: str, journal: PhaseCheckpoint, settings: Settings) -> list[str]:
+def _learned(side: str, journal: PhaseCheckpoint, config: AtmConfig) -> list[str]:
     """The phases in which this side learns, in order."""
-    first = {"generator": settings.atm.first_tuning, "attacker": settings.atm.attacker_warmup != "none"}[side]
-    return ["first/" + side] * first + [f"round-{number}/{side}" for number in range(settings.atm.rounds)]
+    first = {"generator": config.first_tuning, "attacker": config.attacker_warmup != "none"}[side]
+    return ["first/" + side] * first + [f"round-{number}/{side}" for number in range(config.rounds)]
 
 
 def _start(side: str, phases: Sequence[str], journal: PhaseCheckpoint, settings: Settings) -> Start:
@@ -198,7 +198,7 @@ class Game:
         shown = _zip(self.train, again, *self._replayed(number))
         rows = self._each(self.generator, training_rows.attacked_lists, f"{here}/lists", shown, number, self.settings)
         prepare = consistency.reference if atm.preference_weight else None
-        self._learn(self.generator, mito(self.settings), rows, f"{here}/generator", prepare=prepare)
+        self._learn(self.generator, mito(self.settings.atm), rows, f"{here}/generator", prepare=prepare)
         self.judge(number + 1)
 
     def forge_and_grade(self, number: int) -> tuple[list[MicrobatchRef], list[MicrobatchRef]]:
@@ -320,19 +320,18 @@ class Game:
             )
 
 
-def mito(settings: Settings) -> Callable[..., Any]:
+def mito(config: AtmConfig) -> Callable[..., Any]:
     """The generator's loss as the settings want it."""
-    atm = settings.atm
-    released = atm.variant == "released_code"
+    released = config.variant == "released_code"
     return partial(
         consistency.mito,
-        kl_weight=atm.kl_weight,
-        clean_weight=atm.clean_weight,
-        preference_weight=atm.preference_weight,
-        beta=atm.dpo_beta,
-        direction="attacked_to_clean" if released else atm.kl_direction,
-        detach_clean=atm.detach_clean,
-        reduction=atm.reduction,
+        kl_weight=config.kl_weight,
+        clean_weight=config.clean_weight,
+        preference_weight=config.preference_weight,
+        beta=config.dpo_beta,
+        direction="attacked_to_clean" if released else config.kl_direction,
+        detach_clean=config.detach_clean,
+        reduction=config.reduction,
         sft_on="clean" if released else "attacked",
     )
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ragdist.config import Settings
+from ragdist.config import EvaluationConfig
 from ragdist.draws import draw
-from ragdist.evaluation.intervals import Change, Interval, compare, interval, together
+from ragdist.evaluation.intervals import Bounds, Change, compare, interval, together
 from ragdist.evaluation.report import METRICS, Attack, Metric
 from ragdist.evaluation.summary import accuracy, losses
 from ragdist.records import Forgery, Grade, OpenQuestion, Prediction
@@ -58,21 +59,24 @@ class Matchup(NamedTuple):
 
 AnswersById = dict[str, Prediction]
 """By question."""
+Compare = Callable[..., Change]
+"""`intervals.compare` with its resamples and its seed."""
 
 
-def summarise(folder: Path, settings: Settings, questions: Iterable[OpenQuestion] = ()) -> Rounds:
+def summarise(folder: Path, config: EvaluationConfig, seed: int, questions: Iterable[OpenQuestion] = ()) -> Rounds:
     """The report of what a game left in its test folder.
 
     Args:
         folder: holds `clean-g0/`, `template-g0/`, `attacked-a1-g0/`, `graded-a1-g0/`, `forged-a1/`, with Parquet files.
-        settings: `evaluation.resamples` and the seed are read.
+        config: its `resamples` is read.
+        seed: of the intervals and the examples.
         questions: those that were asked, for the examples; may be none.
     """
     asked = [row for kind in ASKED for _, row in read_rows(folder, kind)]
     grades: dict[Matchup, list[Grade]] = {}
     for (attacker, generator), row in read_rows(folder, "graded"):
         grades.setdefault(Matchup(generator, attacker), []).append(row)
-    return report(asked, grades, [row for _, row in read_rows(folder, "forged")], settings, questions)
+    return report(asked, grades, [row for _, row in read_rows(folder, "forged")], config, seed, questions)
 
 
 def read_rows(folder: Path, kind: str) -> Iterator[tuple[list[int], Any]]:
@@ -87,7 +91,8 @@ def report(
     asked: Iterable[Prediction],
     grades: Mapping[Matchup, Sequence[Grade]],
     forgeries: Sequence[Forgery],
-    settings: Settings,
+    config: EvaluationConfig,
+    seed: int,
     questions: Iterable[OpenQuestion] = (),
 ) -> Rounds:
     """The same from rows in memory; grades by who wrote the forgeries and who read them."""
@@ -98,38 +103,40 @@ def report(
     hurt = {
         meeting: _by_question(grades[meeting]) for meeting in sorted(grades, key=lambda meeting: place(meeting.stage))
     }
-    changes, gains = list(_changes(groups, settings)), list(_gains(hurt, settings))
+    bounds = partial(interval, resamples=config.resamples, seed=seed)
+    change = partial(compare, resamples=config.resamples, seed=seed)
+    changes, gains = list(_changes(groups, change)), list(_gains(hurt, change))
     compared = together([*changes, *gains])  # they stand in one table
     return Rounds(
-        scores=tuple(_score(condition, meeting, group, settings) for (condition, meeting), group in groups.items()),
+        scores=tuple(_score(condition, meeting, group, bounds) for (condition, meeting), group in groups.items()),
         successes=tuple(
-            _success(condition, meeting, control, group, metric, settings)
+            _success(condition, meeting, control, group, metric, bounds)
             for (condition, meeting), group in groups.items()
             if condition in ATTACKS and (control := groups.get(("permuted", Matchup(meeting.generator, -1))))
             for metric in RIGHT_OR_WRONG
         ),
         changes=compared[: len(changes)],
-        inflicted=tuple(_inflicted(meeting, logs, grades[meeting], settings) for meeting, logs in hurt.items() if logs),
+        inflicted=tuple(_inflicted(meeting, logs, grades[meeting], bounds) for meeting, logs in hurt.items() if logs),
         gains=compared[len(changes) :],
         forged=tuple(_forged(forgeries)),
-        examples=tuple(_examples(questions, forgeries, settings.seed)),
+        examples=tuple(_examples(questions, forgeries, seed)),
     )
 
 
-def _score(condition: str, meeting: Matchup, group: AnswersById, settings: Settings) -> StageAccuracy:
+def _score(condition: str, meeting: Matchup, group: AnswersById, bounds: Bounds) -> StageAccuracy:
     rows = list(group.values())
-    repeated = _interval([float(row.states_forgery or 0) for row in rows], settings)
+    repeated = bounds([float(row.states_forgery or 0) for row in rows])
     return StageAccuracy(
         model=meeting.stage,
         condition=condition,
         attacker=meeting.attacker,
         states_forgery=repeated,
-        **accuracy(rows, settings),
+        **accuracy(rows, bounds),
     )
 
 
 def _success(
-    condition: str, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: Metric, settings: Settings
+    condition: str, meeting: Matchup, control: AnswersById, attacked: AnswersById, metric: Metric, bounds: Bounds
 ) -> Attack:
     lost = losses(control, attacked, metric)
     return Attack(
@@ -138,11 +145,11 @@ def _success(
         attacker=meeting.attacker,
         metric=metric,
         rows=len(lost),
-        success=_interval(lost, settings) if lost else None,
+        success=bounds(lost) if lost else None,
     )
 
 
-def _changes(groups: Mapping[tuple[str, Matchup], AnswersById], settings: Settings) -> Iterator[Change]:
+def _changes(groups: Mapping[tuple[str, Matchup], AnswersById], change: Compare) -> Iterator[Change]:
     """Each stage against the first and against the one before it, under the same condition."""
     for condition in COMPARED:
         played = [(meeting.stage, group) for (name, meeting), group in groups.items() if name == condition]
@@ -151,24 +158,19 @@ def _changes(groups: Mapping[tuple[str, Matchup], AnswersById], settings: Settin
                 shared = [key for key in old if key in group]
                 for metric in METRICS if shared else ():
                     one, two = ([getattr(rows[key], metric) for key in shared] for rows in (old, group))
-                    yield _change(before, after, condition, metric, one, two, settings)
+                    names = {"before": before, "after": after, "condition": condition, "metric": metric}
+                    yield change(one, two, **names)
 
 
-def _gains(hurt: Mapping[Matchup, Mapping[str, list[float]]], settings: Settings) -> Iterator[Change]:
+def _gains(hurt: Mapping[Matchup, Mapping[str, list[float]]], change: Compare) -> Iterator[Change]:
     """Each stage against the one before it: first the attacker learned, then the generator."""
     played = list(hurt.items())
     for (before, old), (after, new) in pairwise(played):
         shared = [key for key in old if key in new]
         for metric, mean in MEANS.items() if shared else ():
             one, two = ([mean(rows[key]) for key in shared] for rows in (old, new))
-            yield _change(before.stage, after.stage, "forgery alone", metric, one, two, settings)
-
-
-def _change(
-    before: str, after: str, condition: str, metric: str, old: list[float], new: list[float], settings: Settings
-) -> Change:
-    names = {"before": before, "after": after, "condition": condition, "metric": metric}
-    return compare(old, new, settings.evaluation.resamples, settings.seed, **names)
+            names = {"before": before.stage, "after": after.stage, "condition": "forgery alone", "metric": metric}
+            yield change(one, two, **names)
 
 
 def _by_question(grades: Iterable[Grade]) -> dict[str, list[float]]:
@@ -180,11 +182,9 @@ def _by_question(grades: Iterable[Grade]) -> dict[str, list[float]]:
     return found
 
 
-def _inflicted(
-    meeting: Matchup, logs: Mapping[str, list[float]], grades: Sequence[Grade], settings: Settings
-) -> Inflicted:
+def _inflicted(meeting: Matchup, logs: Mapping[str, list[float]], grades: Sequence[Grade], bounds: Bounds) -> Inflicted:
     used = sum(map(len, logs.values()))
-    means = {name: _interval([mean(rows) for rows in logs.values()], settings) for name, mean in MEANS.items()}
+    means = {name: bounds([mean(rows) for rows in logs.values()]) for name, mean in MEANS.items()}
     return Inflicted(
         model=meeting.stage,
         attacker=meeting.attacker,
@@ -231,10 +231,6 @@ def _examples(questions: Iterable[OpenQuestion], forgeries: Sequence[Forgery], s
 def _shortened(text: str) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= SHORT else f"{flat[:SHORT].rstrip()} ..."
-
-
-def _interval(values: Sequence[float], settings: Settings) -> Interval:
-    return interval(values, settings.evaluation.resamples, settings.seed)
 
 
 def _mean(logs: Sequence[float]) -> float:

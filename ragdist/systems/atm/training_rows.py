@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ragdist.config import Settings
+from ragdist.config import AtmConfig, Settings
 from ragdist.data import contexts, prompts
 from ragdist.data import template_attack as template
 from ragdist.data.contexts import permuted
@@ -251,10 +251,11 @@ def attacked_lists(
         DataError: question and answer do not fit into `model.max_tokens`.
     """
     *earlier, round, settings = more
+    config, seed = settings.atm, settings.seed
     newest, before = _by_question(questions, forgeries), [_by_question(questions, rows) for rows in earlier]
     among = {
         question.id: mixing.attacks(
-            question, newest[question.id], [rows[question.id] for rows in before], round, settings
+            question, newest[question.id], [rows[question.id] for rows in before], round, config, seed
         )
         for question in questions
     }
@@ -263,8 +264,8 @@ def attacked_lists(
     counts["forgeries"], bundles = len(forgeries), []
     for question in questions:
         name, attack = _name(question, round), picked[question.id]
-        attacked = permuted(mixing.shown(question, attack, name, round, settings), (), name, settings.seed)
-        answers = _answers(question, attack, model.tokenizer, settings)
+        attacked = permuted(mixing.shown(question, attack, name, round, config, seed), (), name, seed)
+        answers = _answers(question, attack, model.tokenizer, config)
         clean, hostile = _both(question, attacked, max(map(len, answers)), model.tokenizer, settings)
         short = [one.cut_tokens > 0 for one in (clean, hostile)]
         counts.update(cut_prompts=sum(short), cut_clean=short[0], cut_attacked=short[1], cut_answers=clean.cut_answer)
@@ -303,7 +304,7 @@ def _picked(
 ) -> dict[str, mixing.Attack]:
     """The attack of each question's row: drawn, or that under which the model now finds the answer most perplexing."""
     if settings.atm.replay.choice == "drawn":
-        return {q.id: mixing.drawn(among[q.id], _name(q, round), settings) for q in questions}
+        return {q.id: mixing.drawn(among[q.id], _name(q, round), settings.atm, settings.seed) for q in questions}
     rows = []
     for question in questions:
         answer = _answer(question, model.tokenizer)
@@ -322,11 +323,11 @@ def _picked(
 
 
 def _answers(
-    question: OpenQuestion, attack: mixing.Attack, tokenizer: Tokenizer, settings: Settings
+    question: OpenQuestion, attack: mixing.Attack, tokenizer: Tokenizer, config: AtmConfig
 ) -> list[tuple[int, ...]]:
     """What stands after the clean list, after the attacked one, and perhaps the forged answer after that."""
     answer = _answer(question, tokenizer)
-    if not settings.atm.preference_weight:
+    if not config.preference_weight:
         return [answer, answer]
     wrong = next((forgery.states for forgery in attack if forgery.states), question.wrong_answers[0])
     return [answer, answer, (*tokenizer.encode(wrong).ids, tokenizer.end)]

@@ -64,10 +64,11 @@ def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: 
     def alone(disputes: Sequence[Dispute]) -> list[list[str]]:
         asked = [[prompt(one, document) for document in one.documents] for one in disputes]
         each = {row.id: row for rows in asked for row in rows}
-        made_by = json.dumps([list(each), settings.answer_tokens, settings.seed, weights([source], settings)])
+        limit, seed = settings.answer_tokens, settings.seed
+        made_by = json.dumps([list(each), limit, seed, weights([source], settings.model)])
         name = content_id(made_by)
         path = folder / f"{name}.jsonl"
-        texts = ask_prompts("documents alone", answerer, list(each.values()), path, name, settings)
+        texts = ask_prompts("documents alone", answerer, list(each.values()), path, name, limit, seed)
         said = {key: prompts.extract(text).answer for key, text in zip(each, texts, strict=True)}
         return [[said[row.id] for row in rows] for rows in asked]
 

@@ -83,7 +83,8 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
         discoverer = more[0] if more else ""
         dispute = Dispute(question.id, text, reciter, discoverer, documents, question.dataset)
         if documents:
-            with duet.trained.arbiter(settings.duet.arbiter, agreeing([question], settings)) as arbiter:
+            same = agreeing([question], settings.evaluation.normalise)
+            with duet.trained.arbiter(settings.duet.arbiter, same) as arbiter:
                 (verdict,) = arbiter.judge([dispute])
         else:
             verdict = Verdict(

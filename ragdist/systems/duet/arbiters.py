@@ -135,21 +135,20 @@ def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
         config, limit = settings.prompts, settings.answer_tokens
         asked = [disputes.summary_prompt(dispute, tokenizer, config, flipped=flipped) for dispute, flipped in shown]
-        made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings)])
+        made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings.model)])
         name = content_id(made_by)
-        return ask_prompts("summaries", answerer, asked, folder / f"{name}.jsonl", name, settings)
+        return ask_prompts("summaries", answerer, asked, folder / f"{name}.jsonl", name, limit, settings.seed)
 
     return ask
 
 
-def by_teacher(teacher: Teacher, settings: Settings) -> Ask:
+def by_teacher(teacher: Teacher, limit: int, seed: int) -> Ask:
     """Asks the teacher, each dispute paid for once; what it refuses to answer is an empty text."""
 
     def requests(shown: Sequence[tuple[Dispute, bool]]) -> Iterator[Request]:
         for dispute, flipped in shown:
             text = disputes.summary_text(dispute, flipped=flipped)
-            limit = settings.answer_tokens
-            yield Request(id=f"{dispute.question_id}/{flipped}", text=text, max_new_tokens=limit, seed=settings.seed)
+            yield Request(id=f"{dispute.question_id}/{flipped}", text=text, max_new_tokens=limit, seed=seed)
 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
         return [without_thoughts(reply.text).text for reply in teacher.ask(requests(shown), what="summaries")]

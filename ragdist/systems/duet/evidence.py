@@ -128,6 +128,6 @@ class DisputeReader:
         source = str(self.folder / side / "model")
         groups = {name_of(rows): rows for rows in asked}
         path = self.folder / "arbiter" / "read" / f"{side}.jsonl"
-        made_by = content_id(json.dumps(weights([source], self.settings)))
+        made_by = content_id(json.dumps(weights([source], self.settings.model)))
         found = read_groups(f"{side} reads", partial(self.answerers.open, source), groups, path, made_by)
         return [list(found[name_of(rows)]) for rows in asked]

@@ -117,7 +117,7 @@ class TrainedArbiters:
         elif kind == "teacher_summarizer":
             if self.cast.teacher is None:
                 raise ConfigError("duet.arbiters has teacher_summarizer, and no teacher is named; set teacher.url")
-            yield Summarizer(by_teacher(self.cast.teacher, self.settings), same, seed)
+            yield Summarizer(by_teacher(self.cast.teacher, self.settings.answer_tokens, seed), same, seed)
             self.cast.teacher.close()
         else:
             tuned = str(self.kept / "summarizer" / "model")

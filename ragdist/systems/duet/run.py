@@ -27,6 +27,7 @@ from typing import Literal
 from ragdist.algo.arbiter import best_margin
 from ragdist.config import DUET_ROLES, Condition, Settings, uneven
 from ragdist.config import Arbiter as Kind
+from ragdist.data.matching import Form
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.prompts import right_answer
 from ragdist.errors import ConfigError
@@ -234,7 +235,7 @@ class Duet:
         }
         reciter = said.pop("closed_book")
         config, seed = self.settings.duet, self.settings.seed
-        same = partial(_is_same, settings=self.settings)
+        same = partial(_is_same, form=self.settings.evaluation.normalise)
         return list(disputes.judgements(self.trio.shares.arbiter, reciter, said, same, config, seed))
 
     def settle(self, held: Said, learned: Sequence[Judgement]) -> None:
@@ -255,7 +256,7 @@ class Duet:
         if chosen != "validation":
             return chosen
         rows = self.trio.shares.validation
-        same = agreeing(rows, self.settings)
+        same = agreeing(rows, self.settings.evaluation.normalise)
         open_ = [
             (condition, one)
             for condition in self.settings.duet.learn_from
@@ -273,7 +274,8 @@ class Duet:
     def learn_evidence(self, held: Said) -> None:
         """Teaches the evidence arbiter all held-out disputes, the validation questions' too, as it is cross-fitted."""
         rows = [*self.trio.shares.arbiter, *self.trio.shares.validation]
-        shown, same = self.shown(rows, self.held_conditions, self.held_forgeries), agreeing(rows, self.settings)
+        shown = self.shown(rows, self.held_conditions, self.held_forgeries)
+        same = agreeing(rows, self.settings.evaluation.normalise)
         open_ = [
             (condition, one)
             for condition in self.settings.duet.evidence_from
@@ -292,7 +294,7 @@ class Duet:
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
         found: dict[str, list[list[Verdict]]] = {}
         documents = self.shown(questions, self.settings.evaluation.conditions) if kind in SEEING else {}
-        same = agreeing(questions, self.settings)
+        same = agreeing(questions, self.settings.evaluation.normalise)
         with self.trained.arbiter(kind, same) as arbiter:
             disputes = {one: self._disputes(questions, said, one, documents) for one in conditions}
             if isinstance(arbiter, EvidenceArbiter):  # each model is opened once for all conditions
@@ -315,7 +317,7 @@ class Duet:
         found = {**asked, RECITER: reciter, DISCOVERER: []}
         forged = by_question(self.pipeline.forgeries)
         wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
-        worth: list[ArbiterEffect] = []
+        worth, form = list[ArbiterEffect](), self.settings.evaluation.normalise
         for condition in (condition for condition in said if condition != "closed_book"):
             discoverer = list(said[condition].values())
             found[DISCOVERER] += discoverer
@@ -323,7 +325,7 @@ class Duet:
                 name = kind.replace("_", " ")
                 label = f"DuetRAG, {name}"
                 first, *second = verdicts[condition]
-                rows = arbitration.predictions(first, reciter, discoverer, tests, label, self.settings, wrong)
+                rows = arbitration.predictions(first, reciter, discoverer, tests, label, form, wrong)
                 found.setdefault(label, []).extend(rows)
                 if condition != "permuted":  # asked for the sake of attack success alone
                     turned = second[0] if second else ()
@@ -378,14 +380,14 @@ def for_side(case: Case) -> Case:
     return replace(case, prompt=replace(case.prompt, model=int(case.condition != "closed_book")))
 
 
-def agreeing(questions: Iterable[Question], settings: Settings) -> Same:
+def agreeing(questions: Iterable[Question], form: Form) -> Same:
     """Whether both answers to one of these questions are one and the same."""
     by_id = {question.id: question for question in questions}
-    return lambda one: _is_same(one.reciter, one.discoverer, by_id[one.question_id], settings)
+    return lambda one: _is_same(one.reciter, one.discoverer, by_id[one.question_id], form)
 
 
-def _is_same(first: str, second: str, question: Question, settings: Settings) -> bool:
-    return answers.same(first, second, answers.metric_of(question.dataset), settings.evaluation.normalise)
+def _is_same(first: str, second: str, question: Question, form: Form) -> bool:
+    return answers.same(first, second, answers.metric_of(question.dataset), form)
 
 
 def _checked(settings: Settings) -> Settings:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from ragdist.config import Settings
+from ragdist.data.matching import Form
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
-from ragdist.evaluation.intervals import Change, Interval, interval, together
+from ragdist.evaluation.intervals import Bounds, Change, Interval, interval, together
 from ragdist.evaluation.predictions import score_of
 from ragdist.evaluation.summary import PredictionsById, compare
 from ragdist.records import Prediction, Question, Verdict
@@ -129,7 +131,7 @@ def predictions(
     discoverer: Iterable[Prediction],
     questions: Iterable[Question],
     label: str,
-    settings: Settings,
+    form: Form,
     wrong: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Prediction]:
     """DuetRAG's answers as those of one more model under the discoverer's condition, in the order of the verdicts.
@@ -143,7 +145,7 @@ def predictions(
         discoverer: its predictions under one condition.
         questions: those to report on.
         label: the new model's name.
-        settings: `evaluation.normalise` is read.
+        form: how answers are compared, `evaluation.normalise`.
         wrong: what each question's forgeries state (`Case.wrong`), so that a third answer can be seen to repeat them.
 
     Raises:
@@ -167,7 +169,7 @@ def predictions(
             sides.reverse()
         said = next((side for side in sides if side.answer == verdict.answer), None)
         stated = (wrong or {}).get(question.id, ())
-        said = said or _third(verdict.answer, question, sides[0], stated, settings)
+        said = said or _third(verdict.answer, question, sides[0], stated, form)
         out.append(_renamed(said, label, found[question.id]))
     return out
 
@@ -213,7 +215,9 @@ def worth(
     """
     asked = {question.id: question for question in questions}
     recited, found = _by_question(reciter), _by_question(discoverer)
-    made = _by_question(predictions(verdicts, recited.values(), found.values(), asked.values(), label, settings))
+    config, form = settings.evaluation, settings.evaluation.normalise
+    bounds = partial(interval, resamples=config.resamples, seed=settings.seed)
+    made = _by_question(predictions(verdicts, recited.values(), found.values(), asked.values(), label, form))
     if not made:
         raise DataError(
             f"none of {len(verdicts)} verdicts of {label} is on one of {len(asked)} questions; raise "
@@ -223,9 +227,7 @@ def worth(
     outcomes: dict[str, tuple[bool, bool, bool]] = {
         key: (_right(recited[key], metric), _right(found[key], metric), _right(made[key], metric)) for key in made
     }
-    differing = {
-        key: asked[key] for key in made if not _same(recited[key].answer, found[key].answer, asked[key], settings)
-    }
+    differing = {key: asked[key] for key in made if not _same(recited[key].answer, found[key].answer, asked[key], form)}
     total = Outcomes(Counter(outcomes.values()))
     return ArbiterEffect(
         arbiter=label,
@@ -233,15 +235,15 @@ def worth(
         metric=metric,
         outcomes=total,
         differing=Outcomes(Counter(outcomes[key] for key in differing)),
-        reciter=_share(total.count(reciter=True), total.rows, settings),
-        discoverer=_share(total.count(discoverer=True), total.rows, settings),
-        accuracy=_share(total.count(arbiter=True), total.rows, settings),
-        either=_share(total.both + total.one, total.rows, settings),
-        against_reciter=compare({key: recited[key] for key in made}, made, metric, settings),
-        against_discoverer=compare({key: found[key] for key in made}, made, metric, settings),
+        reciter=_share(total.count(reciter=True), total.rows, bounds),
+        discoverer=_share(total.count(discoverer=True), total.rows, bounds),
+        accuracy=_share(total.count(arbiter=True), total.rows, bounds),
+        either=_share(total.both + total.one, total.rows, bounds),
+        against_reciter=compare({key: recited[key] for key in made}, made, metric, config, settings.seed),
+        against_discoverer=compare({key: found[key] for key in made}, made, metric, config, settings.seed),
         calibration=_calibration(verdicts, recited, found, settings.duet.right_by),
         selective=_selective(verdicts, recited, found, settings),
-        order_effect=_order_effect(verdicts, swapped, differing, settings),
+        order_effect=_order_effect(verdicts, swapped, differing, form, bounds),
     )
 
 
@@ -262,24 +264,28 @@ def _right(prediction: Prediction, metric: Literal["em", "subspan"]) -> bool:
     return bool(getattr(prediction, metric) == 1.0)
 
 
-def _same(one: str, other: str, question: Question, settings: Settings) -> bool:
-    return answers.same(one, other, answers.metric_of(question.dataset), settings.evaluation.normalise)
+def _same(one: str, other: str, question: Question, form: Form) -> bool:
+    return answers.same(one, other, answers.metric_of(question.dataset), form)
 
 
-def _share(count: int, rows: int, settings: Settings) -> Interval:
-    return interval([1.0] * count + [0.0] * (rows - count), settings.evaluation.resamples, settings.seed)
+def _share(count: int, rows: int, bounds: Bounds) -> Interval:
+    return bounds([1.0] * count + [0.0] * (rows - count))
 
 
 def _order_effect(
-    verdicts: Iterable[Verdict], swapped: Iterable[Verdict], differing: Mapping[str, Question], settings: Settings
+    verdicts: Iterable[Verdict],
+    swapped: Iterable[Verdict],
+    differing: Mapping[str, Question],
+    form: Form,
+    bounds: Bounds,
 ) -> Interval | None:
     turned = {verdict.question_id: verdict.answer for verdict in swapped}
     moved = [
-        not _same(verdict.answer, turned[verdict.question_id], differing[verdict.question_id], settings)
+        not _same(verdict.answer, turned[verdict.question_id], differing[verdict.question_id], form)
         for verdict in verdicts
         if verdict.question_id in differing and verdict.question_id in turned
     ]
-    return _share(sum(moved), len(moved), settings) if moved else None
+    return _share(sum(moved), len(moved), bounds) if moved else None
 
 
 def _calibration(
@@ -315,9 +321,8 @@ def _selective(
     return selective(taken, settings.duet.abstain_below, settings.evaluation.resamples, settings.seed)
 
 
-def _third(answer: str, question: Question, like: Prediction, wrong: Sequence[str], settings: Settings) -> Prediction:
+def _third(answer: str, question: Question, like: Prediction, wrong: Sequence[str], form: Form) -> Prediction:
     """An answer that neither side gave, scored again."""
-    form = settings.evaluation.normalise
     em, f1, subspan = answers.score(answer, question, form)
     return replace(
         like,

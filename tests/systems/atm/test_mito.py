@@ -43,7 +43,7 @@ def learned(**settings):
 
     both = slot(CLEAN), slot(ATTACKED)
     used = {"documents": 1} if settings.get("variant") == "released_code" else {"documents": 5}
-    loss = atm.mito(resolve({"atm": settings, "contexts": used}))
+    loss = atm.mito(resolve({"atm": settings, "contexts": used}).atm)
     made = loss(lambda _, slots=(0, 1): tuple(both[at] for at in slots), Batch(2, {}), total=TOTAL)
     made.scalar.backward()
     return made.scalar.item(), *(one.logits_BAV.grad for one in both)

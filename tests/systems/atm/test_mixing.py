@@ -85,11 +85,11 @@ def test_replay_takes_the_place_of_the_newest_forgeries_in_its_share():
 def test_replayed_attacks_state_wrong_answers_and_never_the_right_one():
     question = max(opened(), key=lambda question: len(question.wrong_answers))
     for name in ("template", "swap", "injection"):
-        _, attack = mixing.attacks(question, [], [], 0, settings(replay={"attacks": [name]}))
+        _, attack = mixing.attacks(question, [], [], 0, settings(replay={"attacks": [name]}).atm, seed=0)
         assert len({forgery.text for forgery in attack}) == len(attack) > 1
         for forgery in attack:
             assert forgery.states in question.wrong_answers and forgery.states in forgery.text
-    swaps = mixing.attacks(question, [], [], 0, settings(replay={"attacks": ["swap"]}))[1]
+    swaps = mixing.attacks(question, [], [], 0, settings(replay={"attacks": ["swap"]}).atm, seed=0)[1]
     assert len({forgery.states for forgery in swaps}) == len(swaps)  # each says something else; a template agrees
 
 

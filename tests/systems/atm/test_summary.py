@@ -102,7 +102,7 @@ def play(count=COUNT, game=None, hurt=None):
         for meeting, logs in (HURT if hurt is None else hurt).items()
     }
     forged = [forgery(n, a, s, stated=s == 0 or a == 1) for n in range(count) for a in (0, 1) for s in (0, 1)]
-    return rounds.report(asked, grades, forged, SETTINGS, [question(n) for n in range(count)])
+    return rounds.report(asked, grades, forged, SETTINGS.evaluation, SETTINGS.seed, [question(n) for n in range(count)])
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_changes_and_success_pair_by_question_whatever_the_order_and_what_is_mis
     after = [answered(n, "clean", 1, -1, right=n < 60 or n >= 100) for n in reversed(range(10, 120))]
     control = [answered(n, "permuted", 1, -1, right=n < 60) for n in range(100)]
     attacked = [answered(n, "attacker", 1, 1, right=n % 2 == 0) for n in reversed(range(20, 120))]
-    found = rounds.report([*before, *after, *control, *attacked], {}, [], SETTINGS)
+    found = rounds.report([*before, *after, *control, *attacked], {}, [], SETTINGS.evaluation, SETTINGS.seed)
     change = next(c for c in found.changes if (c.condition, c.metric) == ("clean", "em"))
     # Of 100 questions that both were asked, 100 to 109 got right and none got wrong.
     assert (change.rows, change.change.mean) == (100, pytest.approx(0.1)) and change.shown
@@ -190,7 +190,7 @@ def test_gains_compare_the_perplexity_that_forgeries_inflict(report):
 
 def test_broken_grades_are_left_out_and_counted():
     grades = {Matchup(0, 0): [grade(0, 0, E), grade(0, 1, math.inf), grade(1, 0, math.nan), grade(1, 1, E**3)]}
-    found = rounds.report([], grades, [], SETTINGS).inflicted[0]
+    found = rounds.report([], grades, [], SETTINGS.evaluation, SETTINGS.seed).inflicted[0]
     assert (found.rows, found.forgeries, found.broken) == (2, 2, 2)
     assert found.log_perplexity.mean == pytest.approx(2.0)
 
@@ -260,7 +260,7 @@ def test_picture_is_a_png_with_something_in_it(report, tmp_path):
 
 
 def test_nothing_asked_is_said_so_in_every_form(tmp_path):
-    empty = rounds.report([], {}, [], SETTINGS)
+    empty = rounds.report([], {}, [], SETTINGS.evaluation, SETTINGS.seed)
     assert "0 questions." in printed(empty) and "0 questions." in markdown(empty.sheet())
     assert empty.sheet().numbers["scores"] == []
     assert picture(empty.sheet(), tmp_path / "empty.png").exists()
@@ -287,7 +287,7 @@ def test_summarise_reads_what_a_game_left(tmp_path, report):
     for meeting, logs in HURT.items():
         rows = [grade(n, s, E**log) for n in range(COUNT) for s, log in enumerate(logs)]
         keep(f"graded-a{meeting.attacker}-g{meeting.generator}", rows)
-    read = rounds.summarise(tmp_path, SETTINGS)
+    read = rounds.summarise(tmp_path, SETTINGS.evaluation, SETTINGS.seed)
     assert read.changes == report.changes and read.successes == report.successes
     assert [one.model for one in read.inflicted] == [one.model for one in report.inflicted]
     assert read.inflicted == report.inflicted

@@ -180,7 +180,7 @@ def test_check_69_shards_merge_to_the_whole():
 
 
 def test_check_57_a_selected_answer_goes_on_word_for_word():
-    made = arbitration.predictions(VERDICTS, RECITER, DISCOVERER, QUESTIONS, "DuetRAG", SETTINGS)
+    made = arbitration.predictions(VERDICTS, RECITER, DISCOVERER, QUESTIONS, "DuetRAG", SETTINGS.evaluation.normalise)
     assert [row.question_id for row in made] == [question.id for question in QUESTIONS]
     for row, verdict, closed, shown in zip(made, VERDICTS, RECITER, DISCOVERER, strict=True):
         said = closed if verdict.chosen == "reciter" else shown
@@ -192,7 +192,9 @@ def test_a_third_answer_is_scored_anew():
     written = replace(VERDICTS[8], chosen="neither", answer=world.value(8))
     repeats = replace(VERDICTS[3], chosen="neither", answer="`5 `")
     wrong = {world.QUESTIONS[3].id: ["5"]}
-    both = arbitration.predictions([written, repeats], RECITER, DISCOVERER, QUESTIONS, "s", SETTINGS, wrong)
+    both = arbitration.predictions(
+        [written, repeats], RECITER, DISCOVERER, QUESTIONS, "s", SETTINGS.evaluation.normalise, wrong
+    )
     assert [(row.answer, score_of(row), row.states_forgery) for row in both] == [
         (world.value(8), (1.0, 1.0, 1.0), None),
         ("`5 `", (0.0, 0.0, 0.0), True),
@@ -249,7 +251,7 @@ def test_check_63_a_selector_lies_between_both_right_and_either_right(rows):
     found = worth(verdicts, reciter=reciter, discoverer=discoverer, questions=questions)
     assert found.outcomes.both / len(rows) <= found.accuracy.mean <= found.either.mean
     bound = arbitration.either(reciter, discoverer)
-    made = arbitration.predictions(verdicts, reciter, discoverer, questions, "a", SETTINGS)
+    made = arbitration.predictions(verdicts, reciter, discoverer, questions, "a", SETTINGS.evaluation.normalise)
     assert np.mean([row.em for row in bound]) == pytest.approx(found.either.mean)
     pairs = [(score_of(ours), score_of(most)) for ours, most in zip(made, bound, strict=True)]
     assert all(max(ours, most) == most for ours, most in pairs)
@@ -371,7 +373,7 @@ def test_picture_is_a_png_with_something_in_it(sheet, tmp_path):
 
 
 def test_the_robustness_report_takes_duetrag_as_one_more_model():
-    made = arbitration.predictions(VERDICTS, RECITER, DISCOVERER, QUESTIONS, "DuetRAG", SETTINGS)
+    made = arbitration.predictions(VERDICTS, RECITER, DISCOVERER, QUESTIONS, "DuetRAG", SETTINGS.evaluation.normalise)
     asked = {"discoverer": DISCOVERER, "DuetRAG": made, EITHER: arbitration.either(RECITER, DISCOVERER)}
     report = summarise(asked, QUESTIONS, SETTINGS, {})
     means = {model: report.cell(model, "retrieved").em.mean for model in report.models}
