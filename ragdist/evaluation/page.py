@@ -37,10 +37,10 @@ from ragdist.evaluation.sheet import (
     Value,
     figure,
     kept,
-    visible,
 )
 from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import atomic_file, translate_errors
+from ragdist.tracking.progress import visible
 from ragdist.tracking.timeline import TABLE
 
 PAGE = "report.html"

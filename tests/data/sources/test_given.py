@@ -79,7 +79,7 @@ def test_numbers_of_numpy_dates_and_what_is_missing(settings):
     [
         (["What?"], r"questions\[0\] is a str, wanted a mapping"),
         ([{"question": "a?", "answer": object()}], r"questions\[0\] cannot be written as JSON: it holds a object"),
-        ([], "no row of corpus.questions"),
+        ([], "no rows are there"),
     ],
 )
 def test_what_cannot_be_questions_is_one_line(settings, rows, why):
