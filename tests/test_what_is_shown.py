@@ -12,7 +12,7 @@ from ragdist.config.loader import resolve
 from ragdist.data.audit import Audit
 from ragdist.data.pipeline import STAGES, Pipeline
 from ragdist.evaluation.intervals import Change
-from ragdist.evaluation.report import Attack, Cell
+from ragdist.evaluation.report import Attack, Cell, Utilization
 from ragdist.local import SerialMapper
 from ragdist.records import Example, Forgery
 from ragdist.storage.stages import Store
@@ -26,8 +26,8 @@ PAGE = (ROOT / "docs" / "what-is-shown.md").read_text()
 NAMED = set(re.findall(r"`([\w-]+)`", PAGE))
 COUNTING = {"counts", "notes"}
 """Names of what functions count into."""
-NOTES = re.compile(r"Notes|dict\[str, float\]")
-"""What stands beside what a function of ATM's phases returns."""
+NOTES = re.compile(r"Notes|dict\[str, float\]|StageCounts|Counted")
+"""What stands beside what a function of a stage or of ATM's phases returns."""
 
 
 def counted_in(path):
@@ -155,9 +155,9 @@ def test_every_finding_of_audit_and_every_share_of_a_report_stands_on_the_page()
 def test_the_page_names_no_count_that_is_gone(cards):
     """What stands in the last column of its tables is written somewhere."""
     known = keys_of_the_code() | {key for keys in cards.values() for key in keys}
-    for kind in (Audit, Cell, Attack, Change, Example, Forgery):
+    for kind in (Audit, Cell, Attack, Utilization, Change, Example, Forgery):
         known |= {field.name for field in fields(kind)}
-    known |= {"attack_success", "differing", "steps"}  # of summary.json, and of `plan --json`
+    known |= {"attack_success", "utilization", "mixed", "differing", "steps"}  # of summary.json, and of `plan --json`
     last = [line.rstrip(" |").rpartition(" | ")[2] for line in PAGE.splitlines() if line.startswith("| ")]
     said = {name for cell in last for name in re.findall(r"`(\w+)`", cell)}
     assert len(said) > 80 and said - known == set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -87,7 +88,7 @@ class ReplyCache:
         finally:
             self._holders -= 1
             if not self._holders:
-                self._holding.close()
+                self._holding.__exit__(*sys.exc_info())  # a stop that was told is not told again
 
     def __contains__(self, key: str) -> bool:
         return bytes.fromhex(key) in self._places

@@ -93,6 +93,9 @@ def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
     values = settings.replaced("run", RunConfig()).replaced("kube", KubeConfig()).model_dump(mode="json")
     del values["evaluation"]["answerers"]
+    unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
+    for block in ("evaluation", "duet"):
+        values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}
     moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
     values["atm"] |= {**moved, "max_failures": 3}
     values["kube"]["driver_gpu"] = True
