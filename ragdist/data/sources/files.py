@@ -175,6 +175,8 @@ def _json(place: FileAddress, broken: Broken) -> NumberedRows:
     if not (text := whole(place)).strip():
         raise ValueError("it is empty")
     value = as_json(text)
+    if isinstance(value, dict) and len(value) == 1 and isinstance(rows := next(iter(value.values())), list):
+        value = rows  # `{"data": [...]}`
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
         yield from _objects(
             f"{place.address}, item {number}" if isinstance(value, list) else place.address, row, broken

@@ -219,6 +219,12 @@ def test_U2_what_looks_like_code_in_a_cell_is_text(tmp_path):
     assert found.answers == ("[__import__('os').getpid()]",)
 
 
+def test_U2_rows_within_one_key_are_the_rows(tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps({"data": [{"question": "a?", "answer": "x"}, {"question": "b?", "answer": "y"}]}))
+    assert [q.text for q, _, _ in read(path)] == ["a?", "b?"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("q.csv", ""), ("q.csv", "question,answer\n"), ("q.jsonl", "\n\n"), ("q.json", "[]")]
 )
