@@ -50,10 +50,10 @@ def summarise(
     for prediction in (prediction for predictions in asked.values() for prediction in predictions):
         if prediction.question_id in by_id:
             groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
-    share = config.oracle_share
-    for model in asked if share is not None else ():
-        if (model, "oracle") in groups and (model, "absent") in groups:
-            groups[model, MIXED] = mixed(groups[model, "oracle"], groups[model, "absent"], share or 0.0)
+    if (share := config.oracle_share) is not None:
+        for model in asked:
+            if (model, "oracle") in groups and (model, "absent") in groups:
+                groups[model, MIXED] = mixed(groups[model, "oracle"], groups[model, "absent"], share)
     baseline = next(iter(asked)) if len(asked) > 1 else ""
     keys = [(model, condition) for model in asked for condition in CONDITIONS if (model, condition) in groups]
     guessed = [by_id[i] for i in dict.fromkeys(i for key in keys for i in groups[key]) if i in floor]

@@ -31,7 +31,6 @@ from ragdist.data.matching import Form
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.prompts import right_answer
 from ragdist.errors import ConfigError
-from ragdist.evaluation import answers
 from ragdist.evaluation.ask import ask_cases
 from ragdist.evaluation.cases import Case, by_question
 from ragdist.evaluation.kept_answers import KeptAnswer
@@ -63,6 +62,8 @@ from ragdist.tracking.run import span
 DSF = "DSF"
 Said = Mapping[str, Mapping[str, Prediction]]
 """What both sides said, by condition and question; under closed_book it is the reciter's."""
+Listed = Mapping[tuple[str, str], tuple[Chunk | Forgery, ...]]
+"""What the discoverer is shown, by condition and question id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,11 @@ def run(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings) -
         with span("learn from evidence"):
             duet.learn_evidence(held)
     with span("judge"):
-        judged = {kind: duet.judge(kind, tests, said) for kind in settings.duet.arbiters}
+        seeing = {*settings.duet.arbiters} & {*SEEING}
+        shown = duet.shown(tests, settings.evaluation.conditions) if seeing else {}
+        judged = {
+            kind: duet.judge(kind, tests, said, shown if kind in seeing else {}) for kind in settings.duet.arbiters
+        }
     found, worth = duet.compare(asked, said, judged, tests)
     return DuetOutcome(models, duet.report(found), worth, raft.answers(pipeline, found, settings))
 
@@ -192,7 +197,7 @@ class Duet:
 
     def shown(
         self, questions: Sequence[Question], conditions: Sequence[Condition], forgeries: Iterable[Forgery] | None = None
-    ) -> dict[tuple[str, str], tuple[Chunk | Forgery, ...]]:
+    ) -> Listed:
         """What the discoverer is shown, by condition and question; as `ask` asks."""
         cases = raft.cases(self.pipeline, questions, self._asking(conditions), forgeries)
         return {(case.condition, case.question_id): case.documents for case in cases}
@@ -235,7 +240,7 @@ class Duet:
         }
         reciter = said.pop("closed_book")
         config, seed = self.settings.duet, self.settings.seed
-        same = partial(_is_same, form=self.settings.evaluation.normalise)
+        same = partial(arbitration.same, form=self.settings.evaluation.normalise)
         return list(disputes.judgements(self.trio.shares.arbiter, reciter, said, same, config, seed))
 
     def settle(self, held: Said, learned: Sequence[Judgement]) -> None:
@@ -288,12 +293,16 @@ class Duet:
             lessons.append(Lesson(one.question_id, REGIMES[condition], found, *right))
         evidence_model.learn(lessons, self.arbiters / EVIDENCE, self.settings.seed)
 
-    def judge(self, kind: Kind, questions: Sequence[Question], said: Said) -> dict[str, list[list[Verdict]]]:
-        """Verdicts by condition; under one of them a summarizer is also shown the answers in the other order."""
+    def judge(
+        self, kind: Kind, questions: Sequence[Question], said: Said, documents: Listed
+    ) -> dict[str, list[list[Verdict]]]:
+        """Verdicts by condition; under one of them a summarizer is also shown the answers in the other order.
+
+        `documents` are what `shown` gives; none for arbiters that are to see none.
+        """
         conditions = [condition for condition in said if condition != "closed_book"]
         measured = "retrieved" if "retrieved" in conditions else conditions[0]
         found: dict[str, list[list[Verdict]]] = {}
-        documents = self.shown(questions, self.settings.evaluation.conditions) if kind in SEEING else {}
         same = agreeing(questions, self.settings.evaluation.normalise)
         with self.trained.arbiter(kind, same) as arbiter:
             disputes = {one: self._disputes(questions, said, one, documents) for one in conditions}
@@ -349,7 +358,7 @@ class Duet:
         questions: Iterable[Question],
         said: Said,
         condition: str,
-        shown: Mapping[tuple[str, str], tuple[Chunk | Forgery, ...]] = MappingProxyType({}),
+        shown: Listed = MappingProxyType({}),
     ) -> list[Dispute]:
         """What both said to those of the questions that could be asked like that."""
         first, second = said["closed_book"], said[condition]
@@ -383,11 +392,7 @@ def for_side(case: Case) -> Case:
 def agreeing(questions: Iterable[Question], form: Form) -> Same:
     """Whether both answers to one of these questions are one and the same."""
     by_id = {question.id: question for question in questions}
-    return lambda one: _is_same(one.reciter, one.discoverer, by_id[one.question_id], form)
-
-
-def _is_same(first: str, second: str, question: Question, form: Form) -> bool:
-    return answers.same(first, second, answers.metric_of(question.dataset), form)
+    return lambda one: arbitration.same(one.reciter, one.discoverer, by_id[one.question_id], form)
 
 
 def _checked(settings: Settings) -> Settings:

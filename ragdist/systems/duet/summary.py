@@ -227,7 +227,7 @@ def worth(
     outcomes: dict[str, tuple[bool, bool, bool]] = {
         key: (_right(recited[key], metric), _right(found[key], metric), _right(made[key], metric)) for key in made
     }
-    differing = {key: asked[key] for key in made if not _same(recited[key].answer, found[key].answer, asked[key], form)}
+    differing = {key: asked[key] for key in made if not same(recited[key].answer, found[key].answer, asked[key], form)}
     total = Outcomes(Counter(outcomes.values()))
     return ArbiterEffect(
         arbiter=label,
@@ -264,7 +264,8 @@ def _right(prediction: Prediction, metric: Literal["em", "subspan"]) -> bool:
     return bool(getattr(prediction, metric) == 1.0)
 
 
-def _same(one: str, other: str, question: Question, form: Form) -> bool:
+def same(one: str, other: str, question: Question, form: Form) -> bool:
+    """Whether two answers to a question are one and the same."""
     return answers.same(one, other, answers.metric_of(question.dataset), form)
 
 
@@ -281,7 +282,7 @@ def _order_effect(
 ) -> Interval | None:
     turned = {verdict.question_id: verdict.answer for verdict in swapped}
     moved = [
-        not _same(verdict.answer, turned[verdict.question_id], differing[verdict.question_id], form)
+        not same(verdict.answer, turned[verdict.question_id], differing[verdict.question_id], form)
         for verdict in verdicts
         if verdict.question_id in differing and verdict.question_id in turned
     ]
