@@ -88,6 +88,7 @@ class LiveWriter(Protocol):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
         heard: Callable[[str], None] | None = None,
     ) -> Future[LiveText]:
         """The text, soon; cancelling it lets go of it.
@@ -98,6 +99,7 @@ class LiveWriter(Protocol):
             temperature: 0 takes the most likely token.
             top_p: share of the probability that is sampled from.
             seed: draws belong to (seed, prompt).
+            stop: the text ends before the first of these that stands in it.
             heard: is called with each new piece of the text, from another thread.
         """
 

@@ -14,7 +14,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,12 +50,15 @@ class _Text:
     key: int
     temperature: float
     top_p: float
+    stop: tuple[str, ...]
     heard: Heard | None
     result: Future[LiveText] = field(default_factory=Future)
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
     """Of all tokens so far, in nats."""
     said: str = ""
+    """What `heard` was told."""
+    stopped: bool = False
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -64,7 +67,7 @@ class _Text:
 
 
 class _SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values of a layer, [S, G, C, D]; a step adds one token to each of the first R slots, at its own place."""
+    """Keys and values of a layer, [S, G, C, D]; a step adds a token to each of the first R slots, at its own place."""
 
     keys: Any
     values: Any
@@ -149,11 +152,12 @@ class ContinuousWriter:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
         heard: Heard | None = None,
     ) -> Future[LiveText]:
         """See `roles.LiveWriter`."""
         key = rng_for(seed, "write", content_id(str(prompt.tokens))).getrandbits(63)
-        text = _Text(prompt.tokens, max_new_tokens, key, temperature, top_p, heard)
+        text = _Text(prompt.tokens, max_new_tokens, key, temperature, top_p, tuple(stop), heard)
         with self._changed:
             if not self._open:
                 raise TrainError("the model is closed; begin again")
@@ -259,27 +263,42 @@ class ContinuousWriter:
         text.tokens.append(token)
         self._held[slot], self._clock = text.held, self._clock + 1
         self._used_at[slot] = self._clock
-        if text.heard and not text.result.cancelled():
-            said = self.tokenizer.decode([token for token in text.tokens if token not in self.ends])
-            if said.startswith(text.said) and not said.endswith("\ufffd"):  # half of a character waits for the rest
-                text.heard(said[len(text.said) :])
-                text.said = said
+        if text.heard or text.stop:
+            self._read_aloud(text)
+
+    def _read_aloud(self, text: _Text, whole: bool = False) -> None:
+        """Tells of what is new in a text: not of half a character, nor of what may be the beginning of a stop."""
+        said = self._said(text)
+        sure = len(said) if whole or text.stopped else len(said) - max(map(len, text.stop), default=1) + 1
+        new = said[: max(sure, 0)]
+        if text.heard and len(new) > len(text.said) and new.startswith(text.said) and (whole or new[-1] != "\ufffd"):
+            if not text.result.cancelled():
+                text.heard(new[len(text.said) :])
+            text.said = new
+
+    def _said(self, text: _Text) -> str:
+        """The text up to a stop, if there is one in it."""
+        ended = text.tokens[-1] in self.ends
+        said = self.tokenizer.decode(text.tokens[:-1] if ended else text.tokens)
+        places = [said.find(stop) for stop in text.stop if stop in said]
+        text.stopped = bool(places)
+        return said[: min(places)] if places else said
 
     def _leave(self) -> None:
         """Takes out what is finished or not wanted any more; the last texts move into the gaps."""
         for slot in reversed(range(len(self.under_way))):
             text = self.under_way[slot]
-            ended = text.tokens[-1] in self.ends
+            ended = text.stopped or text.tokens[-1] in self.ends
             if ended or len(text.tokens) >= text.limit or text.result.cancelled():
                 last = len(self.under_way) - 1
                 if slot != last:
                     self._swap(slot, last)
                     self.under_way[slot] = self.under_way[last]
                 self.under_way.pop()
-                said = self.tokenizer.decode(text.tokens[:-1] if ended else text.tokens)
-                if text.heard and not text.result.cancelled() and said != text.said and said.startswith(text.said):
-                    text.heard(said[len(text.said) :])
-                _end(text, LiveText(said, len(text.tokens), ended, math.exp(text.logprob / len(text.tokens))))
+                self._read_aloud(text, whole=True)
+                _end(
+                    text, LiveText(self._said(text), len(text.tokens), ended, math.exp(text.logprob / len(text.tokens)))
+                )
 
     def _swap(self, one: int, two: int) -> None:
         for layer in self.cache.layers:
