@@ -13,131 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ragdist.config import ServeConfig
 from ragdist.errors import DataError, RagdistError
-from ragdist.serving.service import Answer, Pending, Query, Service, Shown, checked
+from ragdist.serving import wire
+from ragdist.serving.service import Answer, Pending, Query, Service
+from ragdist.serving.wire import Refused
 
 log = logging.getLogger("ragdist")
-LONGEST_HISTORY = 256
-"""Messages of a request at most."""
-MOST_DOCUMENTS = 256
-"""Documents of a request at most."""
-
-
-class Refused(Exception):
-    """A request that gets no answer, and why."""
-
-    def __init__(self, status: int, message: str, param: str = "") -> None:
-        super().__init__(message)
-        self.status, self.message, self.param = status, message, param
-
-
-class Part(BaseModel):
-    """A part of a message's content."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """A turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] = Field(min_length=1)
-
-    @property
-    def text(self) -> str:
-        """The whole content."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-
-
-class GivenDocument(BaseModel):
-    """A document that comes with a question."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: str
-    title: str = ""
-
-
-class StreamOptions(BaseModel):
-    """Of a stream."""
-
-    include_usage: bool = False
-
-
-class Asked(BaseModel):
-    """The body of a request; a field that would change nothing is refused, but for names of people and things."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    messages: list[Message] = Field(min_length=1, max_length=LONGEST_HISTORY)
-    model: str = ""
-    documents: list[GivenDocument | str] | None = Field(None, max_length=MOST_DOCUMENTS)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
-
-    def query(self, name: str, most: int) -> Query:
-        """The question that is asked.
-
-        Raises:
-            Refused: another model is named, or there is no question.
-        """
-        if self.model not in ("", name):
-            raise Refused(404, f"no model {self.model!r} is served here; this is {name!r}", "model")
-        if self.messages[-1].role != "user":
-            raise Refused(400, "the last message must be the user's: it is the question", "messages")
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        try:
-            return Query(
-                question=checked(self.messages[-1].text, "the question"),
-                documents=None if self.documents is None else tuple(map(_shown, self.documents)),
-                max_new_tokens=min(self.max_completion_tokens or self.max_tokens or 0, most),
-                temperature=self.temperature or 0.0,
-                top_p=self.top_p or 1.0,
-                seed=self.seed if self.seed is not None else uuid.uuid4().int % 2**31,
-                stop=tuple(one for one in stop if one),
-            )
-        except DataError as error:
-            raise Refused(400, str(error), "messages") from None
-
-
-def _shown(document: GivenDocument | str) -> Shown:
-    if isinstance(document, str):
-        return Shown("", checked(document, "a document"))
-    return Shown(
-        checked(document.title, "a document's title") if document.title else "", checked(document.text, "a document")
-    )
 
 
 class Gauges:
@@ -179,16 +73,17 @@ class Desk:
     async def completions(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
         try:
+            asked = wire.parsed(await self._body(request))
+            query = asked.query(self.name, self.most_tokens)
+            before = len(asked.messages) - 1
             if self.open >= self.config.concurrent + self.config.waiting:
                 raise Refused(503, f"{self.open} requests are being answered or wait; try again later")
-            asked = _parsed(await self._body(request))
-            query = asked.query(self.name, self.most_tokens)
         except Refused as refused:
             return self._refusal(refused)
         self.open += 1
         if asked.stream:
             usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            return await self._stream(query, usage)
+            return await self._stream(query, before, usage)
         try:
             answer = await self._answer(request, query)
         except Refused as refused:
@@ -196,9 +91,7 @@ class Desk:
         finally:
             self.open -= 1
         self.gauges.requests.labels(200).inc()
-        return JSONResponse(
-            _head(self.name, "chat.completion") | _choice(answer, answer.text, "message") | _extra(answer)
-        )
+        return JSONResponse(wire.whole(self.name, answer, before))
 
     async def _answer(self, request: Request, query: Query) -> Answer:
         """The answer, unless its time is up or nobody waits for it any more."""
@@ -233,7 +126,7 @@ class Desk:
             log.error("no answer", exc_info=error)
             raise Refused(500, f"{type(error).__name__} in the model; the service's log says more") from None
 
-    async def _stream(self, query: Query, usage: bool) -> Response:
+    async def _stream(self, query: Query, before: int, usage: bool) -> Response:
         """The answer as it is written, as server-sent events."""
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
         began = time.monotonic()
@@ -249,26 +142,25 @@ class Desk:
         pending.work.add_done_callback(lambda _: put(None))
 
         async def events() -> AsyncIterator[str]:
-            head = _head(self.name, "chat.completion.chunk")
+            head = wire.head(self.name, "chat.completion.chunk")
             try:
-                yield _event(head | _delta({"role": "assistant", "content": ""}))
+                yield wire.event(head | wire.piece({"role": "assistant", "content": ""}))
                 async with asyncio.timeout(self.config.timeout_s):
-                    while (piece := await pieces.get()) is not None:
-                        yield _event(head | _delta({"content": piece}))
+                    while (new := await pieces.get()) is not None:
+                        yield wire.event(head | wire.piece({"content": new}))
                 answer = self._finished(pending)
                 self.gauges.answered(answer, time.monotonic() - began)
                 self.gauges.requests.labels(200).inc()
-                last = _delta({}, "stop" if answer.ended else "length") | _extra(answer)
-                told = last.pop("usage")
-                yield _event(head | last)
+                last, told = wire.end(answer, before)
+                yield wire.event(head | last)
                 if usage:
-                    yield _event(head | {"choices": [], "usage": told})
+                    yield wire.event(head | told)
                 yield "data: [DONE]\n\n"
             except TimeoutError:
-                yield _event(_error(Refused(504, f"no answer within {self.config.timeout_s:g} s")))
+                yield wire.event(wire.error(Refused(504, f"no answer within {self.config.timeout_s:g} s")))
                 self.gauges.requests.labels(504).inc()
             except Refused as refused:
-                yield _event(_error(refused))
+                yield wire.event(wire.error(refused))
                 self.gauges.requests.labels(refused.status).inc()
             finally:
                 pending.cancel()
@@ -339,15 +231,15 @@ def application(service: Service, name: str, most_tokens: int, config: ServeConf
         return Response(generate_latest(desk.gauges.registry), media_type="text/plain; version=0.0.4")
 
     app.post("/v1/chat/completions", response_model=None)(desk.completions)
-    app.exception_handler(404)(partial(_no_such, "no such address"))
-    app.exception_handler(405)(partial(_no_such, "not by this method"))
+    app.exception_handler(404)(partial(_no_such, 404, "no such address"))
+    app.exception_handler(405)(partial(_no_such, 405, "not by this method"))
     return app
 
 
-async def _no_such(why: str, request: Request, _: Exception) -> Response:
+async def _no_such(status: int, why: str, request: Request, _: Exception) -> Response:
     there = "there are POST /v1/chat/completions, GET /v1/models, /health and /metrics"
     text = f"{why}: {request.method} {request.url.path}; {there}"
-    return refusal(Refused(404, text))
+    return refusal(Refused(status, text))
 
 
 async def _gone(request: Request) -> None:
@@ -356,54 +248,8 @@ async def _gone(request: Request) -> None:
         await asyncio.sleep(0.1)
 
 
-def _parsed(body: bytes) -> Asked:
-    try:
-        return Asked.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise Refused(400, f"no such field here: {where}", where) from None
-        raise Refused(
-            400, f"{where}: {first['msg']}" if where else f"the body is no JSON: {first['msg']}", where
-        ) from None
-
-
 def refusal(refused: Refused) -> JSONResponse:
     """A refusal as OpenAI words it."""
     headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
     headers |= {"Retry-After": "1"} if refused.status == 503 else {}
-    return JSONResponse(_error(refused), refused.status, headers)
-
-
-def _error(refused: Refused) -> dict[str, Any]:
-    kind = "invalid_request_error" if refused.status < 500 else "server_error"
-    return {"error": {"message": refused.message, "type": kind, "param": refused.param or None, "code": refused.status}}
-
-
-def _head(name: str, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
-
-
-def _choice(answer: Answer, text: str, where: str) -> dict[str, Any]:
-    reason = "stop" if answer.ended else "length"
-    message = {"role": "assistant", "content": text}
-    return {"choices": [{"index": 0, where: message, "finish_reason": reason, "logprobs": None}]}
-
-
-def _delta(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]}
-
-
-def _extra(answer: Answer) -> dict[str, Any]:
-    """Usage, and the field that is ours."""
-    asked, new = answer.prompt_tokens, answer.new_tokens
-    told = asdict(answer)
-    for known in ("question", "text", "prompt_tokens", "new_tokens", "ended"):
-        del told[known]
-    usage = {"prompt_tokens": asked, "completion_tokens": new, "total_tokens": asked + new}
-    return {"usage": usage, "ragdist": told}
-
-
-def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return JSONResponse(wire.error(refused), refused.status, headers)

@@ -157,7 +157,7 @@ class SingleModel:
                 text=live.text,
                 answer=prompts.extract(live.text).answer,
                 documents=shown,
-                confidence=live.confidence,
+                confidence=round(live.confidence, 4),
                 prompt_tokens=tokens,
                 new_tokens=live.tokens,
                 ended=live.ended,

@@ -3,8 +3,9 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-from ragdist import players, runs
+from ragdist import players
 from ragdist.config.loader import dump, load
 from ragdist.serving import library
 from tests import tiny
@@ -16,9 +17,9 @@ ROWS = [
 ]
 
 
-def raft_run(folder: Path, *changes: str) -> Path:
+def raft_run(folder: Path, *changes: str, rows: list[dict[str, Any]] = ROWS) -> Path:
     """The folder of the run."""
-    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = tiny.model_folder(folder / "models")
     settings = load(
         [
