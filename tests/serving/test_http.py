@@ -3,17 +3,15 @@
 import asyncio
 import json
 import re
-import socket
-import threading
 import time
 
 import httpx
 import openai
 import pytest
-import uvicorn
 
 from ragdist import runs
 from tests.serving.finished import raft_run
+from tests.serving.listening import listening
 
 TOKEN = "a-token"
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "Which colour has ball 2?"}]}
@@ -23,14 +21,8 @@ OVERRIDES = ("serve.concurrent=2", "serve.waiting=2", "serve.max_request_kib=16"
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     run = raft_run(tmp_path_factory.mktemp("run"))
-    with runs.served(run, OVERRIDES, TOKEN) as app, socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(60)
+    with runs.served(run, OVERRIDES, TOKEN) as app, listening(app) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
