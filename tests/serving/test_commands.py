@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.serving.finished import raft_run
+from tests.serving.load import load
 
 QUESTION = "Which colour has ball 2?"
 WAIT_S = 120
@@ -94,3 +95,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, wanted, environme
     said = capsys.readouterr()
     assert ended.value.code == 2 and said.out == "" and re.search(re.escape(wanted), said.err), said.err
     assert "Traceback" not in said.err
+
+
+def test_under_load_every_answer_is_the_one_it_gets_alone(tmp_path):
+    counts, held, code = load(300, tmp_path)
+    assert code == 0 and not [what for what in counts if what.startswith("WRONG")], counts
+    assert sum(counts.values()) == 301 and counts["bad, refused"] > 10 and counts["went away"] > 3
+    assert held[-1] - held[2] < 100
