@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ragdist.cluster.submit import Submission
     from ragdist.data.audit import Audit
     from ragdist.data.pipeline import Pipeline
+    from ragdist.data.prompts import Document
     from ragdist.data.sources.check import QuestionCount
     from ragdist.data.starter import Machine
     from ragdist.export import Exported
@@ -141,6 +142,39 @@ def answer(question: str, folder: Path) -> Answer:
     settings = load_kept(folder / "settings.yaml")
     with players.pipeline(settings) as pipeline:
         return trio.answer(pipeline, players.cast(settings, pipeline, None), folder, settings, question)
+
+
+def prompt(question: str, documents: Sequence[Document], run: Run | Settings | Path | str) -> str:
+    """The very text that a run's model is trained on and asked, in its chat template; an answer comes next.
+
+    Documents are cut to fit beside an answer into `model.max_tokens`, as in evaluation. Its tokens are those of the
+    text with no special token added (`add_special_tokens=False`).
+
+    Args:
+        question: in words.
+        documents: in the order they are shown: texts, pairs (title, text), or dicts with text and perhaps title; an
+            empty list is the closed book.
+        run: a run or its folder, or settings.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        DataError: a document is none of these, or the question is too long.
+    """
+    from ragdist.data import prompts
+
+    settings = run if isinstance(run, Settings) else _settings_of(Path(run.folder if isinstance(run, Run) else run))
+    shown = [prompts.shown_as(document) for document in documents]
+    limit, room = settings.model.max_tokens, settings.answer_tokens
+    return prompts.prompt_text(question, shown, players.tokenizer(settings), settings.prompts, limit, room)
+
+
+def _settings_of(folder: Path) -> Settings:
+    """Those that a run kept, its tuned model's tokenizer being that of `model.source`."""
+    if not (folder / "settings.yaml").exists():
+        raise ConfigError(f"{folder} holds no run; name one as `ragdist runs` lists it, or give settings")
+    settings = load_kept(folder / "settings.yaml")
+    tuned = folder / "model"
+    return settings.replaced("model", settings.model.at(tuned)) if tuned.is_dir() else settings
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:

@@ -79,7 +79,7 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
     models = [str(folder / role / "model") for role in (RECITER, DISCOVERER)]
     with cast.answerers.open(*models) as sides:
         written = {row.prompt_id: row.text for batch in write(sides, asked, settings.answer_tokens, 0) for row in batch}
-        reciter, *more = (prompts.extract(written[prompt.id]).answer for prompt in asked)
+        reciter, *more = (prompts.extract(written[prompt.id], settings.prompts.answer).answer for prompt in asked)
         discoverer = more[0] if more else ""
         dispute = Dispute(question.id, text, reciter, discoverer, documents, question.dataset)
         if documents:
