@@ -7,7 +7,7 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ragdist.data.prompts import Document
     from ragdist.data.sources.check import QuestionCount
     from ragdist.data.starter import Machine
+    from ragdist.evaluation.kept_answers import KeptAnswer
+    from ragdist.evaluation.report import Report
     from ragdist.export import Exported
     from ragdist.kube.pods import KubeJob
     from ragdist.plan.fits import Problem
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from ragdist.plan.seats import Node
     from ragdist.plan.workload import Here
     from ragdist.sweeping import Swept
+    from ragdist.systems.atm.report import Rounds
     from ragdist.systems.atm.run import AtmOutcome
     from ragdist.systems.duet.answer import Answer
+    from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.timeline import Timeline
 
 JOBS = (*SYSTEMS, "sweep-raft", "sweep-atm")
@@ -72,7 +76,8 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
         )
         with span("audit"):
             run.write_json("audit.json", auditing.as_json(_audited(pipeline, settings)))
-        return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
+        summary = _conclude(run, outcome.report, outcome.answers, [outcome.model])
+        return Run(run.folder, outcome.model, outcome.report, summary)
 
 
 def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
@@ -95,7 +100,8 @@ def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
         publish(outcome.generator, run.folder / "model", settings)
         idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
         report = replace(outcome.report, idle_share=idle)
-        return Run(run.folder, run.folder / "model", report, results.conclude(run, report, outcome.answers))
+        model = run.folder / "model"
+        return Run(run.folder, model, report, _conclude(run, report, outcome.answers, [model]))
 
 
 def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
@@ -118,8 +124,20 @@ def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
     with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         report = DuetReport(outcome.report, outcome.worth)
-        summary = results.conclude(run, report, outcome.answers)
+        summary = _conclude(run, report, outcome.answers, system.sides_of(outcome.models))
         return Run(run.folder, outcome.models[DISCOVERER], report, summary)
+
+
+def _conclude(
+    run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequence[KeptAnswer], models: Iterable[Path]
+) -> dict[str, Any]:
+    """What `results.conclude` returns; the cards of these models say how they are asked and what they scored."""
+    from ragdist import export
+
+    summary = results.conclude(run, report, answers)
+    for model in models:
+        export.describe(model, run.folder, run.settings, summary["scores"])
+    return summary
 
 
 def answer(question: str, folder: Path) -> Answer:

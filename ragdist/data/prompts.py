@@ -261,13 +261,19 @@ def _stands(span: str, texts: Iterable[str]) -> bool:
 
 def user_text(question: str, documents: Sequence[Showable], config: PromptsConfig) -> str:
     """The user's message: documents, question, how to answer."""
-    open_book, closed = HOW[config.answer]
+    how, closed = instructions(config)
     if not documents:
-        return config.question_closed.format(question=question, instruction=config.instruction_closed or closed)
+        return config.question_closed.format(question=question, instruction=closed)
     wrapper = wrapper_of(config)
     blocks = [wrapper.block(document, number) for number, document in enumerate(documents, start=1)]
     shown = config.separator.join(blocks)
-    return config.question.format(documents=shown, question=question, instruction=config.instruction or open_book)
+    return config.question.format(documents=shown, question=question, instruction=how)
+
+
+def instructions(config: PromptsConfig) -> tuple[str, str]:
+    """How to answer, with documents and without."""
+    how, closed = HOW[config.answer]
+    return config.instruction or how, config.instruction_closed or closed
 
 
 class Wrapper(NamedTuple):
