@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from ragdist.config import Settings
 from ragdist.config.loader import load
 from ragdist.results import Run
-from ragdist.runs import answer, atm, audit, build, duet, evaluate, raft
+from ragdist.runs import answer, atm, audit, build, duet, evaluate, prompt, raft
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Settings", "answer", "atm", "audit", "build", "duet", "evaluate", "load", "raft"]
+__all__ = ["Run", "Settings", "answer", "atm", "audit", "build", "duet", "evaluate", "load", "prompt", "raft"]
