@@ -66,7 +66,7 @@ def teacher(settings: Settings) -> Teacher | None:
     model = settings.model
     if config.model:
         model = model.at(config.model)
-    return LocalTeacher(config, folder, model, partial(_open_teacher, settings.replaced("model", model), folder))
+    return LocalTeacher(config, folder, model, partial(_open_teacher, settings.unchecked("model", model), folder))
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answer
 
     if standing := pool.standing():
         return pool.PoolAnswerers(standing, settings, folder, heeds=heeds)
-    return RankAnswerers(settings.replaced("evaluation.answerers", config), folder, heeds=heeds)
+    return RankAnswerers(settings.unchecked("evaluation.answerers", config), folder, heeds=heeds)
 
 
 @contextmanager

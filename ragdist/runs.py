@@ -535,7 +535,7 @@ def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
         if not tuned.is_dir():
             say(f"no model at {tuned} yet: `ragdist demo raft` comes first, about 12 minutes on two cores")
             raft(load([str(settings_file("raft-demo.yaml")), f"run.folder={settings.run.folder}"]))
-        settings = settings.replaced("generator.source", str(tuned.resolve()))
+        settings = settings.unchecked("generator.source", str(tuned.resolve()))
     return atm(settings)
 
 

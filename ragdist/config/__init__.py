@@ -5,8 +5,9 @@ The sentence under each field is its help text (`ragdist settings`, `docs/settin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -82,6 +83,26 @@ class Settings(SettingsBlock):
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
     sweep: SweepConfig = SweepConfig()
     kube: KubeConfig = KubeConfig()
+
+    def replaced(self, key: str | Mapping[str, Any], value: Any = None) -> Self:
+        """The same with other values, checked as `ragdist.load` checks them.
+
+        Example: `settings.replaced("train.epochs", 2)`, `settings.replaced({"train.epochs": 2, "seed": 1})`
+
+        Args:
+            key: of one setting; or several with their values, by dotted keys or nested.
+            value: of the one.
+
+        Raises:
+            ConfigError: a key is unknown, a value is out of range, or not allowed beside the others.
+        """
+        from ragdist.config import loader  # it reads files into Settings
+
+        return loader.changed(self, key if isinstance(key, Mapping) else {key: value})
+
+    def unchecked(self, key: str, value: Any) -> Self:
+        """The same with another value of one dotted key, which is not checked: for places that know what they do."""
+        return super().replaced(key, value)
 
     @property
     def answer_tokens(self) -> int:

@@ -203,8 +203,8 @@ class Duet:
         return {(case.condition, case.question_id): case.documents for case in cases}
 
     def _asking(self, conditions: Sequence[Condition]) -> Settings:
-        settings = self.settings.replaced("evaluation.conditions", tuple(conditions))
-        return settings.replaced("evaluation.perplexity", False)
+        settings = self.settings.unchecked("evaluation.conditions", tuple(conditions))
+        return settings.unchecked("evaluation.perplexity", False)
 
     def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
@@ -410,4 +410,4 @@ def _checked(settings: Settings) -> Settings:
             f"evaluation.conditions={list(settings.evaluation.conditions)} shows the discoverer no documents; "
             "add retrieved, oracle, absent or attacked"
         )
-    return settings.replaced("evaluation.conditions", ("closed_book", *others))
+    return settings.unchecked("evaluation.conditions", ("closed_book", *others))
