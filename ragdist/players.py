@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragdist.config import Settings
+from ragdist.parts import Parts
 from ragdist.plan.workload import note_tokenizer
 from ragdist.storage.stages import Store
 
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from ragdist.systems.duet.opening import DuetRoles
     from ragdist.tracking.timeline import Timeline
 
+NO_PARTS = Parts()
+
 
 @contextmanager
-def pipeline(settings: Settings) -> Iterator[Pipeline]:
-    """The data pipeline of these settings, with all whom it may ask."""
+def pipeline(settings: Settings, own: Parts = NO_PARTS) -> Iterator[Pipeline]:
+    """The data pipeline of these settings, with all whom it may ask, and what the user gave. A ConfigError where the
+    settings name a part that is not given."""
     from ragdist.data.pipeline import Pipeline
     from ragdist.lm.load import load_tokenizer
 
@@ -36,7 +40,7 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
     note_tokenizer(store.folder, settings.model, tokenizer.fingerprint)
     with mapper(settings) as mapping:
         try:
-            yield Pipeline(settings, store, tokenizer, mapping, teacher=asked, embedder=embedder(settings))
+            yield Pipeline(settings, store, tokenizer, mapping, teacher=asked, embedder=embedder(settings), parts=own)
         finally:
             if asked:
                 asked.close()

@@ -7,7 +7,7 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ragdist.config import Settings, loader
 from ragdist.config.loader import SYSTEMS, load, load_kept
 from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError, RagdistError
+from ragdist.parts import Attack, Callback, Metric, Parts, Retriever
 from ragdist.results import Run
 from ragdist.storage.atomic import read_json, translate_errors
 from ragdist.storage.stages import Rows
@@ -48,24 +49,38 @@ JOBS = (*SYSTEMS, "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
 
 
-def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
+def raft(
+    settings: Settings,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    metric: Metric | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Builds the data, tunes by RAFT, evaluates before and after. The same settings go on where they stopped.
 
     Args:
         settings: all settings.
         questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        metric: scores answers beside Subspan EM, EM and F1; see `parts.Metric`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
-        RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
+        RagdistError: bad input (exit code 2), failed training (1), a part of the user's own that raised
+            (1), or a stop request (130).
     """
-    settings = with_questions(settings, questions)
+    own = Parts(retriever, attack, metric)
+    settings = with_questions(own.noted(settings), questions)
     check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
     from ragdist.data import audit as auditing
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "raft") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "raft") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome = system.run(
             pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
         )
@@ -74,22 +89,34 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
 
 
-def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
+def atm(
+    settings: Settings,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Attacker against generator in rounds, judged before and after each. The same settings go on where they stopped.
 
     Args:
         settings: all settings.
         questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
-        RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
+        RagdistError: bad input (exit code 2), a side that failed too often (1), a part of the user's own that raised
+            (1), or a stop request (130).
     """
-    settings = with_questions(settings, questions)
+    own = Parts(retriever, attack)
+    settings = with_questions(own.noted(settings), questions)
     check_plan(settings, "atm")
     from ragdist.export import publish
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "atm") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "atm") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome, timeline = _game(pipeline, run, settings)
         publish(outcome.generator, run.folder / "model", settings)
         idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
@@ -97,36 +124,51 @@ def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
         return Run(run.folder, run.folder / "model", report, results.conclude(run, report, outcome.answers))
 
 
-def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
+def duet(
+    settings: Settings,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    metric: Metric | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Reciter, discoverer and arbiters, tuned and compared. The same settings go on where they stopped.
 
     Args:
         settings: all settings.
         questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        metric: scores answers beside Subspan EM, EM and F1; see `parts.Metric`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
-        RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
+        RagdistError: bad input (exit code 2), failed training (1), a part of the user's own that raised
+            (1), or a stop request (130).
     """
-    settings = with_questions(settings, questions)
+    own = Parts(retriever, attack, metric)
+    settings = with_questions(own.noted(settings), questions)
     check_plan(settings, "duet")
     from ragdist.systems.duet import run as system
     from ragdist.systems.duet.opening import DISCOVERER
     from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "duet") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         report = DuetReport(outcome.report, outcome.worth)
         summary = results.conclude(run, report, outcome.answers)
         return Run(run.folder, outcome.models[DISCOVERER], report, summary)
 
 
-def answer(question: str, folder: Path) -> Answer:
+def answer(question: str, folder: Path, retriever: Retriever | None = None) -> Answer:
     """What the trio of a finished DuetRAG run says to a question.
 
     Args:
         question: in words.
         folder: the run's, as `run.folder` in its settings was seen from.
+        retriever: the run's own, where it was given one.
 
     Raises:
         ConfigError: the folder holds no finished DuetRAG run.
@@ -381,7 +423,16 @@ def _game(pipeline: Pipeline, run: RunFolder, settings: Settings, until: str = "
     return outcome, timeline
 
 
-def evaluate(settings: Settings, models: Sequence[str] = (), questions: QuestionRows | None = None) -> Run:
+def evaluate(
+    settings: Settings,
+    models: Sequence[str] = (),
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    metric: Metric | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Asks models the test questions in every condition.
 
     Args:
@@ -389,19 +440,26 @@ def evaluate(settings: Settings, models: Sequence[str] = (), questions: Question
         models: folders or hub ids, each perhaps as `label=source`; empty takes the base model and the tuned model
             of the RAFT run with these settings.
         questions: as for `raft`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        metric: scores answers beside Subspan EM, EM and F1; see `parts.Metric`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
         ConfigError: no model is named and there is no tuned one.
+        PartError: a part of the user's own raised.
     """
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
+    own = Parts(retriever, attack, metric)
+    settings = own.noted(settings)
     named = dict(_labelled(model) for model in models) or _models_of(settings)
     for source in named.values():
         results.refuse_unknown(source)
     settings = with_questions(settings, questions)
     check_data(settings)
-    with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "evaluate") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
         said = system.answers(pipeline, asked, settings)
@@ -409,22 +467,35 @@ def evaluate(settings: Settings, models: Sequence[str] = (), questions: Question
 
 
 def build(
-    settings: Settings, until: str = "examples", questions: QuestionRows | None = None
+    settings: Settings,
+    until: str = "examples",
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
 ) -> list[tuple[str, Rows[Any]]]:
-    """The data pipeline's stages up to `until`, each made now or found: (name, rows); questions as for `raft`."""
-    settings = with_questions(settings, questions)
+    """The data pipeline's stages up to `until`, each made now or found: (name, rows); the others as for `raft`."""
+    own = Parts(retriever, attack)
+    settings = with_questions(own.noted(settings), questions)
     check_data(settings)
-    with players.pipeline(settings) as pipeline:
+    with players.pipeline(settings, own) as pipeline:
         return pipeline.make(until)
 
 
-def audit(settings: Settings, picture: Path | None = None, questions: QuestionRows | None = None) -> Audit:
+def audit(
+    settings: Settings,
+    picture: Path | None = None,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+) -> Audit:
     """What the training data really is: realised P%, positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
-    settings = with_questions(settings, questions)
+    own = Parts(retriever)
+    settings = with_questions(own.noted(settings), questions)
     check_data(settings)
-    with players.pipeline(settings) as pipeline:
+    with players.pipeline(settings, own) as pipeline:
         pipeline.make("examples")
         found = _audited(pipeline, settings)
     if picture:

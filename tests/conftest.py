@@ -27,7 +27,14 @@ NEEDS = {
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),
         *("teacher/test_local.py", "teacher/test_endpoint.py"),
-        *("test_answer_tokens.py", "test_cli.py", "test_docs_run.py", "test_export.py", "test_sweeping.py"),
+        *(
+            "test_answer_tokens.py",
+            "test_cli.py",
+            "test_docs_run.py",
+            "test_export.py",
+            "test_own_parts.py",
+            "test_sweeping.py",
+        ),
     ),
     "long": (
         *("tracking/test_clients.py", "tracking/test_mirror.py", "data/sources/test_renderings.py"),

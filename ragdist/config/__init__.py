@@ -18,6 +18,7 @@ from ragdist.config.data import (
     ContextsConfig,
     CorpusConfig,
     ModelConfig,
+    PartsConfig,
     PromptsConfig,
     QuestionsConfig,
     RetrievalConfig,
@@ -83,6 +84,7 @@ class Settings(SettingsBlock):
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
     sweep: SweepConfig = SweepConfig()
     kube: KubeConfig = KubeConfig()
+    parts: PartsConfig = PartsConfig()
 
     def replaced(self, key: str | Mapping[str, Any], value: Any = None) -> Self:
         """The same with other values, checked as `ragdist.load` checks them.

@@ -305,3 +305,14 @@ class PromptsConfig(SettingsBlock):
     cut_answers: Literal["keep", "drop"] = "keep"
     """What becomes of a training row whose golden documents, cut to fit `model.max_tokens`, no longer show the answer
     or a quote of the reasoning: kept, or left out before the P% is drawn; counted either way."""
+
+
+class PartsConfig(SettingsBlock):
+    """Names of parts of your own, as `ragdist.raft(settings, retriever=...)` notes them; not to be set by hand."""
+
+    retriever: str = ""
+    """Name and fingerprint of the retriever that found what is shown; empty: `retrieval.kind` says who did."""
+    attack: str = ""
+    """Name and fingerprint of the attack that forged the attacked lists' documents; empty: the template attack."""
+    metric: str = ""
+    """Name and fingerprint of the metric beside Subspan EM, EM and F1; empty: none."""

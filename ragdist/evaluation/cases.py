@@ -235,7 +235,7 @@ def _case(
         question_id=question.id,
         documents=shown,
         oracle_ids=tuple(document.id for document in shown if document.id in question.oracle_ids),
-        wrong=tuple(dict.fromkeys(forgery.states for forgery in forged)),
+        wrong=tuple(dict.fromkeys(forgery.states for forgery in forged if forgery.states)),
         prompt=prompt,
         answer=answer,
     )

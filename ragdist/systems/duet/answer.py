@@ -50,7 +50,7 @@ def answer(pipeline: Pipeline, cast: DuetRoles, folder: Path, settings: Settings
             f"duet.arbiter={settings.duet.arbiter} was not trained in {folder}, which has "
             f"{', '.join(settings.duet.arbiters)}; set duet.arbiter to one of these"
         )
-    hits = [hit for hit in pipeline.retriever.search([text], settings.retrieval.count)[0] if hit.score]
+    hits = [hit for hit in pipeline.finder.search([text], settings.retrieval.count)[0] if hit.score]
     documents = tuple(pipeline.chunk_by_id[hit.chunk_id] for hit in hits)
     question = Question(
         id=content_id(text),

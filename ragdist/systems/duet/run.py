@@ -325,7 +325,7 @@ class Duet:
         reciter = list(said["closed_book"].values())
         found = {**asked, RECITER: reciter, DISCOVERER: []}
         forged = by_question(self.pipeline.forgeries)
-        wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
+        wrong = {key: tuple(dict.fromkeys(filter(None, (row.states for row in rows)))) for key, rows in forged.items()}
         worth, form = list[ArbiterEffect](), self.settings.evaluation.normalise
         for condition in (condition for condition in said if condition != "closed_book"):
             discoverer = list(said[condition].values())
