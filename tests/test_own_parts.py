@@ -212,3 +212,23 @@ def test_a_callback_that_raises_costs_itself_alone(settings, capfd):
     run = raft(settings.replaced("evaluation.conditions", ["closed_book"]), callbacks=[broken, told.append])
     assert "callback broken raised KeyError: 'begin'; the run goes on without it" in capfd.readouterr().err
     assert told[-1].phase == "finished" and run.model.is_dir()
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+def test_what_notebooks_show_is_escaped(settings):
+    metric = lambda answer, question: 0.5  # noqa: E731
+    metric.name = metric.fingerprint = EVIL
+    wild = settings.replaced({"prompts.system": EVIL, "evaluation.conditions": ["closed_book", "oracle"]})
+    rows = [{**row, "answers": [f"{row['answers'][0]} {EVIL}"]} for row in ROWS]
+    run = ragdist.evaluate(wild, [f"{EVIL}={wild.model.source}"], rows, metric=metric)
+    kept = loader.load_kept(run.folder / "settings.yaml")
+    shown = {"run": run._repr_html_(), "settings": kept._repr_html_()}
+    shown |= {"audit": ragdist.audit(wild, None, rows)._repr_html_(), "plan": runs.plan(wild)._repr_html_()}
+    for name, text in shown.items():
+        assert "<script" not in text and ("<table" in text or "<pre" in text), name
+    assert "&lt;script" in shown["run"] and "report.html" in shown["run"] and "oracle present" in shown["run"]
+    assert "&lt;script" in shown["settings"] and shown["settings"].index("prompts.system") < shown["settings"].index(
+        "seed"
+    )

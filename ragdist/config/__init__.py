@@ -5,6 +5,7 @@ The sentence under each field is its help text (`ragdist settings`, `docs/settin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Self
@@ -101,6 +102,15 @@ class Settings(SettingsBlock):
         from ragdist.config import loader  # it reads files into Settings
 
         return loader.changed(self, key if isinstance(key, Mapping) else {key: value})
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what differs from the defaults, then all, folded."""
+        from ragdist.config import html, loader
+
+        every, defaults = loader.flatten(self), loader.flatten(Settings())
+        rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in every.items()]
+        other = [(key, text) for key, text in rows if every[key] != defaults[key]]
+        return html.table(("setting", "value"), other) + html.folded("all settings", html.table(("", ""), rows))
 
     def unchecked(self, key: str, value: Any) -> Self:
         """The same with another value of one dotted key, which is not checked: for places that know what they do."""
