@@ -13,7 +13,7 @@ ALWAYS := not sweeps and not multinode and not gpu
 # Two processes of one thread each: on two cores, tests that compute little wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-sweeps test-multinode test-gpu lint types bench docs site clean
+.PHONY: install demo quick test test-all test-clients test-sweeps test-multinode test-gpu lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -38,7 +38,17 @@ test: install lint types
 # And clusters, kills, several ranks, whole jobs, several machines.
 test-all: test
 	$(BIN)/pytest -m 'cluster and $(ALWAYS)'
+	$(MAKE) test-clients
 	$(MAKE) test-multinode
+
+# LangChain and LlamaIndex in an environment of their own: they want other versions than we do.
+test-clients: install .venv-clients/.made
+	$(BIN)/pytest -rs tests/serving/test_clients.py
+
+.venv-clients/.made: tests/serving/clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install -q --disable-pip-version-check -r tests/serving/clients.txt
+	touch $@
 
 test-sweeps: install
 	$(BIN)/pytest -m sweeps

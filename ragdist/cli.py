@@ -148,31 +148,41 @@ def train_duet(settings: Arguments = None, as_json: AsJson = False) -> None:
     show_run(runs.duet(loader.load(settings or [])), as_json)
 
 
+Finished = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+Changes = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of serve, retrieval, evaluation.")
+]
+
+
 @app.command()
 def answer(
     question: Annotated[str, typer.Argument(help="In words.")],
-    run: Annotated[Path, typer.Option(help="Folder of a finished DuetRAG run.")] = Path("runs/demo-duet"),
+    run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question by reciter, discoverer and arbiter: the answer, whose it is, how sure, from which documents."""
+    """Answer a question by a finished run: the answer, how sure, from which documents; of DuetRAG, whose it is."""
+    from ragdist.serving import terminal
+
     found = runs.answer(question, run)
     if as_json:
         return print_json(dataclasses.asdict(found))
-    verdict = found.verdict
-    show(f"{verdict.answer}\n", plain=True)
-    table = Table("", "said", "confidence", title=f"taken from: {verdict.chosen}", title_justify="left")
-    for side, said, sure in (
-        ("reciter", found.reciter, verdict.reciter_confidence),
-        ("discoverer", found.discoverer, verdict.discoverer_confidence),
-    ):
-        table.add_row(side, said, "" if sure is None else f"{sure:.2f}")
-    show(table)
-    for document in found.documents:
-        show(f"{document.title}: {' '.join(document.text.split())[:200]}\n", plain=True)
-    if found.abstains:
-        complain("the arbiter abstains: it is less sure of this answer than duet.abstain_below")
-    if not found.documents:
-        complain("no document was found for this question: the reciter answered alone")
+    show(f"{found.text}\n", plain=True)
+    complain(terminal.about(found))
+
+
+@app.command()
+def chat(run: Finished, changes: Changes = None, as_json: AsJson = False) -> None:
+    """Ask a finished run questions in the terminal, with retrieval over its documents; a question a line."""
+    runs.chat(run, changes or [], as_json)
+
+
+@app.command()
+def serve(run: Finished, changes: Changes = None) -> None:
+    """Serve a finished run over HTTP, for OpenAI's clients and those like it; Ctrl-C ends it.
+
+    Example: `ragdist serve runs/demo serve.port=8001 retrieval.count=3`.
+    """
+    runs.serve(run, changes or [])
 
 
 @app.command()

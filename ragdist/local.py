@@ -7,10 +7,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
-from ragdist.roles import Answerer, MicrobatchRef, Pair, Scorer
+from ragdist.roles import Answerer, Answerers, MicrobatchRef, Pair, Scorer
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import MicrobatchTask, Work, kept, rows_at, run_microbatch
@@ -154,6 +154,38 @@ class LocalAnswerers:
         finally:
             release(self._base.model)
             self._base = None
+
+
+class StandingAnswerers:
+    """Implements Answerers by others, of whom nothing that was opened is closed before the end.
+
+    Args:
+        answerers: who opens.
+    """
+
+    def __init__(self, answerers: Answerers) -> None:
+        self.answerers = answerers
+        self._open: dict[Hashable, Any] = {}
+        self._until = ExitStack()
+
+    @contextmanager
+    def open(self, *sources: str) -> Iterator[Answerer]:
+        """See `roles.Answerers`."""
+        if sources not in self._open:
+            self._open[sources] = self._until.enter_context(self.answerers.open(*sources))
+        yield self._open[sources]
+
+    @contextmanager
+    def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> Iterator[Scorer]:
+        """See `roles.Answerers`; of one source always with the first `render`."""
+        if source not in self._open:
+            self._open[source] = self._until.enter_context(self.answerers.open_scorer(source, render))
+        yield self._open[source]
+
+    def close(self) -> None:
+        """Closes all that was opened."""
+        self._until.close()
+        self._open.clear()
 
 
 class LocalSide:

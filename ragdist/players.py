@@ -6,20 +6,23 @@ Heavy imports wait inside the functions; nothing is loaded before it is used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragdist.config import Settings
-from ragdist.parts import Parts
+from ragdist.config import PartsConfig, Settings
+from ragdist.parts import Parts, Retriever
 from ragdist.plan.workload import note_tokenizer
+from ragdist.storage.atomic import read_json
 from ragdist.storage.stages import Store
+from ragdist.tracking.run import STATE
 
 if TYPE_CHECKING:
     from ragdist.data.pipeline import Pipeline
     from ragdist.records import Judgement
     from ragdist.roles import Answerer, Answerers, Embedder, Mapper, Scorer, Side, Teacher, Tokenizer
+    from ragdist.serving.service import Service
     from ragdist.systems.atm.live import Board
     from ragdist.systems.atm.run import Start
     from ragdist.systems.duet.opening import DuetRoles
@@ -118,10 +121,13 @@ def mapper(settings: Settings) -> Iterator[Mapper]:
         yield ProcessMapper(settings.run.processes) if settings.run.processes > 1 else SerialMapper()
 
 
-def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRoles:
-    """Who implements DuetRAG's roles; `folder` is the run's, None asks in this process, all models open together."""
+def cast(settings: Settings, pipeline: Pipeline, folder: Path) -> DuetRoles:
+    """Who implements DuetRAG's roles; `folder` is the run's."""
+    return _duet_roles(settings, answerers(settings, folder), pipeline.teacher)
+
+
+def _duet_roles(settings: Settings, asked: Answerers, known: Teacher | None) -> DuetRoles:
     from ragdist.cluster.train import RayTuner
-    from ragdist.local import LocalAnswerers
     from ragdist.systems.duet import features
     from ragdist.systems.duet.opening import DuetRoles
 
@@ -130,8 +136,57 @@ def cast(settings: Settings, pipeline: Pipeline, folder: Path | None) -> DuetRol
             features.FeatureScorer.fit(learned, settings.seed).save(folder)
         return features.FeatureScorer.load(folder)
 
-    asked: Answerers = answerers(settings, folder) if folder else LocalAnswerers(settings)
-    return DuetRoles(RayTuner(settings), asked, open_features, pipeline.teacher)
+    return DuetRoles(RayTuner(settings), asked, open_features, known)
+
+
+@contextmanager
+def service(folder: Path, settings: Settings, retriever: Retriever | None = None) -> Iterator[Service]:
+    """A finished run, open to be asked.
+
+    Args:
+        folder: the run's.
+        settings: the run's; `serve`, `retrieval` and `evaluation` may have changed since.
+        retriever: the run's own, where it was given one.
+
+    Raises:
+        ConfigError: there is no finished run of RAFT, ATM or DuetRAG, or its documents are not there.
+    """
+    from torch import get_num_threads
+
+    from ragdist.lm.continuous import ContinuousWriter
+    from ragdist.lm.load import load_tokenizer
+    from ragdist.lm.write import ModelWriter
+    from ragdist.local import LocalAnswerers, StandingAnswerers
+    from ragdist.serving import library
+    from ragdist.serving.service import SingleModel
+    from ragdist.systems.duet import answer
+    from ragdist.systems.duet.opening import DISCOVERER, RECITER
+
+    Parts(retriever).refuse_missing(PartsConfig(retriever=settings.parts.retriever))
+    settings = settings.unchecked("parts", PartsConfig())
+    is_duet = read_json(folder / STATE)["job"] == "duet"
+    models = [folder / role / "model" for role in (RECITER, DISCOVERER)] if is_duet else [folder / "model"]
+    noted, stages = library.read(folder), library.data_folder(folder, settings)
+    if noted is None:
+        with pipeline(settings.unchecked("run.folder", str(stages.parent))) as made:
+            noted = library.note(folder, made)
+    documents = library.open_library(noted, stages, settings, embedder(settings), retriever)
+    tokenizer = load_tokenizer(settings.model.at(str(models[0])))
+    local, serve, tokens = LocalAnswerers(settings), settings.serve, settings.evaluation.tokens_per_batch
+    with ExitStack() as until, local.open(*map(str, models)) as opened:
+        cores = max(1, get_num_threads() // len(models))
+        writers = [
+            ContinuousWriter(ModelWriter(model, tokenizer, tokens), serve.concurrent, cores) for model in opened.models
+        ]
+        for writer in writers:
+            until.callback(writer.close)
+        if not is_duet:
+            yield SingleModel(writers[0], documents, tokenizer, settings)
+            return
+        roles = _duet_roles(settings, StandingAnswerers(local), teacher(settings))
+        until.callback(roles.answerers.close)
+        trio = answer.opened(*writers, roles, documents, tokenizer, folder, noted.dataset, settings)
+        yield until.enter_context(trio)
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:

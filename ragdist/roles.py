@@ -6,6 +6,7 @@ Who implements a role (this process, Ray workers) is decided in `players.py`, no
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,49 @@ class Writer(Protocol):
         seed: int = 0,
     ) -> Iterator[list[Written]]:
         """One list for each finished microbatch, so that a caller can store it; order is the writer's own."""
+
+
+class LiveText(NamedTuple):
+    """A text that was asked for while others were under way. Example: LiveText("Delhi", 2, True, 0.91)"""
+
+    text: str
+    tokens: int
+    """Written, the end token included."""
+    ended: bool
+    """Whether it came to its end, not to the limit."""
+    confidence: float
+    """Geometric mean of the probabilities of its tokens."""
+
+
+class LiveWriter(Protocol):
+    """Prompts at any time -> texts, many at once. The same (seed, prompt) gives the same text. In `lm.continuous`."""
+
+    def write(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        heard: Callable[[str], None] | None = None,
+    ) -> Future[LiveText]:
+        """The text, soon; cancelling it lets go of it.
+
+        Args:
+            prompt: its tokens alone count.
+            max_new_tokens: longest text, the end token included.
+            temperature: 0 takes the most likely token.
+            top_p: share of the probability that is sampled from.
+            seed: draws belong to (seed, prompt).
+            stop: the text ends before the first of these that stands in it.
+            heard: is called with each new piece of the text, from another thread.
+        """
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Texts under way, and those that wait."""
 
 
 class Reader(Protocol):

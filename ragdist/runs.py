@@ -7,7 +7,8 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 
 from ragdist import players, results
 from ragdist.config import Settings, loader
-from ragdist.config.loader import SYSTEMS, load, load_kept
+from ragdist.config.loader import SYSTEMS, flatten, load, load_kept
 from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError, RagdistError
 from ragdist.parts import Attack, Callback, Metric, Parts, Retriever
@@ -26,7 +27,7 @@ from ragdist.storage.atomic import read_json, translate_errors
 from ragdist.storage.stages import Rows
 from ragdist.systems.atm.training_rows import open_questions
 from ragdist.tracking.progress import say
-from ragdist.tracking.run import RunFolder, open_run, run_folder, span
+from ragdist.tracking.run import STATE, RunFolder, open_run, run_folder, span
 
 if TYPE_CHECKING:
     from ragdist.cluster.submit import Submission
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
     from ragdist.plan.layout import Job, Plan
     from ragdist.plan.seats import Node
     from ragdist.plan.workload import Here
+    from ragdist.serving.service import Answer, Service
     from ragdist.sweeping import Swept
     from ragdist.systems.atm.run import AtmOutcome
-    from ragdist.systems.duet.answer import Answer
     from ragdist.tracking.timeline import Timeline
 
+SERVED = ("serve.", "retrieval.", "evaluation.", "duet.arbiter", "duet.abstain_below", "cluster.", "kube.", "teacher.")
+"""Settings that may be others where a finished run is asked."""
 JOBS = (*SYSTEMS, "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
 
@@ -84,6 +87,7 @@ def raft(
         outcome = system.run(
             pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
         )
+        _note_documents(run, pipeline)
         with span("audit"):
             run.write_json("audit.json", auditing.as_json(_audited(pipeline, settings)))
         return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
@@ -118,6 +122,7 @@ def atm(
 
     with open_run(settings, "atm") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome, timeline = _game(pipeline, run, settings)
+        _note_documents(run, pipeline)
         publish(outcome.generator, run.folder / "model", settings)
         idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
         report = replace(outcome.report, idle_share=idle)
@@ -157,32 +162,100 @@ def duet(
 
     with open_run(settings, "duet") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
+        _note_documents(run, pipeline)
         report = DuetReport(outcome.report, outcome.worth)
         summary = results.conclude(run, report, outcome.answers)
         return Run(run.folder, outcome.models[DISCOVERER], report, summary)
 
 
 def answer(question: str, folder: Path, retriever: Retriever | None = None) -> Answer:
-    """What the trio of a finished DuetRAG run says to a question.
+    """What a finished run says to a question; arguments as of `serving`, and raises likewise."""
+    from ragdist.serving.service import Query, checked
+
+    with serving(folder, retriever=retriever) as service:
+        return service.ask(Query(question=checked(question, "the question"))).result()
+
+
+@contextmanager
+def serving(folder: Path, overrides: Sequence[str] = (), retriever: Retriever | None = None) -> Iterator[Service]:
+    """A finished run of RAFT, ATM or DuetRAG, open to be asked in this process.
 
     Args:
-        question: in words.
-        folder: the run's, as `run.folder` in its settings was seen from.
-        retriever: the run's own, where it was given one.
+        folder: the run's.
+        overrides: `key=value` of serve, retrieval, evaluation.max_new_tokens or duet.arbiter.
+        retriever: finds what is shown, where the run was made with one of the user's own; what it finds is not kept.
 
     Raises:
-        ConfigError: the folder holds no finished DuetRAG run.
+        ConfigError: the folder holds no finished run, the run was made with another retriever, or an override changes what it was trained for.
     """
-    from ragdist.systems.duet import answer as trio
+    with players.service(folder, serving_settings(folder, overrides), retriever) as service:
+        yield service
 
-    state = folder / "state.json"
-    if not state.exists() or (found := read_json(state))["job"] != "duet" or found["state"] != "finished":
+
+def chat(folder: Path, overrides: Sequence[str] = (), as_json: bool = False) -> None:
+    """Answers the questions of standard input by a finished run; arguments as of `serving`."""
+    from ragdist.serving import terminal
+
+    with serving(folder, overrides) as service:
+        terminal.talk(service, serving_settings(folder, overrides).serve.timeout_s, as_json)
+
+
+def serve(folder: Path, overrides: Sequence[str] = ()) -> None:
+    """A finished run over HTTP until the process is told to end; what is under way then is finished.
+
+    Where a cluster is named (`cluster.address`, RAY_ADDRESS), replicas of it answer; else this process.
+
+    Raises:
+        ConfigError: as of `serving`; the port is taken, or the token file cannot be read.
+    """
+    from ragdist.serving import local
+
+    settings = serving_settings(folder, overrides)
+    token = local.token(settings.serve)
+    if settings.cluster.address or os.environ.get("RAY_ADDRESS"):
+        from ragdist.cluster import serve as replicas
+
+        replicas.run(partial(served, folder, tuple(overrides), token), folder.name, settings)
+        return
+    with local.listening(settings.serve) as listener, served(folder, overrides, token) as app:
+        local.run(app, listener, folder.resolve().name, settings.serve)
+
+
+@contextmanager
+def served(folder: Path, overrides: Sequence[str], token: str) -> Iterator[Any]:
+    """The ASGI application of a finished run, with its models; arguments as of `serving`, and the token of requests."""
+    from ragdist.serving import http
+
+    settings = serving_settings(folder, overrides)
+    most = settings.serve.max_new_tokens or settings.answer_tokens
+    with serving(folder, overrides) as service:
+        yield http.application(service, folder.resolve().name, most, settings.serve, token)
+
+
+def serving_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a finished run, and what may be changed of them where it is asked; arguments as of `serving`."""
+    state = read_json(folder / STATE) if (folder / STATE).exists() else {"job": "", "state": "not there"}
+    if state["job"] not in SYSTEMS or state["state"] != "finished":
+        results.refuse_unknown(str(folder))
+        found = f"it is {state['job']} and {state['state']}" if state["job"] else "it is no run's folder"
         raise ConfigError(
-            f"{folder} holds no finished DuetRAG run; name one with --run, or make one with `ragdist demo duet`"
+            f"{folder} holds no finished run of {', '.join(SYSTEMS)}: {found}; `ragdist runs` lists those that are "
+            "there, `ragdist demo` makes one"
         )
-    settings = load_kept(folder / "settings.yaml")
-    with players.pipeline(settings) as pipeline:
-        return trio.answer(pipeline, players.cast(settings, pipeline, None), folder, settings, question)
+    kept = load_kept(folder / "settings.yaml")
+    changed = loader.resolve(loader.nested(overrides, kept.model_dump(mode="json")))
+    asked = flatten(changed)
+    other = [key for key, value in flatten(kept).items() if asked[key] != value and not key.startswith(SERVED)]
+    if other:
+        raise ConfigError(f"{', '.join(other)} cannot change after training; here may change {', '.join(SERVED)}")
+    return changed
+
+
+def _note_documents(run: RunFolder, pipeline: Pipeline) -> None:
+    """Leaves in the run's folder which documents it was made with."""
+    from ragdist.serving import library
+
+    library.note(run.folder, pipeline)
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:

@@ -20,7 +20,7 @@ settings.load_profile("patient")
 TESTS = Path(__file__).parent
 NEEDS = {
     "model": (
-        *("algo", "lm", "gpu", "plan/test_memory.py", "plan/test_shape.py", "plan/test_measured.py"),
+        *("algo", "lm", "gpu", "serving", "plan/test_memory.py", "plan/test_shape.py", "plan/test_measured.py"),
         *("data/test_thoughts.py", "data/sources/test_hub.py", "data/sources/test_hub_sets.py"),
         "data/sources/test_given.py",
         *("data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),

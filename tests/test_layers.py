@@ -32,18 +32,31 @@ MAY = {
     "local": GROUND | {"lm"},
     "evaluation": GROUND | {"data"},
     "sweeps": GROUND | {"evaluation"},
+    "serving": GROUND | {"data"},
     "cluster": GROUND | {"lm", "sweeps"},
     # papers
-    "systems": GROUND | {"data", "algo", "evaluation"},
+    "systems": GROUND | {"data", "algo", "evaluation", "serving"},
     # doors
     "doctor": {"tracking"},
-    "players": GROUND | {"data", "lm", "local", "cluster", "teacher", "systems", "plan"},
+    "players": GROUND | {"data", "lm", "local", "cluster", "teacher", "systems", "plan", "serving"},
     "sweeping": GROUND | {"players", "sweeps", "evaluation", "systems", "cluster"},
     "results": GROUND | {"evaluation", "systems", "sweeps"},
     "runs": GROUND
-    | {"results", "players", "data", "evaluation", "systems", "cluster", "export", "plan", "sweeping", "kube"},
+    | {
+        "results",
+        "players",
+        "data",
+        "evaluation",
+        "systems",
+        "cluster",
+        "export",
+        "plan",
+        "sweeping",
+        "kube",
+        "serving",
+    },
     "export": GROUND | {"data", "lm"},
-    "cli": GROUND | {"results", "runs", "doctor", "data", "evaluation", "plan", "sweeps", "cli_k8s"},
+    "cli": GROUND | {"results", "runs", "doctor", "data", "evaluation", "plan", "sweeps", "serving", "cli_k8s"},
     "cli_k8s": GROUND | {"results", "runs", "sweeps", "kube"},
     "__main__": {"cli"},
     "jobs": {"cli", "runs", "config", "errors"},
@@ -183,6 +196,7 @@ def test_only_storage_renames_locks_and_appends():
 
 
 ASKS = {
+    "serving/service.py": "one question at a time, at any time; nothing is kept",
     "evaluation/ask.py": "rule 4",
     "systems/atm/forging.py": "the attacker writes documents beside its ranks, no answers",
     "systems/atm/training_rows.py": "forgeries are graded beside the generator's ranks",

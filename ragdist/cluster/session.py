@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 import socket
 import tempfile
@@ -19,7 +18,7 @@ import ray
 from ragdist.cluster import gauges
 from ragdist.config import ClusterConfig
 from ragdist.errors import ConfigError
-from ragdist.storage.atomic import atomic_file
+from ragdist.storage.secret import secret_file
 from ragdist.tracking.progress import say
 
 REACH_S = 10.0
@@ -122,7 +121,7 @@ def _started() -> Iterator[None]:
 
     RAY_AUTH_MODE stays unset: Ray reads it when it is imported, but turns tokens on by itself for a local cluster.
     """
-    own = {"RAY_AUTH_TOKEN_PATH": str(_token()), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+    own = {"RAY_AUTH_TOKEN_PATH": str(secret_file("ray_token")), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
     home = tempfile.mkdtemp(prefix="ragdist-", dir="/tmp")  # Ray's sockets need a short path
     with _environment(own), _quiet_ray():
         ray.init(
@@ -147,18 +146,6 @@ def _quiet_ray() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def _token() -> Path:
-    """The file with the secret of this user's local clusters, made on first use, readable by the user alone."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    token = state / "ragdist" / "ray_token"
-    token.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not token.exists():
-        with atomic_file(token) as half:
-            half.touch(0o600, exist_ok=False)
-            half.write_text(secrets.token_hex(32))
-    return token
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from ragdist.config.data import (
 )
 from ragdist.config.duet import Arbiter, DuetConfig
 from ragdist.config.kube import KubeConfig
+from ragdist.config.serve import ServeConfig
 from ragdist.config.sweep import SweepConfig
 from ragdist.config.training import (
     AnswerersConfig,
@@ -85,6 +86,7 @@ class Settings(SettingsBlock):
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
     sweep: SweepConfig = SweepConfig()
     kube: KubeConfig = KubeConfig()
+    serve: ServeConfig = ServeConfig()
     parts: PartsConfig = PartsConfig()
 
     def replaced(self, key: str | Mapping[str, Any], value: Any = None) -> Self:

@@ -39,15 +39,15 @@ listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
-    *("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
+    *("run.", "cluster.", "kube.", "serve.", "sweep.", "evaluation.answerers."),
     *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
 )
 MAY_CHANGE = {
-    "raft": ("run.", "cluster.", "kube.", "evaluation.", "sweep.", "parts.metric"),
-    "evaluate": ("run.", "cluster.", "kube.", "evaluation.", "sweep.", "parts.metric"),
-    "duet": ("run.", "cluster.", "kube.", "evaluation.", "sweep.", "duet.arbiter", "parts.metric"),
+    "raft": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "parts.metric"),
+    "evaluate": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "parts.metric"),
+    "duet": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "duet.arbiter", "parts.metric"),
     "atm": ATM_MAY_CHANGE,
-    "sweep-raft": ("run.", "cluster.", "kube.", "sweep.", "evaluation.answerers."),
+    "sweep-raft": ("run.", "cluster.", "kube.", "serve.", "sweep.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may resume with differently: where and how it runs. ATM's rounds are judged as they go."""
@@ -92,7 +92,7 @@ def run_folder(settings: Settings, job: str) -> Path:
 def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
     values = settings.unchecked("run", RunConfig()).unchecked("kube", KubeConfig()).model_dump(mode="json")
-    del values["evaluation"]["answerers"]
+    del values["evaluation"]["answerers"], values["serve"]
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):
         values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}

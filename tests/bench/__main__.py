@@ -39,6 +39,8 @@ WANTED = {
     "startup": ("at most", 0.1, "our seconds between `ragdist submit` and the first step / all of them"),
     "joint_answer": ("at most", 1.3, "reciter and discoverer at once, a core for each / the slower alone on its core"),
     "answerers": ("at least", 1.8, "answers per second of two ranks, a core each / of one"),
+    "serve_latency": ("at most", 1.1, "`ragdist serve`, one client / a server over transformers' `generate`"),
+    "serve_throughput": ("at least", 3.0, "the same with 16 clients, answers per second"),
     "trio_memory": ("at most", 1.15, "memory of base, reciter, discoverer and scorer / of one base, after answers"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")

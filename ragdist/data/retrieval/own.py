@@ -21,18 +21,18 @@ class OwnRetriever:
 
     Args:
         part: `parts.Retriever`.
-        path: keeps what it found; named by the part and by the chunks.
+        path: keeps what it found; named by the part and by the chunks. None keeps nothing, of questions of anybody's.
         chunks: of the run, by id.
 
     Attributes:
         chunks: these, and all that was found.
     """
 
-    def __init__(self, part: parts.Retriever, path: Path, chunks: Mapping[str, Chunk]) -> None:
+    def __init__(self, part: parts.Retriever, path: Path | None, chunks: Mapping[str, Chunk]) -> None:
         self.part, self.chunks, self.own = part, dict(chunks), list(chunks.values())
-        self._calls, self._indexed = KeptCalls(path), not hasattr(part, "index")
+        self._calls, self._indexed = path and KeptCalls(path), not hasattr(part, "index")
         self._ids = {flat(chunk.text): chunk.id for chunk in self.own}
-        for found in self._calls.read().values():
+        for found in self._calls.read().values() if self._calls else ():
             self._hits(found)
 
     def search(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
@@ -41,6 +41,8 @@ class OwnRetriever:
         Raises:
             PartError: the retriever raised, or gave no documents.
         """
+        if not self._calls:
+            return [self._hits(self._ask(query, count)) for query in queries]
         with Bar(f"asking {parts.short_name(self.part)}", len(queries), "questions") as bar:
 
             def ask(place: int) -> list[tuple[str, str]]:

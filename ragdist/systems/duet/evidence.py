@@ -105,19 +105,21 @@ def _holding(documents: Sequence[Showable], answer: str, metric: answers.Metric)
 
 @dataclass(frozen=True)
 class DisputeReader:
-    """Reads the answers of disputes with both sides' models; what was read is kept in the run's folder.
+    """Reads the answers of disputes with both sides' models; what was read is kept.
 
     Args:
         folder: the run's, with the tuned reciter and discoverer.
         answerers: opens them, one after the other.
         tokenizer: of both.
         settings: all settings.
+        kept: where what was read is kept.
     """
 
     folder: Path
     answerers: Answerers
     tokenizer: Tokenizer
     settings: Settings
+    kept: Path
 
     def numbers(self, disputes: Sequence[Dispute]) -> list[Values]:
         """The values of each dispute, in order; they do not depend on the others."""
@@ -127,7 +129,7 @@ class DisputeReader:
     def _read(self, side: Side, asked: Sequence[Asked]) -> list[list[Sequence[float]]]:
         source = str(self.folder / side / "model")
         groups = {name_of(rows): rows for rows in asked}
-        path = self.folder / "arbiter" / "read" / f"{side}.jsonl"
+        path = self.kept / "read" / f"{side}.jsonl"
         made_by = content_id(json.dumps(weights([source], self.settings.model)))
         found = read_groups(f"{side} reads", partial(self.answerers.open, source), groups, path, made_by)
         return [list(found[name_of(rows)]) for rows in asked]

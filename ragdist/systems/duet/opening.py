@@ -63,12 +63,14 @@ class TrainedArbiters:
         tokenizer: of all models.
         folder: the run's.
         settings: all settings.
+        asked: where what they ask models is kept; None is beside all that they learned.
     """
 
     cast: DuetRoles
     tokenizer: Tokenizer
     folder: Path
     settings: Settings
+    asked: Path | None = None
 
     @property
     def kept(self) -> Path:
@@ -78,7 +80,7 @@ class TrainedArbiters:
     @property
     def reader(self) -> DisputeReader:
         """Who reads both answers of a dispute with both models."""
-        return DisputeReader(self.folder, self.cast.answerers, self.tokenizer, self.settings)
+        return DisputeReader(self.folder, self.cast.answerers, self.tokenizer, self.settings, self.asked or self.kept)
 
     @contextmanager
     def scorer(self, kind: Kind, learned: Sequence[Judgement] = ()) -> Iterator[Scorer]:
@@ -110,7 +112,7 @@ class TrainedArbiters:
             rule = model.choose if model else RULES.get(kind)
             yield EvidenceArbiter(self.reader.numbers, rule, same) if rule else Discoverer(same)
         elif kind == AGREEMENT:
-            source, kept = str(self.folder / DISCOVERER / "model"), self.kept / "alone"
+            source, kept = str(self.folder / DISCOVERER / "model"), (self.asked or self.kept) / "alone"
             with self.cast.answerers.open(source) as answerer:
                 alone = agreement.by_answerer(answerer, self.tokenizer, kept, source, self.settings)
                 yield AgreementArbiter(alone, same)
@@ -123,5 +125,5 @@ class TrainedArbiters:
             tuned = str(self.kept / "summarizer" / "model")
             source = tuned if kind == "tuned_summarizer" else self.settings.model.source
             with self.cast.answerers.open(source) as answerer:
-                ask = by_answerer(answerer, self.tokenizer, self.kept / "said", source, self.settings)
+                ask = by_answerer(answerer, self.tokenizer, (self.asked or self.kept) / "said", source, self.settings)
                 yield Summarizer(ask, same, seed)

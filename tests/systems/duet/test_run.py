@@ -10,8 +10,9 @@ from ragdist import players
 from ragdist.config import loader
 from ragdist.errors import ConfigError
 from ragdist.lm.tune import tune
-from ragdist.storage.atomic import make_folder
-from ragdist.systems.duet import answer
+from ragdist.serving import library
+from ragdist.serving.service import Query
+from ragdist.storage.atomic import make_folder, write_json
 from ragdist.systems.duet import run as duet
 from ragdist.systems.duet.summary import EITHER
 from tests import game, tiny
@@ -66,17 +67,23 @@ def settings_in(folder, model, **changes):
 
 
 def play(settings):
-    """The outcome, who was tuned, and what was said to a question of anybody's."""
+    """The outcome, and who was tuned."""
     folder = Path(settings.run.folder) / settings.run.name
     folder.mkdir(parents=True, exist_ok=True)
     with players.pipeline(settings) as pipeline:
         tuner = LocalTuner(settings)
         cast = replace(players.cast(settings, pipeline, folder), tuner=tuner)
         outcome = duet.run(pipeline, cast, folder, settings)
-        said = [
-            answer.answer(pipeline, cast, folder, settings, text) for text in ("Which colour has ball 3.0?", "xyzzy")
-        ]
-    return outcome, tuner.asked, said
+        library.note(folder, pipeline)
+    write_json(folder / "state.json", {"job": "duet", "state": "finished"})
+    return outcome, tuner.asked
+
+
+def served(folder, settings, *questions):
+    """What the trio of a finished run says to questions of anybody's, all of them at once."""
+    with players.service(folder, settings) as service:
+        asked = [service.ask(Query(question=question)) for question in questions]
+        return [one.result(120) for one in asked]
 
 
 @pytest.fixture(scope="module")
@@ -175,37 +182,37 @@ def test_same_call_again_trains_and_asks_nothing(played, folder, settings):
     ]
     before = {path: path.stat().st_mtime_ns for path in kept}
     sizes = {path: path.stat().st_size for path in kept}
-    again, _, said = play(settings)
-    assert again.report == played[0].report and said == played[2]
+    again, _ = play(settings)
+    assert again.report == played[0].report
     assert {path: path.stat().st_size for path in kept} == sizes
     models = [path for path in kept if path.suffix == ".safetensors"]
     assert len(models) == 5 and all(path.stat().st_mtime_ns == before[path] for path in models)
 
 
-def test_answer_names_side_confidence_and_documents(played):
-    found, lost = played[2]
-    assert found.documents[0].title == "ball 3.0" and len(found.documents) == 3
-    assert found.verdict.answer in (found.reciter, found.discoverer)
-    assert lost.documents == () and lost.verdict.chosen == "reciter" and lost.verdict.answer == lost.reciter
+@pytest.mark.parametrize("kind", ["alignment", "summarizer", "evidence", "sequence_confidence", "agreement"])
+def test_a_question_of_anybodys_is_answered_by_the_arbiter_that_is_named(settings, played, folder, kind):
+    config = settings.duet.replaced("arbiter", kind).replaced("abstain_below", 1.0)
+    before = sorted((folder / "arbiter").rglob("*"))
+    question = "Which colour has ball 3.0?"
+    found, lost, again = served(folder, settings.replaced("duet", config), question, "xyzzy", question)
+    assert found.documents[0].title == "ball 3.0" and len(found.documents) == 3 and found == again
+    said = {name: side.answer for name, side in found.sides.items()}
+    assert [*said] == ["reciter", "discoverer"] and (found.answer in said.values() or found.chosen == "neither")
+    assert found.abstains == (found.confidence is not None)
+    assert lost.documents == () and lost.chosen == "reciter" and lost.answer == lost.sides["reciter"].answer
+    assert sorted((folder / "arbiter").rglob("*")) == before  # a served run's folder is only read
 
 
-@pytest.mark.parametrize("kind", ["evidence", "sequence_confidence", "agreement"])
-def test_an_arbiter_that_reads_the_documents_answers_a_question_of_anybodys(settings, played, folder, kind):
-    asked = settings.model_copy(
-        update={"duet": settings.duet.model_copy(update={"arbiter": kind, "abstain_below": 1.0})}
-    )
-    with players.pipeline(asked) as pipeline:
-        cast = players.cast(asked, pipeline, None)
-        found = answer.answer(pipeline, cast, folder, asked, "Which colour has ball 3.0?")
-    assert found.verdict.answer in (found.reciter, found.discoverer)
-    assert found.abstains == (found.verdict.confidence is not None)
+def test_what_is_served_is_what_was_judged(settings, played, folder):
+    judged = [one for one in played[0].answers if one.condition == "retrieved" and one.model == "DuetRAG, alignment"]
+    found = served(folder, settings, *(one.question for one in judged))
+    assert len(judged) == 4 and [one.answer for one in found] == [one.answer for one in judged]
 
 
-def test_answer_by_an_arbiter_that_was_not_trained_names_those_that_were(settings, played):
-    other = settings.duet.model_copy(update={"arbiter": "teacher_summarizer"})
-    asked = settings.model_copy(update={"duet": other})
-    with players.pipeline(settings) as pipeline, pytest.raises(ConfigError, match=r"duet\.arbiter.*alignment"):
-        answer.answer(pipeline, None, Path("nowhere"), asked, "Which?")
+def test_an_arbiter_that_was_not_trained_is_refused_by_the_names_of_those_that_were(settings, played, folder):
+    other = settings.replaced("duet.arbiter", "teacher_summarizer")
+    with pytest.raises(ConfigError, match=r"duet\.arbiter.*alignment"):
+        served(folder, other)
 
 
 def test_where_all_answers_are_wrong_the_discoverers_are_taken(tmp_path, model, capsys):
@@ -217,7 +224,7 @@ def test_where_all_answers_are_wrong_the_discoverers_are_taken(tmp_path, model, 
         plain_tuning=False,
         answerers_fraction=0.5,
     )
-    outcome, tuned, _ = play(settings)
+    outcome, tuned = play(settings)
     assert tuned == ["reciter", "discoverer"]
     assert "are wrong: the alignment arbiter takes the discoverer's" in capsys.readouterr().err
     report = outcome.report

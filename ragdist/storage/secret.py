@@ -1,0 +1,21 @@
+"""Secrets of this user's own, each in a file that nobody else can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from ragdist.storage.atomic import atomic_file
+
+
+def secret_file(name: str) -> Path:
+    """The file of that name, made on first use with a random secret in it."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = state / "ragdist" / name
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        with atomic_file(path) as half:
+            half.touch(0o600, exist_ok=False)
+            half.write_text(secrets.token_hex(32))
+    return path
