@@ -12,8 +12,39 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from ragdist.config import Settings
 from ragdist.config.loader import load
-from ragdist.results import Run
-from ragdist.runs import answer, atm, audit, build, duet, evaluate, prompt, raft
+from ragdist.errors import PartError, RagdistError
+from ragdist.parts import Attack, Callback, Event, Metric, Parts, Retriever
+from ragdist.records import Chunk, Question
+from ragdist.results import Run, compare_runs, list_runs
+from ragdist.runs import answer, atm, audit, build, demo, duet, evaluate, export_data, export_model, prompt, raft, sweep
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Settings", "answer", "atm", "audit", "build", "duet", "evaluate", "load", "prompt", "raft"]
+__all__ = [
+    "Attack",
+    "Callback",
+    "Chunk",
+    "Event",
+    "Metric",
+    "PartError",
+    "Parts",
+    "Question",
+    "RagdistError",
+    "Retriever",
+    "Run",
+    "Settings",
+    "answer",
+    "atm",
+    "audit",
+    "build",
+    "compare_runs",
+    "demo",
+    "duet",
+    "evaluate",
+    "export_data",
+    "export_model",
+    "list_runs",
+    "load",
+    "prompt",
+    "raft",
+    "sweep",
+]

@@ -39,6 +39,12 @@ class TeacherError(RagdistError):
     exit_code = 1
 
 
+class PartError(RagdistError):
+    """A retriever, attack or metric of the user's own raised, or gave what it should not; its cause is that error."""
+
+    exit_code = 1
+
+
 class Stopped(RagdistError):
     """A person or the cluster asked the run to end; its state is saved and the same command goes on."""
 

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragdist.config import Settings
+from ragdist.config import PartsConfig, Settings
+from ragdist.parts import Parts, Retriever
 from ragdist.plan.workload import note_tokenizer
 from ragdist.storage.atomic import read_json
 from ragdist.storage.stages import Store
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from ragdist.systems.duet.opening import DuetRoles
     from ragdist.tracking.timeline import Timeline
 
+NO_PARTS = Parts()
+
 
 @contextmanager
-def pipeline(settings: Settings) -> Iterator[Pipeline]:
-    """The data pipeline of these settings, with all whom it may ask."""
+def pipeline(settings: Settings, own: Parts = NO_PARTS) -> Iterator[Pipeline]:
+    """The data pipeline of these settings, with all whom it may ask, and what the user gave. A ConfigError where the
+    settings name a part that is not given."""
     from ragdist.data.pipeline import Pipeline
 
     store = Store(Path(settings.run.folder) / "data")
@@ -38,7 +42,7 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
     note_tokenizer(store.folder, settings.model, codec.fingerprint)
     with mapper(settings) as mapping:
         try:
-            yield Pipeline(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings))
+            yield Pipeline(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings), parts=own)
         finally:
             if asked:
                 asked.close()
@@ -75,7 +79,7 @@ def teacher(settings: Settings) -> Teacher | None:
     model = settings.model
     if config.model:
         model = model.at(config.model)
-    return LocalTeacher(config, folder, model, partial(_open_teacher, settings.replaced("model", model), folder))
+    return LocalTeacher(config, folder, model, partial(_open_teacher, settings.unchecked("model", model), folder))
 
 
 @contextmanager
@@ -104,7 +108,7 @@ def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answer
 
     if standing := pool.standing():
         return pool.PoolAnswerers(standing, settings, folder, heeds=heeds)
-    return RankAnswerers(settings.replaced("evaluation.answerers", config), folder, heeds=heeds)
+    return RankAnswerers(settings.unchecked("evaluation.answerers", config), folder, heeds=heeds)
 
 
 @contextmanager
@@ -140,12 +144,13 @@ def _duet_roles(settings: Settings, asked: Answerers, known: Teacher | None) -> 
 
 
 @contextmanager
-def service(folder: Path, settings: Settings) -> Iterator[Service]:
+def service(folder: Path, settings: Settings, retriever: Retriever | None = None) -> Iterator[Service]:
     """A finished run, open to be asked.
 
     Args:
         folder: the run's.
         settings: the run's; `serve`, `retrieval` and `evaluation` may have changed since.
+        retriever: the run's own, where it was given one.
 
     Raises:
         ConfigError: there is no finished run of RAFT, ATM or DuetRAG, or its documents are not there.
@@ -161,16 +166,18 @@ def service(folder: Path, settings: Settings) -> Iterator[Service]:
     from ragdist.systems.duet import answer
     from ragdist.systems.duet.opening import DISCOVERER, RECITER
 
+    Parts(retriever).refuse_missing(PartsConfig(retriever=settings.parts.retriever))
+    settings = settings.unchecked("parts", PartsConfig())
     is_duet = read_json(folder / STATE)["job"] == "duet"
     models = [folder / role / "model" for role in (RECITER, DISCOVERER)] if is_duet else [folder / "model"]
     noted, stages = library.read(folder), library.data_folder(folder, settings)
     if noted is None:
-        with pipeline(settings.replaced("run.folder", str(stages.parent))) as made:
+        with pipeline(settings.unchecked("run.folder", str(stages.parent))) as made:
             noted = library.note(folder, made)
-    documents = library.open_library(noted, stages, settings, embedder(settings))
+    documents = library.open_library(noted, stages, settings, embedder(settings), retriever)
     tokenizer = load_tokenizer(settings.model.at(str(models[0])))
     local, serve, tokens = LocalAnswerers(settings), settings.serve, settings.evaluation.tokens_per_batch
-    with ExitStack() as until, local.open(*map(str, models)) as opened:
+    with local.open(*map(str, models)) as opened, ExitStack() as until:
         cores = max(1, get_num_threads() // len(models))
         writers = [
             ContinuousWriter(ModelWriter(model, tokenizer, tokens), serve.concurrent, cores) for model in opened.models
@@ -180,9 +187,10 @@ def service(folder: Path, settings: Settings) -> Iterator[Service]:
         if not is_duet:
             yield SingleModel(writers[0], documents, tokenizer, settings)
             return
-        roles = _duet_roles(settings, StandingAnswerers(local), teacher(settings))
-        until.callback(roles.answerers.close)
-        trio = answer.opened(*writers, roles, documents, tokenizer, folder, noted.dataset, settings)
+        standing = StandingAnswerers(local)
+        until.callback(standing.close)
+        roles, (reciter, discoverer) = _duet_roles(settings, standing, teacher(settings)), writers
+        trio = answer.opened(reciter, discoverer, roles, documents, tokenizer, folder, noted.dataset, settings)
         yield until.enter_context(trio)
 
 

@@ -44,6 +44,7 @@ class Chunk:
 
     id: str
     document_id: str
+    """Empty where a retriever of the user's own brought it from elsewhere."""
     title: str
     text: str
     start: int = 0
@@ -123,7 +124,7 @@ class Forgery:
     text: str
     states: str
     """The wrong answer that it argues for; empty where its attacker was told none."""
-    method: Literal["template", "dataset", "attacker", "injection"]
+    method: Literal["template", "dataset", "attacker", "injection", "own"]
     round: int = -1
     """ATM's round that it was written in; -1 outside ATM."""
     attacker: int = -1
@@ -242,6 +243,8 @@ class Prediction:
     """Whether the oracles among them no longer show the answer, cut as they are."""
     perplexity: float | None = None
     """Of the right answer after this prompt, per token; None unless `evaluation.perplexity`."""
+    own: float | None = None
+    """By the user's own metric; None where there is none, and in what is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rich.console import Console
 
@@ -38,6 +39,14 @@ class Run:
     report: Report | Rounds | DuetReport
     summary: dict[str, Any]
     """What summary.json holds: scores per model and condition, minutes per stage."""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what came of it in words, the scores, and where more is."""
+        from ragdist.evaluation.sheet import notebook
+
+        names, here = ("report.html", "report.md", "settings.yaml"), quote(os.path.relpath(self.folder))
+        links = ", ".join(f'<a href="{here}/{name}">{name}</a>' for name in names)
+        return f"{notebook(self.report.sheet())}<p>{links}</p>"
 
 
 def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequence[KeptAnswer]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ragdist.config import Settings, loader
 from ragdist.config.loader import SYSTEMS, flatten, load, load_kept
 from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError, RagdistError
+from ragdist.parts import Attack, Callback, Metric, Parts, Retriever
 from ragdist.results import Run
 from ragdist.storage.atomic import read_json, translate_errors
 from ragdist.storage.stages import Rows
@@ -56,24 +57,38 @@ JOBS = (*SYSTEMS, "sweep-raft", "sweep-atm")
 """What a cluster can be sent."""
 
 
-def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
+def raft(
+    settings: Settings,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    metric: Metric | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Builds the data, tunes by RAFT, evaluates before and after. The same settings go on where they stopped.
 
     Args:
         settings: all settings.
         questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        metric: scores answers beside Subspan EM, EM and F1; see `parts.Metric`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
-        RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
+        RagdistError: bad input (exit code 2), failed training (1), a part of the user's own that raised
+            (1), or a stop request (130).
     """
-    settings = with_questions(settings, questions)
+    own = Parts(retriever, attack, metric)
+    settings = with_questions(own.noted(settings), questions)
     check_plan(settings, "raft")
     from ragdist.cluster.train import RayTuner
     from ragdist.data import audit as auditing
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "raft") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "raft") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome = system.run(
             pipeline, RayTuner(settings), players.answerers(settings, run.folder), run.folder, settings
         )
@@ -84,22 +99,34 @@ def raft(settings: Settings, questions: QuestionRows | None = None) -> Run:
         return Run(run.folder, outcome.model, outcome.report, summary)
 
 
-def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
+def atm(
+    settings: Settings,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Attacker against generator in rounds, judged before and after each. The same settings go on where they stopped.
 
     Args:
         settings: all settings.
         questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
-        RagdistError: bad input (exit code 2), a side that failed too often (1), or a stop request (130).
+        RagdistError: bad input (exit code 2), a side that failed too often (1), a part of the user's own that raised
+            (1), or a stop request (130).
     """
-    settings = with_questions(settings, questions)
+    own = Parts(retriever, attack)
+    settings = with_questions(own.noted(settings), questions)
     check_plan(settings, "atm")
     from ragdist.export import publish
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "atm") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "atm") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome, timeline = _game(pipeline, run, settings)
         _note_documents(run, pipeline)
         publish(outcome.generator, run.folder / "model", settings)
@@ -109,24 +136,38 @@ def atm(settings: Settings, questions: QuestionRows | None = None) -> Run:
         return Run(run.folder, model, report, _conclude(run, report, outcome.answers, [model]))
 
 
-def duet(settings: Settings, questions: QuestionRows | None = None) -> Run:
+def duet(
+    settings: Settings,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    metric: Metric | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Reciter, discoverer and arbiters, tuned and compared. The same settings go on where they stopped.
 
     Args:
         settings: all settings.
         questions: a `datasets.Dataset`, a pandas frame or dicts, in place of `corpus.questions`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        metric: scores answers beside Subspan EM, EM and F1; see `parts.Metric`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
-        RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
+        RagdistError: bad input (exit code 2), failed training (1), a part of the user's own that raised
+            (1), or a stop request (130).
     """
-    settings = with_questions(settings, questions)
+    own = Parts(retriever, attack, metric)
+    settings = with_questions(own.noted(settings), questions)
     check_plan(settings, "duet")
     from ragdist.systems.duet import run as system
     from ragdist.systems.duet.opening import DISCOVERER
     from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.mirror import follow
 
-    with open_run(settings, "duet") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "duet") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         _note_documents(run, pipeline)
         report = DuetReport(outcome.report, outcome.worth)
@@ -146,26 +187,28 @@ def _conclude(
     return summary
 
 
-def answer(question: str, folder: Path) -> Answer:
-    """What a finished run says to a question; raises as `serving`."""
+def answer(question: str, folder: Path, retriever: Retriever | None = None) -> Answer:
+    """What a finished run says to a question; arguments as of `serving`, and raises likewise."""
     from ragdist.serving.service import Query, checked
 
-    with serving(folder) as service:
+    with serving(folder, retriever=retriever) as service:
         return service.ask(Query(question=checked(question, "the question"))).result()
 
 
 @contextmanager
-def serving(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Service]:
+def serving(folder: Path, overrides: Sequence[str] = (), retriever: Retriever | None = None) -> Iterator[Service]:
     """A finished run of RAFT, ATM or DuetRAG, open to be asked in this process.
 
     Args:
         folder: the run's.
         overrides: `key=value` of serve, retrieval, evaluation.max_new_tokens or duet.arbiter.
+        retriever: finds what is shown, where the run was made with one of the user's own; what it finds is not kept.
 
     Raises:
-        ConfigError: the folder holds no finished run, or an override changes what it was trained for.
+        ConfigError: the folder holds no finished run, the run was made with another retriever, or an override changes
+            what it was trained for.
     """
-    with players.service(folder, serving_settings(folder, overrides)) as service:
+    with players.service(folder, serving_settings(folder, overrides), retriever) as service:
         yield service
 
 
@@ -506,7 +549,16 @@ def _game(pipeline: Pipeline, run: RunFolder, settings: Settings, until: str = "
     return outcome, timeline
 
 
-def evaluate(settings: Settings, models: Sequence[str] = (), questions: QuestionRows | None = None) -> Run:
+def evaluate(
+    settings: Settings,
+    models: Sequence[str] = (),
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
+    metric: Metric | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Run:
     """Asks models the test questions in every condition.
 
     Args:
@@ -514,19 +566,26 @@ def evaluate(settings: Settings, models: Sequence[str] = (), questions: Question
         models: folders or hub ids, each perhaps as `label=source`; empty takes the base model and the tuned model
             of the RAFT run with these settings.
         questions: as for `raft`.
+        retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
+        attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
+        metric: scores answers beside Subspan EM, EM and F1; see `parts.Metric`.
+        callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
         ConfigError: no model is named and there is no tuned one.
+        PartError: a part of the user's own raised.
     """
     from ragdist.systems import raft as system
     from ragdist.tracking.mirror import follow
 
+    own = Parts(retriever, attack, metric)
+    settings = own.noted(settings)
     named = dict(_labelled(model) for model in models) or _models_of(settings)
     for source in named.values():
         results.refuse_unknown(source)
     settings = with_questions(settings, questions)
     check_data(settings)
-    with open_run(settings, "evaluate") as run, follow(run), players.pipeline(settings) as pipeline:
+    with open_run(settings, "evaluate") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
         asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
         said = system.answers(pipeline, asked, settings)
@@ -534,22 +593,35 @@ def evaluate(settings: Settings, models: Sequence[str] = (), questions: Question
 
 
 def build(
-    settings: Settings, until: str = "examples", questions: QuestionRows | None = None
+    settings: Settings,
+    until: str = "examples",
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+    attack: Attack | None = None,
 ) -> list[tuple[str, Rows[Any]]]:
-    """The data pipeline's stages up to `until`, each made now or found: (name, rows); questions as for `raft`."""
-    settings = with_questions(settings, questions)
+    """The data pipeline's stages up to `until`, each made now or found: (name, rows); the others as for `raft`."""
+    own = Parts(retriever, attack)
+    settings = with_questions(own.noted(settings), questions)
     check_data(settings)
-    with players.pipeline(settings) as pipeline:
+    with players.pipeline(settings, own) as pipeline:
         return pipeline.make(until)
 
 
-def audit(settings: Settings, picture: Path | None = None, questions: QuestionRows | None = None) -> Audit:
+def audit(
+    settings: Settings,
+    picture: Path | None = None,
+    questions: QuestionRows | None = None,
+    *,
+    retriever: Retriever | None = None,
+) -> Audit:
     """What the training data really is: realised P%, positions, duplicates, leakage, quotes, lengths."""
     from ragdist.data import audit as auditing
 
-    settings = with_questions(settings, questions)
+    own = Parts(retriever)
+    settings = with_questions(own.noted(settings), questions)
     check_data(settings)
-    with players.pipeline(settings) as pipeline:
+    with players.pipeline(settings, own) as pipeline:
         pipeline.make("examples")
         found = _audited(pipeline, settings)
     if picture:
@@ -660,7 +732,7 @@ def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
         if not tuned.is_dir():
             say(f"no model at {tuned} yet: `ragdist demo raft` comes first, about 12 minutes on two cores")
             raft(load([str(settings_file("raft-demo.yaml")), f"run.folder={settings.run.folder}"]))
-        settings = settings.replaced("generator.source", str(tuned.resolve()))
+        settings = settings.unchecked("generator.source", str(tuned.resolve()))
     return atm(settings)
 
 

@@ -64,8 +64,8 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
     points = trials.points(settings)
     parent = Path(settings.run.folder).resolve()
     with open_run(settings, f"sweep-{job}") as run:
-        shared = settings.replaced("run.folder", str(parent))
-        shared = shared.replaced("run.name", str(run.folder.relative_to(parent)))
+        shared = settings.unchecked("run.folder", str(parent))
+        shared = shared.unchecked("run.name", str(run.folder.relative_to(parent)))
         with span("what trials share"):
             _prepare_all(job, shared, points, run.folder, begin)
         with span("trials"):
@@ -109,15 +109,15 @@ def play(
     """
     trial = run_folder(settings, job)
     if share < 1:
-        settings = settings.replaced("run.name", f"{settings.run.name}/share-{share:.3g}")
+        settings = settings.unchecked("run.name", f"{settings.run.name}/share-{share:.3g}")
     if job == "raft":
-        run = run_job(settings.replaced("train.epochs", settings.train.epochs * share))
+        run = run_job(settings.unchecked("train.epochs", settings.train.epochs * share))
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # to go on from, and it is at its end
     else:
         journal = PhaseCheckpoint(run_folder(settings, job) / "atm")
         for begun in (_begun(sweep, point, settings)[0], *sorted(trial.glob("share-*"))):
             journal.adopt(begun / "atm")
-        run = run_job(settings.replaced("atm.rounds", max(1, round(settings.atm.rounds * share))))
+        run = run_job(settings.unchecked("atm.rounds", max(1, round(settings.atm.rounds * share))))
     return scores_of(run.report)
 
 
@@ -157,7 +157,7 @@ def _prepare(job: str, shared: Settings, point: Point, sweep: Path, begin: Calla
     if (folder / PLAYED).exists():
         return
     if until:
-        begin(settings.replaced("run.name", str(folder.relative_to(settings.run.folder))), until)
+        begin(settings.unchecked("run.name", str(folder.relative_to(settings.run.folder))), until)
         (folder / PLAYED).touch()
         return
     with players.pipeline(settings) as pipeline:

@@ -33,6 +33,7 @@ NEEDS = {
             "test_cli.py",
             "test_docs_run.py",
             "test_export.py",
+            "test_own_parts.py",
             "test_sweeping.py",
         ),
     ),

@@ -163,7 +163,7 @@ def _trainer(lesson: TrainingJob, settings: Settings) -> TorchTrainer:
     job = {"rows": str(lesson.rows), "folder": str(lesson.folder), "kind": lesson.kind, "name": lesson.name}
     return TorchTrainer(
         _work,
-        train_loop_config=job | {"settings": settings.replaced("train", lesson.train).model_dump()},
+        train_loop_config=job | {"settings": settings.unchecked("train", lesson.train).model_dump()},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources

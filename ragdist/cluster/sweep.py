@@ -76,7 +76,7 @@ def shared_out(settings: Settings) -> Settings:
     found = settings
     for block in (name for together in GROUPS for name in together):
         if settings.group(block).workers and not settings.group(block).cpus_per_worker:
-            found = found.replaced(f"{block}.cpus_per_worker", share(place.rank_cpus(settings, block)))
+            found = found.unchecked(f"{block}.cpus_per_worker", share(place.rank_cpus(settings, block)))
     return found
 
 

@@ -108,7 +108,7 @@ def _scored(plan: SweepSpec, trial: Trial, rung: Rung) -> Scores:
 
 def _settings_of(plan: SweepSpec, trial: Trial) -> Settings:
     name = f"{plan.settings.run.name}/{trials.TRIALS}/{trial.name}"
-    return trials.at(plan.settings, trial.values).replaced("run.name", name)
+    return trials.at(plan.settings, trial.values).unchecked("run.name", name)
 
 
 def _threads(config: ClusterConfig) -> int:

@@ -5,8 +5,10 @@ The sentence under each field is its help text (`ragdist settings`, `docs/settin
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +20,7 @@ from ragdist.config.data import (
     ContextsConfig,
     CorpusConfig,
     ModelConfig,
+    PartsConfig,
     PromptsConfig,
     QuestionsConfig,
     RetrievalConfig,
@@ -85,6 +88,36 @@ class Settings(SettingsBlock):
     sweep: SweepConfig = SweepConfig()
     kube: KubeConfig = KubeConfig()
     serve: ServeConfig = ServeConfig()
+    parts: PartsConfig = PartsConfig()
+
+    def replaced(self, key: str | Mapping[str, Any], value: Any = None) -> Self:
+        """The same with other values, checked as `ragdist.load` checks them.
+
+        Example: `settings.replaced("train.epochs", 2)`, `settings.replaced({"train.epochs": 2, "seed": 1})`
+
+        Args:
+            key: of one setting; or several with their values, by dotted keys or nested.
+            value: of the one.
+
+        Raises:
+            ConfigError: a key is unknown, a value is out of range, or not allowed beside the others.
+        """
+        from ragdist.config import loader  # it reads files into Settings
+
+        return loader.changed(self, key if isinstance(key, Mapping) else {key: value})
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what differs from the defaults, then all, folded."""
+        from ragdist.config import html, loader
+
+        every, defaults = loader.flatten(self), loader.flatten(Settings())
+        rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in every.items()]
+        other = [(key, text) for key, text in rows if every[key] != defaults[key]]
+        return html.table(("setting", "value"), other) + html.folded("all settings", html.table(("", ""), rows))
+
+    def unchecked(self, key: str, value: Any) -> Self:
+        """The same with another value of one dotted key, which is not checked: for places that know what they do."""
+        return super().replaced(key, value)
 
     @property
     def answer_tokens(self) -> int:

@@ -395,3 +395,14 @@ def pieces(template: str) -> list[str]:
     parsed = [(words, place) for words, place, *_ in string.Formatter().parse(template)]
     whole = "".join(words + {None: "", "number": NUMBER}.get(place, "\0") for words, place in parsed)
     return whole.split("\0")
+
+
+class PartsConfig(SettingsBlock):
+    """Names of parts of your own, as `ragdist.raft(settings, retriever=...)` notes them; not to be set by hand."""
+
+    retriever: str = ""
+    """Name and fingerprint of the retriever that found what is shown; empty: `retrieval.kind` says who did."""
+    attack: str = ""
+    """Name and fingerprint of the attack that forged the attacked lists' documents; empty: the template attack."""
+    metric: str = ""
+    """Name and fingerprint of the metric beside Subspan EM, EM and F1; empty: none."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -24,8 +24,9 @@ MOVED = {
 }
 """Settings of earlier versions, all of them about where a run runs, and what took their place."""
 SYSTEMS = ("raft", "atm", "duet")
+Kind = TypeVar("Kind", bound=Settings)
 Source = str | Path | Mapping[str, Any]
-"""A YAML file, `key=value`, or nested values."""
+"""A YAML file, `key=value`, or values, nested or by dotted keys."""
 
 
 def load(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None = None) -> Settings:
@@ -43,8 +44,22 @@ def nested(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None 
     values: dict[str, Any] = {}
     _merge(values, base or {})
     for argument in [arguments] if isinstance(arguments, str | Path | Mapping) else arguments:
-        _merge(values, argument if isinstance(argument, Mapping) else _said(str(argument)))
+        for said in map(_undotted, argument.items()) if isinstance(argument, Mapping) else [_said(str(argument))]:
+            _merge(values, said)
     return values
+
+
+def changed(settings: Kind, changes: Mapping[str, Any]) -> Kind:
+    """The settings with these values, nested or by dotted keys; raises as `load`."""
+    wanted = nested(changes)
+    if isinstance(corpus := wanted.get("corpus"), Mapping):
+        wanted["corpus"] = _with_source(corpus)
+    return cast(Kind, load([settings.model_dump(mode="json"), wanted]))
+
+
+def _undotted(item: tuple[Any, Any]) -> dict[str, Any]:
+    key, value = item
+    return _nested(str(key), value.model_dump(mode="json") if isinstance(value, SettingsBlock) else value)
 
 
 def load_kept(path: Path) -> Settings:

@@ -110,6 +110,10 @@ class Audit:
         """The realised P: the share of training rows whose context holds its oracles."""
         return self.oracle_rows / max(1, self.rows)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the terminal's table."""
+        return str(table(self)._repr_mimebundle_(["text/html"], [])["text/html"])
+
 
 def audit(
     questions: Iterable[Question],

@@ -95,27 +95,39 @@ class Pool:
     A chunk is known by its place among the sorted ids. Beside its words lies the set of their letter triples, hashed to
     one bit each: it tells of most chunks without an answer that they have none. Numbers and sets lie close together,
     because a random chunk is in no cache, and fetching it is most of what a random distractor costs.
+
+    What a retriever of the user's own brought from elsewhere is behind them from when it is asked for: no random one.
     """
 
     def __init__(self, chunks: Mapping[str, Chunk]) -> None:
-        self.ids = sorted(chunks)
+        self.ids: list[str] = []
         self.text_numbers = array("L")
         """Equal for chunks whose texts are equal, whitespace aside."""
-        self.places = {chunk_id: place for place, chunk_id in enumerate(self.ids)}
-        self._chunks = [chunks[chunk_id] for chunk_id in self.ids]
+        self.places: dict[str, int] = {}
+        self._all, self._chunks = chunks, list[Chunk]()
         self._words: list[str] = []
         self._sets = bytearray()
-        numbers: dict[str, int] = {}
-        for chunk in self._chunks:
-            words = matching.marked(whole(chunk))
-            self.text_numbers.append(numbers.setdefault(flat(chunk.text), len(numbers)))
-            self._words.append(words)
-            self._sets += _set_of(words.replace("'", "").replace("_", ""))
+        self._numbers: dict[str, int] = {}
+        for chunk_id in sorted(chunks):
+            if chunks[chunk_id].document_id:
+                self._add(chunks[chunk_id])
+        self._size = len(self.ids)
+
+    def _add(self, chunk: Chunk) -> None:
+        words = matching.marked(whole(chunk))
+        self.places[chunk.id] = len(self.ids)
+        self.ids.append(chunk.id)
+        self._chunks.append(chunk)
+        self.text_numbers.append(self._numbers.setdefault(flat(chunk.text), len(self._numbers)))
+        self._words.append(words)
+        self._sets += _set_of(words.replace("'", "").replace("_", ""))
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self._size
 
     def __getitem__(self, chunk_id: str) -> int:
+        if chunk_id not in self.places:
+            self._add(self._all[chunk_id])
         return self.places[chunk_id]
 
     def __contains__(self, chunk_id: str) -> bool:
@@ -158,7 +170,7 @@ class Pool:
 
     def walk(self, seed: int, name: str) -> Iterator[int]:
         """Every chunk at least once: independent draws, then all in turn; costs only what is taken from it."""
-        size = len(self.ids)
+        size = len(self)
         for turn in range(4):
             for number in draws(seed, f"distractors {turn}", name, 8):
                 yield number % size
@@ -248,7 +260,7 @@ def find(
     ConfigError if the corpus has too few chunks and `contexts.too_few` is error.
     """
     with_answer: list[str] = []
-    seen = {pool.text_numbers[pool.places[i]] for i in chain(question.oracle_ids, rejected)}
+    seen = {pool.text_numbers[pool[i]] for i in chain(question.oracle_ids, rejected)}
     answers = telling(question) if config.filter_answers else []
     wanted, others = config.documents, pool.walk(seed, question.id)
     hard = hard_count(config)

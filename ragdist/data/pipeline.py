@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings
 from ragdist.data import chunks, contexts, distractors, examples, matching, questions, template_attack
 from ragdist.data.examples import Sibling
+from ragdist.data.own_attack import OwnAttack
 from ragdist.data.retrieval import hybrid
 from ragdist.data.retrieval.kept import KeptRetriever
+from ragdist.data.retrieval.own import OwnRetriever
 from ragdist.data.sources import apidocs, benchmarks, check, corpus, hub, naming, places
 from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
@@ -28,6 +31,7 @@ from ragdist.data.sources.public import PublicRow
 from ragdist.data.teaching.stages import TeacherStages
 from ragdist.draws import draws
 from ragdist.errors import ConfigError, DataError
+from ragdist.parts import Parts
 from ragdist.records import Candidates, Chunk, Context, Document, Example, Forgery, Question
 from ragdist.roles import Embedder, Mapper, Retriever, Teacher, Tokenizer
 from ragdist.storage.stages import Counted, CountedRows, Rows, Stage, Store
@@ -59,6 +63,10 @@ class Pipeline:
     mapper: Mapper
     teacher: Teacher | None = None
     embedder: Embedder | None = None
+    parts: Parts = field(default_factory=Parts)
+
+    def __post_init__(self) -> None:
+        self.parts.refuse_missing(self.settings.parts)
 
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
         """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory. A ConfigError if
@@ -156,23 +164,29 @@ class Pipeline:
 
     @cached_property
     def forgeries(self) -> Rows[Forgery]:
-        """Forged documents for the test questions: the data's own, else the template attack."""
+        """Forged documents for the test questions: the user's attack, else the data's own, else the template attack."""
         return self.forged("forgeries", [question for question in self.questions if question.split == "test"])
 
     def forged(self, name: str, questions: Sequence[Question], **made_by: Any) -> Rows[Forgery]:
         """Likewise for these questions, as a stage of that name; `made_by` are the settings that chose them."""
         count, seed = self.settings.evaluation.forgeries, self.settings.seed
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
+        if self.parts.attack:
+            made_by["attack"] = self.settings.parts.attack
+            attack = OwnAttack(self.parts.attack, self.kept_by("attack"))
 
         def produce() -> Counted[Forgery]:
             given = self._given_forgeries
-            by_id, ids = self.chunk_by_id, [*self.chunk_by_id]
+            by_id, ids = self._chunks, [*self._chunks]
             pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
             counts = Counter(given=0, given_truthful=0)
             for question in questions:
                 drawn = [ids[at % len(ids)] for at in draws(seed, "imitated", question.id, 1 + count)] if ids else []
                 others = [by_id[i] for i in (*question.near_miss_ids[:count], *drawn[1:])]
                 sources = [by_id[i] for i in question.oracle_ids or question.near_miss_ids[:1] or drawn[:1]]
+                if self.parts.attack:
+                    yield from attack.forge(question, sources, count)
+                    continue
                 own = template_attack.checked(question, given.get(question.id, ()))
                 counts["given"] += len(own)
                 counts["given_truthful"] += sum(forgery.truthful for forgery in own)
@@ -192,13 +206,13 @@ class Pipeline:
         settings = {"seed": self.settings.seed, **config.model_dump(include=CANDIDATES)}
         ranked = distractors.hard_count(config) > 0
         if ranked:
-            settings |= self.ranked_by
+            settings |= self.found_by
         inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
         if judge := self.settings.teacher.judge:
             settings |= self._teacher_stages.judged_by
 
         def produce() -> Counted[Candidates]:
-            chunks, retriever = self.chunk_by_id, self.retriever if ranked else None
+            chunks, retriever = self.chunk_by_id, self.finder if ranked else None
             seed = self.settings.seed
             find = partial(distractors.candidates, chunks=chunks, retriever=retriever, config=config, seed=seed)
             asked: Iterable[Question] = progress(self.questions, "distractors")
@@ -306,24 +320,52 @@ class Pipeline:
         return list(self.selected.card["counts"].get("without_oracle_named", ()))
 
     @cached_property
-    def chunk_by_id(self) -> dict[str, Chunk]:
+    def _chunks(self) -> dict[str, Chunk]:
         """All chunks in memory, by id."""
         return {chunk.id: chunk for chunk in self.chunks}
 
-    @cached_property
-    def retriever(self) -> Retriever:
-        """Who ranks all chunks, as `retrieval.kind` says."""
-        config, made_by = self.settings.retrieval, self.chunks.fingerprint
-        return hybrid.open_retriever(config, self.chunk_by_id, made_by, self.store, self.embedder)
+    @property
+    def chunk_by_id(self) -> dict[str, Chunk]:
+        """The same, and those that a retriever of the user's own has brought so far."""
+        return self._own_retriever.chunks if self._own_retriever else self._chunks
 
     @cached_property
+    def _own_retriever(self) -> OwnRetriever | None:
+        if not (part := self.parts.retriever):
+            return None
+        return OwnRetriever(part, self.kept_by("retriever", self.chunks.fingerprint), self._chunks)
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """Who ranks all chunks, as `retrieval.kind` says; finds oracles, which no retriever of the user's own does."""
+        config, made_by = self.settings.retrieval, self.chunks.fingerprint
+        return hybrid.open_retriever(config, self._chunks, made_by, self.store, self.embedder)
+
+    @property
+    def finder(self) -> Retriever:
+        """Who finds what is shown: the user's own retriever, else `retriever`."""
+        return self._own_retriever or self.retriever
+
+    @property
     def kept_hits(self) -> Retriever:
         """The same; what was searched once is found again, and no index is built before a search that is not kept."""
+        if self._own_retriever:
+            return self._own_retriever
         return KeptRetriever(self.store, self.chunks.fingerprint, self.ranked_by, lambda: self.retriever)
+
+    @property
+    def found_by(self) -> dict[str, Any]:
+        """What the order of `finder` depends on, beside the chunks."""
+        return {"retriever": self.settings.parts.retriever} if self.parts.retriever else self.ranked_by
+
+    def kept_by(self, kind: str, *inputs: str) -> Path:
+        """The file that keeps what this part of the user's own gave, for these inputs."""
+        own = getattr(self.settings.parts, kind).rpartition("-")[2]
+        return self.store.folder / f"{'-'.join(['own', kind, own, *inputs])}.jsonl"
 
     @cached_property
     def ranked_by(self) -> dict[str, Any]:
-        """What the order of what is retrieved depends on, beside the chunks."""
+        """What the order of `retriever` depends on, beside the chunks."""
         return hybrid.ranked_by(self.settings.retrieval, self.embedder)
 
     @cached_property

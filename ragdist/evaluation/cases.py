@@ -234,7 +234,7 @@ def _case(
         question_id=question.id,
         documents=shown,
         oracle_ids=tuple(shown[at].id for at in oracles),
-        wrong=tuple(dict.fromkeys(forgery.states for forgery in forged)),
+        wrong=tuple(dict.fromkeys(forgery.states for forgery in forged if forgery.states)),
         prompt=prompt,
         answer=answer,
     )

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from ragdist import parts
 from ragdist.config import AnswerStyle, ModelConfig, Settings
 from ragdist.data import prompts
 from ragdist.data.matching import Form
 from ragdist.evaluation import answers
 from ragdist.evaluation.answers import Score
 from ragdist.evaluation.cases import Case
-from ragdist.records import Prediction, Question, Written
+from ragdist.records import Prediction, Question, Written, content_id
+from ragdist.storage.calls import KeptCalls
+from ragdist.tracking.progress import Bar
 
 
 def score_of(prediction: Prediction) -> Score:
@@ -85,3 +91,49 @@ def weights(sources: Sequence[str], config: ModelConfig) -> list[object]:
     files = [file for source in sources if Path(source).is_dir() for file in sorted(Path(source).glob("*.safetensors"))]
     written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return [*sources, config.model_dump(mode="json"), written]
+
+
+def scored(
+    asked: Mapping[str, Iterable[Prediction]], questions: Iterable[Question], metric: parts.Metric, path: Path
+) -> dict[str, list[Prediction]]:
+    """The predictions by label, each with the metric's number; equal answers to a question are judged once.
+
+    Args:
+        asked: by label.
+        questions: those of the predictions, perhaps more.
+        metric: `parts.Metric`.
+        path: keeps the numbers; named by the metric.
+
+    Raises:
+        PartError: the metric raised, or gave no finite number.
+    """
+    asked_of = {question.id: question for question in questions}
+    rows = [row for predictions in asked.values() for row in predictions]
+    keys = [_key(row, asked_of[row.question_id]) for row in rows]
+    with Bar(f"asking {parts.short_name(metric)}", len(set(keys)), "answers") as bar:
+
+        def ask(place: int) -> float:
+            bar.advance()
+            row = rows[place]
+            question = asked_of[row.question_id]
+            return parts.call("metric", metric, question.text, _number, row.answer, question)
+
+        numbers = dict(zip(keys, KeptCalls(path).get(keys, ask), strict=True))
+    return {
+        label: [replace(row, own=numbers[_key(row, asked_of[row.question_id])]) for row in predictions]
+        for label, predictions in asked.items()
+    }
+
+
+def _key(row: Prediction, question: Question) -> str:
+    return content_id(question.id, question.text, *question.answers, row.answer)
+
+
+def _number(given: Any) -> float:
+    try:
+        number = math.nan if isinstance(given, (str, bytes)) else float(given)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise parts.Unusable(f"{given!r:.80}, wanted a finite number")
+    return number

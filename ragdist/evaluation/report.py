@@ -54,6 +54,8 @@ class Accuracy:
     """Share of prompts whose documents were cut to fit."""
     cut_answers: float = 0.0
     """Share of prompts whose oracles, cut to fit, no longer show the answer."""
+    own: Interval | None = None
+    """By the user's own metric; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,8 @@ class Report:
     """Of `MIXED`."""
     unforged: int = 0
     """Questions with a known oracle that have no forgery, as no document could be made false."""
+    metric: str = ""
+    """Name of the user's own metric; empty without one."""
 
     @property
     def models(self) -> list[str]:
@@ -206,6 +210,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "baseline": report.baseline,
         "attack": report.attack_name,
+        "own_metric": report.metric,
         "scores": [plain(cell) for cell in report.cells],
         "attack_success": [plain(attack) for attack in report.attacks],
         "changes": [plain(change) for change in report.changes],
@@ -219,6 +224,10 @@ def as_json(report: Report) -> dict[str, Any]:
 def blocks(report: Report) -> list[Block]:
     """The table with its notes, every change and count, and each model under each condition as bars."""
     floor = [(f"floor ({report.floor.name})", Value(report.floor.subspan))] if report.floor else []
+
+    def named(metric: str) -> str:
+        return NAMES.get(metric, report.metric)
+
     return [
         Table(
             title=SCORES,
@@ -229,11 +238,12 @@ def blocks(report: Report) -> list[Block]:
             ],
         ),
         Notes(lines=notes(report)),
+        *own_metric(report),
         Table(
             title=f"Change against {report.baseline}, the same questions paired",
             columns=("model", "condition", "metric", "questions", "change"),
             rows=[
-                (change.after, title(report, change.condition), NAMES[change.metric], str(change.rows), change.verdict)
+                (change.after, title(report, change.condition), named(change.metric), str(change.rows), change.verdict)
                 for change in report.changes
             ],
             long=True,
@@ -242,6 +252,18 @@ def blocks(report: Report) -> list[Block]:
         _details(report),
         _bars(report),
     ]
+
+
+def own_metric(report: Report) -> list[Block]:
+    """What every system's report says of the user's own metric; nothing without one."""
+    rows = [
+        [model, *(_share(cell.own) if (cell := report.cell(model, name)) else "" for name in report.conditions)]
+        for model in report.models
+    ]
+    columns = ["", *(title(report, condition) for condition in report.conditions)]
+    return [Table(title=f"{report.metric} (your metric), its 95% interval", columns=columns, rows=rows)] * bool(
+        report.metric
+    )
 
 
 def utilization(found: Sequence[Utilization]) -> list[Block]:

@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from rich import table as rich_table
 from rich.console import Group
 from rich.text import Text
 
+from ragdist.config import html
 from ragdist.evaluation.intervals import Interval
 from ragdist.records import as_row
 from ragdist.storage.atomic import atomic_file, make_folder, translate_errors
@@ -252,6 +254,16 @@ def _on_terminal(table: Table) -> rich_table.Table:
         name = Text(visible(first if isinstance(first, Quote) else textwrap.fill(first, LABEL)), "bold")
         out.add_row(name, *(_as_text(cell) for cell in cells))
     return out
+
+
+def notebook(sheet: Sheet) -> str:
+    """Headline and first table as HTML."""
+    shown = [f"<p>{escape(visible(line))}</p>" for line in sheet.headline]
+    for block in [block for block in sheet.blocks if isinstance(block, Table) and block.rows][:1]:
+        head, *rows = _filled(block)
+        cells = [[_as_text(cell).plain.replace("\n", ", ") for cell in row] for row in rows]
+        shown += [f"<p>{escape(visible(block.title))}</p>", html.table(head, cells)]
+    return "".join(shown)
 
 
 def _as_text(cell: str | Value) -> Text:

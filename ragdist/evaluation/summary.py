@@ -17,6 +17,7 @@ from ragdist.evaluation.report import CONDITIONS, METRICS, MIXED, Attack, Cell, 
 from ragdist.records import Prediction, Question
 
 RIGHT_OR_WRONG: tuple[Metric, ...] = ("subspan", "em")
+OWN = ("own",)
 WITH_DOCUMENTS = ("oracle", "retrieved")
 """Honest lists, whose use by the model is looked at."""
 PredictionsById = dict[str, Prediction]
@@ -56,11 +57,17 @@ def summarise(
                 groups[model, MIXED] = mixed(groups[model, "oracle"], groups[model, "absent"], share)
     baseline = next(iter(asked)) if len(asked) > 1 else ""
     keys = [(model, condition) for model in asked for condition in CONDITIONS if (model, condition) in groups]
+    compared = [
+        (model, condition)
+        for model, condition in keys
+        if condition != "permuted"  # the control of an attack, and no result of its own
+        if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
+    ]
     guessed = [by_id[i] for i in dict.fromkeys(i for key in keys for i in groups[key]) if i in floor]
     labels = _labels(by_id.values())
     return Report(
         baseline=baseline,
-        attack_name="attacked" if settings.corpus.source == "records" else "template attack",
+        attack_name=_attack_name(settings),
         cells=tuple(_cell(groups[key], labels, reasoned, bounds, api_judge) for key in keys),
         attacks=tuple(
             _attack(groups[model, "permuted"], groups[model, "attacked"], metric, bounds)
@@ -68,15 +75,18 @@ def summarise(
             for metric in RIGHT_OR_WRONG
             if (model, "permuted") in groups and (model, "attacked") in groups
         ),
-        changes=together(
-            [
-                compare(groups[baseline, condition], groups[model, condition], metric, config, seed)
-                for model, condition in keys
-                if condition != "permuted"  # the control of an attack, and no result of its own
-                for metric in METRICS
-                if model != baseline and groups.get((baseline, condition), {}).keys() & groups[model, condition].keys()
-            ]
+        changes=tuple(
+            change
+            for metrics in (METRICS, OWN * bool(settings.parts.metric))  # own ones sharpen no verdict of the others
+            for change in together(
+                [
+                    compare(groups[baseline, condition], groups[model, condition], metric, config, seed)
+                    for model, condition in compared
+                    for metric in metrics
+                ]
+            )
         ),
+        metric=part_name(settings.parts.metric),
         floor=_floor(guessed, floor, floor_name, config.normalise, bounds) if guessed else None,
         utilizations=tuple(
             utilization(groups[model, "closed_book"], groups[model, condition], metric, bounds)
@@ -88,6 +98,16 @@ def summarise(
         oracle_share=share,
         unforged=max((_unforged(groups, model) for model in asked), default=0),
     )
+
+
+def part_name(noted: str) -> str:
+    """The name of a part as settings note it, without its fingerprint."""
+    return noted.rpartition("-")[0]
+
+
+def _attack_name(settings: Settings) -> str:
+    given = "attacked" if settings.corpus.source == "records" else "template attack"
+    return part_name(settings.parts.attack) or given
 
 
 def mixed(present: PredictionsById, absent: PredictionsById, share: float) -> PredictionsById:
@@ -112,6 +132,7 @@ def mixed(present: PredictionsById, absent: PredictionsById, share: float) -> Pr
             em=score("em", key),
             f1=score("f1", key),
             subspan=score("subspan", key),
+            own=None if row.own is None else score("own", key),
             states_forgery=None,
             quotes_valid=None,
             cites_oracle=None,
@@ -188,6 +209,7 @@ def accuracy(rows: Sequence[Prediction], bounds: Bounds) -> dict[str, Any]:
     return {
         "rows": len(rows),
         **{metric: bounds([getattr(row, metric) for row in rows]) for metric in METRICS},
+        "own": None if rows[0].own is None else bounds([row.own for row in rows if row.own is not None]),
         "unfinished": sum(not row.ended for row in rows) / len(rows),
         "cut_prompts": sum(row.cut_tokens > 0 for row in rows) / len(rows),
         "cut_answers": sum(row.cut_answer for row in rows) / len(rows),
@@ -207,7 +229,7 @@ def losses(control: Mapping[str, Any], attacked: Mapping[str, Any], metric: str)
 
 
 def compare(
-    before: PredictionsById, after: PredictionsById, metric: Metric, config: EvaluationConfig, seed: int
+    before: PredictionsById, after: PredictionsById, metric: str, config: EvaluationConfig, seed: int
 ) -> Change:
     """The paired change from one group to another, over the questions of both; the condition is that of `after`."""
     shared = [key for key in before if key in after]

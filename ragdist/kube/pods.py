@@ -52,12 +52,12 @@ def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
     """The settings as the job is given them in its pods: a run that retries find again, by a name that does not depend
     on where the job runs, and ranks placed on the groups' pods."""
     folder = settings.run.folder
-    settings = settings.replaced("run.name", name).replaced("cluster.address", "")
+    settings = settings.unchecked("run.name", name).unchecked("cluster.address", "")
     if not folder.startswith("/"):
-        settings = settings.replaced("run.folder", f"{settings.kube.mount}/{folder}")
+        settings = settings.unchecked("run.folder", f"{settings.kube.mount}/{folder}")
     if system(job) == "atm":
         for side in ("attacker", "generator"):
-            settings = settings.replaced(f"{side}.labels", {ROLE: side, **settings.group(side).labels})
+            settings = settings.unchecked(f"{side}.labels", {ROLE: side, **settings.group(side).labels})
     return settings
 
 

@@ -65,6 +65,12 @@ class Plan:
     data: Mapping[str, int | None] = field(default_factory=dict)
     """What was counted of documents and questions, as they lie there; None what was not."""
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the terminal's tables."""
+        from ragdist.plan import tables
+
+        return "".join(table._repr_mimebundle_(["text/html"], [])["text/html"] for table in tables.tables(self))
+
 
 def make(
     settings: Settings, job: Job, nodes: Sequence[Node] | None, here: Here | None = None, train: int | None = None

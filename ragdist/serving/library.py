@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ragdist import parts
 from ragdist.config import Settings
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.retrieval import hybrid
+from ragdist.data.retrieval.own import OwnRetriever
 from ragdist.errors import ConfigError
 from ragdist.records import Chunk
 from ragdist.roles import Embedder, Retriever
@@ -48,8 +50,10 @@ def data_folder(folder: Path, settings: Settings) -> Path:
     return beside if beside.is_dir() else Path(settings.run.folder) / "data"
 
 
-def open_library(noted: Noted, stages: Path, settings: Settings, embedder: Embedder | None) -> Library:
-    """The documents that a run noted.
+def open_library(
+    noted: Noted, stages: Path, settings: Settings, embedder: Embedder | None, own: parts.Retriever | None = None
+) -> Library:
+    """The documents that a run noted, or those that a retriever of the user's own finds.
 
     Raises:
         ConfigError: they are not there.
@@ -61,6 +65,9 @@ def open_library(noted: Noted, stages: Path, settings: Settings, embedder: Embed
             "run here"
         )
     chunks = {chunk.id: chunk for chunk in rows}
+    if own:
+        found = OwnRetriever(own, None, chunks)
+        return Library(found.chunks, found, settings.retrieval.count)
     retriever = hybrid.open_retriever(settings.retrieval, chunks, rows.fingerprint, Store(stages), embedder)
     return Library(chunks, retriever, settings.retrieval.count)
 

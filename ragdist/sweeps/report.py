@@ -73,7 +73,7 @@ def write(sweep: Sweep, settings: Settings, folder: Path, more: Sequence[Block] 
 
 def settings_of(tried: Tried, settings: Settings) -> Settings:
     """The point's settings as a job takes them, without the sweep and its name."""
-    return trials.at(settings, tried.point).replaced("run", settings.run.replaced("name", ""))
+    return trials.at(settings, tried.point).unchecked("run", settings.run.replaced("name", ""))
 
 
 def sheet(sweep: Sweep) -> Sheet:

@@ -93,7 +93,7 @@ def load(arguments: Sequence[str]) -> Settings:
         plain.append(argument)
     settings = loader.load(plain)
     over = {key: values for key, values in settings.sweep.over.items() if key not in fixed}
-    return settings.replaced("sweep.over", over)
+    return settings.unchecked("sweep.over", over)
 
 
 def _several(text: str) -> Any:

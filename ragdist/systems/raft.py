@@ -64,6 +64,7 @@ def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, se
         pipeline.make("examples")
     pipeline.refuse_no_step()
     asked = before(pipeline, answerers, folder, settings)
+    scored(pipeline, asked)  # what a metric of the user's own cannot judge is told before hours of training
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
     asked |= evaluate(pipeline, {TUNED: str(tuned)}, answerers, folder, settings)
@@ -122,9 +123,9 @@ def cases(
         by_question = {found.question_id: found for found in distractors}
         return make_cases(questions, chunks, by_question, forged, pipeline.kept_hits, tokenizer, settings)
 
-    ranked_by = pipeline.ranked_by if "retrieved" in settings.evaluation.conditions else {}
+    found_by = pipeline.found_by if "retrieved" in settings.evaluation.conditions else {}
     given = pipeline.forgeries if forgeries is None else forgeries
-    return kept_cases(pipeline.store, made_by | ranked_by, questions, chunks, given, settings, make)
+    return kept_cases(pipeline.store, made_by | found_by, questions, chunks, given, settings, make)
 
 
 def _asked(
@@ -155,7 +156,13 @@ def report(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Set
     tests = test_questions(pipeline)
     floor = apidocs.floor(train, tests) if settings.corpus.source == "apidocs" else {}
     judge = apicalls.Judge(tests, pipeline.chunk_by_id)
-    return summarise(asked, tests, settings, floor, api_judge=judge)
+    return summarise(scored(pipeline, asked), tests, settings, floor, api_judge=judge)
+
+
+def scored(pipeline: Pipeline, asked: Mapping[str, list[Prediction]]) -> Mapping[str, list[Prediction]]:
+    """The answers, judged by the user's own metric too where there is one."""
+    metric = pipeline.parts.metric
+    return predictions.scored(asked, pipeline.questions, metric, pipeline.kept_by("metric")) if metric else asked
 
 
 def test_questions(pipeline: Pipeline) -> list[Question]:

@@ -8,6 +8,8 @@ metrics.jsonl that has a step, and at a good end the scores of summary.json and 
 the machine or the code. Lines come from whoever writes the file (workers on other machines too). A thread for each
 tracker reads and sends, so one that is dead or slow costs a warning and its curve, never the run.
 
+A callback of the user's own is told the same way what is new in this call, and phases that end; it may fail likewise.
+
     run folder/trackers/NAME.json      the tracked run's id, how far metrics.jsonl is sent: a resumed run goes on there
 """
 
@@ -19,7 +21,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,12 +30,13 @@ from typing import Any, NamedTuple
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped, first_line
+from ragdist.parts import Callback, Event, short_name
 from ragdist.storage.append import whole_lines
 from ragdist.storage.atomic import make_folder, read_json, write_json
 from ragdist.tracking import clients
 from ragdist.tracking.clients import EndState, TrackedRun, Tracker
 from ragdist.tracking.progress import say
-from ragdist.tracking.run import RunFolder
+from ragdist.tracking.run import RunFolder, log
 
 POLL_S = 1.0
 CLOSE_S = 30.0
@@ -65,16 +68,17 @@ class SentPosition:
 
 
 @contextmanager
-def follow(run: RunFolder) -> Iterator[None]:
-    """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended. A
-    ConfigError if a tracker's client is not installed."""
+def follow(run: RunFolder, callbacks: Iterable[Callback] = ()) -> Iterator[None]:
+    """Every tracker of `run.trackers` mirrors the run's folder until the block ends, then is told how it ended; so is
+    every callback. A ConfigError if a tracker's client is not installed."""
     for name in run.settings.run.trackers:
         if not importlib.util.find_spec(name):
             raise ConfigError(
                 f"run.trackers has {name}, whose client is not installed; `pip install ragdist[{name}]`, or take it "
                 "out of run.trackers"
             )
-    mirrors = [_Mirror(name, run) for name in run.settings.run.trackers]
+    mirrors: list[_Mirror | _Teller] = [_Mirror(name, run) for name in run.settings.run.trackers]
+    mirrors += [_Teller(callback, run) for callback in callbacks]
     try:
         yield
     except (Stopped, KeyboardInterrupt):
@@ -120,7 +124,7 @@ class _Mirror(threading.Thread):
 
     def __init__(self, name: str, run: RunFolder) -> None:
         super().__init__(name=f"tracker-{name}", daemon=True)
-        self.tracker_name, self.folder, self.job, self.settings = name, run.folder, run.job, run.settings
+        self.follower, self.folder, self.job, self.settings = name, run.folder, run.job, run.settings
         self.file = make_folder(run.folder / "trackers") / f"{name}.json"
         self.sent = SentPosition(**read_json(self.file)) if self.file.exists() else SentPosition()
         self.outcome: EndState = "failed"
@@ -138,7 +142,7 @@ class _Mirror(threading.Thread):
         except BaseException as error:  # whatever a client throws: a run is worth more than its picture
             reason = first_line(error)[:300]
             say(
-                f"{self.tracker_name} fails ({type(error).__name__}: {reason}); the run goes on without it, "
+                f"{self.follower} fails ({type(error).__name__}: {reason}); the run goes on without it, "
                 f"all numbers are in {self.folder / 'metrics.jsonl'}"
             )
 
@@ -147,7 +151,7 @@ class _Mirror(threading.Thread):
         self.sent.id = self.sent.id or uuid.uuid4().hex
         sent, project, settings = self.sent, self.settings.run.project, presentable(self.settings)
         shown = TrackedRun(sent.id, begun, sent.points, project, self.folder.name, self.job, self.folder, settings)
-        tracker = clients.open_tracker(self.tracker_name, shown)
+        tracker = clients.open_tracker(self.follower, shown)
         self.sent.id = tracker.id
         self._note()
         while not self._ended.wait(POLL_S):
@@ -175,7 +179,62 @@ class _Mirror(threading.Thread):
         write_json(self.file, asdict(self.sent))
 
 
-def _end(mirrors: list[_Mirror], outcome: EndState) -> None:
+class _Teller(threading.Thread):
+    """Reads what is new in metrics.jsonl once a second and tells it one callback."""
+
+    def __init__(self, callback: Callback, run: RunFolder) -> None:
+        name = short_name(callback)
+        super().__init__(name=f"callback-{name}", daemon=True)
+        self.callback, self.folder, self.settings, self.follower = (
+            callback,
+            run.folder,
+            run.settings,
+            f"callback {name}",
+        )
+        self.read = sum(map(len, whole_lines(self._metrics)))
+        self.outcome: EndState = "failed"
+        self._ended = threading.Event()
+        self.start()
+
+    @property
+    def _metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def end(self, outcome: EndState) -> None:
+        """The run is over: the rest is told, then how it ended."""
+        self.outcome = outcome
+        self._ended.set()
+
+    def run(self) -> None:
+        try:
+            self.callback(Event("begin", self.folder, values=presentable(self.settings)))
+            while not self._ended.wait(POLL_S):
+                self._tell()
+            self._tell()
+            scores = results(self.folder) if self.outcome == "finished" else {}
+            self.callback(Event("end", self.folder, self.outcome, values=scores))
+        except BaseException as error:  # of the user's code: a run is worth more than who watches it
+            say(f"{self.follower} raised {type(error).__name__}: {first_line(error)[:300]}; the run goes on without it")
+            log.error("%s", self.follower, exc_info=error)
+
+    def _tell(self) -> None:
+        lines = list(whole_lines(self._metrics, self.read))
+        for event in events(self.folder, b"".join(lines).decode()):
+            self.callback(event)
+        self.read += sum(map(len, lines))
+
+
+def events(folder: Path, lines: str) -> Iterator[Event]:
+    """What callbacks are told of lines of metrics.jsonl."""
+    for line in lines.splitlines():
+        row = json.loads(line)
+        if row["phase"] == "span":
+            yield Event("phase", folder, row["name"], values={"seconds": row["seconds"]})
+        for point in points(line):
+            yield Event("step", folder, point.group, point.step, point.numbers)
+
+
+def _end(mirrors: Iterable[_Mirror | _Teller], outcome: EndState) -> None:
     for mirror in mirrors:
         mirror.end(outcome)
     deadline = time.monotonic() + CLOSE_S
@@ -183,7 +242,7 @@ def _end(mirrors: list[_Mirror], outcome: EndState) -> None:
         mirror.join(max(0.0, deadline - time.monotonic()))
         if mirror.is_alive():
             say(
-                f"{mirror.tracker_name} has not taken everything after {CLOSE_S:.0f} s; the run ends without it, "
+                f"{mirror.follower} has not taken everything after {CLOSE_S:.0f} s; the run ends without it, "
                 f"all numbers are in {mirror.folder / 'metrics.jsonl'}"
             )
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from ragdist.config import KubeConfig, RunConfig, Settings
 from ragdist.config.block import digest
 from ragdist.config.loader import dump, flatten, load_kept
-from ragdist.errors import ConfigError, RagdistError, Stopped, StorageError
+from ragdist.errors import ConfigError, PartError, RagdistError, Stopped, StorageError
 from ragdist.storage.append import append_row
 from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
 from ragdist.storage.locks import is_locked, locked
@@ -43,9 +43,9 @@ ATM_MAY_CHANGE = (
     *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
 )
 MAY_CHANGE = {
-    "raft": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep."),
-    "evaluate": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep."),
-    "duet": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "duet.arbiter"),
+    "raft": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "parts.metric"),
+    "evaluate": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "parts.metric"),
+    "duet": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "duet.arbiter", "parts.metric"),
     "atm": ATM_MAY_CHANGE,
     "sweep-raft": ("run.", "cluster.", "kube.", "serve.", "sweep.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
@@ -91,7 +91,7 @@ def run_folder(settings: Settings, job: str) -> Path:
 
 def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
-    values = settings.replaced("run", RunConfig()).replaced("kube", KubeConfig()).model_dump(mode="json")
+    values = settings.unchecked("run", RunConfig()).unchecked("kube", KubeConfig()).model_dump(mode="json")
     values["prompts"] = settings.prompts.named()
     del values["evaluation"]["answerers"], values["serve"]
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
@@ -102,7 +102,8 @@ def _naming(settings: Settings) -> dict[str, Any]:
     values["kube"]["driver_gpu"] = True
     if (metric := values["sweep"]["metric"]) != "f1":  # the default was exact match
         values["sweep"]["metric"] = "em" if metric == "subspan" else "subspan"
-    return values
+    parts = values.pop("parts") | {"metric": ""}  # which judges what is there
+    return values | ({"parts": parts} if any(parts.values()) else {})
 
 
 def is_held(folder: Path) -> bool:
@@ -143,7 +144,7 @@ def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
             raise
         except BaseException as error:  # survives nothing: noted in the run's folder, then raised
             run.set_state("failed", error=f"{type(error).__name__}: {error}")
-            log.error("failed", exc_info=not isinstance(error, RagdistError))
+            log.error("failed", exc_info=isinstance(error, PartError) or not isinstance(error, RagdistError))
             raise
         finally:
             here.close()

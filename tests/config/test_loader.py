@@ -89,3 +89,28 @@ def test_fingerprint_changes_with_any_value():
     base = loader.load([])
     assert loader.load([]).fingerprint() == base.fingerprint()
     assert loader.load(["train.lora.rank=1"]).fingerprint() != base.fingerprint()
+
+
+def test_U8_settings_come_from_a_path_a_text_nested_values_or_several(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("train: {epochs: 3}\n")
+    wanted = loader.load([f"{file}"])
+    assert wanted.train.epochs == 3
+    for given in (str(file), file, [file], {"train": {"epochs": 3}}, {"train.epochs": 3}, "train.epochs=3"):
+        assert loader.load(given) == wanted
+    assert loader.load([file, {"train.epochs": 4}, "seed=2"]) == wanted.replaced({"train.epochs": 4, "seed": 2})
+
+
+def test_replaced_settings_are_checked_as_loaded_ones_and_the_old_ones_stay():
+    first = loader.load({"train.epochs": 3, "generator.train.learning_rate": 1e-4})
+    later = first.replaced({"train": {"examples_per_step": 8}, "corpus.folder": "documents"})
+    assert (later.train.epochs, later.train.examples_per_step, later.corpus.source) == (3, 8, "folder")
+    assert later.generator.train.learning_rate == 1e-4 and first.corpus.folder != "documents"
+    assert first.replaced("attacker", first.generator).attacker == first.generator
+    for changes, said in (
+        ({"train.epochz": 2}, "no such setting: 'train.epochz'; the nearest is 'train.epochs'"),
+        ({"train.epochs": "many"}, "train.epochs='many': wanted a number"),
+        ({"cluster.workers": 3}, "train.examples_per_step=16 must be a multiple"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            first.replaced(changes)

@@ -244,7 +244,7 @@ class Game:
     def forge_held_out(self, attacker: int) -> None:
         """Forgeries for the test questions by this version, for all versions from the same prompts."""
         # As many for a question as the attacked list shows.
-        settings = self.settings.replaced("atm.samples", self.settings.evaluation.forgeries)
+        settings = self.settings.unchecked("atm.samples", self.settings.evaluation.forgeries)
         self._each(self.attacker, forging.forge, f"test/forged-a{attacker}", self.test, 0, settings)
 
     def judge(self, version: int) -> None:

@@ -17,7 +17,6 @@ from ragdist.data import template_attack as template
 from ragdist.data.contexts import permuted
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.prompts import Showable, fit, golden_of, prompt, renderer
-from ragdist.data.retrieval import hybrid
 from ragdist.draws import draw, order_for, rng_for
 from ragdist.errors import ConfigError, DataError
 from ragdist.records import (
@@ -62,7 +61,7 @@ def open_questions(pipeline: Pipeline, split: Split) -> Rows[OpenQuestion]:
     inputs = {"contexts": pipeline.contexts.fingerprint, "chunks": pipeline.chunks.fingerprint}
     settings = {"split": split, **pipeline.settings.prompts.model_dump(include={"answer"})}
     if retrieved:
-        settings |= {"lists": "retrieved", **hybrid.ranked_by(pipeline.settings.retrieval, pipeline.embedder)}
+        settings |= {"lists": "retrieved", **pipeline.found_by}
 
     def produce() -> Counted[OpenQuestion]:
         trained = {context.question_id: context for context in pipeline.contexts} if split == "train" else {}
@@ -86,7 +85,7 @@ def open_questions(pipeline: Pipeline, split: Split) -> Rows[OpenQuestion]:
 def _retrieved(pipeline: Pipeline, split: Split) -> dict[str, Context]:
     """The best documents for each question, in their order, and which of them hold its answer."""
     asked = [question for question in pipeline.questions if question.split == split]
-    found = pipeline.retriever.search([question.text for question in asked], pipeline.settings.contexts.documents)
+    found = pipeline.finder.search([question.text for question in asked], pipeline.settings.contexts.documents)
     ids = [tuple(hit.chunk_id for hit in hits) for hits in found]
     return {
         question.id: Context(

@@ -203,8 +203,8 @@ class Duet:
         return {(case.condition, case.question_id): case.documents for case in cases}
 
     def _asking(self, conditions: Sequence[Condition]) -> Settings:
-        settings = self.settings.replaced("evaluation.conditions", tuple(conditions))
-        return settings.replaced("evaluation.perplexity", False)
+        settings = self.settings.unchecked("evaluation.conditions", tuple(conditions))
+        return settings.unchecked("evaluation.perplexity", False)
 
     def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:
         """The arbiters' own training, on what the sides say to questions that neither has seen; folders by role."""
@@ -325,7 +325,7 @@ class Duet:
         reciter = list(said["closed_book"].values())
         found = {**asked, RECITER: reciter, DISCOVERER: []}
         forged = by_question(self.pipeline.forgeries)
-        wrong = {key: tuple(dict.fromkeys(forgery.states for forgery in rows)) for key, rows in forged.items()}
+        wrong = {key: tuple(dict.fromkeys(filter(None, (row.states for row in rows)))) for key, rows in forged.items()}
         worth, form = list[ArbiterEffect](), self.settings.evaluation.normalise
         for condition in (condition for condition in said if condition != "closed_book"):
             discoverer = list(said[condition].values())
@@ -410,4 +410,4 @@ def _checked(settings: Settings) -> Settings:
             f"evaluation.conditions={list(settings.evaluation.conditions)} shows the discoverer no documents; "
             "add retrieved, oracle, absent or attacked"
         )
-    return settings.replaced("evaluation.conditions", ("closed_book", *others))
+    return settings.unchecked("evaluation.conditions", ("closed_book", *others))

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from ragdist.config import DuetConfig
 from ragdist.data import examples
 from ragdist.data.pipeline import Pipeline
-from ragdist.data.retrieval import hybrid
 from ragdist.draws import draw
 from ragdist.errors import ConfigError
 from ragdist.records import Chunk, Context, Example, Forgery, Question
@@ -75,11 +74,11 @@ class Trio:
         """The best `retrieval.count` chunks for each training question, best first."""
         pipeline, config = self.pipeline, self.settings.retrieval
         inputs = {"questions": pipeline.questions.fingerprint, "chunks": pipeline.chunks.fingerprint}
-        settings = {"count": config.count, **hybrid.ranked_by(config, pipeline.embedder)}
+        settings = {"count": config.count, **pipeline.found_by}
 
         def produce() -> Counted[Context]:
             asked = [question for question in pipeline.questions if question.split == "train"]
-            found = pipeline.retriever.search([question.text for question in asked], config.count)
+            found = pipeline.finder.search([question.text for question in asked], config.count)
             with_oracle = 0
             for question, hits in zip(asked, found, strict=True):
                 ids = tuple(hit.chunk_id for hit in hits)
