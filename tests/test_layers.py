@@ -38,7 +38,7 @@ MAY = {
     "doctor": {"tracking"},
     "players": GROUND | {"data", "lm", "local", "cluster", "teacher", "systems", "plan"},
     "sweeping": GROUND | {"players", "sweeps", "evaluation", "systems", "cluster"},
-    "results": GROUND | {"evaluation", "systems", "sweeps"},
+    "results": GROUND | {"evaluation", "systems", "sweeps", "lm"},
     "runs": GROUND
     | {"results", "players", "data", "evaluation", "systems", "cluster", "export", "plan", "sweeping", "kube"},
     "export": GROUND | {"data", "lm"},
