@@ -16,7 +16,7 @@ from ragdist.errors import PartError, RagdistError
 from ragdist.parts import Attack, Callback, Event, Metric, Parts, Retriever
 from ragdist.records import Chunk, Question
 from ragdist.results import Run, compare_runs, list_runs
-from ragdist.runs import answer, atm, audit, build, demo, duet, evaluate, export_data, export_model, raft, sweep
+from ragdist.runs import answer, atm, audit, build, demo, duet, evaluate, export_data, export_model, prompt, raft, sweep
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "export_model",
     "list_runs",
     "load",
+    "prompt",
     "raft",
     "sweep",
 ]

@@ -12,7 +12,7 @@ import io
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +20,12 @@ from typing import Any, Literal
 import yaml
 
 from ragdist.config import ModelConfig, Settings
+from ragdist.data import prompts
 from ragdist.errors import ConfigError, ModelError, StorageError
 from ragdist.storage.atomic import atomic_folder, copy_linked, read_json, translate_errors, write_json
+from ragdist.tracking import card
+from ragdist.tracking.card import CARD
 from ragdist.tracking.progress import say
-from ragdist.tracking.run import versions
 
 ModelForm = Literal["merged", "adapter"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
@@ -75,9 +77,9 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
         if form == "adapter" and base:
             adapter = half / "adapter_config.json"
             write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base, "revision": None})
-        readme = folder / "README.md"
+        readme = folder / CARD
         text = readme.read_text() if readme.exists() else "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
-        (half / "README.md").write_text(_card(text, form, base))
+        (half / CARD).write_text(_card(text, form, base))
     return {"form": form}
 
 
@@ -152,16 +154,38 @@ def publish(model: Path, target: Path, settings: Settings) -> None:
     if target.exists():
         return
     base = settings.generator.source or settings.model.source
-    made_by = {name: settings.model_dump(mode="json")[name] for name in ("model", "atm", "generator", "seed")}
-    made_with = "\n".join(f"- {name} {version}" for name, version in versions().items())
-    card = (
-        f"---\nbase_model: {base}\nlibrary_name: transformers\ntags: [ragdist, atm]\n---\n\nTuned by ragdist from "
-        f"`{base}` in {settings.atm.rounds} rounds against an attacker.\n\n## Settings\n\n```yaml\n"
-        f"{yaml.safe_dump(made_by, sort_keys=False).strip()}\n```\n\n## Versions\n\n{made_with}\n"
-    )
+    told = f"Tuned by ragdist from `{base}` in {settings.atm.rounds} rounds against an attacker."
     with atomic_folder(target) as half:
         copy_linked(model, half)
-        (half / "README.md").write_text(card)
+        (half / CARD).write_text(card.begun("ATM", base, told, settings, ("model", "atm", "generator", "seed")))
+
+
+def describe(model: Path, run: Path, settings: Settings, scores: Sequence[Mapping[str, Any]]) -> None:
+    """Writes into the card of a tuned model how it is asked and what it scored."""
+    from ragdist.lm.load import load_tokenizer
+
+    config, tokenizer = settings.prompts, load_tokenizer(settings.model.at(model))
+    wrapper, chat = prompts.wrapper_of(config), tokenizer.spoken
+    shown = [prompts.Shortened(f"{{title {number}}}", f"{{text {number}}}") for number in (1, 2)]
+    special = {str(token) for token in tokenizer.backend.added_tokens_decoder.values() if token.special}
+    asking = card.Asking(
+        example=prompts.renderer("{question}", tokenizer, config)(shown),
+        config=config,
+        instructions=prompts.instructions(config),
+        marks=wrapper.marks.pattern,
+        between=wrapper.between.pattern if wrapper.between else "",
+        joiner=wrapper.joiner,
+        words=tuple(word for word in tokenizer.harmless.words if word not in special),
+        breaker=tokenizer.harmless.joiner,
+        chat=chat is not None,
+        folded=bool(chat and chat.folded),
+        parts=bool(chat and chat.parts),
+        begin=tokenizer.chat("x").removesuffix("x\n"),
+        max_tokens=settings.model.max_tokens,
+        answer_tokens=settings.answer_tokens,
+        end=tokenizer.end,
+    )
+    card.conclude(model, str(run), asking, scores)
 
 
 @contextlib.contextmanager

@@ -36,17 +36,23 @@ def pipeline(settings: Settings, own: Parts = NO_PARTS) -> Iterator[Pipeline]:
     """The data pipeline of these settings, with all whom it may ask, and what the user gave. A ConfigError where the
     settings name a part that is not given."""
     from ragdist.data.pipeline import Pipeline
-    from ragdist.lm.load import load_tokenizer
 
     store = Store(Path(settings.run.folder) / "data")
-    tokenizer, asked = load_tokenizer(settings.model), teacher(settings)
-    note_tokenizer(store.folder, settings.model, tokenizer.fingerprint)
+    codec, asked = tokenizer(settings), teacher(settings)
+    note_tokenizer(store.folder, settings.model, codec.fingerprint)
     with mapper(settings) as mapping:
         try:
-            yield Pipeline(settings, store, tokenizer, mapping, teacher=asked, embedder=embedder(settings), parts=own)
+            yield Pipeline(settings, store, codec, mapping, teacher=asked, embedder=embedder(settings), parts=own)
         finally:
             if asked:
                 asked.close()
+
+
+def tokenizer(settings: Settings) -> Tokenizer:
+    """The model's own."""
+    from ragdist.lm.load import load_tokenizer
+
+    return load_tokenizer(settings.model)
 
 
 def embedder(settings: Settings) -> Embedder | None:
@@ -78,10 +84,8 @@ def teacher(settings: Settings) -> Teacher | None:
 
 @contextmanager
 def _open_teacher(settings: Settings, folder: Path) -> Iterator[tuple[Answerer, Tokenizer]]:
-    from ragdist.lm.load import load_tokenizer
-
     with answerers(settings, folder, heeds=False).open(settings.model.source) as answerer:
-        yield answerer, load_tokenizer(settings.model)
+        yield answerer, tokenizer(settings)
 
 
 def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answerers:

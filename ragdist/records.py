@@ -233,6 +233,8 @@ class Prediction:
     """Whether retrieval found an oracle; None in other conditions and where no oracle is known."""
     quotes_valid: bool | None = None
     """Whether all its quotes stand in the documents shown; None where it quotes nothing."""
+    cites_oracle: bool | None = None
+    """Whether it cites oracles and nothing else; None where no oracle is shown, and where answers cite nothing."""
     ended: bool
     """False when the limit of new tokens cut the answer off."""
     cut_tokens: int

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from ragdist.cluster.submit import Submission
     from ragdist.data.audit import Audit
     from ragdist.data.pipeline import Pipeline
+    from ragdist.data.prompts import Document
     from ragdist.data.sources.check import QuestionCount
     from ragdist.data.starter import Machine
+    from ragdist.evaluation.kept_answers import KeptAnswer
+    from ragdist.evaluation.report import Report
     from ragdist.export import Exported
     from ragdist.kube.pods import KubeJob
     from ragdist.plan.fits import Problem
@@ -43,7 +46,9 @@ if TYPE_CHECKING:
     from ragdist.plan.workload import Here
     from ragdist.serving.service import Answer, Service
     from ragdist.sweeping import Swept
+    from ragdist.systems.atm.report import Rounds
     from ragdist.systems.atm.run import AtmOutcome
+    from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.timeline import Timeline
 
 SERVED = ("serve.", "retrieval.", "evaluation.", "duet.arbiter", "duet.abstain_below", "cluster.", "kube.", "teacher.")
@@ -90,7 +95,8 @@ def raft(
         _note_documents(run, pipeline)
         with span("audit"):
             run.write_json("audit.json", auditing.as_json(_audited(pipeline, settings)))
-        return Run(run.folder, outcome.model, outcome.report, results.conclude(run, outcome.report, outcome.answers))
+        summary = _conclude(run, outcome.report, outcome.answers, [outcome.model])
+        return Run(run.folder, outcome.model, outcome.report, summary)
 
 
 def atm(
@@ -126,7 +132,8 @@ def atm(
         publish(outcome.generator, run.folder / "model", settings)
         idle = {group: round(timeline.idle_share(group), 3) for group in timeline.groups}
         report = replace(outcome.report, idle_share=idle)
-        return Run(run.folder, run.folder / "model", report, results.conclude(run, report, outcome.answers))
+        model = run.folder / "model"
+        return Run(run.folder, model, report, _conclude(run, report, outcome.answers, [model]))
 
 
 def duet(
@@ -164,8 +171,20 @@ def duet(
         outcome = system.run(pipeline, players.cast(settings, pipeline, run.folder), run.folder, settings)
         _note_documents(run, pipeline)
         report = DuetReport(outcome.report, outcome.worth)
-        summary = results.conclude(run, report, outcome.answers)
+        summary = _conclude(run, report, outcome.answers, system.sides_of(outcome.models))
         return Run(run.folder, outcome.models[DISCOVERER], report, summary)
+
+
+def _conclude(
+    run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequence[KeptAnswer], models: Iterable[Path]
+) -> dict[str, Any]:
+    """What `results.conclude` returns; the cards of these models say how they are asked and what they scored."""
+    from ragdist import export
+
+    summary = results.conclude(run, report, answers)
+    for model in models:
+        export.describe(model, run.folder, run.settings, summary["scores"])
+    return summary
 
 
 def answer(question: str, folder: Path, retriever: Retriever | None = None) -> Answer:
@@ -186,7 +205,8 @@ def serving(folder: Path, overrides: Sequence[str] = (), retriever: Retriever | 
         retriever: finds what is shown, where the run was made with one of the user's own; what it finds is not kept.
 
     Raises:
-        ConfigError: the folder holds no finished run, the run was made with another retriever, or an override changes what it was trained for.
+        ConfigError: the folder holds no finished run, or one of another retriever, or an override changes what it was
+            trained for.
     """
     with players.service(folder, serving_settings(folder, overrides), retriever) as service:
         yield service
@@ -256,6 +276,39 @@ def _note_documents(run: RunFolder, pipeline: Pipeline) -> None:
     from ragdist.serving import library
 
     library.note(run.folder, pipeline)
+
+
+def prompt(question: str, documents: Sequence[Document], run: Run | Settings | Path | str) -> str:
+    """The very text that a run's model is trained on and asked, in its chat template; an answer comes next.
+
+    Documents are cut to fit beside an answer into `model.max_tokens`, as in evaluation. Its tokens are those of the
+    text with no special token added (`add_special_tokens=False`).
+
+    Args:
+        question: in words.
+        documents: in the order they are shown: texts, pairs (title, text), or dicts with text and perhaps title; an
+            empty list is the closed book.
+        run: a run or its folder, or settings.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        DataError: a document is none of these, or the question is too long.
+    """
+    from ragdist.data import prompts
+
+    settings = run if isinstance(run, Settings) else _settings_of(Path(run.folder if isinstance(run, Run) else run))
+    shown = [prompts.shown_as(document) for document in documents]
+    limit, room = settings.model.max_tokens, settings.answer_tokens
+    return prompts.prompt_text(question, shown, players.tokenizer(settings), settings.prompts, limit, room)
+
+
+def _settings_of(folder: Path) -> Settings:
+    """Those that a run kept, its tuned model's tokenizer being that of `model.source`."""
+    if not (folder / "settings.yaml").exists():
+        raise ConfigError(f"{folder} holds no run; name one as `ragdist runs` lists it, or give settings")
+    settings = load_kept(folder / "settings.yaml")
+    tuned = folder / "model"
+    return settings.unchecked("model", settings.model.at(tuned)) if tuned.is_dir() else settings
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:

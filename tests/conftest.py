@@ -29,6 +29,7 @@ NEEDS = {
         *("teacher/test_local.py", "teacher/test_endpoint.py"),
         *(
             "test_answer_tokens.py",
+            "test_card.py",
             "test_cli.py",
             "test_docs_run.py",
             "test_export.py",
@@ -50,6 +51,7 @@ NEEDS = {
         "data/sources/test_corpus.py::test_documents_are_the_same_for_any_mapper",
         "data/test_export.py::test_card_of_a_benchmark_says_what_the_benchmark_says_of_itself",
         "data/test_prompts.py::test_user_text_with_any_documents_parses_back",
+        "data/test_prompts.py::test_document_cannot_close_its_wrapper_or_be_another",
         "evaluation/test_apicalls.py::test_every_own_answer_of_apibench_is_right_and_an_invented_name_is_made_up",
         "plan/test_seats.py::test_this_machine_is_as_psutil_sees_it",
         "systems/atm/test_forging.py::test_forgery_begins_as_any_listed_document_with_equal_chance_and_one_for_all_samples",

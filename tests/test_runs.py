@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import ragdist
 from ragdist import results, runs
 from ragdist.config import loader
+from ragdist.lm.load import load_tokenizer
 from tests import tiny
 from tests.tracking import world
 
@@ -67,6 +69,22 @@ def test_raft_run_leaves_model_scores_and_state(finished):
     losses = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in losses if row["phase"] == "train" and "loss" in row]
     assert len(losses) == 5 and losses[-1] < losses[0]
+
+
+def test_prompt_has_the_tokens_of_every_case_and_the_card_says_it(finished, arguments):
+    made = dict(runs.build(loader.load(arguments)))
+    chunks, questions = ({row.id: row for row in made[name]} for name in ("chunks", "questions"))
+    kept = next((finished.folder.parent / "data").glob("cases-*/rows.jsonl"))
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    rows = [row for row in rows if set(row["document_ids"]) <= chunks.keys()][::7]
+    assert {row["condition"] for row in rows} >= {"closed_book", "oracle", "retrieved"}
+    tokenizer = load_tokenizer(loader.load(arguments).model)
+    for row in rows:
+        documents = [(chunks[i].title, chunks[i].text) for i in row["document_ids"]]
+        text = ragdist.prompt(questions[row["question_id"]].text, documents, finished.folder)
+        assert tokenizer.encode(text).ids == row["tokens"]
+    card = (finished.model / "README.md").read_text()
+    assert "## The prompt" in card and "| RAFT | oracle | 12 |" in card
 
 
 def test_tensorboard_shows_the_curve_and_the_scores(finished):

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from ragdist.config.block import SettingsBlock
 from ragdist.config.data import (
+    AnswerStyle,
     ChunksConfig,
     ColumnsConfig,
     ContextsConfig,
@@ -44,7 +45,7 @@ from ragdist.config.training import (
     TrainConfig,
 )
 
-PLAIN_TOKENS, REASONED_TOKENS = 32, 256
+PLAIN_TOKENS, LONGER_TOKENS = 32, {"reasoned": 256, "sentence": 96, "cited": 48}
 """Longest answer where `evaluation.max_new_tokens` says nothing."""
 DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 """Those of `duet` that are tuned."""
@@ -121,8 +122,8 @@ class Settings(SettingsBlock):
     @property
     def answer_tokens(self) -> int:
         """Tokens that a model may answer with: `evaluation.max_new_tokens`, or what `prompts.answer` needs."""
-        reasoned = max(PLAIN_TOKENS, min(REASONED_TOKENS, self.model.max_tokens // 2))
-        return self.evaluation.max_new_tokens or (reasoned if self.prompts.answer == "reasoned" else PLAIN_TOKENS)
+        most = LONGER_TOKENS.get(self.prompts.answer, PLAIN_TOKENS)
+        return self.evaluation.max_new_tokens or max(PLAIN_TOKENS, min(most, self.model.max_tokens // 2))
 
     @property
     def training(self) -> dict[str, TrainConfig]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os.path
 import re
+import string
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -291,6 +293,17 @@ class ContextsConfig(SettingsBlock):
     """A question with more oracles than `documents`: left out of training and test (counted), or an error."""
 
 
+AnswerStyle = Literal["plain", "sentence", "reasoned", "cited"]
+DOCUMENT = "<DOCUMENT>{title}\n{text}</DOCUMENT>"
+NUMBERED = DOCUMENT.replace("<DOCUMENT>", "<DOCUMENT {number}>")
+PLACES = {
+    "document": (("text",), ("title", "number")),
+    "question": (("documents", "question"), ("instruction",)),
+    "question_closed": (("question",), ("instruction",)),
+}
+"""Of each template of `prompts`: what it must show, what it may show."""
+
+
 class PromptsConfig(SettingsBlock):
     """How questions and answers are worded."""
 
@@ -298,13 +311,90 @@ class PromptsConfig(SettingsBlock):
     """System message, where documents are shown."""
     system_closed: str = "You answer questions."
     """System message, where none is shown (closed book)."""
-    answer: Literal["plain", "reasoned"] = "plain"
-    """plain: the answer alone; reasoned: reasoning with quotes, then `<ANSWER>: ...`, for rows that have reasoning."""
+    document: str = DOCUMENT
+    """A document; {title} (on one line), {text} and {number} (from 1, in the order shown) are filled in, {{ and }} are
+    braces. What in a document looks like these words or like `prompts.separator` is broken by a backslash."""
+    separator: str = "\n"
+    """Stands between two documents."""
+    question: str = "{documents}\n\nQuestion: {question}\n{instruction}"
+    """The user's message; {documents}, {question} and {instruction} are filled in."""
+    question_closed: str = "Question: {question}\n{instruction}"
+    """The same where no document is shown."""
+    instruction: str = ""
+    """How to answer; empty is the sentence of `prompts.answer`."""
+    instruction_closed: str = ""
+    """The same where no document is shown."""
+    answer: AnswerStyle = "plain"
+    """plain: the answer alone; sentence: the data's reasoned answer without quote marks as one paragraph, for rows that
+    have one; reasoned: reasoning with quotes, then `<ANSWER>: ...`, likewise; cited: the answer and the numbers of the
+    documents that hold it (`Delhi [2]`), for which `prompts.document` gets a {number} unless it is set."""
     invalid_quotes: Literal["drop", "keep"] = "drop"
     """reasoned: a row whose quote is not in its oracle is dropped from training, or kept; counted either way."""
     cut_answers: Literal["keep", "drop"] = "keep"
     """What becomes of a training row whose golden documents, cut to fit `model.max_tokens`, no longer show the answer
     or a quote of the reasoning: kept, or left out before the P% is drawn; counted either way."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _citations_have_numbers(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("answer") != "cited":
+            return values
+        return values | {"document": NUMBERED} if values.get("document", DOCUMENT) == DOCUMENT else values
+
+    @model_validator(mode="after")
+    def _templates_are_whole(self) -> PromptsConfig:
+        for name, (needed, possible) in PLACES.items():
+            cited = ("number",) if name == "document" and self.answer == "cited" else ()
+            if why := _unfit(getattr(self, name), (*needed, *cited), possible):
+                raise ValueError(f"prompts.{name}={getattr(self, name)!r} {why}")
+        if "\\" in self.document + self.separator:
+            raise ValueError(
+                "prompts.document and prompts.separator must hold no backslash, which breaks their words within a "
+                "document; take it out (for the end of a line in YAML, write the value in double quotes)"
+            )
+        head, *_, tail = pieces(self.document)
+        if len((tail + self.separator + head).replace(NUMBER, "")) < 2:
+            raise ValueError(
+                f"prompts.separator={self.separator!r} and prompts.document={self.document!r} put less than two signs "
+                "between two documents, which a document could hold itself; put more there"
+            )
+        return self
+
+    def named(self) -> dict[str, Any]:
+        """What names stages and runs: all values, less those that were no settings once and say what was so then."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name not in WORDING or value != fields[name].default
+        }
+
+
+NUMBER = "\1"
+"""Stands for a document's number in `pieces`."""
+WORDING = {*PLACES, "separator", "instruction", "instruction_closed"}
+
+
+def _unfit(template: str, needed: Sequence[str], possible: Sequence[str]) -> str:
+    """What is wrong with a template; empty for nothing."""
+    places = ", ".join(f"{{{name}}}" for name in dict.fromkeys((*needed, *possible)))
+    try:
+        found = [field for _, *field in string.Formatter().parse(template) if field[0] is not None]
+    except ValueError as error:
+        return f"is no template ({error}); write {{{{ and }}}} for braces, and {places} for what is filled in"
+    names = [name for name, *_ in found]
+    if wrong := [name for name, form, change in found if name not in (*needed, *possible) or form or change]:
+        return f"has {{{wrong[0]}}}, which is none of {places}; write {{{{ and }}}} for braces"
+    if missing := [name for name in needed if names.count(name) != 1]:
+        return f"must have {{{missing[0]}}} once; put it where it belongs"
+    return ""
+
+
+def pieces(template: str) -> list[str]:
+    """The words of a template before, between and after what is filled in, a document's number as NUMBER."""
+    parsed = [(words, place) for words, place, *_ in string.Formatter().parse(template)]
+    whole = "".join(words + {None: "", "number": NUMBER}.get(place, "\0") for words, place in parsed)
+    return whole.split("\0")
 
 
 class PartsConfig(SettingsBlock):

@@ -258,8 +258,8 @@ class EvaluationConfig(SettingsBlock):
     before: bool = True
     """Evaluate the untuned model too."""
     max_new_tokens: int = Field(0, ge=0)
-    """Longest answer, in tokens; 0 goes by `prompts.answer`: 32 for plain answers; for reasoned ones 256, or half of
-    `model.max_tokens` where that is less."""
+    """Longest answer, in tokens; 0 goes by `prompts.answer`: 32 for plain answers, 48 for cited ones, 96 for a
+    sentence, 256 for reasoned ones, or half of `model.max_tokens` where that is less."""
     tokens_per_batch: int = Field(8192, ge=64)
     """Padded prompt tokens of one forward pass when writing or reading; a card of 80 GB has room for some 32768."""
     normalise: Literal["squad", "unicode"] = "squad"

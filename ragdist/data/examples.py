@@ -23,8 +23,8 @@ def example(
 ) -> Example:
     """The training row of a question with these documents; what is too long loses document text only. A DataError if
     question and target alone are too long."""
-    answer = [*tokenizer.encode(target(question, prompts)).ids, tokenizer.end]
-    oracles = (at for at, chunk in enumerate(documents) if chunk.id in question.oracle_ids)
+    oracles = [at for at, chunk in enumerate(documents) if chunk.id in question.oracle_ids]
+    answer = [*tokenizer.encode(target(question, prompts, oracles)).ids, tokenizer.end]
     asked = prompt(
         question.text,
         documents,
@@ -52,8 +52,10 @@ def from_row(
 
 
 def quotes_valid(question: Question, chunks: Mapping[str, Chunk], prompts: PromptsConfig) -> bool:
-    """Whether the target quotes word for word from the oracles; plain answers quote nothing."""
-    return prompts.answer == "plain" or quotes_hold(question.reasoning, [chunks[i].text for i in question.oracle_ids])
+    """Whether the target quotes word for word from the oracles; answers that are not reasoned quote nothing."""
+    return prompts.answer != "reasoned" or quotes_hold(
+        question.reasoning, [chunks[i].text for i in question.oracle_ids]
+    )
 
 
 def siblings(contexts: Rows[Context], stage: Stage, store: Store) -> list[Sibling]:

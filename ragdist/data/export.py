@@ -177,7 +177,10 @@ def _counted(found: Iterable[ExportRow], split: Split, counts: Counts) -> Iterat
 
 def _shaped(row: ExportRow, form: Form, config: PromptsConfig, stop: str) -> dict[str, Any]:
     question, documents = row.question, row.documents
-    asked, target = prompts.user_text(question.text, documents, config), prompts.target(question, config)
+    asked, target = (
+        prompts.user_text(question.text, documents, config),
+        prompts.target(question, config, row.context.oracle_positions),
+    )
     if form == "completion":
         return {"prompt": asked, "completion": target + stop}
     if form == "chat":

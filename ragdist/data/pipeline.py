@@ -279,7 +279,7 @@ class Pipeline:
         """The rows of these contexts; those that are in `rendered` or in a stage of another P are taken from there."""
         limit = self.settings.model.max_tokens
         inputs = {"contexts": shown.fingerprint, "chunks": self.chunks.fingerprint}
-        settings = {**config.model_dump(), "max_tokens": limit, "codec": self.tokenizer.fingerprint}
+        settings = {**config.named(), "max_tokens": limit, "codec": self.tokenizer.fingerprint}
         stage = Stage("examples", inputs, settings, version=matching.VERSION)
 
         def produce() -> Counted[Example]:

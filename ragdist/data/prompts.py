@@ -11,10 +11,12 @@ one line on how to answer
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
-from ragdist.config import PromptsConfig
+from ragdist.config import AnswerStyle, PromptsConfig
+from ragdist.config.data import NUMBER, pieces
 from ragdist.data.matching import contains, quoted_in, verbatim, words
 from ragdist.data.questions import LABELS
 from ragdist.data.thoughts import without_thoughts
@@ -23,11 +25,20 @@ from ragdist.records import OpenQuestion, Prompt, Question
 from ragdist.roles import Tokenizer
 
 PLAIN = "Give only the shortest exact answer."
+SENTENCE = "Answer in one sentence."
+CITED = "Give only the shortest exact answer, then the number of each document that holds it in brackets: Delhi [2]."
 REASONED = (
     "Reason first, with ##begin_quote## exact words of a document ##end_quote##, "
     "then end with <ANSWER>: and the shortest exact answer."
 )
 REASONED_CLOSED = "Reason first, then end with <ANSWER>: and the shortest exact answer."
+HOW = {
+    "plain": (PLAIN, PLAIN),
+    "sentence": (SENTENCE, SENTENCE),
+    "reasoned": (REASONED, REASONED_CLOSED),
+    "cited": (CITED, PLAIN),
+}
+"""How to answer by `prompts.answer`: with documents, without."""
 SUMMARY = (
     "One of the two answers may be wrong. Give only the shortest exact answer to the question; "
     "when unsure, the one from documents."
@@ -36,6 +47,7 @@ SUMMARY = (
 _MARK = re.compile(r"##(begin|end)_quote##")
 ANSWER_TAG = re.compile(r"<answer>\s?[:\uff1a]|##\s?answer\s?[:\uff1a]", re.IGNORECASE)
 _STOP = re.compile(r"<stop>", re.IGNORECASE)
+_CITATIONS = re.compile(r"(?:\s*\[\d+(?:\s*,\s*\d+)*\])+[.\u3002]?\s*$")
 
 
 class Showable(Protocol):
@@ -53,6 +65,10 @@ class Shortened(NamedTuple):
 
     title: str
     text: str
+
+
+Document = str | Mapping[str, Any] | Sequence[str]
+"""A text; {"title": ..., "text": ...}, whose title may be absent; a pair of title and text."""
 
 
 class Golden(NamedTuple):
@@ -105,6 +121,38 @@ def prompt(
     return fit(documents, (render,), tokenizer, id=id, max_tokens=max_tokens, room=room, golden=golden)[0]
 
 
+def prompt_text(
+    question: str,
+    documents: Sequence[Showable],
+    tokenizer: Tokenizer,
+    config: PromptsConfig,
+    max_tokens: int,
+    room: int,
+) -> str:
+    """The text whose tokens `prompt` gives; raises as it does."""
+    render = renderer(question, tokenizer, config)
+    return render(_fitted(documents, (render,), tokenizer, id=question, max_tokens=max_tokens, room=room).shown)
+
+
+def shown_as(document: Document) -> Shortened:
+    """A document in any of its forms.
+
+    Raises:
+        DataError: it is something else.
+    """
+    match document:
+        case str():
+            return Shortened("", document)
+        case {"text": str(text), **more} if isinstance(title := more.get("title", ""), str):
+            return Shortened(title, text)
+        case [str(title), str(text)]:
+            return Shortened(title, text)
+    raise DataError(
+        f"a document is {type(document).__name__} {document!r:.60}; give a text, a pair (title, text), or a dict with "
+        "text and perhaps title"
+    )
+
+
 def renderer(question: str, tokenizer: Tokenizer, config: PromptsConfig) -> Callable[[Sequence[Showable]], str]:
     """What makes the whole text of a prompt of the documents that are shown with this question."""
 
@@ -136,15 +184,40 @@ def fit(
     and in which order. A DataError if one does not fit even without the documents' text.
     """
 
+    fitted = _fitted(documents, renders, tokenizer, id=id, max_tokens=max_tokens, room=room)
+    bodies, cut = ([f"{_line(one.title)}\n{one.text}" for one in shown] for shown in (documents, fitted.shown))
+    lost = golden is not None and answer_cut(golden, bodies, cut)
+    pairs = zip(fitted.whole, fitted.ids, strict=True)
+    return [Prompt(id=id, tokens=tuple(now), cut_tokens=len(was) - len(now), cut_answer=lost) for was, now in pairs]
+
+
+class Fitted(NamedTuple):
+    """Documents as they fit, and the tokens of each prompt with them, whole and cut."""
+
+    shown: Sequence[Showable]
+    whole: list[list[int]]
+    ids: list[list[int]]
+
+
+def _fitted(
+    documents: Sequence[Showable],
+    renders: Sequence[Callable[[Sequence[Showable]], str]],
+    tokenizer: Tokenizer,
+    *,
+    id: str,
+    max_tokens: int,
+    room: int,
+) -> Fitted:
     def encode(shown: Sequence[Showable]) -> list[list[int]]:
         return [tokenizer.encode(render(shown)).ids for render in renders]
 
     def excess() -> int:
         return max(map(len, ids)) + room - max_tokens
 
-    ids = whole = encode(documents)
+    shown, ids = documents, encode(documents)
+    whole = ids
     if excess() <= 0:
-        return [Prompt(id=id, tokens=tuple(one)) for one in whole]
+        return Fitted(shown, whole, ids)
     bodies = [f"{_line(document.title)}\n{document.text}" for document in documents]
     starts = [[start for start, _ in tokenizer.encode(body).offsets] for body in bodies]
     kept = [len(tokens) for tokens in starts]
@@ -157,10 +230,9 @@ def fit(
         # Cutting moves token borders, so the new prompt can be some tokens longer than reckoned: cut again.
         kept = _level(kept, over)
         cut = [_cut(*body) for body in zip(bodies, starts, kept, strict=True)]
-        ids = encode([Shortened(title, text) for title, _, text in (body.partition("\n") for body in cut)])
-    lost = golden is not None and answer_cut(golden, bodies, cut)
-    pairs = zip(whole, ids, strict=True)
-    return [Prompt(id=id, tokens=tuple(now), cut_tokens=len(was) - len(now), cut_answer=lost) for was, now in pairs]
+        shown = [Shortened(title, text) for title, _, text in (body.partition("\n") for body in cut)]
+        ids = encode(shown)
+    return Fitted(shown, whole, ids)
 
 
 def answer_cut(golden: Golden, whole: Sequence[str], cut: Sequence[str]) -> bool:
@@ -189,16 +261,80 @@ def _stands(span: str, texts: Iterable[str]) -> bool:
 
 def user_text(question: str, documents: Sequence[Showable], config: PromptsConfig) -> str:
     """The user's message: documents, question, how to answer."""
-    how = PLAIN
-    if config.answer == "reasoned":
-        how = REASONED if documents else REASONED_CLOSED
-    blocks = [block(document) for document in documents]
-    return "".join(blocks) + "\n" * bool(blocks) + f"Question: {question}\n{how}"
+    how, closed = instructions(config)
+    if not documents:
+        return config.question_closed.format(question=question, instruction=closed)
+    wrapper = wrapper_of(config)
+    blocks = [wrapper.block(document, number) for number, document in enumerate(documents, start=1)]
+    shown = config.separator.join(blocks)
+    return config.question.format(documents=shown, question=question, instruction=how)
+
+
+def instructions(config: PromptsConfig) -> tuple[str, str]:
+    """How to answer, with documents and without."""
+    how, closed = HOW[config.answer]
+    return config.instruction or how, config.instruction_closed or closed
+
+
+class Wrapper(NamedTuple):
+    """What stands around a document, and what of a document would look like it."""
+
+    template: str
+    marks: re.Pattern[str]
+    """In title and text: a backslash is put behind each match, which is the first sign of words of the wrapper."""
+    between: re.Pattern[str] | None
+    """Where no words are between two documents: the beginning within a document of the blanks, perhaps around one sign,
+    that are. Blanks alone are stripped off a document."""
+    joiner: str
+    """Is put behind `between`."""
+
+    def block(self, document: Showable, number: int) -> str:
+        """One document as it stands in a prompt."""
+        title, text = (self.marks.sub(r"\g<0>\\", words) for words in (_line(document.title), document.text))
+        whole = self.template.format(title=title, text=text, number=number)
+        if not self.between:
+            return whole
+        whole = whole.strip() if self.joiner == " " else whole
+        return self.between.sub(lambda sign: sign[0] + self.joiner, whole)
+
+
+def wrapper_of(config: PromptsConfig) -> Wrapper:
+    """How documents are shown by these settings."""
+    return _wrapper(config.document, config.separator, config.question)
+
+
+@lru_cache
+def _wrapper(document: str, separator: str, question: str) -> Wrapper:
+    head, *inner, tail = pieces(document)
+    around = [word for piece in (head, tail, separator) for word in _words(piece)]
+    found = [*around, *(word for piece in inner for word in _words(piece))]
+    if not _words(tail):  # what comes after the last document would end it
+        found += _words(pieces(question.partition("{documents}")[2])[0])
+    joined = tail + separator + head
+    on_lines = (tail + separator).rstrip(" \t").endswith("\n")
+    marks = "|".join(_begins(word, on_lines) for word in dict.fromkeys(found)) or "(?!)"
+    between = None if around else re.compile(_begins(joined, False))
+    return Wrapper(document, re.compile(marks, re.MULTILINE), between, "\\" if joined.strip() else " ")
+
+
+def _words(piece: str) -> list[str]:
+    """Of what stands around a text, each line that is more than one sign."""
+    lines = map(str.strip, piece.splitlines())
+    return [line for line in lines if len(line) > 1]
+
+
+def _begins(word: str, on_lines: bool) -> str:
+    """The first sign of a word that is whole or was broken before; a number alone is one at the start of a line."""
+    first, rest = (re.escape(part).replace(NUMBER, digits) for part, digits in ((word[0], r"\d"), (word[1:], r"\d+")))
+    if word[0] != NUMBER:
+        return rf"{first}(?=\\*{rest})"
+    start = r"(?:^|[\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*" if on_lines else ""
+    return rf"{start}\d(?=\\*\d*{rest})"
 
 
 def block(document: Showable) -> str:
-    """One document as it stands in a prompt; what looks like a delimiter in it is escaped."""
-    return f"<DOCUMENT>{_escape(_line(document.title))}\n{_escape(document.text)}</DOCUMENT>\n"
+    """One document as teachers and attackers are shown it, in the wrapper that `prompts.document` has by default."""
+    return wrapper_of(PromptsConfig()).block(document, 1) + "\n"
 
 
 def right_answer(question: Question) -> str:
@@ -206,23 +342,37 @@ def right_answer(question: Question) -> str:
     return ", ".join(question.answers) if question.all_answers_required else question.answers[0]
 
 
-def target(question: Question, config: PromptsConfig) -> str:
-    """What the model learns to answer: the same with the oracle shown and without.
+def target(question: Question, config: PromptsConfig, golden: Sequence[int] = ()) -> str:
+    """What the model learns to answer: the same with the oracle shown and without, but for its citations.
 
-    The tag stands before the answer in every reasoned target, also where the data has no reasoning.
+    The tag stands before the answer in every reasoned target, also where the data has no reasoning; a sentence is the
+    short answer there. `golden` are indexes of the golden documents among those shown.
     """
     answer = right_answer(question)
+    if config.answer == "sentence":
+        return " ".join(_MARK.sub("", question.reasoning).split()) or answer
+    if config.answer == "cited":
+        return f"{answer} {''.join(f'[{at + 1}]' for at in sorted(golden))}".rstrip()
     if config.answer == "plain":
         return answer
     return f"{question.reasoning.strip()}\n<ANSWER>: {answer}".lstrip()
 
 
-def extract(text: str) -> Extracted:
+def citations(text: str) -> tuple[int, ...]:
+    """Numbers of the documents that an answer cites at its end. Example: (2,) of "Delhi [2]"."""
+    found = _CITATIONS.search(without_thoughts(text).text)
+    return tuple(map(int, re.findall(r"\d+", found[0]))) if found else ()
+
+
+def extract(text: str, style: AnswerStyle = "plain") -> Extracted:
     """What follows the last answer tag, to the end of its line; without a tag, the last line that is not empty.
 
-    Thoughts of a reasoning model are no part of it; where they have no end, there is no answer.
+    Thoughts of a reasoning model are no part of it; where they have no end, there is no answer. Nor are citations where
+    answers are cited.
     """
     text = without_thoughts(text).text
+    if style == "cited":
+        text = _CITATIONS.sub("", text)
     tags = list(ANSWER_TAG.finditer(text))
     said = _STOP.split(text[tags[-1].end() :] if tags else text)[0].strip()
     lines = said.splitlines() or [""]
@@ -273,7 +423,3 @@ def _cut(body: str, starts: Sequence[int], keep: int) -> str:
 
 def _line(title: str) -> str:
     return " ".join(title.splitlines())
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"<(\\*/?DOCUMENT>)", r"<\\\1", text)

@@ -75,7 +75,7 @@ def ask_cases(
         StorageError: `folder` cannot be written, or its disk is full.
     """
     asked_of = {question.id: question for question in questions}
-    reasoned, form = settings.prompts.answer == "reasoned", settings.evaluation.normalise
+    style, form = settings.prompts.answer, settings.evaluation.normalise
     made_by = made_of(label, sources, cases, questions, settings)
     path, same = _path(folder, label), _by_prompt(cases)
     with AppendLog(path, made_by) as journal, Bar(f"asking {label}", len(cases), "prompts") as bar:
@@ -86,7 +86,7 @@ def ask_cases(
         prompts_of = [group[0].prompt for group in same.values()] if len(done) < len(same) else []
         for written in write(answerer, prompts_of, settings.answer_tokens, settings.seed, done):
             pairs = [(case, text) for text in written for case in same[text.prompt_id] if case.id not in predicted]
-            new = {c.id: judge(label, c, asked_of[c.question_id], text, reasoned, form) for c, text in pairs}
+            new = {c.id: judge(label, c, asked_of[c.question_id], text, style, form) for c, text in pairs}
             journal.add([as_row(prediction) for prediction in new.values()])
             predicted |= new
             tally += Tally.of(map(score_of, new.values()))

@@ -96,7 +96,7 @@ def kept_cases(
     """
     forged = list(forgeries)
     inputs = {"questions": digest(questions), "forgeries": digest(forged)}
-    read: dict[str, Any] = {name: getattr(settings, name).model_dump(mode="json") for name in ("contexts", "prompts")}
+    read: dict[str, Any] = {"contexts": settings.contexts.model_dump(mode="json"), "prompts": settings.prompts.named()}
     read |= settings.evaluation.model_dump(mode="json", include=ASKED) | {"documents": settings.retrieval.count}
     room = {"max_tokens": settings.model.max_tokens, "answer_tokens": settings.answer_tokens, "seed": settings.seed}
     stage = Stage("cases", inputs, {**read, **room, "made_by": dict(made_by)}, version=VERSION + answers.VERSION)
@@ -214,7 +214,9 @@ def _case(
     tokenizer: Tokenizer,
     settings: Settings,
 ) -> Case:
-    answer = (*tokenizer.encode(prompts.target(replace(question, reasoning=""), settings.prompts)).ids, tokenizer.end)
+    asked = replace(question, reasoning="")
+    oracles = [at for at, document in enumerate(shown) if document.id in question.oracle_ids]
+    answer = (*tokenizer.encode(prompts.target(asked, settings.prompts, oracles)).ids, tokenizer.end)
     name = f"{condition}/{question.id}"
     prompt = prompts.prompt(
         question.text,
@@ -224,17 +226,14 @@ def _case(
         id=name,
         max_tokens=settings.model.max_tokens,
         room=max(settings.answer_tokens, len(answer)),
-        golden=prompts.golden_of(
-            replace(question, reasoning=""),
-            (at for at, document in enumerate(shown) if document.id in question.oracle_ids),
-        ),
+        golden=prompts.golden_of(asked, oracles),
     )
     return Case(
         id=name,
         condition=condition,
         question_id=question.id,
         documents=shown,
-        oracle_ids=tuple(document.id for document in shown if document.id in question.oracle_ids),
+        oracle_ids=tuple(shown[at].id for at in oracles),
         wrong=tuple(dict.fromkeys(forgery.states for forgery in forged if forgery.states)),
         prompt=prompt,
         answer=answer,

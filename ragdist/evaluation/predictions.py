@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ragdist import parts
-from ragdist.config import ModelConfig, Settings
+from ragdist.config import AnswerStyle, ModelConfig, Settings
 from ragdist.data import prompts
 from ragdist.data.matching import Form
 from ragdist.evaluation import answers
@@ -28,13 +28,13 @@ def score_of(prediction: Prediction) -> Score:
 
 
 def judge(
-    label: str, case: Case, question: Question, written: Written, reasoned: bool, form: Form = "squad"
+    label: str, case: Case, question: Question, written: Written, style: AnswerStyle, form: Form = "squad"
 ) -> Prediction:
     """What the text says and how right it is; quotes are looked at where answers are reasoned."""
-    found = prompts.extract(written.text)
+    found = prompts.extract(written.text, style)
     score = answers.score(found.answer, question, form)
     spans, balanced = prompts.quotes(written.text)
-    quoting = reasoned and (spans or not balanced)
+    quoting = style == "reasoned" and (spans or not balanced)
     valid = prompts.quotes_hold(written.text, [document.text for document in case.documents]) if quoting else None
     found_oracle = bool(case.oracle_ids) if case.condition == "retrieved" and question.oracle_ids else None
     return Prediction(
@@ -50,10 +50,18 @@ def judge(
         states_forgery=answers.repeats(found.answer, question, case.wrong, form) if case.wrong else None,
         retrieved_oracle=found_oracle,
         quotes_valid=valid,
+        cites_oracle=_cites_oracle(case, written.text) if style == "cited" and case.oracle_ids else None,
         ended=written.ended,
         cut_tokens=case.prompt.cut_tokens,
         cut_answer=case.prompt.cut_answer,
     )
+
+
+def _cites_oracle(case: Case, text: str) -> bool:
+    """Whether all documents that the answer cites are oracles, and it cites one."""
+    oracles = {at for at, document in enumerate(case.documents, start=1) if document.id in case.oracle_ids}
+    cited = set(prompts.citations(text))
+    return bool(cited) and cited <= oracles
 
 
 def fingerprint(asked: Sequence[Case], questions: Mapping[str, Question], settings: list[object]) -> str:
@@ -70,11 +78,12 @@ def made_of(
     label: str, sources: Sequence[str], cases: Sequence[Case], questions: Collection[Question], settings: Settings
 ) -> str:
     """16 hexadecimal digits of all that the predictions of `ask.ask_cases` depend on."""
-    reasoned, limit = settings.prompts.answer == "reasoned", settings.answer_tokens
+    style, limit = settings.prompts.answer, settings.answer_tokens
     # What was asked before there was a choice of forms is not asked again.
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}
-    return fingerprint(cases, asked_of, [label, weights(sources, settings.model), limit, reasoned, *form])
+    judged: object = style if style in ("sentence", "cited") else style == "reasoned"
+    return fingerprint(cases, asked_of, [label, weights(sources, settings.model), limit, judged, *form])
 
 
 def weights(sources: Sequence[str], config: ModelConfig) -> list[object]:

@@ -76,6 +76,8 @@ class Cell(Accuracy):
     """yes/no/maybe accuracy and macro-F1, over the datasets whose answers are all of these."""
     two_way: Labels | None
     """The same with the maybe questions left out."""
+    cites_oracle: float | None = None
+    """Where answers are cited, of those that were shown an oracle the share that cite oracles and nothing else."""
     api_calls: ApiCalls | None = None
     """APIBench's own score, over its questions."""
 
@@ -192,6 +194,7 @@ DETAILS = {
     "retrieved_oracle": "retrieval found oracle",
     "untagged": "no answer tag",
     "quotes_valid": "quotes hold",
+    "cites_oracle": "cites oracle",
     "unfinished": "unfinished",
     "cut_prompts": "documents cut",
     "cut_answers": "answer cut off",

@@ -135,6 +135,7 @@ def mixed(present: PredictionsById, absent: PredictionsById, share: float) -> Pr
             own=None if row.own is None else score("own", key),
             states_forgery=None,
             quotes_valid=None,
+            cites_oracle=None,
             perplexity=None,
             ended=row.ended and absent[key].ended,
         )
@@ -194,6 +195,7 @@ def _cell(
         states_forgery=_mean(row.states_forgery for row in rows),
         untagged=_mean(not row.tagged for row in rows) if reasoned else None,
         quotes_valid=_mean(row.quotes_valid for row in rows),
+        cites_oracle=_mean(row.cites_oracle for row in rows),
         retrieved_oracle=_mean(row.retrieved_oracle for row in rows),
         perplexity=_mean(row.perplexity for row in rows),
         three_way=answers.pubmed_accuracy(truth, said) if truth else None,

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import yaml
 
 from ragdist.config import ModelConfig, Settings
 from ragdist.lm.checkpoints import new_model
 from ragdist.lm.load import load_tokenizer, stop_at, with_adapter
 from ragdist.lm.rows import RowSchedule
-from ragdist.tracking.run import versions
+from ragdist.tracking.card import CARD, begun
 
 
 def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[ModelConfig, int], Any], card: str) -> None:
@@ -40,7 +39,7 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[ModelCo
             if settings.train.lora.rank and settings.train.lora.merge:
                 _merge(half, partial(base, settings.model, settings.seed), settings.model)
             trainer.processing_class.save_pretrained(half)
-            (half / "README.md").write_text(card)
+            (half / CARD).write_text(card)
     dist.barrier()
 
 
@@ -58,25 +57,9 @@ def _merge(adapter: Path, base: Callable[[], Any], config: ModelConfig) -> None:
 def card(name: str, trainer: Any, plan: RowSchedule, rows: Path, settings: Settings) -> str:
     """The model card: what was tuned, on what, how, with which versions."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    made_by = {key: settings.model_dump(mode="json")[key] for key in ("model", "train", "seed")}
-    made_with = "\n".join(f"- {name} {version}" for name, version in versions().items())
-    return f"""---
-base_model: {settings.model.source}
-library_name: transformers
-tags: [ragdist, {name.lower()}]
----
-
-The {name} model, tuned by ragdist from `{settings.model.source}` on {plan.rows} rows of `{rows.parent.name}`,
-{trainer.state.global_step} steps of {settings.train.examples_per_step} rows; loss {losses[0]:.4f} at first,
-{losses[-1]:.4f} at last.
-
-## Settings
-
-```yaml
-{yaml.safe_dump(made_by, sort_keys=False).strip()}
-```
-
-## Versions
-
-{made_with}
-"""
+    told = (
+        f"The {name} model, tuned by ragdist from `{settings.model.source}` on {plan.rows} rows of "
+        f"`{rows.parent.name}`,\n{trainer.state.global_step} steps of {settings.train.examples_per_step} rows; loss "
+        f"{losses[0]:.4f} at first,\n{losses[-1]:.4f} at last."
+    )
+    return begun(name, settings.model.source, told, settings, ("model", "train", "seed"))

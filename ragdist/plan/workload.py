@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from ragdist.config import ModelConfig, Settings
+from ragdist.config import ModelConfig, PromptsConfig, Settings
+from ragdist.config.data import WORDING
 from ragdist.storage.atomic import read_json, write_json
 from ragdist.storage.stages import CARD, ROWS
 from ragdist.tracking.run import versions
@@ -203,6 +204,8 @@ def _is_of(folder: Path, settings: Settings, tokenizer: str, sources: Sources | 
     now |= {"seed": settings.seed, "max_tokens": settings.model.max_tokens, "codec": tokenizer}
     now.pop("embedder", None)  # a stage has its fingerprint
     said = card["settings"]
+    if "system" in said:  # rows, which say nothing of wording that is as it always was
+        said = PromptsConfig().model_dump(mode="json", include=WORDING) | said
     if any(said[key] != now[key] for key in said.keys() & now.keys()):
         return False
     before = [next(folder.parent.glob(f"*-{made_by}/{CARD}"), None) for made_by in card["inputs"].values()]

@@ -155,7 +155,7 @@ class SingleModel:
             return Answer(
                 question=query.question,
                 text=live.text,
-                answer=prompts.extract(live.text).answer,
+                answer=prompts.extract(live.text, self.settings.prompts.answer).answer,
                 documents=shown,
                 confidence=round(live.confidence, 4),
                 prompt_tokens=tokens,

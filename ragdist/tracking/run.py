@@ -92,6 +92,7 @@ def run_folder(settings: Settings, job: str) -> Path:
 def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
     values = settings.unchecked("run", RunConfig()).unchecked("kube", KubeConfig()).model_dump(mode="json")
+    values["prompts"] = settings.prompts.named()
     del values["evaluation"]["answerers"], values["serve"]
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):

@@ -1,24 +1,34 @@
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragdist.config import PromptsConfig
+from ragdist.config import PromptsConfig, Settings
+from ragdist.config.block import digest
+from ragdist.config.loader import load
 from ragdist.data.prompts import (
+    CITED,
     PLAIN,
     REASONED,
+    REASONED_CLOSED,
     Golden,
     Shortened,
+    citations,
+    extract,
     fit,
     prompt,
+    prompt_text,
     quotes,
     quotes_hold,
     renderer,
+    shown_as,
     target,
     user_text,
 )
-from ragdist.errors import DataError
+from ragdist.errors import ConfigError, DataError
+from ragdist.tracking.run import _naming
 from tests import tiny
 from tests.data.shown import parse
 
@@ -44,6 +54,55 @@ def text_of(tokens):
 def test_user_text_with_any_documents_parses_back(documents, question, answer):
     """check 14, check 15: our own marks inside a document or a question survive."""
     assert parse(user_text(question, documents, PromptsConfig(answer=answer))) == (documents, question)
+
+
+WRAPPERS = {
+    r"<DOCUMENT \d+>": ("<DOCUMENT {number}>{title}\n{text}</DOCUMENT>", "\n"),
+    r"\[\d+\] ": ("[{number}] {title}\n{text}", "\n\n"),
+    r"Document \d+:": ("Document {number}: {title}\n{text}", "\n"),
+    r"(?:^|\n)\d+\. ": ("{number}. {title}\n{text}", "\n"),
+    r"(?:^|\n---\n)": ("{title}\n{text}", "\n---\n"),
+    r"(?:^|\n\n)": ("{title}\n{text}", "\n\n"),
+    r"(?:^|\n)- ": ("- {title}\n{text}", "\n"),
+    r"###(?=T)": ("###T {title}\n{text}", "\n"),
+    r'<doc n="\d+">': ('<doc n="{number}">\n<t>{title}</t>\n<c>\n{text}\n</c>\n</doc>', "\n"),
+}
+"""By what a reader takes for the beginning of a document."""
+marks = "|<DOCUMENT 1>|</DOCUMENT>|[1] |[22] |Document 3:|\n1. |\n2. |1|. |\n---\n|\n\n|\n- |###T|#|"
+marks += '<doc n="1">|</doc>|</c>|<t>|\nASK: |ASK:|a'
+forged = st.lists(st.sampled_from(marks.split("|")) | st.text(max_size=2), max_size=6).map("".join)
+
+
+@pytest.mark.parametrize("begins", WRAPPERS)
+@settings(max_examples=100, deadline=None)
+@given(documents=st.lists(st.builds(Shortened, forged.map(lambda text: text.replace("\n", " ")), forged), min_size=1))
+def test_document_cannot_close_its_wrapper_or_be_another(begins, documents):
+    """As many documents are read back as were shown, each with its own signs; none begins the question."""
+
+    def signs(text):
+        return sorted(re.sub(r"[\\\s]", "", text))
+
+    document, separator = WRAPPERS[begins]
+    wording = {"document": document, "separator": separator, "question": "{documents}\nASK: {question}"}
+    said = user_text("why?", documents, load({"prompts": wording}).prompts)
+    body = said.removesuffix("\nASK: why?")
+    assert body != said and (document.endswith(">") or "ASK:" not in body)
+    before, *found = re.split(begins, body)
+    assert before == "" and len(found) == len(documents)
+    for read, shown in zip(found, documents, strict=True):
+        own = document.format(title=shown.title, text=shown.text, number=1)
+        assert signs(read) == signs(re.sub(begins, "", own, count=1))
+
+
+def test_bytes_and_names_are_those_before_there_were_templates():
+    """What earlier runs and stages were made with; a change here needs other names."""
+    documents = [Shortened("a\nb", "<DOCUMENT>\n</DOCUMENT> <\\/DOCUMENT> {x}"), Shortened("", "")]
+    body = "<DOCUMENT>a b\n<\\DOCUMENT>\n<\\/DOCUMENT> <\\\\/DOCUMENT> {x}</DOCUMENT>\n<DOCUMENT>\n</DOCUMENT>\n\n"
+    assert user_text("Why?", documents, CONFIG) == f"{body}Question: Why?\n{PLAIN}"
+    assert user_text("Why?", (), PromptsConfig(answer="reasoned")) == f"Question: Why?\n{REASONED_CLOSED}"
+    assert list(CONFIG.named()) == ["system", "system_closed", "answer", "invalid_quotes", "cut_answers"]
+    assert PromptsConfig(separator="--").named()["separator"] == "--"
+    assert digest(_naming(Settings())) == "f88fa7bea719"
 
 
 def test_user_text_shows_documents_in_order_then_question():
@@ -152,6 +211,83 @@ def test_prompt_reasoned_asks_for_quotes_only_where_there_is_something_to_quote(
     reasoned = PromptsConfig(answer="reasoned")
     assert user_text(ASK, DOCUMENTS, reasoned).endswith(REASONED)
     assert "quote" not in user_text(ASK, [], reasoned)
+
+
+@pytest.mark.parametrize(
+    ("wording", "said"),
+    [
+        ({"document": "{title}"}, r"prompts\.document='\{title\}' must have \{text\} once"),
+        (
+            {"document": "{text.__class__}ab"},
+            r"has \{text\.__class__\}, which is none of \{text\}, ",
+        ),
+        ({"document": "{text!r}ab"}, r"has \{text\}, which"),
+        ({"document": '{"text": "{text}"}'}, r"\{\{ and \}\} for braces"),
+        ({"document": "{text}\\n--"}, "must hold no backslash"),
+        ({"document": "{text}", "separator": "\n"}, "less than two signs"),
+        (
+            {"question": "{documents}{query}"},
+            r"has \{query\}, which is none of \{documents\}, ",
+        ),
+        ({"answer": "cited", "document": "<d>{text}</d>"}, r"must have \{number\} once"),
+    ],
+)
+def test_template_that_cannot_be_filled_in_is_one_line(wording, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        load({"prompts": wording})
+    assert "\n" not in str(error.value)
+
+
+def test_wording_of_an_application_is_shown_as_it_stands():
+    wording = {
+        **{"document": "[{number}] {title}: {text}", "separator": "\n\n", "instruction": "Short, please."},
+        "question": "Use these:\n{documents}\n\n{{Q}} {question} {instruction}",
+        "question_closed": "{question}",
+    }
+    config = load({"prompts": wording}).prompts
+    documents = [Shortened("one", "a [2] b"), Shortened("two", "c [2]d [x] {text}")]
+    shown = "[1] one: a [\\2] b\n\n[2] two: c [\\2]d [x] {text}"
+    assert user_text("Why?", documents, config) == f"Use these:\n{shown}\n\n{{Q}} Why? Short, please."
+    assert user_text("Why?", (), config) == "Why?"
+
+
+@pytest.mark.parametrize(("document", "separator"), WRAPPERS.values())
+def test_any_template_is_cut_to_fit(document, separator):
+    config = load({"prompts": {"document": document, "separator": separator}}).prompts
+    documents = [Shortened("short", "one two"), Shortened("long", "word é漢😀 " * 60)]
+    cut = prompt(ASK, documents, CODEC, config, id="q", max_tokens=300, room=16)
+    assert 270 < len(cut.tokens) <= 284 and cut.cut_tokens > 0
+    assert "one two" in text_of(cut.tokens) and ASK in text_of(cut.tokens)
+
+
+def test_prompt_text_has_the_tokens_of_the_prompt():
+    for documents, limit in ((DOCUMENTS, 4096), (DOCUMENTS, 300), ([], 4096)):
+        text = prompt_text(ASK, documents, CODEC, CONFIG, limit, 16)
+        asked = prompt(ASK, documents, CODEC, CONFIG, id="q", max_tokens=limit, room=16)
+        assert tuple(CODEC.encode(text).ids) == asked.tokens
+
+
+def test_document_is_taken_in_any_form():
+    forms = [shown_as(form) for form in ({"title": "t", "text": "x"}, ("t", "x"), ["t", "x"])]
+    assert forms == [Shortened("t", "x")] * 3 and shown_as("x") == shown_as({"text": "x"}) == Shortened("", "x")
+    for wrong in (7, {"title": "t"}, ("t",), {"text": None}, {"text": "x", "title": 3}):
+        with pytest.raises(DataError, match=r"give a text, a pair \(title, text\)"):
+            shown_as(wrong)
+
+
+def test_cited_and_sentence_targets_are_read_back():
+    question = replace(tiny.questions()[0], reasoning="It ##begin_quote##opens\n text##end_quote## at None.\n")
+    cited, sentence = (load({"prompts": {"answer": answer}}).prompts for answer in ("cited", "sentence"))
+    assert cited.document == "<DOCUMENT {number}>{title}\n{text}</DOCUMENT>"
+    assert target(question, cited, [3, 1]) == "None [2][4]" and target(question, cited) == "None"
+    assert target(question, sentence) == "It opens text at None."
+    assert target(replace(question, reasoning=""), sentence) == "None"
+    for text, numbers in (("None [2][4]", (2, 4)), ("None [2, 4].", (2, 4)), ("None", ()), ("[1] None", ())):
+        assert citations(text) == numbers and (extract(text, "cited").answer == "None") == bool(
+            numbers or text == "None"
+        )
+    assert extract("x[0]").answer == "x[0]"
+    assert user_text(ASK, DOCUMENTS, cited).endswith(CITED) and user_text(ASK, [], cited).endswith(PLAIN)
 
 
 def test_target_plain_and_reasoned():

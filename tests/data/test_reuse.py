@@ -3,6 +3,7 @@
 import pytest
 
 from ragdist.config import ContextsConfig, CorpusConfig, PromptsConfig, RetrievalConfig, TeacherConfig
+from ragdist.config.data import WORDING
 from ragdist.data import pipeline
 from ragdist.data.retrieval import hybrid
 from ragdist.data.teaching import stages as teaching
@@ -28,7 +29,7 @@ TEACHER = {"url", "model", "reasoning", *CALLS, *PRICES}
         # Questions and candidates are inputs.
         (ContextsConfig, pipeline.CONTEXTS, {"distractors", "hard_share", "filter_answers", "too_many_oracles"}),
         # `cut_answers` brings the whole rows as an input.
-        (PromptsConfig, pipeline.QUOTES, {"system", "system_closed", "cut_answers"}),
+        (PromptsConfig, pipeline.QUOTES, {"system", "system_closed", "cut_answers"} | WORDING),
         # `embedder` by its fingerprint; `count` is how many are asked for.
         (RetrievalConfig, hybrid.WORDS | hybrid.VECTORS | hybrid.FUSION, {"embedder", "count"}),
         (TeacherConfig, teaching.ASKING, TEACHER | {"answer", "repair", "invalid", "judge", "verdict"}),

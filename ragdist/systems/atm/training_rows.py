@@ -18,7 +18,7 @@ from ragdist.data.contexts import permuted
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.prompts import Showable, fit, golden_of, prompt, renderer
 from ragdist.draws import draw, order_for, rng_for
-from ragdist.errors import DataError
+from ragdist.errors import ConfigError, DataError
 from ragdist.records import (
     Bundle,
     Chunk,
@@ -48,6 +48,11 @@ Notes = dict[str, float]
 def open_questions(pipeline: Pipeline, split: Split) -> Rows[OpenQuestion]:
     """Questions with the texts that are shown with them, for ATM: as `contexts` has them to train on, with their
     oracles to be judged by; or all as they are retrieved (`atm.lists`)."""
+    if pipeline.settings.prompts.answer == "cited":
+        raise ConfigError(
+            "prompts.answer=cited: ATM's generator learns one answer to lists in which documents change their places, "
+            "so that no number stays right; set prompts.answer to plain, sentence or reasoned"
+        )
     config, seed, retrieved = (
         pipeline.settings.contexts,
         pipeline.settings.seed,

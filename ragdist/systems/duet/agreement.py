@@ -69,7 +69,9 @@ def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: 
         name = content_id(made_by)
         path = folder / f"{name}.jsonl"
         texts = ask_prompts("documents alone", answerer, list(each.values()), path, name, limit, seed)
-        said = {key: prompts.extract(text).answer for key, text in zip(each, texts, strict=True)}
+        said = {
+            key: prompts.extract(text, settings.prompts.answer).answer for key, text in zip(each, texts, strict=True)
+        }
         return [[said[row.id] for row in rows] for rows in asked]
 
     return alone

@@ -65,7 +65,7 @@ class TrioService:
 
         def decide() -> Answer:
             lives = [work.result(settings.serve.timeout_s) for work, _ in sides]
-            said = [prompts.extract(live.text).answer for live in lives]
+            said = [prompts.extract(live.text, settings.prompts.answer).answer for live in lives]
             verdict = self._verdict(query.question, said, shown)
             if heard:
                 heard(verdict.answer)

@@ -129,7 +129,7 @@ class Trio:
         config, limit = settings.prompts, settings.model.max_tokens
         duet = settings.duet
         made_by = {
-            **config.model_dump(),
+            **config.named(),
             "max_tokens": limit,
             "codec": pipeline.tokenizer.fingerprint,
             "seed": settings.seed,
