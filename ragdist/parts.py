@@ -6,6 +6,7 @@ They are called in the process that called ragdist, one call at a time; no worke
 
 from __future__ import annotations
 
+import builtins
 import re
 import sys
 import sysconfig
@@ -21,7 +22,7 @@ from ragdist.errors import ConfigError, PartError, RagdistError, first_line
 from ragdist.records import Chunk, Question
 
 Out = TypeVar("Out")
-INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+INSTALLED = (*(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parent))
 """Code below these folders is named, not read."""
 PLAIN = (str, int, float, complex, bool, bytes, type(None), type(...), Path, re.Pattern)
 
@@ -231,5 +232,12 @@ def _code(code: CodeType) -> Any:
 
 
 def _is_installed(value: Any) -> bool:
+    """Whether a function or class comes with Python, a package or ragdist."""
+    if isinstance(value, BuiltinFunctionType):
+        return True
+    if isinstance(value, FunctionType):
+        return value.__code__.co_filename.startswith(INSTALLED)
+    if value.__module__ in ("__main__", "builtins"):  # code that is run by `exec` says it is of builtins
+        return getattr(builtins, value.__name__, None) is value
     file = getattr(sys.modules.get(value.__module__ or ""), "__file__", None)
-    return value.__module__ == "builtins" or bool(file and file.startswith(INSTALLED))
+    return file is None or file.startswith(INSTALLED)

@@ -205,8 +205,8 @@ def serving(folder: Path, overrides: Sequence[str] = (), retriever: Retriever | 
         retriever: finds what is shown, where the run was made with one of the user's own; what it finds is not kept.
 
     Raises:
-        ConfigError: the folder holds no finished run, the run was made with another retriever, or an override changes
-            what it was trained for.
+        ConfigError: the folder holds no finished run, or one of another retriever, or an override changes what it was
+            trained for.
     """
     with players.service(folder, serving_settings(folder, overrides), retriever) as service:
         yield service
@@ -308,7 +308,7 @@ def _settings_of(folder: Path) -> Settings:
         raise ConfigError(f"{folder} holds no run; name one as `ragdist runs` lists it, or give settings")
     settings = load_kept(folder / "settings.yaml")
     tuned = folder / "model"
-    return settings.replaced("model", settings.model.at(tuned)) if tuned.is_dir() else settings
+    return settings.unchecked("model", settings.model.at(tuned)) if tuned.is_dir() else settings
 
 
 def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:

@@ -117,6 +117,10 @@ def test_a_run_shows_what_the_users_parts_gave_and_asks_each_once(settings):
     again, asked = Shelf(), len(shelf.asked)
     assert raft(settings, again, attack=lie, metric=length).folder == run.folder
     assert asked and not again.asked and not again.indexed
+    said = ragdist.answer("What is the colour of ball 7?", run.folder, retriever=again)
+    assert [one.title for one in said.documents] == ["ball 7", "elsewhere"]
+    with pytest.raises(ConfigError, match=r"parts\.retriever='shelf-\w{12}'.* none was given"):
+        ragdist.answer("What is the colour of ball 7?", run.folder)
 
 
 def test_hard_distractors_are_what_the_users_retriever_finds(settings):
