@@ -7,7 +7,7 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -389,6 +389,36 @@ def render(
     made = layout.make(settings, pods.system(job), None, _here(settings) if from_runs else None)
     layout.check(made)
     return render.write(render.render(settings, job, made, standing), folder)
+
+
+def render_service(run: str, arguments: Sequence[Source], folder: Path) -> list[Path]:
+    """Writes the Kubernetes manifests of a finished run that is to be asked over HTTP; returns the files.
+
+    Args:
+        run: the run's folder on the storage of the pods; a relative one lies below `kube.mount`.
+        arguments: settings, of which those of `kube` and of SERVED count; the run's folder knows the rest.
+        folder: where to.
+
+    Raises:
+        ConfigError: settings that cannot work in pods, or no memory of a replica.
+    """
+    from ragdist.kube import render, service
+
+    values = loader.nested(arguments)
+    return render.write(service.manifests(run, loader.resolve(values), _for_replicas(values)), folder)
+
+
+def _for_replicas(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Of nested settings those that a replica may be told, which is not to join or make a cluster."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{above}{key}"
+        if isinstance(value, Mapping):
+            if inner := _for_replicas(value, f"{path}."):
+                found[key] = inner
+        elif path.startswith(SERVED) and not path.startswith(("cluster.", "kube.")):
+            found[key] = value
+    return found
 
 
 def submit(

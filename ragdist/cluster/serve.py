@@ -30,10 +30,10 @@ DEPLOYMENT = "replica"
 TRIES = 2
 """Of a replica's start: what is wrong with a folder or a token stays so."""
 POLL_S, SAY_EVERY_S = 0.5, 30.0
-MARGIN_S = 10.0
-"""What Ray has beyond an answer's own time limit, in seconds."""
-FEWER_AFTER_S = 300.0
-"""So long must fewer requests come before a replica goes: it takes its models along."""
+MORE_AFTER_S, FEWER_AFTER_S = 10.0, 300.0
+"""So long must more or fewer requests come before a replica comes or goes: it reads its models anew."""
+GONE_S = 30.0
+"""What Ray has to take a replica away that has no request any more, in seconds."""
 SAID = re.compile(r"ragdist\.errors\.(\w+): ([^\n]+)")
 
 
@@ -68,7 +68,7 @@ def application(opened: Opened, config: ServeConfig) -> serve.Application:
             min_replicas=config.replicas,
             max_replicas=config.max_replicas,
             target_ongoing_requests=config.concurrent,
-            upscale_delay_s=MARGIN_S,
+            upscale_delay_s=MORE_AFTER_S,
             downscale_delay_s=FEWER_AFTER_S,
         )
         options = {"autoscaling_config": scaling}
@@ -79,7 +79,7 @@ def application(opened: Opened, config: ServeConfig) -> serve.Application:
         max_ongoing_requests=most,
         max_queued_requests=most,
         graceful_shutdown_wait_loop_s=POLL_S,
-        graceful_shutdown_timeout_s=config.timeout_s + MARGIN_S,
+        graceful_shutdown_timeout_s=config.proxy_timeout_s,
         health_check_period_s=5,
         max_constructor_retry_count=TRIES,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
@@ -105,15 +105,14 @@ def run(opened: Opened, name: str, settings: Settings) -> None:
         raise ConfigError("serve.port=0 takes any free port of this machine alone; on a cluster set serve.port")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     joined = settings.cluster.model_copy(update={"workers": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0.0})
-    with _until_stopped() as stop, session.connect(joined), _listening(config):
-        with _deployed(opened, name, settings):
-            if _wait(name, settings, stop):
-                return
-            host = f"[{config.host}]" if ":" in config.host else config.host
-            sys.stdout.write(f"http://{host}:{config.port}/v1\n")
-            sys.stdout.flush()
-            say(f"serving {name} by {config.replicas} replicas; Ctrl-C ends")
-            stop.wait()
+    with _until_stopped() as stop, session.connect(joined), _listening(config), _deployed(opened, name, settings):
+        if _wait(name, settings, stop):
+            return
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        sys.stdout.write(f"http://{host}:{config.port}/v1\n")
+        sys.stdout.flush()
+        say(f"serving {name} by {config.replicas} replicas; Ctrl-C ends")
+        stop.wait()
     say("ended")
 
 
@@ -131,7 +130,7 @@ def _until_stopped() -> Iterator[Any]:
 def _listening(config: ServeConfig) -> Iterator[None]:
     """Ray Serve with its proxies; it ends with the block, unless others use it."""
     wanted = f"serve.host={config.host} serve.port={config.port}"
-    options = HTTPOptions(host=config.host, port=config.port, request_timeout_s=config.timeout_s + MARGIN_S)
+    options = HTTPOptions(host=config.host, port=config.port, request_timeout_s=config.proxy_timeout_s)
     try:
         serve.start(proxy_location="EveryNode", http_options=options, logging_config=LoggingConfig(log_level="WARNING"))
     except RuntimeError as error:
@@ -164,7 +163,7 @@ def _deployed(opened: Opened, name: str, settings: Settings) -> Iterator[None]:
         yield
     finally:
         serve.delete(name, _blocking=False)
-        end = time.monotonic() + settings.serve.timeout_s + 3 * MARGIN_S
+        end = time.monotonic() + settings.serve.proxy_timeout_s + GONE_S
         while name in serve.status().applications and time.monotonic() < end:
             time.sleep(POLL_S)
 
