@@ -10,9 +10,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from threading import Event
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, HTTPOptions
 from ray.serve.exceptions import RayServeException
@@ -27,6 +29,8 @@ from ragdist.tracking.signals import stop_on_signal
 
 Opened = Callable[[], AbstractContextManager[Any]]
 DEPLOYMENT = "replica"
+NAMESPACE = "serve"
+"""Where Ray Serve's own actors are."""
 TRIES = 2
 """Of a replica's start: what is wrong with a folder or a token stays so."""
 POLL_S, SAY_EVERY_S = 0.5, 30.0
@@ -105,19 +109,19 @@ def run(opened: Opened, name: str, settings: Settings) -> None:
         raise ConfigError("serve.port=0 takes any free port of this machine alone; on a cluster set serve.port")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     joined = settings.cluster.model_copy(update={"workers": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0.0})
-    with _until_stopped() as stop, session.connect(joined), _listening(config), _deployed(opened, name, settings):
-        if _wait(name, settings, stop):
-            return
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        sys.stdout.write(f"http://{host}:{config.port}/v1\n")
-        sys.stdout.flush()
-        say(f"serving {name} by {config.replicas} replicas; Ctrl-C ends")
-        stop.wait()
+    with session.connect(joined), _until_stopped() as stop, _listening(config):
+        with _deployed(opened, name, settings, stop) as answers:
+            if answers:
+                host = f"[{config.host}]" if ":" in config.host else config.host
+                sys.stdout.write(f"http://{host}:{config.port}/v1\n")
+                sys.stdout.flush()
+                say(f"serving {name} by {config.replicas} replicas; Ctrl-C ends")
+                stop.wait()
     say("ended")
 
 
 @contextmanager
-def _until_stopped() -> Iterator[Any]:
+def _until_stopped() -> Iterator[Event]:
     """An event that SIGTERM or Ctrl-C sets; to end so is to end well."""
     try:
         with stop_on_signal(what="what is under way is answered first") as stop:
@@ -152,31 +156,43 @@ def _listening(config: ServeConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _deployed(opened: Opened, name: str, settings: Settings) -> Iterator[None]:
-    """The application on the cluster, in place of one of that name; it is gone after the block."""
+def _deployed(opened: Opened, name: str, settings: Settings, stop: Event) -> Iterator[bool]:
+    """Whether the application answers on the cluster, in place of one of that name; it is gone after the block."""
     target = serve.RunTarget(application(opened, settings.serve), name=name, route_prefix="/")
     try:
         serve.run_many([target], wait_for_applications_running=False)
     except RayServeException as error:
         raise ConfigError(f"Ray Serve does not take {name!r}: {_short(error)}; end what it serves already") from None
+    answers = False
     try:
-        yield
+        answers = _wait(name, settings, stop)
+        yield answers
     finally:
         serve.delete(name, _blocking=False)
+        if not answers:
+            _kill_replicas(name)
         end = time.monotonic() + settings.serve.proxy_timeout_s + GONE_S
         while name in serve.status().applications and time.monotonic() < end:
             time.sleep(POLL_S)
 
 
-def _wait(name: str, settings: Settings, stop: Any) -> bool:
-    """Returns when all replicas answer, or it is stopped before, which is told."""
+def _kill_replicas(name: str) -> None:
+    """Ends those that were not to answer any more: Ray gives them the time of a last answer even where none begins."""
+    for one in ray.util.list_named_actors(all_namespaces=True):
+        if one["namespace"] == NAMESPACE and one["name"].startswith(f"SERVE_REPLICA::{name}#"):
+            with suppress(ValueError):  # it is gone
+                ray.kill(ray.get_actor(one["name"], namespace=NAMESPACE))
+
+
+def _wait(name: str, settings: Settings, stop: Event) -> bool:
+    """Returns when all replicas answer, or it is stopped before: whether they answer."""
     config = settings.serve
     start = said = time.monotonic()
     each = f"{config.cpus_per_replica:g} CPUs and {config.gpus_per_replica:g} GPUs"
     while not stop.wait(POLL_S):
         found = serve.status().applications[name]
         if found.status is ApplicationStatus.RUNNING:
-            return False
+            return True
         text = f"{found.message} {' '.join(one.message for one in found.deployments.values())}"
         if found.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise failure(text)
@@ -190,7 +206,7 @@ def _wait(name: str, settings: Settings, stop: Any) -> bool:
         if now - said > SAY_EVERY_S:
             said = now
             say(f"waiting: {short}; {now - start:.0f} s of at most {settings.cluster.start_timeout_s:.0f}")
-    return True
+    return False
 
 
 def failure(text: str) -> RagdistError:

@@ -1,7 +1,6 @@
 """A run served by Ray Serve on a head of its own: the command, what it says, what it survives, what it leaves."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -48,12 +47,12 @@ def head(tmp_path_factory):
 @contextmanager
 def command(folder, head, *changes, token=TOKEN):
     """`ragdist serve` on the head, until it ends by itself or with the block."""
-    options = {"PYTHONPATH": str(ROOT), "RAGDIST_TOKEN": token, "RAY_ADDRESS": "auto", "OMP_NUM_THREADS": "1"}
+    options = {"PYTHONPATH": str(ROOT), "RAGDIST_TOKEN": token, "RAY_ADDRESS": head.gcs, "OMP_NUM_THREADS": "1"}
     sizes = ["serve.cpus_per_replica=0.3", f"serve.max_new_tokens={LONG}", "serve.timeout_s=30", *changes]
     process = subprocess.Popen(
         [sys.executable, "-m", "ragdist", "serve", str(folder), *sizes],
         cwd=folder,
-        env=head.env | options | {"RAY_TMPDIR": str(head.folder)},
+        env=head.env | options,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -134,7 +133,9 @@ def test_from_start_to_sigterm(folder, head, alone):
 def _token_is_nowhere(head):
     shown = [seen(head, path) for path in ("/api/serve/applications/", "/api/v0/actors?detail=1", "/api/v0/workers")]
     assert "tiny" in shown[0] and "SERVE_REPLICA" in shown[1]
-    logs = [path.read_text(errors="replace") for path in head.folder.rglob("*") if path.is_file() and ".log" in path.name]
+    logs = [
+        path.read_text(errors="replace") for path in head.folder.rglob("*") if path.is_file() and ".log" in path.name
+    ]
     assert len(logs) > 10
     assert not any(TOKEN in text for text in [*shown, *logs])
 
@@ -189,19 +190,18 @@ def test_what_does_not_start_says_why_in_a_line(changes, token, code, says, fold
 
 def test_rendered_service_runs_as_the_operator_would(folder, head, alone, tmp_path):
     """KubeRay sends serveConfigV2 of a RayService to the dashboard of its head."""
-    runs.render_service(
-        str(folder),
-        [f"kube.mount={folder.parents[1]}", "kube.memory_gib=1", "serve.cpus_per_replica=0.3"]
-        + [f"serve.port={heads.free_port()}", f"serve.max_new_tokens={LONG}"],
-        tmp_path,
-    )
+    sizes = ["kube.memory_gib=1", "serve.cpus_per_replica=0.3", f"serve.max_new_tokens={LONG}"]
+    where = [f"kube.mount={folder.parents[1]}", f"serve.port={heads.free_port()}"]
+    runs.render_service(str(folder), sizes + where, tmp_path)
     spec = yaml.safe_load((tmp_path / "service.yaml").read_text())["spec"]
     config = yaml.safe_load(spec["serveConfigV2"])
     _deploy(head, "PUT", config)
     try:
         url = f"http://127.0.0.1:{config['http_options']['port']}/v1"
         service = client(url)
-        _until(lambda: json.loads(seen(head, "/api/serve/applications/"))["applications"]["tiny"]["status"] == "RUNNING")
+        _until(
+            lambda: json.loads(seen(head, "/api/serve/applications/"))["applications"]["tiny"]["status"] == "RUNNING"
+        )
         body = {"model": "tiny", "messages": [{"role": "user", "content": QUESTIONS[3]}], "max_tokens": 12}
         wanted = alone.post("/v1/chat/completions", json=body).json()
         assert told(ask(service, QUESTIONS[3]).to_dict()) == told(wanted)
