@@ -10,7 +10,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, suppress
+from io import StringIO
 from threading import Event
 from typing import Any
 
@@ -109,14 +110,16 @@ def run(opened: Opened, name: str, settings: Settings) -> None:
         raise ConfigError("serve.port=0 takes any free port of this machine alone; on a cluster set serve.port")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     joined = settings.cluster.model_copy(update={"workers": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0.0})
-    with session.connect(joined), _until_stopped() as stop, _listening(config):
-        with _deployed(opened, name, settings, stop) as answers:
-            if answers:
-                host = f"[{config.host}]" if ":" in config.host else config.host
-                sys.stdout.write(f"http://{host}:{config.port}/v1\n")
-                sys.stdout.flush()
-                say(f"serving {name} by {config.replicas} replicas; Ctrl-C ends")
-                stop.wait()
+    with ExitStack() as until:
+        until.enter_context(session.connect(joined))
+        stop = until.enter_context(_until_stopped())
+        until.enter_context(_listening(config))
+        if until.enter_context(_deployed(opened, name, settings, stop)):
+            host = f"[{config.host}]" if ":" in config.host else config.host
+            sys.stdout.write(f"http://{host}:{config.port}/v1\n")
+            sys.stdout.flush()
+            say(f"serving {name} by {config.replicas} replicas; Ctrl-C ends")
+            stop.wait()
     say("ended")
 
 
@@ -152,7 +155,8 @@ def _listening(config: ServeConfig) -> Iterator[None]:
         yield
     finally:
         if not serve.status().applications:
-            serve.shutdown()
+            with redirect_stderr(StringIO()):  # Ray says that the controller is dead, which is what was asked for
+                serve.shutdown()
 
 
 @contextmanager
@@ -169,10 +173,10 @@ def _deployed(opened: Opened, name: str, settings: Settings, stop: Event) -> Ite
         yield answers
     finally:
         serve.delete(name, _blocking=False)
-        if not answers:
-            _kill_replicas(name)
         end = time.monotonic() + settings.serve.proxy_timeout_s + GONE_S
         while name in serve.status().applications and time.monotonic() < end:
+            if not answers:
+                _kill_replicas(name)
             time.sleep(POLL_S)
 
 
