@@ -330,7 +330,8 @@ def export(
     model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, a model's folder or a hub id.")],
     to: To = None,
     form: Annotated[
-        Literal["merged", "adapter"], typer.Option(help="The whole model, or its adapter alone.")
+        Literal["merged", "adapter", "gguf"],
+        typer.Option(help="The whole model, its adapter alone, or one file for llama.cpp and Ollama."),
     ] = "merged",
     base: Annotated[str, typer.Option(help="Hub id of the base model, for the card and the adapter.")] = "",
     hub: Hub = "",

@@ -2,6 +2,7 @@
 
 export_model("runs/demo", Path("out"))                          a plain transformers folder, adapters merged
 export_model("runs/lora", Path("out"), form="adapter", base="HuggingFaceTB/SmolLM2-135M-Instruct")
+export_model("runs/demo", Path("out"), form="gguf")             one file for llama.cpp and Ollama, and a Modelfile
 push(Path("out"), "me/my-model", "model", private=True)
 """
 
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from ragdist.config import ModelConfig, Settings
+from ragdist.config.loader import load_kept
 from ragdist.data import prompts
 from ragdist.errors import ConfigError, ModelError, StorageError
 from ragdist.storage.atomic import atomic_folder, copy_linked, make_readable, read_json, translate_errors, write_json
@@ -27,7 +29,7 @@ from ragdist.tracking import card
 from ragdist.tracking.card import CARD
 from ragdist.tracking.progress import say
 
-ModelForm = Literal["merged", "adapter"]
+ModelForm = Literal["merged", "adapter", "gguf"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
 """What of a model's folder is exported; checkpoints, optimizers and Python code are not."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -51,11 +53,12 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
         source: a run's folder, whose tuned model it is; or any model that `model.source` takes.
         to: a folder that is not there yet, or empty.
         form: merged: a whole model, an adapter merged in at float32 and stored in its base's number format;
-            adapter: the adapter alone.
+            adapter: the adapter alone; gguf: the whole model as one file, and a Modelfile.
         base: hub id under which others find the base model, for the card and the adapter; empty keeps what they name.
 
     Raises:
-        ModelError: there is no such model, or an adapter is asked for and the model is whole.
+        ModelError: there is no such model, an adapter is asked for and the model is whole, or the model is of a kind
+            that cannot be written as GGUF.
         StorageError: `to` holds something, or cannot be written.
     """
     from ragdist.lm.source import adapter_base, resolve
@@ -69,7 +72,9 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
                 f"{source} is a whole model, its adapter was merged in when it was saved; export it with --form "
                 "merged, or train with train.lora.rank>0 and train.lora.merge=false"
             )
-        if is_adapter and form == "merged":
+        if form == "gguf":
+            _gguf(source, config, folder, half)
+        elif is_adapter and form == "merged":
             _merge(config, folder, half)
         else:
             for path in {path for pattern in KEPT for path in folder.glob(pattern)}:
@@ -216,6 +221,25 @@ def _model_of(source: str) -> str | Path:
     return Path(source) / "model"
 
 
+def _gguf(source: str, config: ModelConfig, folder: Path, to: Path) -> None:
+    from ragdist.lm import gguf
+    from ragdist.lm.load import load_tokenizer
+    from ragdist.lm.source import adapter_base
+
+    kept, tokenizer = Path(source) / "settings.yaml", load_tokenizer(config)
+    with tempfile.TemporaryDirectory(prefix="ragdist-merged-", dir=to.parent) as spare:
+        whole = folder
+        if adapter_base(folder):
+            whole = Path(spare)
+            _merge(config, folder, whole)
+        gguf.write(whole, tokenizer, to)
+        longest = read_json(whole / "config.json")["max_position_embeddings"]
+    settings = load_kept(kept) if kept.exists() else None
+    tokens, system = (settings.model.max_tokens, settings.prompts.system_closed) if settings else (longest, "")
+    said = gguf.modelfile(tokenizer, tokens, system, settings.answer_tokens if settings else 0)
+    (to / gguf.MODELFILE).write_text(said)
+
+
 def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
     from transformers import AutoConfig
 
@@ -245,5 +269,5 @@ def _card(text: str, form: ModelForm, base: str) -> str:
     if isinstance(named, str) and HUB_ID.fullmatch(named) and not Path(named).exists():
         head["base_model"] = named
         head["base_model_relation"] = "adapter" if form == "adapter" else "finetune"
-    head["library_name"] = "peft" if form == "adapter" else "transformers"
+    head["library_name"] = {"adapter": "peft", "gguf": "gguf"}.get(form, "transformers")
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{body}"

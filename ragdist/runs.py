@@ -183,7 +183,7 @@ def _conclude(
 
     summary = results.conclude(run, report, answers)
     for model in models:
-        export.describe(model, run.folder, run.settings, summary["scores"])
+        export.describe(model, run_folder(run.settings, run.job), run.settings, summary["scores"])
     return summary
 
 
