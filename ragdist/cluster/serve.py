@@ -10,8 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, suppress
-from io import StringIO
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from threading import Event
 from typing import Any
 
@@ -155,8 +154,12 @@ def _listening(config: ServeConfig) -> Iterator[None]:
         yield
     finally:
         if not serve.status().applications:
-            with redirect_stderr(StringIO()):  # Ray says that the controller is dead, which is what was asked for
-                serve.shutdown()
+            controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace=NAMESPACE)
+            ended = controller.graceful_shutdown.options(
+                max_task_retries=0
+            )  # `serve.shutdown` warns of its own retries
+            with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(ended.remote(), timeout=GONE_S)
 
 
 @contextmanager
