@@ -10,8 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, suppress
-from io import StringIO
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from threading import Event
 from typing import Any
 
@@ -30,8 +29,8 @@ from ragdist.tracking.signals import stop_on_signal
 
 Opened = Callable[[], AbstractContextManager[Any]]
 DEPLOYMENT = "replica"
-NAMESPACE = "serve"
-"""Where Ray Serve's own actors are."""
+CONTROLLER, NAMESPACE = "SERVE_CONTROLLER_ACTOR", "serve"
+"""Names of Ray Serve's own actor, and of where all of them are."""
 TRIES = 2
 """Of a replica's start: what is wrong with a folder or a token stays so."""
 POLL_S, SAY_EVERY_S = 0.5, 30.0
@@ -77,8 +76,9 @@ def application(opened: Opened, config: ServeConfig) -> serve.Application:
             downscale_delay_s=FEWER_AFTER_S,
         )
         options = {"autoscaling_config": scaling}
-    deployed = serve.deployment(
-        serve.ingress()(Replica),
+    wrapped: Any = serve.ingress()(Replica)
+    deployed: Any = serve.deployment(
+        wrapped,
         name=DEPLOYMENT,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
         max_ongoing_requests=most,
@@ -90,7 +90,8 @@ def application(opened: Opened, config: ServeConfig) -> serve.Application:
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
         **options,
     )
-    return deployed.bind(opened)
+    bound: serve.Application = deployed.bind(opened)
+    return bound
 
 
 def run(opened: Opened, name: str, settings: Settings) -> None:
@@ -141,11 +142,11 @@ def _listening(config: ServeConfig) -> Iterator[None]:
     try:
         serve.start(proxy_location="EveryNode", http_options=options, logging_config=LoggingConfig(log_level="WARNING"))
     except RuntimeError as error:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
         raise ConfigError(
             f"{wanted} cannot be listened on by all machines: {_short(error)}; set serve.port to a free port"
         ) from None
-    there = serve.context._get_global_client().http_config
+    there = _listens()
     if (there.host, there.port) != (config.host, config.port):
         raise ConfigError(
             f"{wanted}, and this cluster's Ray Serve listens at {there.host}:{there.port} for others already; set both "
@@ -155,8 +156,19 @@ def _listening(config: ServeConfig) -> Iterator[None]:
         yield
     finally:
         if not serve.status().applications:
-            with redirect_stderr(StringIO()):  # Ray says that the controller is dead, which is what was asked for
-                serve.shutdown()
+            controller: Any = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+            ended = controller.graceful_shutdown.options(
+                max_task_retries=0
+            )  # `serve.shutdown` warns of its own retries
+            with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(ended.remote(), timeout=GONE_S)
+
+
+def _listens() -> HTTPOptions:
+    """Where the proxies listen: Ray Serve heeds what it is told when it starts, and only says so later."""
+    controller: Any = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+    found: HTTPOptions = ray.get(controller.get_http_config.remote())
+    return found
 
 
 @contextmanager
@@ -217,7 +229,7 @@ def failure(text: str) -> RagdistError:
     """The error of a replica that did not start, of all that Ray says about it."""
     if own := SAID.search(text):
         kind = getattr(errors, own[1], TrainError)
-        return kind(f"a replica does not start: {own[2].strip()}")  # type: ignore[no-any-return]
+        return kind(f"a replica does not start: {own[2].strip()}")
     return TrainError(f"no replica starts: {_short(text)}; `ray logs` of the cluster has the story")
 
 

@@ -45,7 +45,7 @@ class Pods:
     """Custom Ray resources of one pod."""
 
 
-def system(job: KubeJob) -> Literal["raft", "duet", "atm"]:
+def system(job: str) -> Literal["raft", "duet", "atm"]:
     """What a job runs, once or many times."""
     return "atm" if job.endswith("atm") else "duet" if job == "duet" else "raft"
 
@@ -75,8 +75,8 @@ def requests(settings: Settings, job: str) -> list[WorkerRequest]:
     CPU unless told otherwise."""
     if job == SERVE:
         serve = settings.serve
-        sizes = {"cpus": serve.cpus_per_replica, "gpus": serve.gpus_per_replica}
-        return [WorkerRequest(name="replicas", ranks=serve.max_replicas, **sizes)]
+        cpus, gpus = serve.cpus_per_replica, serve.gpus_per_replica
+        return [WorkerRequest(name="replicas", ranks=serve.max_replicas, cpus=cpus, gpus=gpus)]
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
         return [_request(name, side, times) for name, side in settings if name in ("attacker", "generator")]

@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 from ragdist import runs
 from ragdist.cluster import serve
 from ragdist.config import ServeConfig
+from ragdist.config.loader import load
 from ragdist.errors import ConfigError, TrainError
 from tests.cluster import heads
 from tests.serving import finished
@@ -39,7 +40,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    own = {"PYTHONPATH": str(ROOT), "RAGDIST_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    own = {
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+        "PYTHONPATH": str(ROOT),
+        "RAGDIST_TOKEN": TOKEN,
+        "OMP_NUM_THREADS": "1",
+    }
     with heads.started(tmp_path_factory.mktemp("head"), own) as found:
         yield found
 
@@ -76,7 +82,8 @@ def ask(asked, question, **more):
 
 
 def told(answer):
-    """All of an answer but its name and time."""
+    """All of an answer but its name and time; of how sure it is, what does not depend on what was asked before."""
+    answer["ragdist"]["confidence"] = round(answer["ragdist"]["confidence"], 6)
     return {key: value for key, value in answer.items() if key not in ("id", "created")}
 
 
@@ -173,18 +180,17 @@ def _ends_when_all_is_answered(process, service):
 
 
 @pytest.mark.parametrize(
-    ("changes", "token", "code", "says"),
+    ("changes", "token", "says"),
     [
-        (("serve.port=0",), TOKEN, 2, "serve.port=0"),
-        (("serve.cpus_per_replica=9", "cluster.start_timeout_s=3"), TOKEN, 2, "serve.cpus_per_replica"),
-        ((), "another", 2, "is another one than where `ragdist serve` runs"),
+        (("serve.cpus_per_replica=9", "cluster.start_timeout_s=3"), TOKEN, "serve.cpus_per_replica"),
+        ((), "another", "is another one than where `ragdist serve` runs"),
     ],
-    ids=["port", "room", "token"],
+    ids=["room", "token"],
 )
-def test_what_does_not_start_says_why_in_a_line(changes, token, code, says, folder, head):
+def test_what_does_not_start_says_why_in_a_line(changes, token, says, folder, head):
     with command(folder, head, f"serve.port={heads.free_port()}", *changes, token=token) as process:
         said = process.communicate(timeout=120)[1]
-    assert process.returncode == code and says in said.splitlines()[-1], said
+    assert process.returncode == 2 and says in said.splitlines()[-1] and said.count("\n") < 4, said
     assert "Traceback" not in said
 
 
@@ -236,6 +242,11 @@ def test_ray_is_told_no_token_and_as_many_replicas_as_wanted(folder, monkeypatch
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (2, 5, 3)
     assert deployment.ray_actor_options["num_gpus"] == 0.5
     assert TOKEN.encode() not in cloudpickle.dumps(runs.serve_application({"run": str(folder)}))
+
+
+def test_a_port_that_only_one_machine_would_know_is_refused():
+    with pytest.raises(ConfigError, match=r"serve\.port=0"):
+        serve.run(runs.replica, "tiny", load(["serve.port=0"]))
 
 
 def test_an_error_of_a_replica_is_told_as_it_was():

@@ -41,6 +41,19 @@ def test_base_is_what_its_command_writes(command, tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize("hardware", ["cpu", "gpu"])
 @pytest.mark.parametrize("base", ["raft", "duet", "atm", "sweep", "cluster"])
 def test_overlays_go_together(base, hardware, storage, tmp_path):
+    built = put_together(tmp_path, base, hardware, storage)
+    assert ('nvidia.com/gpu: "1"' in built) is (hardware == "gpu")
+
+
+@needs_crds
+@needs_kubectl
+@pytest.mark.parametrize("storage", ["pvc", "s3"])
+def test_overlays_go_with_a_service(storage, tmp_path):
+    assert "kubernetes.io/arch: amd64" in put_together(tmp_path, "serve", "cpu", storage)
+
+
+def put_together(tmp_path, base, hardware, storage):
+    """All objects, which are valid."""
     there = os.path.relpath(FOLDER, tmp_path.resolve())
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -57,7 +70,7 @@ def test_overlays_go_together(base, hardware, storage, tmp_path):
     checked = check.check(tmp_path / "out", CRDS)
     assert not checked.findings, "\n".join(map(str, checked.findings))
     assert "image: ragdist" not in built.stdout and "registry.example.com/ragdist:9" in built.stdout
-    assert ('nvidia.com/gpu: "1"' in built.stdout) is (hardware == "gpu")
+    return built.stdout
 
 
 @needs_kubectl
