@@ -27,6 +27,6 @@ def test_notebook_runs_in_a_fresh_kernel(notebook, tmp_path, monkeypatch):
     assert "contexts.oracle_fraction" in shown[0].split("<details>")[0]
     assert "short (your metric)" in (tmp_path / "runs" / "vases" / "report.md").read_text() and "RAFT" in shown[1]
     (printed,) = [one["text"] for one in scores.outputs if one.output_type == "stream" and one.name == "stdout"]
-    assert len(printed.splitlines()) == 4 and printed.startswith("base retrieved")
+    assert len(printed.splitlines()) == 6 and "\nRAFT attacked" in printed
     for cell, said in ((answer, "Vase 5"), (prompt, "Vase 5 has a green glaze.")):
         assert said in "".join(one["text"] for one in cell.outputs if one.get("name") == "stdout")
