@@ -25,7 +25,8 @@ def render(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="raft|duet|atm|sweep-raft|sweep-atm [SETTINGS.yaml] [KEY=VALUE]...", help="Which job, and settings."
+            metavar="raft|duet|atm|sweep-raft|sweep-atm|serve RUN [SETTINGS.yaml] [KEY=VALUE]...",
+            help="Which job, or which finished run is to be served (its folder on the storage), and settings.",
         ),
     ],
     to: Annotated[Path, typer.Option("--to", "-o", metavar="DIR", help="Folder to write.")],
@@ -36,12 +37,16 @@ def render(
         bool, typer.Option("--from-runs", help="Size pods by the rows that runs of this machine made.")
     ] = False,
 ) -> None:
-    """Write the manifests of a job: pods, slots and memory as these settings ask for."""
+    """Write the manifests of a job or a service: pods, slots and memory as these settings ask for."""
     from ragdist import runs
     from ragdist.config import loader
     from ragdist.sweeps import trials
 
     job, *settings = arguments
+    if job == "serve":
+        for path in runs.render_service(settings[0] if settings else "", settings[1:], to):
+            sys.stdout.write(f"{path}\n")
+        return
     load = trials.load if job.startswith("sweep") else loader.load
     for path in runs.render(load(settings), job, to, standing, from_runs):  # type: ignore[arg-type]
         sys.stdout.write(f"{path}\n")

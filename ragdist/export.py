@@ -22,7 +22,7 @@ import yaml
 from ragdist.config import ModelConfig, Settings
 from ragdist.data import prompts
 from ragdist.errors import ConfigError, ModelError, StorageError
-from ragdist.storage.atomic import atomic_folder, copy_linked, read_json, translate_errors, write_json
+from ragdist.storage.atomic import atomic_folder, copy_linked, make_readable, read_json, translate_errors, write_json
 from ragdist.tracking import card
 from ragdist.tracking.card import CARD
 from ragdist.tracking.progress import say
@@ -157,6 +157,7 @@ def publish(model: Path, target: Path, settings: Settings) -> None:
     told = f"Tuned by ragdist from `{base}` in {settings.atm.rounds} rounds against an attacker."
     with atomic_folder(target) as half:
         copy_linked(model, half)
+        make_readable(half)
         (half / CARD).write_text(card.begun("ATM", base, told, settings, ("model", "atm", "generator", "seed")))
 
 
@@ -200,6 +201,7 @@ def new_folder(to: Path) -> Iterator[Path]:
             raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")
         with atomic_folder(to) as half:
             yield half
+            make_readable(half)
 
 
 def _model_of(source: str) -> str | Path:

@@ -24,6 +24,7 @@ from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import MicrobatchTask, Work, kept, rows_at, run_microbatch
 
 if TYPE_CHECKING:
+    from ragdist.lm.answerer import ModelAnswerer
     from ragdist.lm.shared import SharedBase
 
 Out = TypeVar("Out")
@@ -117,7 +118,7 @@ class LocalAnswerers:
         self._base: SharedBase | None = None
 
     @contextmanager
-    def open(self, *sources: str) -> Iterator[Answerer]:
+    def open(self, *sources: str) -> Iterator[ModelAnswerer]:
         """See `roles.Answerers`."""
         from ragdist.lm.answerer import load_answerer
 

@@ -177,7 +177,7 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
     documents = library.open_library(noted, stages, settings, embedder(settings), retriever)
     tokenizer = load_tokenizer(settings.model.at(str(models[0])))
     local, serve, tokens = LocalAnswerers(settings), settings.serve, settings.evaluation.tokens_per_batch
-    with ExitStack() as until, local.open(*map(str, models)) as opened:
+    with local.open(*map(str, models)) as opened, ExitStack() as until:
         cores = max(1, get_num_threads() // len(models))
         writers = [
             ContinuousWriter(ModelWriter(model, tokenizer, tokens), serve.concurrent, cores) for model in opened.models
@@ -187,9 +187,10 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
         if not is_duet:
             yield SingleModel(writers[0], documents, tokenizer, settings)
             return
-        roles = _duet_roles(settings, StandingAnswerers(local), teacher(settings))
-        until.callback(roles.answerers.close)
-        trio = answer.opened(*writers, roles, documents, tokenizer, folder, noted.dataset, settings)
+        standing = StandingAnswerers(local)
+        until.callback(standing.close)
+        roles, (reciter, discoverer) = _duet_roles(settings, standing, teacher(settings)), writers
+        trio = answer.opened(reciter, discoverer, roles, documents, tokenizer, folder, noted.dataset, settings)
         yield until.enter_context(trio)
 
 

@@ -50,9 +50,10 @@ class Run:
 
 
 def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequence[KeptAnswer]) -> dict[str, Any]:
-    """summary.json, which is returned, answers.parquet, report.html, .json, .md and .png."""
+    """summary.json, which is returned, answers.parquet, report.html, .json, .md and .png; checkpoints go."""
     from ragdist.evaluation import kept_answers, page
     from ragdist.evaluation.sheet import keep, markdown, picture
+    from ragdist.lm import checkpoints
 
     sheet = report.sheet()
     summary = {**sheet.numbers, "minutes": {name: round(seconds / 60, 2) for name, seconds in run.seconds.items()}}
@@ -62,6 +63,8 @@ def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequ
     picture(sheet, run.folder / "report.png")
     keep(sheet, run.folder)
     page.write(run.folder)
+    if not run.settings.run.keep_checkpoints:
+        checkpoints.forget(run.folder)
     return summary
 
 

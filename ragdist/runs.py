@@ -7,7 +7,7 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +18,7 @@ import yaml
 
 from ragdist import players, results
 from ragdist.config import Settings, loader
-from ragdist.config.loader import SYSTEMS, flatten, load, load_kept
+from ragdist.config.loader import SYSTEMS, Source, flatten, load, load_kept
 from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError, RagdistError
 from ragdist.parts import Attack, Callback, Metric, Parts, Retriever
@@ -196,7 +196,7 @@ def answer(question: str, folder: Path, retriever: Retriever | None = None) -> A
 
 
 @contextmanager
-def serving(folder: Path, overrides: Sequence[str] = (), retriever: Retriever | None = None) -> Iterator[Service]:
+def serving(folder: Path, overrides: Sequence[Source] = (), retriever: Retriever | None = None) -> Iterator[Service]:
     """A finished run of RAFT, ATM or DuetRAG, open to be asked in this process.
 
     Args:
@@ -235,14 +235,41 @@ def serve(folder: Path, overrides: Sequence[str] = ()) -> None:
     if settings.cluster.address or os.environ.get("RAY_ADDRESS"):
         from ragdist.cluster import serve as replicas
 
-        replicas.run(partial(served, folder, tuple(overrides), token), folder.name, settings)
+        opened = partial(replica, folder.resolve(), tuple(overrides), local.fingerprint_of(token))
+        replicas.run(opened, folder.resolve().name, settings)
         return
     with local.listening(settings.serve) as listener, served(folder, overrides, token) as app:
         local.run(app, listener, folder.resolve().name, settings.serve)
 
 
+def serve_application(args: dict[str, Any]) -> Any:
+    """What Ray Serve starts by the name `ragdist.runs:serve_application`, as in a RayService.
+
+    Args:
+        args: `run`, the run's folder as all machines see it, and `settings`, nested values as of `ragdist serve`.
+
+    Raises:
+        ConfigError: as of `serving`.
+    """
+    from ragdist.cluster import serve as replicas
+
+    folder, overrides = Path(args["run"]), (args.get("settings") or {},)
+    settings = serving_settings(folder, overrides)
+    return replicas.application(partial(replica, folder, overrides, ""), settings.serve)
+
+
 @contextmanager
-def served(folder: Path, overrides: Sequence[str], token: str) -> Iterator[Any]:
+def replica(folder: Path, overrides: Sequence[Source], fingerprint: str) -> Iterator[Any]:
+    """As `served` on one of several machines, by the token that is there and has this fingerprint."""
+    from ragdist.serving import local
+
+    token = local.shared_token(serving_settings(folder, overrides).serve, fingerprint)
+    with served(folder, overrides, token) as app:
+        yield app
+
+
+@contextmanager
+def served(folder: Path, overrides: Sequence[Source], token: str) -> Iterator[Any]:
     """The ASGI application of a finished run, with its models; arguments as of `serving`, and the token of requests."""
     from ragdist.serving import http
 
@@ -252,7 +279,7 @@ def served(folder: Path, overrides: Sequence[str], token: str) -> Iterator[Any]:
         yield http.application(service, folder.resolve().name, most, settings.serve, token)
 
 
-def serving_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+def serving_settings(folder: Path, overrides: Sequence[Source] = ()) -> Settings:
     """The settings of a finished run, and what may be changed of them where it is asked; arguments as of `serving`."""
     state = read_json(folder / STATE) if (folder / STATE).exists() else {"job": "", "state": "not there"}
     if state["job"] not in SYSTEMS or state["state"] != "finished":
@@ -457,6 +484,36 @@ def render(
     made = layout.make(settings, pods.system(job), None, _here(settings) if from_runs else None)
     layout.check(made)
     return render.write(render.render(settings, job, made, standing), folder)
+
+
+def render_service(run: str, arguments: Sequence[Source], folder: Path) -> list[Path]:
+    """Writes the Kubernetes manifests of a finished run that is to be asked over HTTP; returns the files.
+
+    Args:
+        run: the run's folder on the storage of the pods; a relative one lies below `kube.mount`.
+        arguments: settings, of which those of `kube` and of SERVED count; the run's folder knows the rest.
+        folder: where to.
+
+    Raises:
+        ConfigError: settings that cannot work in pods, or no memory of a replica.
+    """
+    from ragdist.kube import render, service
+
+    values = loader.nested(arguments)
+    return render.write(service.manifests(run, loader.resolve(values), _for_replicas(values)), folder)
+
+
+def _for_replicas(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Of nested settings those that a replica may be told, which is not to join or make a cluster."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{above}{key}"
+        if isinstance(value, Mapping):
+            if inner := _for_replicas(value, f"{path}."):
+                found[key] = inner
+        elif path.startswith(SERVED) and not path.startswith(("cluster.", "kube.")):
+            found[key] = value
+    return found
 
 
 def submit(

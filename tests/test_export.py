@@ -57,6 +57,8 @@ def test_merged_adapter_answers_as_peft_merges_it(base, adapter, tmp_path):
     assert not torch.allclose(ours, logits(AutoModelForCausalLM.from_pretrained(base)), atol=1e-2)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tiny.TEMPLATE
     assert not (tmp_path / "out" / "adapter_config.json").exists()
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o644}
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
 
 
 def test_merged_adapter_keeps_the_number_format_of_its_base(base, adapter, tmp_path):

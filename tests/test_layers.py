@@ -40,7 +40,7 @@ MAY = {
     "doctor": {"tracking"},
     "players": GROUND | {"data", "lm", "local", "cluster", "teacher", "systems", "plan", "serving"},
     "sweeping": GROUND | {"players", "sweeps", "evaluation", "systems", "cluster"},
-    "results": GROUND | {"evaluation", "systems", "sweeps"},
+    "results": GROUND | {"evaluation", "systems", "sweeps", "lm"},
     "runs": GROUND
     | {
         "results",

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 import ragdist
 from ragdist import results, runs
@@ -85,6 +86,14 @@ def test_prompt_has_the_tokens_of_every_case_and_the_card_says_it(finished, argu
         assert tokenizer.encode(text).ids == row["tokens"]
     card = (finished.model / "README.md").read_text()
     assert "## The prompt" in card and "| RAFT | oracle | 12 |" in card
+
+
+def test_a_finished_run_keeps_no_checkpoint_and_its_model_can_be_read(finished):
+    assert not list(finished.folder.rglob("checkpoint*"))
+    assert "run.keep_checkpoints" in (finished.folder / "log.txt").read_text()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (finished.model, *finished.model.iterdir())}
+    assert modes.pop("model") == 0o755 and set(modes.values()) == {0o644}
+    assert "lm_head.weight" not in load_file(finished.model / "model.safetensors")
 
 
 def test_tensorboard_shows_the_curve_and_the_scores(finished):

@@ -34,6 +34,8 @@ class RunConfig(SettingsBlock):
     show."""
     project: str = "ragdist"
     """The trackers' project or experiment."""
+    keep_checkpoints: bool = False
+    """Keep the checkpoints of a run that is finished; nothing goes on from them, as its models are whole."""
 
 
 class ModelConfig(SettingsBlock):

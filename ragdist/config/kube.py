@@ -47,8 +47,8 @@ class KubeConfig(SettingsBlock):
     side_by_side: bool = False
     """duet: pods for reciter and discoverer at the same time, twice as many."""
     memory_gib: float = Field(0, ge=0)
-    """Host memory of one rank, and of a driver that asks a model, in GiB; 0 takes what `ragdist plan` counts, which it
-    cannot for a model that is not on this machine."""
+    """Host memory of one rank, of a replica of `ragdist k8s render serve`, and of a driver that asks a model, in GiB; 0
+    takes what `ragdist plan` counts, which it cannot for a model that is not on this machine."""
     head_cpus: int = Field(2, ge=1)
     """CPU cores of the head's pod, where the driver runs; ranks get none of them."""
     head_memory_gib: float = Field(0, ge=0)
@@ -77,5 +77,7 @@ class KubeConfig(SettingsBlock):
     egress_ports: tuple[int, ...] = (443,)
     """TCP ports outside of the cluster that pods may reach, for the hub and object storage; the port of `teacher.url`
     is added."""
+    clients: tuple[str, ...] = ()
+    """serve: namespaces whose pods may ask, such as that of an ingress controller; empty is `kube.namespace` alone."""
     operator_namespace: str = Field("kuberay-operator", pattern=LABEL)
     """Namespace of the KubeRay operator, which alone may ask the dashboard from outside."""

@@ -36,6 +36,11 @@ class ServeConfig(SettingsBlock):
     gpus_per_replica: float = Field(0, ge=0)
     """On a cluster: GPUs of a replica."""
 
+    @property
+    def proxy_timeout_s(self) -> float:
+        """Longest time for a request at a proxy in front of replicas: beyond what a replica takes to give one up."""
+        return self.timeout_s + 10
+
     @model_validator(mode="after")
     def _most_is_not_least(self) -> ServeConfig:
         if self.max_replicas < self.replicas:

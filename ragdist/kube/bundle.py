@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -11,10 +12,10 @@ import yaml
 
 from ragdist.config import Settings, loader
 from ragdist.errors import ConfigError
-from ragdist.kube import pods
+from ragdist.kube import pods, service
 from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups, volume_at
 from ragdist.kube.hardening import size
-from ragdist.kube.pods import KubeJob, WorkerRequest
+from ragdist.kube.pods import WorkerRequest
 from ragdist.kube.schema import Loader
 
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -37,6 +38,8 @@ def problems(documents: Sequence[Manifest]) -> Found:
             yield from ((document, problem) for problem in _resumes(document))
             yield from ((document, problem) for problem in _queued(document))
             yield from _runs(document, documents)
+        if document.kind == "RayService":
+            yield from ((document, problem) for problem in _serves(document))
         yield from ((document, problem) for problem in _kept(document))
 
 
@@ -122,6 +125,70 @@ def _runs(job: Manifest, documents: Sequence[Manifest]) -> Found:
     yield from ((job, one) for one in _placed(path, spec, settings, kind))
 
 
+def _serves(document: Manifest) -> Iterator[Violation]:
+    """What Ray Serve is told, and whether it will find it in the pods."""
+    where = "spec.serveConfigV2"
+    try:
+        told = yaml.load(str(at(document.body, where, "")), Loader)
+    except yaml.YAMLError:
+        told = None
+    if not (applications := mappings(told, "applications")):
+        yield Violation(where, "no YAML mapping with applications", "what `serve deploy` takes, written as a text")
+        return
+    if (host := at(told, "http_options.host")) not in ("0.0.0.0", "::"):
+        yield Violation(f"{where}: http_options.host", str(host), "0.0.0.0: the proxy of a pod is asked from outside")
+    found = cluster(document)
+    for path, _, group in ray_groups(*found) if found else ():
+        port = {one.get("name"): one.get("containerPort") for one in _containers(group, "ports")}.get(service.PORT_NAME)
+        if port != at(told, "http_options.port", 8000):
+            wanted = f"{at(told, 'http_options.port', 8000)}, named {service.PORT_NAME}, as http_options.port"
+            yield Violation(f"{path}.template.spec.containers[0].ports", str(port), wanted)
+    for place, application in enumerate(applications):
+        yield from _application(f"{where}: applications[{place}]", application, found)
+
+
+def _application(where: str, application: Body, found: tuple[str, Body] | None) -> Iterator[Violation]:
+    """One that Ray Serve builds in the pods; of others than ours only the image knows what they are."""
+    entry = str(application.get("import_path", ""))
+    if entry.partition(".")[0] == "ragdist" and not _importable(entry):
+        yield Violation(f"{where}.import_path", entry, service.ENTRY)
+    if entry != service.ENTRY or not found:
+        return
+    try:
+        settings = loader.load(at(application, "args.settings", {}))
+    except ConfigError as error:
+        told = " ".join(str(error).split())[:300]
+        yield Violation(f"{where}.args.settings", told, "settings as `ragdist settings` has")
+        return
+    yield from _stored(*found, str(at(application, "args.run", "")))
+    yield from _placed(*found, settings, pods.SERVE)
+    if not settings.serve.token_file:
+        yield from _token(*found)
+
+
+def _importable(entry: str) -> bool:
+    try:
+        return callable(pkgutil.resolve_name(entry))
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _token(path: str, spec: Body) -> Iterator[Violation]:
+    """A pod without its secret waits and says so; one that may do without starts, and no replica does."""
+    for place, group in enumerate(mappings(spec, "workerGroupSpecs")):
+        known = [one for one in _containers(group, "env") if one.get("name") == service.TOKEN]
+        source = at(known[0], "valueFrom.secretKeyRef", {}) if known else {}
+        if not (source.get("name") and source.get("key")) or source.get("optional"):
+            where = f"{path}.workerGroupSpecs[{place}].template.spec.containers[0].env"
+            wanted = "valueFrom.secretKeyRef of a secret that must be there, or serve.token_file"
+            yield Violation(where, f"no {service.TOKEN} of a secret", wanted)
+
+
+def _containers(group: Body, key: str) -> list[Body]:
+    """A list of a group's first container, Ray's own."""
+    return [one for container in mappings(group, "template.spec.containers")[:1] for one in mappings(container, key)]
+
+
 def _mounted(pod: Body, file: str, documents: Sequence[Manifest]) -> Manifest | None:
     """The ConfigMap that a file of a pod comes from."""
     name = PurePosixPath(file).name
@@ -145,7 +212,7 @@ def _stored(path: str, spec: Body, folder: str) -> Iterator[Violation]:
             yield Violation(f"{group_path}.template.spec.volumes", "the run folder would end with the pod", wanted)
 
 
-def _placed(path: str, spec: Body, settings: Settings, job: KubeJob) -> Iterator[Violation]:
+def _placed(path: str, spec: Body, settings: Settings, job: str) -> Iterator[Violation]:
     groups = mappings(spec, "workerGroupSpecs")
     for request in pods.requests(settings, job):
         fits = [group for group in groups if request.labels.items() <= at(group, "labels", {}).items()]

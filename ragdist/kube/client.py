@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from ragdist.errors import ConfigError, TrainError
 from ragdist.kube import check
-from ragdist.kube.findings import Body, Manifest, at
+from ragdist.kube.findings import Body, Manifest, at, mappings
 from ragdist.tracking.progress import say
 
 PLURALS = {
@@ -27,6 +27,7 @@ PLURALS = {
     "NetworkPolicy": "networkpolicies",
     "RayCluster": "rayclusters",
     "RayJob": "rayjobs",
+    "RayService": "rayservices",
 }
 """What is sent, in this order, and how the API names it."""
 LASTING = ("PersistentVolume", "PersistentVolumeClaim")
@@ -193,10 +194,10 @@ def status(folder: Path, cluster: Cluster) -> Status:
     absent = "absent" if not found else "Initializing"
     return Status(
         name=main.name,
-        state=str(told.get("jobDeploymentStatus") or told.get("state") or absent),
+        state=str(told.get("jobDeploymentStatus") or told.get("serviceStatus") or told.get("state") or absent),
         job=str(told.get("jobStatus", "")),
         failed=int(told.get("failed", 0)),
-        message=str(told.get("message") or told.get("reason") or ""),
+        message=str(told.get("message") or told.get("reason") or _unmet(told)),
         pods=tuple(_pods(main, cluster)),
     )
 
@@ -221,7 +222,12 @@ def _why(pod: Body) -> str:
         for state in ("waiting", "terminated"):
             if reason := at(container, f"state.{state}.reason"):
                 return " ".join(f"{reason} {at(container, f'state.{state}.message', '')}".split())
-    unmet = [one for one in at(pod, "status.conditions", []) if one.get("status") == "False" and one.get("message")]
+    return _unmet(at(pod, "status", {}))
+
+
+def _unmet(status: Body) -> str:
+    """What the first condition says that is not met."""
+    unmet = [one for one in mappings(status, "conditions") if one.get("status") == "False" and one.get("message")]
     return " ".join(str(unmet[0]["message"]).split()) if unmet else ""
 
 
@@ -271,10 +277,10 @@ def _objects(folder: Path) -> list[Manifest]:
 
 
 def _main(objects: list[Manifest], folder: Path) -> Manifest:
-    found = [one for one in objects if one.kind in ("RayJob", "RayCluster")]
+    found = [one for one in objects if one.kind in ("RayJob", "RayCluster", "RayService")]
     if len(found) != 1:
         raise ConfigError(
-            f"{folder} holds {len(found)} RayJobs and RayClusters, wanted one; `ragdist k8s render JOB settings.yaml "
-            f"-o {folder}` makes such a folder"
+            f"{folder} holds {len(found)} RayJobs, RayServices and RayClusters, wanted one; "
+            f"`ragdist k8s render JOB settings.yaml -o {folder}` makes such a folder"
         )
     return found[0]

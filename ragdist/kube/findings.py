@@ -87,8 +87,9 @@ def cluster(document: Manifest) -> tuple[str, Body] | None:
         return None
     if document.kind == "RayCluster":
         return "spec", spec
-    inner = spec.get("rayClusterSpec")
-    return ("spec.rayClusterSpec", inner) if document.kind == "RayJob" and isinstance(inner, dict) else None
+    key = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}.get(document.kind, "")
+    inner = spec.get(key)
+    return (f"spec.{key}", inner) if isinstance(inner, dict) else None
 
 
 def ray_groups(path: str, spec: Body) -> Iterator[tuple[str, str, Body]]:

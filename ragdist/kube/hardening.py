@@ -22,7 +22,7 @@ QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]*)")
 
 
 def problems(document: Manifest) -> Iterator[Violation]:
-    """What is not as it must be in the pods of a RayJob or RayCluster."""
+    """What is not as it must be in the pods of a RayJob, RayService or RayCluster."""
     found = cluster(document)
     if found:
         path, spec = found

@@ -65,10 +65,6 @@ def policies(settings: Settings, name: str, labels: dict[str, str]) -> list[Mani
     """Who may talk with a run's pods, told by its label, and whom they may reach: nobody but each other, DNS, and the
     ports that are named."""
     ours: Manifest = {"podSelector": {"matchLabels": {RUN: name}}}
-    operator = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.kube.operator_namespace}},
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
-    }
     dns = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
         "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
@@ -85,7 +81,7 @@ def policies(settings: Settings, name: str, labels: dict[str, str]) -> list[Mani
     spec = {
         "podSelector": ours["podSelector"],
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": [ours]}, {"from": [operator], "ports": _tcp(DASHBOARD)}],
+        "ingress": [{"from": [ours]}, {"from": [_operator(settings)], "ports": _tcp(DASHBOARD)}],
         "egress": egress,
     }
     found = [named("networking.k8s.io/v1", "NetworkPolicy", name, settings, labels, spec=spec)]
@@ -107,3 +103,17 @@ def _teacher(settings: Settings) -> set[int]:
         return set()
     url = urlsplit(settings.teacher.url)
     return {url.port or (443 if url.scheme == "https" else 80)}
+
+
+def clients(settings: Settings, port: int) -> list[Manifest]:
+    """Who may ask a run that is served at this port: pods of `kube.clients`; the operator asks whether it is well."""
+    names = settings.kube.clients or (settings.kube.namespace,)
+    spaces = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(names)}]}
+    return [{"from": [{"namespaceSelector": spaces}, _operator(settings)], "ports": _tcp(port)}]
+
+
+def _operator(settings: Settings) -> Manifest:
+    return {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.kube.operator_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+    }

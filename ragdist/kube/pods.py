@@ -15,6 +15,8 @@ from ragdist.plan.layout import DRIVER, RAY, Plan
 from ragdist.plan.seats import GIB, Role, unreserved
 
 KubeJob = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
+SERVE = "serve"
+"""What a RayService's pods do, where those of a job have its name."""
 ROLE = "ragdist.io/role"
 """Label of a group's pods and Ray nodes; ATM's two sides ask for theirs."""
 LEAST_STORE = 2**30
@@ -68,9 +70,13 @@ class WorkerRequest(Role):
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
-def requests(settings: Settings, job: KubeJob) -> list[WorkerRequest]:
+def requests(settings: Settings, job: str) -> list[WorkerRequest]:
     """The slots that a job, with settings from `for_pods`, requests on a cluster that it joins, where a rank takes one
     CPU unless told otherwise."""
+    if job == SERVE:
+        serve = settings.serve
+        sizes = {"cpus": serve.cpus_per_replica, "gpus": serve.gpus_per_replica}
+        return [WorkerRequest(name="replicas", ranks=serve.max_replicas, **sizes)]
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
         return [_request(name, side, times) for name, side in settings if name in ("attacker", "generator")]
@@ -167,6 +173,20 @@ def head(settings: Settings, job: KubeJob, plan: Plan) -> Pods:
         memory=math.ceil(kube.head_memory_gib) or max(LEAST_HEAD_GIB, counted) + store + 1,
         store=store,
     )
+
+
+def serving(settings: Settings) -> tuple[Pods, Pods]:
+    """The head of a RayService, and the pods with room for all of its replicas. A ConfigError if the memory of a
+    replica is not told."""
+    kube, store = settings.kube, math.ceil(LEAST_STORE / GIB)
+    if not kube.memory_gib:
+        raise ConfigError(
+            "the memory of a replica is unknown, because its models are not on this machine; set kube.memory_gib"
+        )
+    (request,) = requests(settings, SERVE)
+    memory_gib = math.ceil(kube.head_memory_gib) or LEAST_HEAD_GIB + store + 1
+    head = Pods(name="head", count=1, ranks=0, cpus=kube.head_cpus, gpus=0, memory=memory_gib, store=store)
+    return head, _pods(request, kube.memory_gib * GIB, settings, store)
 
 
 def _asking(settings: Settings, plan: Plan) -> float:

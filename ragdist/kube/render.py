@@ -3,6 +3,7 @@
     settings.yaml   ConfigMap: the settings, as the driver reads them        access.yaml    ServiceAccount
     storage.yaml    PersistentVolumeClaim (s3: and PersistentVolume)         network.yaml   NetworkPolicy
     job.yaml        RayJob; `standing`: cluster.yaml, a RayCluster           kustomization.yaml
+    service.yaml    RayService in place of job and settings: `service.py`
 
 The driver runs in the head's pod, which has no slots; ranks run in groups of pods that carry the labels the job asks
 for. A retry begins with new pods and the same run name, so it resumes from the run's folder.
@@ -23,12 +24,12 @@ from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.kube import objects, pods
 from ragdist.kube.objects import JOB, RUN, Manifest, named
-from ragdist.kube.pods import KubeJob, Pods
+from ragdist.kube.pods import SERVE, KubeJob, Pods
 from ragdist.plan.layout import Plan
 from ragdist.tracking.run import run_folder
 
 SETTINGS_FOLDER = "/etc/ragdist"
-FILES = ("settings.yaml", "access.yaml", "storage.yaml", "network.yaml", "job.yaml", "cluster.yaml")
+FILES = ("settings.yaml", "access.yaml", "storage.yaml", "network.yaml", "job.yaml", "cluster.yaml", "service.yaml")
 LONGEST_NAME = 47
 """Characters of a RayJob's name: KubeRay makes longer ones of it."""
 USER = 1000
@@ -42,7 +43,7 @@ def render(settings: Settings, job: KubeJob, plan: Plan, standing: bool = False)
     inside = pods.for_pods(settings, job, run)
     _refuse(inside)
     name = name_of(run)
-    spec = _cluster(inside, name, job, plan)
+    spec = cluster(inside, name, job, pods.head(inside, job, plan), pods.groups(inside, job, plan))
     labels = {"app.kubernetes.io/name": "ragdist", RUN: name, JOB: job}
     found = {
         "settings.yaml": [named("v1", "ConfigMap", f"{name}-settings", inside, labels)],
@@ -134,7 +135,7 @@ def entrypoint(job: KubeJob) -> str:
     return f"ragdist {verb} {SETTINGS_FOLDER}/settings.yaml"
 
 
-def _job(settings: Settings, name: str, job: KubeJob, labels: dict[str, str], cluster: Manifest) -> Manifest:
+def _job(settings: Settings, name: str, job: KubeJob, labels: dict[str, str], ray_cluster: Manifest) -> Manifest:
     kube = settings.kube
     if kube.queue:
         labels = {**labels, "kueue.x-k8s.io/queue-name": kube.queue}
@@ -149,16 +150,15 @@ def _job(settings: Settings, name: str, job: KubeJob, labels: dict[str, str], cl
         "ttlSecondsAfterFinished": kube.keep_s,
         "submitterConfig": {"backoffLimit": 2},
         "submitterPodTemplate": submitter,
-        "rayClusterSpec": cluster,
+        "rayClusterSpec": ray_cluster,
     }
     if kube.deadline_s:
         spec["activeDeadlineSeconds"] = kube.deadline_s
     return named("ray.io/v1", "RayJob", name, settings, labels, spec=spec)
 
 
-def _cluster(settings: Settings, name: str, job: KubeJob, plan: Plan) -> Manifest:
-    head = pods.head(settings, job, plan)
-    workers = pods.groups(settings, job, plan)
+def cluster(settings: Settings, name: str, job: str, head: Pods, workers: list[Pods]) -> Manifest:
+    """The specification of a Ray cluster with these pods."""
     spec: Manifest = {"rayVersion": metadata.version("ray"), "authOptions": {"mode": "token"}}
     scales = settings.kube.autoscaling
     if scales:
@@ -198,7 +198,7 @@ def _resources(group: Pods) -> dict[str, str]:
     return found | {kind: f"{count:g}" for kind, count in group.resources.items()}
 
 
-def _template(settings: Settings, name: str, job: KubeJob, group: Pods, no_restart: bool = False) -> Manifest:
+def _template(settings: Settings, name: str, job: str, group: Pods, no_restart: bool = False) -> Manifest:
     """A pod: hardened, with limits, storage, shared memory, and time to end."""
     kube, in_ray = settings.kube, group.name != "submitter"
     volumes: list[Manifest] = []
@@ -212,7 +212,7 @@ def _template(settings: Settings, name: str, job: KubeJob, group: Pods, no_resta
         shared = {"medium": "Memory", "sizeLimit": f"{group.store + 1}Gi"}
         mount("shared-memory", "/dev/shm", {"emptyDir": shared})
         mount("storage", kube.mount, {"persistentVolumeClaim": {"claimName": kube.claim}})
-    if group.name == "head":
+    if group.name == "head" and job != SERVE:
         mount("settings", SETTINGS_FOLDER, {"configMap": {"name": f"{name}-settings"}}, readOnly=True)
     size = {"cpu": str(group.cpus), "memory": f"{group.memory}Gi"}
     if group.gpus:

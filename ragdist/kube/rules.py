@@ -13,17 +13,18 @@ from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappin
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-LONGEST = {"RayJob": 47, "RayCluster": 53}
+LONGEST = {"RayJob": 47, "RayCluster": 53, "RayService": 47}
 TOKENS_SINCE = (2, 52)
 RESOURCES = ("num-cpus", "num-gpus", "memory", "resources")
 POLICIES = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 """Of deletion, from the first that may come to the last."""
+UPGRADES = ("None", "NewCluster", "NewClusterWithIncrementalUpgrade")
 GATED = {"networkPolicy": "RayClusterNetworkPolicy", "tlsOptions": "RayClusterMTLS"}
 GATED |= {"historyServerOptions": "RayClusterHistoryServer"}
 
 
 def problems(document: Manifest) -> Iterator[Violation]:
-    """What the operator would refuse in a RayJob or RayCluster."""
+    """What the operator would refuse in a RayJob, RayService or RayCluster."""
     name = document.name
     longest = LONGEST[document.kind]
     if len(name) > longest or not DNS_1035.fullmatch(name):
@@ -33,6 +34,8 @@ def problems(document: Manifest) -> Iterator[Violation]:
     if document.kind == "RayJob" and isinstance(spec, dict):
         for part in (_job, _selector, _modes, _deletion):
             yield from part(spec)
+    if document.kind == "RayService" and isinstance(spec, dict):
+        yield from _service(spec)
     found = cluster(document)
     if found:
         path, body = found
@@ -64,6 +67,17 @@ def _job(spec: Body) -> Iterator[Violation]:
         told = None
     if not isinstance(told, dict):
         yield Violation("spec.runtimeEnvYAML", "no YAML mapping", "one, written as a text")
+
+
+def _service(spec: Body) -> Iterator[Violation]:
+    named = "spec.rayClusterConfig.headGroupSpec.headService.metadata.name"
+    if at(spec, named.removeprefix("spec.")):
+        yield Violation(named, str(at(spec, named.removeprefix("spec."))), "none: the operator names it")
+    if (kind := at(spec, "upgradeStrategy.type", "None")) not in UPGRADES:
+        yield Violation("spec.upgradeStrategy.type", str(kind), ", ".join(UPGRADES))
+    if number(spec.get("rayClusterDeletionDelaySeconds")) < 0:
+        where = "spec.rayClusterDeletionDelaySeconds"
+        yield Violation(where, str(spec["rayClusterDeletionDelaySeconds"]), "0 or more")
 
 
 def _selector(spec: Body) -> Iterator[Violation]:
@@ -126,8 +140,8 @@ def _authentication(path: str, spec: Body, kind: str) -> Iterator[Violation]:
     match = re.match(r"(\d+)\.(\d+)", version)
     if tokens and (not match or (int(match[1]), int(match[2])) < TOKENS_SINCE):
         yield Violation(f"{path}.rayVersion", repr(version), "2.52.0 or later with authOptions.mode: token")
-    if by_kubernetes and (kind == "RayJob" or not tokens):
-        wanted = "none in a RayJob" if kind == "RayJob" else "authOptions.mode: token beside it"
+    if by_kubernetes and (kind != "RayCluster" or not tokens):
+        wanted = f"none in a {kind}" if kind != "RayCluster" else "authOptions.mode: token beside it"
         yield Violation(f"{path}.authOptions.enableK8sTokenAuth", "true", wanted)
 
 

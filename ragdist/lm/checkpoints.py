@@ -6,14 +6,17 @@ ranks are done; a folder without it is what a killed run left half-written.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ragdist.errors import StorageError
-from ragdist.storage.atomic import atomic_folder, read_json, write_json
+from ragdist.storage.atomic import atomic_folder, make_readable, read_json, write_json
 from ragdist.storage.locks import locked
+
+log = logging.getLogger("ragdist")
 
 MODEL, CHECKPOINTS, STOP = "model", "checkpoints", "stop"
 """Names in a run's folder: the tuned model, the checkpoints, the request to stop."""
@@ -74,13 +77,24 @@ def last_said(folder: Path, step: int) -> dict[str, float] | None:
     return read_json(about).get("said") if about.exists() else None
 
 
-def new_model(folder: Path) -> AbstractContextManager[Path]:
-    """A folder to write a whole model into, which becomes `folder/model`.
+@contextmanager
+def new_model(folder: Path) -> Iterator[Path]:
+    """A folder to write a whole model into, which becomes `folder/model`, for whoever may read the run's folder.
 
     Where that is there already, a rank that was taken for dead finished it after all, from the same state to the same
     bits.
     """
-    return atomic_folder(folder / MODEL, first_wins=True)
+    with atomic_folder(folder / MODEL, first_wins=True) as half:
+        yield half
+        make_readable(half)
+
+
+def forget(run: Path) -> None:
+    """Removes the checkpoints of all models below a run's folder that are whole, and says so in the log."""
+    for folder in [found for found in run.rglob(CHECKPOINTS) if (found.parent / MODEL).exists()]:
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        shutil.rmtree(folder)
+        log.info("removed %s, %.1f GB: the run is finished (run.keep_checkpoints keeps them)", folder, size / 1e9)
 
 
 def agreed(folder: Path) -> Path | None:

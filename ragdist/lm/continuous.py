@@ -126,7 +126,8 @@ class ContinuousWriter:
                 f"{self.model.config.model_type} models keep more than keys and values of all tokens, and "
                 "`ragdist serve` cannot hold several texts of one; serve the run's model folder by vLLM"
             )
-        self.cache.layers = [_SlotLayer(slots) for _ in self.cache.layers]
+        self.layers = [_SlotLayer(slots) for _ in self.cache.layers]
+        self.cache.layers = list(self.layers)
         self.under_way: list[_Text] = []
         """The text in each of the first slots."""
         self._held: list[tuple[int, ...]] = [()] * slots
@@ -207,7 +208,7 @@ class ContinuousWriter:
         )
         cache = DynamicCache(config=self.model.config)
         if shared >= REUSED:
-            for number, layer in enumerate(self.cache.layers):
+            for number, layer in enumerate(self.layers):
                 keys, values = (states[source : source + 1, :, :shared] for states in (layer.keys, layer.values))
                 cache.update(keys, values, number)
         else:
@@ -222,7 +223,8 @@ class ContinuousWriter:
         oldest = min(range(slot, self.slots), key=self._used_at.__getitem__)
         if oldest != slot:
             self._swap(oldest, slot)
-        for layer, read in zip(self.cache.layers, cache.layers, strict=True):
+        fresh: list[Any] = list(cache.layers)
+        for layer, read in zip(self.layers, fresh, strict=True):
             layer.take(slot, read.keys[0], read.values[0], text.limit)
         self.under_way.append(text)
         self._add(slot, logits_1V)
@@ -232,7 +234,7 @@ class ContinuousWriter:
         """A token more for each text under way."""
         places_R = torch.tensor([len(text.held) for text in self.under_way], device=self.model.device)
         used = int(places_R.max()) + 1
-        for layer in self.cache.layers:
+        for layer in self.layers:
             layer.places_R, layer.used = places_R, used
         mask_R11T = (torch.arange(used, device=places_R.device) <= places_R[:, None])[:, None, None]
         ids_R1 = torch.tensor([text.tokens[-1:] for text in self.under_way], device=self.model.device)
@@ -301,10 +303,14 @@ class ContinuousWriter:
                 )
 
     def _swap(self, one: int, two: int) -> None:
-        for layer in self.cache.layers:
+        for layer in self.layers:
             layer.swap(one, two)
         for listed in (self._held, self._used_at):
-            listed[one], listed[two] = listed[two], listed[one]  # type: ignore[call-overload]
+            _exchange(listed, one, two)
+
+
+def _exchange(listed: list[Any], one: int, two: int) -> None:
+    listed[one], listed[two] = listed[two], listed[one]
 
 
 def _end(text: _Text, outcome: LiveText | Exception) -> None:

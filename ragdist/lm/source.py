@@ -16,7 +16,7 @@ from ragdist.config import ModelConfig
 from ragdist.errors import ModelError, StorageError, first_line
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
-from ragdist.storage.atomic import atomic_folder, translate_errors
+from ragdist.storage.atomic import atomic_folder, make_readable, translate_errors
 from ragdist.storage.locks import is_locked, locked
 from ragdist.storage.model_files import PACKAGE, converted, packaged_gguf
 from ragdist.tracking.progress import say
@@ -131,6 +131,7 @@ def _convert(gguf: Path, final: Path) -> None:
                 del model.config.quantization_config
             model.save_pretrained(half)
             tokenizer.save_pretrained(half)
+            make_readable(half)
     except (ValueError, LookupError, struct.error) as error:  # what a torn or unknown file makes of its readers
         reason = first_line(error)
         raise ModelError(f"{gguf} cannot be converted ({reason}); set model.source to another model") from None

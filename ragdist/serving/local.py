@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 import socket
 import sys
@@ -14,11 +16,13 @@ import uvicorn
 
 from ragdist.config import ServeConfig
 from ragdist.errors import ConfigError
-from ragdist.storage.secret import secret_file
+from ragdist.storage.secret import secret_file, secret_path
 from ragdist.tracking.progress import say
 
 TOKEN = "RAGDIST_TOKEN"
 """Environment variable with the token."""
+OWN = "serve_token"
+"""This user's own secret of that name."""
 
 
 def token(config: ServeConfig) -> str:
@@ -39,8 +43,34 @@ def token(config: ServeConfig) -> str:
     return found
 
 
+def shared_token(config: ServeConfig, fingerprint: str) -> str:
+    """The token on one of several machines, of which none makes its own.
+
+    Args:
+        config: says where it is.
+        fingerprint: of the token that all machines have; empty where nobody knows it.
+
+    Raises:
+        ConfigError: it is not there, or another one.
+    """
+    wanted = "set serve.token_file to a file that all machines see, or RAGDIST_TOKEN where Ray is started on each"
+    if not (config.token_file or os.environ.get(TOKEN, "").strip() or secret_path(OWN).exists()):
+        raise ConfigError(f"there is no token on {socket.gethostname()}; {wanted}")
+    found = token(config)
+    if fingerprint and not hmac.compare_digest(fingerprint_of(found), fingerprint):
+        raise ConfigError(
+            f"the token on {socket.gethostname()} is another one than where `ragdist serve` runs; {wanted}"
+        )
+    return found
+
+
+def fingerprint_of(token: str) -> str:
+    """What tells whether a token is the same, and neither the token nor, by trying, a short one."""
+    return hashlib.scrypt(token.encode(), salt=b"ragdist", n=2**14, r=8, p=1).hex()
+
+
 def _token_file(config: ServeConfig) -> Path:
-    return Path(config.token_file).expanduser() if config.token_file else secret_file("serve_token")
+    return Path(config.token_file).expanduser() if config.token_file else secret_file(OWN)
 
 
 @contextlib.contextmanager

@@ -62,6 +62,13 @@ def atomic_folder(path: Path, first_wins: bool = False) -> Iterator[Path]:
         shutil.rmtree(half, ignore_errors=True)
 
 
+def make_readable(folder: Path) -> None:
+    """Gives all that is in a folder to those who may read the folder: safetensors writes for its owner alone."""
+    mode = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
 def copy_linked(source: Path, target: Path) -> None:
     """Copies a folder; its files are shared with the source where the disk can."""
     shutil.copytree(source, target, copy_function=_linked, dirs_exist_ok=True)

@@ -9,10 +9,14 @@ from pathlib import Path
 from ragdist.storage.atomic import atomic_file
 
 
+def secret_path(name: str) -> Path:
+    """Where the secret of that name is, once it is made."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ragdist" / name
+
+
 def secret_file(name: str) -> Path:
     """The file of that name, made on first use with a random secret in it."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = state / "ragdist" / name
+    path = secret_path(name)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         with atomic_file(path) as half:

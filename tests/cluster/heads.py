@@ -30,6 +30,8 @@ class Head:
     """Where its machine's Prometheus numbers are."""
     folder: Path
     """What Ray itself writes."""
+    gcs: str
+    """Where drivers join it."""
 
 
 def free_port() -> int:
@@ -51,8 +53,8 @@ def started(home: Path, own: dict[str, str]):
     token.write_text(secrets.token_hex(32))
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env = clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": "/tmp"}
-    dashboard, metrics, temp = free_port(), free_port(), Path(f"/tmp/ragdist-test-{os.getpid()}")
-    command = [RAY, "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={dashboard}"]
+    dashboard, metrics, gcs, temp = free_port(), free_port(), free_port(), Path(f"/tmp/ragdist-test-{os.getpid()}")
+    command = [RAY, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
     command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--object-store-memory=150000000"]
     command += [f"--dashboard-agent-listen-port={free_port()}"]  # Ray has one by default: two heads would share it
     command += ["--disable-usage-stats", f"--temp-dir={temp}", "--include-dashboard=true"]
@@ -62,7 +64,9 @@ def started(home: Path, own: dict[str, str]):
         process = subprocess.Popen(command, env=env | own, stdout=log, stderr=log, start_new_session=True)
         try:
             _wait_for(f"http://127.0.0.1:{dashboard}/api/gcs_healthz", home / "head.log")
-            yield Head(f"http://127.0.0.1:{dashboard}", env, f"http://127.0.0.1:{metrics}/metrics", temp)
+            yield Head(
+                f"http://127.0.0.1:{dashboard}", env, f"http://127.0.0.1:{metrics}/metrics", temp, f"127.0.0.1:{gcs}"
+            )
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:

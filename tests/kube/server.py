@@ -23,7 +23,7 @@ def emulated(folder: Path) -> Iterator[tuple[Any, Path]]:
     """(the emulator, a kubeconfig) of a server with KubeRay's kinds; it ends with the block."""
     emulator = kmock.KubernetesEmulator()
     emulator.resources.load_bundled()
-    for plural, kind in (("rayjobs", "RayJob"), ("rayclusters", "RayCluster")):
+    for plural, kind in (("rayjobs", "RayJob"), ("rayclusters", "RayCluster"), ("rayservices", "RayService")):
         emulator.resources[f"ray.io/v1/{plural}"] = {"kind": kind, "singular": kind.lower(), **VERBS}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
