@@ -68,7 +68,14 @@ NEEDS = {
     ),
     "cluster": (
         *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
-        *("test_runs.py", "test_retrieval_runs.py", "test_sweeps.py", "test_your_documents.py", "test_wheel.py"),
+        *(
+            "test_notebook.py",
+            "test_runs.py",
+            "test_retrieval_runs.py",
+            "test_sweeps.py",
+            "test_your_documents.py",
+            "test_wheel.py",
+        ),
     ),
 }
 

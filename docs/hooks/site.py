@@ -1,8 +1,9 @@
-"""Pages of the site that no file of docs/ is: the README as the index, and the gallery of jobs/settings.
+"""Pages of the site that no file of docs/ is: the README, the gallery of jobs/settings, the notebook.
 
 A link from a page to a file outside docs/ is right in a checkout; here the name of that file stands in its place.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -27,9 +28,10 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> None:
-    """Adds the README and the gallery."""
+    """Adds the README, the gallery and the notebook."""
     files.append(File.generated(config, "index.md", content=(ROOT / "README.md").read_text()))
     files.append(File.generated(config, "examples.md", content=gallery()))
+    files.append(File.generated(config, "notebook.md", content=notebook()))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -55,7 +57,17 @@ def site_path(target: Path) -> str:
     if target.is_dir():
         target /= "README.md"
     docs = ROOT / "docs"
+    if target == docs / "notebook.ipynb":
+        return "notebook.md"
     return target.relative_to(docs).as_posix() if target.is_relative_to(docs) and target.is_file() else ""
+
+
+def notebook() -> str:
+    """The cells of the notebook as a page."""
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    fences = {"markdown": ("", ""), "code": ("```python\n", "\n```")}
+    texts = [("".join(cell["source"]).join(fences[cell["cell_type"]])) for cell in cells]
+    return "\n\n".join([*texts, "The same to run: `docs/notebook.ipynb` of the repository."])
 
 
 def gallery() -> str:
