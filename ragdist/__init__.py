@@ -10,13 +10,14 @@ import os
 # Nothing of a run is told to anyone; huggingface_hub reads this once, when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+from ragdist.asking import answer, prompt, serving
 from ragdist.config import Settings
 from ragdist.config.loader import load
 from ragdist.errors import PartError, RagdistError
 from ragdist.parts import Attack, Callback, Event, Metric, Parts, Retriever
 from ragdist.records import Chunk, Question
 from ragdist.results import Run, compare_runs, list_runs
-from ragdist.runs import answer, atm, audit, build, demo, duet, evaluate, export_data, export_model, prompt, raft, sweep
+from ragdist.runs import atm, audit, build, demo, duet, evaluate, export_data, export_model, raft, sweep
 
 __version__ = "0.1.0"
 __all__ = [
@@ -46,5 +47,6 @@ __all__ = [
     "load",
     "prompt",
     "raft",
+    "serving",
     "sweep",
 ]

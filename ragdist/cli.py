@@ -15,7 +15,7 @@ import typer.completion
 import typer.core
 from rich.table import Table
 
-from ragdist import results, runs
+from ragdist import asking, planning, results, runs
 from ragdist.cli_k8s import k8s
 from ragdist.config import loader
 from ragdist.errors import ConfigError, DataError, RagdistError, Stopped
@@ -163,7 +163,7 @@ def answer(
     """Answer a question by a finished run: the answer, how sure, from which documents; of DuetRAG, whose it is."""
     from ragdist.serving import terminal
 
-    found = runs.answer(question, run)
+    found = asking.answer(question, run)
     if as_json:
         return print_json(dataclasses.asdict(found))
     show(f"{found.text}\n", plain=True)
@@ -173,7 +173,7 @@ def answer(
 @app.command()
 def chat(run: Finished, changes: Changes = None, as_json: AsJson = False) -> None:
     """Ask a finished run questions in the terminal, with retrieval over its documents; a question a line."""
-    runs.chat(run, changes or [], as_json)
+    asking.chat(run, changes or [], as_json)
 
 
 @app.command()
@@ -182,7 +182,7 @@ def serve(run: Finished, changes: Changes = None) -> None:
 
     Example: `ragdist serve runs/demo serve.port=8001 retrieval.count=3`.
     """
-    runs.serve(run, changes or [])
+    asking.serve(run, changes or [])
 
 
 @app.command()
@@ -204,7 +204,7 @@ def plan(
 
     asked = list(arguments or [])
     job: Any = asked.pop(0) if asked and asked[0] in ("raft", "atm", "duet") else "raft"
-    made = runs.plan(loader.load(asked), job, nodes, from_runs)
+    made = planning.plan(loader.load(asked), job, nodes, from_runs)
     if as_json:
         print_json(tables.as_json(made))
     else:

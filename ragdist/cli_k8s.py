@@ -38,17 +38,17 @@ def render(
     ] = False,
 ) -> None:
     """Write the manifests of a job or a service: pods, slots and memory as these settings ask for."""
-    from ragdist import runs
+    from ragdist import planning
     from ragdist.config import loader
     from ragdist.sweeps import trials
 
     job, *settings = arguments
     if job == "serve":
-        for path in runs.render_service(settings[0] if settings else "", settings[1:], to):
+        for path in planning.render_service(settings[0] if settings else "", settings[1:], to):
             sys.stdout.write(f"{path}\n")
         return
     load = trials.load if job.startswith("sweep") else loader.load
-    for path in runs.render(load(settings), job, to, standing, from_runs):  # type: ignore[arg-type]
+    for path in planning.render(load(settings), job, to, standing, from_runs):  # type: ignore[arg-type]
         sys.stdout.write(f"{path}\n")
 
 

@@ -6,9 +6,7 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,43 +16,32 @@ import yaml
 
 from ragdist import players, results
 from ragdist.config import Settings, loader
-from ragdist.config.loader import SYSTEMS, Source, flatten, load, load_kept
+from ragdist.config.loader import SYSTEMS, load
 from ragdist.data.sources.given import QuestionRows, with_questions
-from ragdist.errors import ConfigError, RagdistError
+from ragdist.errors import ConfigError
 from ragdist.parts import Attack, Callback, Metric, Parts, Retriever
+from ragdist.planning import check_data, check_plan, refuse_unknown_job, too_few_to_judge
 from ragdist.results import Run
-from ragdist.storage.atomic import read_json, translate_errors
+from ragdist.storage.atomic import translate_errors
 from ragdist.storage.stages import Rows
 from ragdist.systems.atm.training_rows import open_questions
 from ragdist.tracking.progress import say
-from ragdist.tracking.run import STATE, RunFolder, open_run, run_folder, span
+from ragdist.tracking.run import RunFolder, open_run, run_folder, span
 
 if TYPE_CHECKING:
     from ragdist.cluster.submit import Submission
     from ragdist.data.audit import Audit
     from ragdist.data.pipeline import Pipeline
-    from ragdist.data.prompts import Document
-    from ragdist.data.sources.check import QuestionCount
     from ragdist.data.starter import Machine
     from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
     from ragdist.export import Exported
-    from ragdist.kube.pods import KubeJob
-    from ragdist.plan.fits import Problem
-    from ragdist.plan.layout import Job, Plan
-    from ragdist.plan.seats import Node
-    from ragdist.plan.workload import Here
-    from ragdist.serving.service import Answer, Service
+    from ragdist.plan.layout import Job
     from ragdist.sweeping import Swept
     from ragdist.systems.atm.report import Rounds
     from ragdist.systems.atm.run import AtmOutcome
     from ragdist.systems.duet.report import DuetReport
     from ragdist.tracking.timeline import Timeline
-
-SERVED = ("serve.", "retrieval.", "evaluation.", "duet.arbiter", "duet.abstain_below", "cluster.", "kube.", "teacher.")
-"""Settings that may be others where a finished run is asked."""
-JOBS = (*SYSTEMS, "sweep-raft", "sweep-atm")
-"""What a cluster can be sent."""
 
 
 def raft(
@@ -187,333 +174,11 @@ def _conclude(
     return summary
 
 
-def answer(question: str, folder: Path, retriever: Retriever | None = None) -> Answer:
-    """What a finished run says to a question; arguments as of `serving`, and raises likewise."""
-    from ragdist.serving.service import Query, checked
-
-    with serving(folder, retriever=retriever) as service:
-        return service.ask(Query(question=checked(question, "the question"))).result()
-
-
-@contextmanager
-def serving(folder: Path, overrides: Sequence[Source] = (), retriever: Retriever | None = None) -> Iterator[Service]:
-    """A finished run of RAFT, ATM or DuetRAG, open to be asked in this process.
-
-    Args:
-        folder: the run's.
-        overrides: `key=value` of serve, retrieval, evaluation.max_new_tokens or duet.arbiter.
-        retriever: finds what is shown, where the run was made with one of the user's own; what it finds is not kept.
-
-    Raises:
-        ConfigError: the folder holds no finished run, or one of another retriever, or an override changes what it was
-            trained for.
-    """
-    with players.service(folder, serving_settings(folder, overrides), retriever) as service:
-        yield service
-
-
-def chat(folder: Path, overrides: Sequence[str] = (), as_json: bool = False) -> None:
-    """Answers the questions of standard input by a finished run; arguments as of `serving`."""
-    from ragdist.serving import terminal
-
-    with serving(folder, overrides) as service:
-        terminal.talk(service, serving_settings(folder, overrides).serve.timeout_s, as_json)
-
-
-def serve(folder: Path, overrides: Sequence[str] = ()) -> None:
-    """A finished run over HTTP until the process is told to end; what is under way then is finished.
-
-    Where a cluster is named (`cluster.address`, RAY_ADDRESS), replicas of it answer; else this process.
-
-    Raises:
-        ConfigError: as of `serving`; the port is taken, or the token file cannot be read.
-    """
-    from ragdist.serving import local
-
-    settings = serving_settings(folder, overrides)
-    token = local.token(settings.serve)
-    if settings.cluster.address or os.environ.get("RAY_ADDRESS"):
-        from ragdist.cluster import serve as replicas
-
-        opened = partial(replica, folder.resolve(), tuple(overrides), local.fingerprint_of(token))
-        replicas.run(opened, folder.resolve().name, settings)
-        return
-    with local.listening(settings.serve) as listener, served(folder, overrides, token) as app:
-        local.run(app, listener, folder.resolve().name, settings.serve)
-
-
-def serve_application(args: dict[str, Any]) -> Any:
-    """What Ray Serve starts by the name `ragdist.runs:serve_application`, as in a RayService.
-
-    Args:
-        args: `run`, the run's folder as all machines see it, and `settings`, nested values as of `ragdist serve`.
-
-    Raises:
-        ConfigError: as of `serving`.
-    """
-    from ragdist.cluster import serve as replicas
-
-    folder, overrides = Path(args["run"]), (args.get("settings") or {},)
-    settings = serving_settings(folder, overrides)
-    return replicas.application(partial(replica, folder, overrides, ""), settings.serve)
-
-
-@contextmanager
-def replica(folder: Path, overrides: Sequence[Source], fingerprint: str) -> Iterator[Any]:
-    """As `served` on one of several machines, by the token that is there and has this fingerprint."""
-    from ragdist.serving import local
-
-    token = local.shared_token(serving_settings(folder, overrides).serve, fingerprint)
-    with served(folder, overrides, token) as app:
-        yield app
-
-
-@contextmanager
-def served(folder: Path, overrides: Sequence[Source], token: str) -> Iterator[Any]:
-    """The ASGI application of a finished run, with its models; arguments as of `serving`, and the token of requests."""
-    from ragdist.serving import http
-
-    settings = serving_settings(folder, overrides)
-    most = settings.serve.max_new_tokens or settings.answer_tokens
-    with serving(folder, overrides) as service:
-        yield http.application(service, folder.resolve().name, most, settings.serve, token)
-
-
-def serving_settings(folder: Path, overrides: Sequence[Source] = ()) -> Settings:
-    """The settings of a finished run, and what may be changed of them where it is asked; arguments as of `serving`."""
-    state = read_json(folder / STATE) if (folder / STATE).exists() else {"job": "", "state": "not there"}
-    if state["job"] not in SYSTEMS or state["state"] != "finished":
-        results.refuse_unknown(str(folder))
-        found = f"it is {state['job']} and {state['state']}" if state["job"] else "it is no run's folder"
-        raise ConfigError(
-            f"{folder} holds no finished run of {', '.join(SYSTEMS)}: {found}; `ragdist runs` lists those that are "
-            "there, `ragdist demo` makes one"
-        )
-    kept = load_kept(folder / "settings.yaml")
-    changed = loader.resolve(loader.nested(overrides, kept.model_dump(mode="json")))
-    asked = flatten(changed)
-    other = [key for key, value in flatten(kept).items() if asked[key] != value and not key.startswith(SERVED)]
-    if other:
-        raise ConfigError(f"{', '.join(other)} cannot change after training; here may change {', '.join(SERVED)}")
-    return changed
-
-
 def _note_documents(run: RunFolder, pipeline: Pipeline) -> None:
     """Leaves in the run's folder which documents it was made with."""
     from ragdist.serving import library
 
     library.note(run.folder, pipeline)
-
-
-def prompt(question: str, documents: Sequence[Document], run: Run | Settings | Path | str) -> str:
-    """The very text that a run's model is trained on and asked, in its chat template; an answer comes next.
-
-    Documents are cut to fit beside an answer into `model.max_tokens`, as in evaluation. Its tokens are those of the
-    text with no special token added (`add_special_tokens=False`).
-
-    Args:
-        question: in words.
-        documents: in the order they are shown: texts, pairs (title, text), or dicts with text and perhaps title; an
-            empty list is the closed book.
-        run: a run or its folder, or settings.
-
-    Raises:
-        ConfigError: the folder holds no run.
-        DataError: a document is none of these, or the question is too long.
-    """
-    from ragdist.data import prompts
-
-    settings = run if isinstance(run, Settings) else _settings_of(Path(run.folder if isinstance(run, Run) else run))
-    shown = [prompts.shown_as(document) for document in documents]
-    limit, room = settings.model.max_tokens, settings.answer_tokens
-    return prompts.prompt_text(question, shown, players.tokenizer(settings), settings.prompts, limit, room)
-
-
-def _settings_of(folder: Path) -> Settings:
-    """Those that a run kept, its tuned model's tokenizer being that of `model.source`."""
-    if not (folder / "settings.yaml").exists():
-        raise ConfigError(f"{folder} holds no run; name one as `ragdist runs` lists it, or give settings")
-    settings = load_kept(folder / "settings.yaml")
-    tuned = folder / "model"
-    return settings.unchecked("model", settings.model.at(tuned)) if tuned.is_dir() else settings
-
-
-def plan(settings: Settings, job: Job = "raft", nodes: str = "", from_runs: bool = False) -> Plan:
-    """What a job would take: seats, memory, rows, steps, money. Loads and starts nothing.
-
-    Args:
-        settings: all settings.
-        job: which system.
-        nodes: machines, as `plan.seats.parse` reads them; empty is this one, or those of a cluster that is joined,
-            of which nothing is known.
-        from_runs: counts in the stages that runs of this machine finished, for other machines too; for this one and
-            for a cluster that is joined that is always so.
-
-    Raises:
-        ConfigError: `nodes` cannot be read.
-        ModelError: `model.source` names a package that is not there.
-    """
-    from ragdist.plan import layout, seats
-
-    machines = seats.parse(nodes) if nodes else _machines(settings)
-    count, unusable = _seen(settings)
-    here = _here(settings) if from_runs or not nodes else None
-    made = layout.make(settings, job, machines, here, count.train)
-    problems = [*unusable, *_too_few(count, settings, job, made), *made.problems]
-    return replace(made, data=count._asdict(), problems=problems)
-
-
-def _machines(settings: Settings) -> list[Node] | None:
-    """This machine; None where a cluster is joined, of which nothing is known from here."""
-    from ragdist.plan import seats
-
-    return None if settings.cluster.address or os.environ.get("RAY_ADDRESS") else [seats.this_machine()]
-
-
-def _seen(settings: Settings) -> tuple[QuestionCount, list[Problem]]:
-    """What is counted of the data as far as it is seen from here, and what stands in the way."""
-    from ragdist.data.sources import check
-    from ragdist.plan.fits import Problem
-
-    if not check.there(settings.corpus):
-        unseen = "corpus.folder or corpus.questions are not on this machine: not looked at"
-        return check.QuestionCount(), [Problem(sure=False, text=unseen)]
-    try:
-        return check.questions(settings), []
-    except RagdistError as error:
-        return check.QuestionCount(), [Problem(sure=True, text=str(error))]
-
-
-def _too_few(count: QuestionCount, settings: Settings, job: Job, made: Plan) -> list[Problem]:
-    from ragdist.data.sources import check
-    from ragdist.plan.fits import Problem
-
-    found = [*check.impossible(count, settings)]
-    if job == "raft":
-        found += check.stepless(made.rows.rows if made.rows.exact else count.train, settings.train)
-    if job == "duet" and count.train:
-        from ragdist.systems.duet.training_rows import answerers_count
-
-        rows = max(1, answerers_count(count.train, settings.duet))
-        found += check.stepless(rows, settings.duet.reciter, "duet.reciter")
-        found += check.stepless(rows, settings.duet.discoverer, "duet.discoverer")
-    few = _few(count) if settings.evaluation.conditions else []
-    return [Problem(sure=True, text=why) for why in found] + [Problem(sure=False, text=why) for why in few]
-
-
-def _few(count: QuestionCount) -> list[str]:
-    """A warning where so few questions judge that no difference will be called one."""
-    from ragdist.evaluation.intervals import ENOUGH
-
-    if not count.test or count.test >= ENOUGH:
-        return []
-    asked = "1 test question" if count.test == 1 else f"{count.test} test questions"
-    return [
-        f"{asked}: with fewer than {ENOUGH} no difference is called one, and intervals are wide; add questions, or "
-        "raise questions.test_fraction"
-    ]
-
-
-def check_plan(settings: Settings, job: Job) -> None:
-    """Lets pass what can work, and says what is near the limit.
-
-    Machines of a cluster that is joined, or that this process has open already, are not known from here; where the
-    model is tuned already there is nothing to check.
-
-    Raises:
-        ConfigError: something surely cannot fit.
-        ModelError: `model.source` names a package that is not there.
-    """
-    tuned = (run_folder(settings, job) / "model").exists()
-    count = None if tuned else check_data(settings)
-    from ragdist.cluster import session
-    from ragdist.plan import layout
-
-    if session.is_job():
-        session.refuse_relative(settings.run.folder)
-    if count is None:
-        return
-    opened = session.is_open()
-    made = layout.make(settings, job, None if opened else _machines(settings), _here(settings))
-    if not opened:
-        made = replace(made, problems=[*_too_few(count, settings, job, made), *made.problems])
-    for warning in layout.check(made):
-        say(f"warning: {warning}")
-
-
-def check_data(settings: Settings) -> QuestionCount:
-    """Counts the questions that are named, before anything heavy is loaded.
-
-    Raises:
-        ConfigError: files or a folder are not there.
-        DataError: a question file cannot be used, or there are no documents.
-    """
-    from ragdist.data.sources import check
-
-    return check.questions(settings)
-
-
-def _here(settings: Settings) -> Here:
-    """What this machine's runs left of these settings."""
-    from ragdist.data.sources import origins
-    from ragdist.plan.workload import Here
-
-    return Here(origins.made_from(settings.corpus, settings.run.folder))
-
-
-def render(
-    settings: Settings, job: KubeJob, folder: Path, standing: bool = False, from_runs: bool = False
-) -> list[Path]:
-    """Writes the Kubernetes manifests of a job with these settings; returns the files.
-
-    Args:
-        settings: all settings.
-        job: raft, duet, atm, sweep-raft or sweep-atm.
-        folder: where to.
-        standing: a RayCluster that stays, in place of a RayJob.
-        from_runs: sizes pods by the rows that runs of this machine made; else what is written depends on settings and
-            the model's files alone.
-
-    Raises:
-        ConfigError: settings that cannot work in pods, or a model of unknown memory.
-    """
-    _refuse_unknown(job)
-    from ragdist.kube import pods, render
-    from ragdist.plan import layout
-
-    made = layout.make(settings, pods.system(job), None, _here(settings) if from_runs else None)
-    layout.check(made)
-    return render.write(render.render(settings, job, made, standing), folder)
-
-
-def render_service(run: str, arguments: Sequence[Source], folder: Path) -> list[Path]:
-    """Writes the Kubernetes manifests of a finished run that is to be asked over HTTP; returns the files.
-
-    Args:
-        run: the run's folder on the storage of the pods; a relative one lies below `kube.mount`.
-        arguments: settings, of which those of `kube` and of SERVED count; the run's folder knows the rest.
-        folder: where to.
-
-    Raises:
-        ConfigError: settings that cannot work in pods, or no memory of a replica.
-    """
-    from ragdist.kube import render, service
-
-    values = loader.nested(arguments)
-    return render.write(service.manifests(run, loader.resolve(values), _for_replicas(values)), folder)
-
-
-def _for_replicas(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Of nested settings those that a replica may be told, which is not to join or make a cluster."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        path = f"{above}{key}"
-        if isinstance(value, Mapping):
-            if inner := _for_replicas(value, f"{path}."):
-                found[key] = inner
-        elif path.startswith(SERVED) and not path.startswith(("cluster.", "kube.")):
-            found[key] = value
-    return found
 
 
 def submit(
@@ -539,16 +204,11 @@ def submit(
         ConfigError: no such job, or the cluster does not take it.
         TrainError: it was lost sight of, which does not end it.
     """
-    _refuse_unknown(job)
+    refuse_unknown_job(job)
     from ragdist.cluster import submit as cluster
 
     order = cluster.Order(job, settings, address, working_dir, tuple(excluded))
     return cluster.submit(order, out)
-
-
-def _refuse_unknown(job: str) -> None:
-    if job not in JOBS:
-        raise ConfigError(f"no job {job!r}; wanted one of {', '.join(JOBS)} before the settings")
 
 
 def sweep(job: str, settings: Settings) -> Swept:
@@ -756,7 +416,7 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
     settings = loader.resolve(yaml.safe_load(text))
     with translate_errors(to.parent):
         to.write_text(text)
-    for warning in _few(check_data(settings)) if paths else ():
+    for warning in too_few_to_judge(check_data(settings)) if paths else ():
         say(warning)
     if machine == "kuberay":
         return [f"ragdist k8s render {system} {to} -o manifests"]

@@ -26,7 +26,7 @@ import pytest
 import typer
 import yaml
 
-from ragdist import cli, runs
+from ragdist import cli, planning, runs
 from ragdist.config import Settings, loader
 from ragdist.kube import client
 from ragdist.plan import layout
@@ -85,7 +85,7 @@ def planned(job: str, settings: Settings) -> None:
     """The plan of the job on `NODES`, refused as `train` refuses it."""
     if job.startswith("sweep-"):
         trials.check(job.removeprefix("sweep-"), settings.sweep, settings.evaluation)
-    layout.check(runs.plan(settings, job.removeprefix("sweep-"), NODES))
+    layout.check(planning.plan(settings, job.removeprefix("sweep-"), NODES))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import ragdist
-from ragdist import results, runs
+from ragdist import planning, results, runs
 from ragdist.config import loader
 from ragdist.data.sources import check
 from ragdist.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def problems(*arguments, job="raft"):
-    return [problem.text for problem in runs.plan(loader.load(list(arguments)), job).problems if problem.sure]
+    return [problem.text for problem in planning.plan(loader.load(list(arguments)), job).problems if problem.sure]
 
 
 MINE = ("corpus.folder=documents", "corpus.questions=[questions.csv]")
@@ -48,7 +48,7 @@ def test_U1_a_gpu_that_is_not_there_is_one_line(job, monkeypatch):
     knob = "attacker.gpus_per_worker=0" if job == "atm" else "cluster.gpus_per_worker=0"
     assert told.startswith(f"this machine has no GPU; set {knob}") and "--nodes" in told
     with pytest.raises(ConfigError, match="no GPU"):
-        layout.check(runs.plan(loader.load(asked), job))
+        layout.check(planning.plan(loader.load(asked), job))
 
 
 def test_U1_a_card_of_unknown_memory_is_described():
@@ -80,7 +80,7 @@ def test_U6_train_refuses_before_anything_is_loaded(mine):
 
 
 def test_U6_questions_of_a_plan_for_elsewhere_are_not_looked_for():
-    made = runs.plan(
+    made = planning.plan(
         loader.load(["corpus.folder=/nowhere/d", "corpus.questions=[/nowhere/q.csv]"]), "raft", "8xH100-80GB"
     )
     assert [p.sure for p in made.problems if "not on this machine" in p.text] == [False]
@@ -244,11 +244,11 @@ def test_init_says_that_a_path_is_wrong_before_that_the_file_is_there(mine):
 
 
 def test_a_plan_counts_what_lies_there_and_says_that_few_questions_judge(mine):
-    made = runs.plan(loader.load([*MINE, "questions.test_fraction=0.5"]))
+    made = planning.plan(loader.load([*MINE, "questions.test_fraction=0.5"]))
     assert made.data["train"] + made.data["test"] == 12 and made.data["documents"] == 3
     assert made.rows.rows == made.data["train"] and made.steps["train"]
     assert any(not one.sure and "with fewer than 100" in one.text for one in made.problems)
-    played = runs.plan(loader.load(list(MINE)), "atm")
+    played = planning.plan(loader.load(list(MINE)), "atm")
     assert all(played.steps.values())
 
 

@@ -41,23 +41,15 @@ MAY = {
     "players": GROUND | {"data", "lm", "local", "cluster", "teacher", "systems", "plan", "serving"},
     "sweeping": GROUND | {"players", "sweeps", "evaluation", "systems", "cluster"},
     "results": GROUND | {"evaluation", "systems", "sweeps", "lm"},
+    "asking": GROUND | {"results", "players", "data", "serving", "cluster"},
+    "planning": GROUND | {"asking", "data", "evaluation", "systems", "cluster", "plan", "kube"},
     "runs": GROUND
-    | {
-        "results",
-        "players",
-        "data",
-        "evaluation",
-        "systems",
-        "cluster",
-        "export",
-        "plan",
-        "sweeping",
-        "kube",
-        "serving",
-    },
+    | {"results", "players", "planning", "serving", "data", "evaluation", "systems", "cluster", "export"}
+    | {"plan", "sweeping"},
     "export": GROUND | {"data", "lm"},
-    "cli": GROUND | {"results", "runs", "doctor", "data", "evaluation", "plan", "sweeps", "serving", "cli_k8s"},
-    "cli_k8s": GROUND | {"results", "runs", "sweeps", "kube"},
+    "cli": GROUND
+    | {"results", "runs", "asking", "planning", "doctor", "data", "evaluation", "plan", "sweeps", "serving", "cli_k8s"},
+    "cli_k8s": GROUND | {"results", "planning", "sweeps", "kube"},
     "__main__": {"cli"},
     "jobs": {"cli", "runs", "config", "errors"},
 }
@@ -71,7 +63,7 @@ NEVER = {
     "lm": {"ray"},
     "systems": {"ray", "torch"},
 }
-DOORS = {"cli", "cli_k8s", "runs", "sweeping", "players", "results", "export", "doctor"}
+DOORS = {"cli", "cli_k8s", "runs", "asking", "planning", "sweeping", "players", "results", "export", "doctor"}
 LOOSE = DOORS | {"records", "roles", "draws", "errors", "parts", "local", "__init__", "__main__"}
 """Rule 1: a loose file is a door, a word, or `local.py`."""
 BELOW = {"raft": set(), "atm": set(), "duet": {"raft"}}

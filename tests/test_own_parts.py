@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import ragdist
-from ragdist import players, runs
+from ragdist import planning, players, runs
 from ragdist.config import loader
 from ragdist.data.sources.given import with_questions
 from ragdist.errors import ConfigError, PartError
@@ -229,7 +229,7 @@ def test_what_notebooks_show_is_escaped(settings):
     run = ragdist.evaluate(wild, [f"{EVIL}={wild.model.source}"], rows, metric=metric)
     kept = loader.load_kept(run.folder / "settings.yaml")
     shown = {"run": run._repr_html_(), "settings": kept._repr_html_()}
-    shown |= {"audit": ragdist.audit(wild, None, rows)._repr_html_(), "plan": runs.plan(wild)._repr_html_()}
+    shown |= {"audit": ragdist.audit(wild, None, rows)._repr_html_(), "plan": planning.plan(wild)._repr_html_()}
     for name, text in shown.items():
         assert "<script" not in text and ("<table" in text or "<pre" in text), name
     assert "&lt;script" in shown["run"] and "report.html" in shown["run"] and "oracle present" in shown["run"]

@@ -19,7 +19,7 @@ from ragdist.kube import objects, pods, render
 from ragdist.kube.objects import JOB, RUN, Manifest, named
 from ragdist.kube.pods import SERVE
 
-ENTRY = "ragdist.runs:serve_application"
+ENTRY = "ragdist.asking:serve_application"
 """What Ray Serve imports in the image."""
 TOKEN = "RAGDIST_TOKEN"
 PORT_NAME = "serve"

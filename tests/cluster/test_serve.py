@@ -18,7 +18,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from ragdist import runs
+from ragdist import asking, planning
 from ragdist.cluster import serve
 from ragdist.config import ServeConfig
 from ragdist.config.loader import load
@@ -108,7 +108,7 @@ def replicas():
 @pytest.fixture(scope="module")
 def alone(folder):
     """The application of this process."""
-    with runs.served(folder, [f"serve.max_new_tokens={LONG}"], TOKEN) as app, TestClient(app) as here:
+    with asking.served(folder, [f"serve.max_new_tokens={LONG}"], TOKEN) as app, TestClient(app) as here:
         here.headers["Authorization"] = f"Bearer {TOKEN}"
         yield here
 
@@ -198,7 +198,7 @@ def test_rendered_service_runs_as_the_operator_would(folder, head, alone, tmp_pa
     """KubeRay sends serveConfigV2 of a RayService to the dashboard of its head."""
     sizes = ["kube.memory_gib=1", "serve.cpus_per_replica=0.3", f"serve.max_new_tokens={LONG}"]
     where = [f"kube.mount={folder.parents[1]}", f"serve.port={heads.free_port()}"]
-    runs.render_service(str(folder), sizes + where, tmp_path)
+    planning.render_service(str(folder), sizes + where, tmp_path)
     spec = yaml.safe_load((tmp_path / "service.yaml").read_text())["spec"]
     config = yaml.safe_load(spec["serveConfigV2"])
     _deploy(head, "PUT", config)
@@ -235,18 +235,18 @@ def _until(met):
 def test_ray_is_told_no_token_and_as_many_replicas_as_wanted(folder, monkeypatch):
     monkeypatch.setenv("RAGDIST_TOKEN", TOKEN)
     config = ServeConfig(replicas=2, max_replicas=5, concurrent=3, waiting=4, gpus_per_replica=0.5)
-    application = serve.application(runs.replica, config)
+    application = serve.application(asking.replica, config)
     deployment = application._bound_deployment
     assert deployment.max_ongoing_requests == deployment.max_queued_requests == 7
     scaling = deployment._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (2, 5, 3)
     assert deployment.ray_actor_options["num_gpus"] == 0.5
-    assert TOKEN.encode() not in cloudpickle.dumps(runs.serve_application({"run": str(folder)}))
+    assert TOKEN.encode() not in cloudpickle.dumps(asking.serve_application({"run": str(folder)}))
 
 
 def test_a_port_that_only_one_machine_would_know_is_refused():
     with pytest.raises(ConfigError, match=r"serve\.port=0"):
-        serve.run(runs.replica, "tiny", load(["serve.port=0"]))
+        serve.run(asking.replica, "tiny", load(["serve.port=0"]))
 
 
 def test_an_error_of_a_replica_is_told_as_it_was():

@@ -36,7 +36,7 @@ def settings_of(job: str, hardware: str = "cpu", storage: str = "claim", *more: 
 
 
 def rendered(job: str, settings: Any, standing: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """The manifests, as `runs.render` writes them."""
+    """The manifests, as `planning.render` writes them."""
     plan = layout.make(settings, pods.system(job), None)
     return render.render(settings, job, plan, standing)
 

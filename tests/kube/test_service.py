@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from ragdist import runs
+from ragdist import planning
 from ragdist.config import loader
 from ragdist.errors import ConfigError
 from ragdist.kube import check
@@ -22,7 +22,7 @@ TOLD = ("serve.replicas=2", "serve.max_replicas=3", "serve.cpus_per_replica=2", 
 
 
 def rendered(folder, *more):
-    runs.render_service("runs/night", ["kube.memory_gib=6", *TOLD, *more], folder)
+    planning.render_service("runs/night", ["kube.memory_gib=6", *TOLD, *more], folder)
     return load(folder / SERVICE)[0]
 
 
@@ -58,7 +58,7 @@ def test_replicas_are_told_what_may_be_others_and_nothing_else(tmp_path):
         "kube": {"memory_gib": 4},
     }
     (tmp_path / "night.yaml").write_text(yaml.safe_dump(settings))
-    runs.render_service("/shared/runs/night", [tmp_path / "night.yaml", "duet.arbiter=agreement"], tmp_path / "out")
+    planning.render_service("/shared/runs/night", [tmp_path / "night.yaml", "duet.arbiter=agreement"], tmp_path / "out")
     (found,) = config(load(tmp_path / "out" / SERVICE)[0])["applications"]
     told = {"retrieval": {"count": 2}, "duet": {"arbiter": "agreement"}}
     assert found["args"] == {"run": "/shared/runs/night", "settings": told} and found["name"] == "night"
@@ -107,7 +107,7 @@ def test_only_named_namespaces_may_ask(bundle):
 )
 def test_what_cannot_work_in_pods_is_refused(run, more, wanted, tmp_path):
     with pytest.raises(ConfigError, match=wanted):
-        runs.render_service(run, ["kube.memory_gib=6", *more], tmp_path)
+        planning.render_service(run, ["kube.memory_gib=6", *more], tmp_path)
 
 
 def changed(path="", value=None):
@@ -123,7 +123,12 @@ def config_of_night():
         "run": "/shared/runs/night",
         "settings": {"serve": {"replicas": 2, "max_replicas": 3, "cpus_per_replica": 2}},
     }
-    application = {"name": "night", "route_prefix": "/", "import_path": "ragdist.runs:serve_application", "args": args}
+    application = {
+        "name": "night",
+        "route_prefix": "/",
+        "import_path": "ragdist.asking:serve_application",
+        "args": args,
+    }
     return {"http_options": {"host": "0.0.0.0", "port": 8000}, "applications": [application]}
 
 

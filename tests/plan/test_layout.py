@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ragdist import cli, runs
+from ragdist import cli, planning, runs
 from ragdist.config import DUET_ROLES
 from ragdist.errors import ConfigError
 from ragdist.plan import layout, seats, tables
@@ -130,10 +130,10 @@ def test_answerers_are_counted_like_any_group(tmp_path):
 
 def test_what_is_not_known_stands_in_nobodys_way(tmp_path, monkeypatch):
     nowhere = shapes.settings(tmp_path / "no" / "model", tmp_path)
-    assert runs.plan(nowhere).groups[0].held is None
+    assert planning.plan(nowhere).groups[0].held is None
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     big = shapes.settings(shapes.folder(tmp_path / "model", shapes.LLAMA_3_70B), tmp_path, cluster={"workers": 8})
-    plan = runs.plan(big)
+    plan = planning.plan(big)
     assert plan.nodes is None and layout.check(plan) == []
 
 
@@ -153,7 +153,7 @@ def test_demos_pass(name):
     from ragdist.config.loader import load
 
     settings = load([str(runs.settings_file(name))])
-    assert layout.check(runs.plan(settings, "atm" if "atm" in name else "raft")) == []
+    assert layout.check(planning.plan(settings, "atm" if "atm" in name else "raft")) == []
 
 
 def ragdist(*arguments):

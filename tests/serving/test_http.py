@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from ragdist import runs
+from ragdist import asking
 from tests.serving.finished import raft_run
 from tests.serving.listening import listening
 
@@ -21,7 +21,7 @@ OVERRIDES = ("serve.concurrent=2", "serve.waiting=2", "serve.max_request_kib=16"
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     run = raft_run(tmp_path_factory.mktemp("run"))
-    with runs.served(run, OVERRIDES, TOKEN) as app, listening(app) as address:
+    with asking.served(run, OVERRIDES, TOKEN) as app, listening(app) as address:
         yield address
 
 
