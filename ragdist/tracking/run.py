@@ -93,7 +93,7 @@ def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
     values = settings.unchecked("run", RunConfig()).unchecked("kube", KubeConfig()).model_dump(mode="json")
     values["prompts"] = settings.prompts.named()
-    del values["evaluation"]["answerers"], values["serve"]
+    del values["evaluation"]["answerers"], values["serve"], values["kube"]["clients"], values["run"]["keep_checkpoints"]
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):
         values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}
