@@ -10,7 +10,7 @@ import os
 # Nothing of a run is told to anyone; huggingface_hub reads this once, when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from ragdist.asking import answer, prompt, serving
+from ragdist.asking import answer, open_service, prompt
 from ragdist.config import Settings
 from ragdist.config.loader import load
 from ragdist.errors import PartError, RagdistError
@@ -45,8 +45,8 @@ __all__ = [
     "export_model",
     "list_runs",
     "load",
+    "open_service",
     "prompt",
     "raft",
-    "serving",
     "sweep",
 ]

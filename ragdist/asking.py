@@ -26,16 +26,18 @@ SERVED = ("serve.", "retrieval.", "evaluation.", "duet.arbiter", "duet.abstain_b
 """Settings that may be others where a finished run is asked."""
 
 
-def answer(question: str, folder: Path, retriever: Retriever | None = None) -> Answer:
-    """What a finished run says to a question; arguments as of `serving`, and raises likewise."""
+def answer(question: str, folder: Path | str, retriever: Retriever | None = None) -> Answer:
+    """What a finished run says to a question; arguments as of `open_service`, and raises likewise."""
     from ragdist.serving.service import Query, checked
 
-    with serving(folder, retriever=retriever) as service:
+    with open_service(folder, retriever=retriever) as service:
         return service.ask(Query(question=checked(question, "the question"))).result()
 
 
 @contextmanager
-def serving(folder: Path, overrides: Sequence[Source] = (), retriever: Retriever | None = None) -> Iterator[Service]:
+def open_service(
+    folder: Path, overrides: Sequence[Source] = (), retriever: Retriever | None = None
+) -> Iterator[Service]:
     """A finished run of RAFT, ATM or DuetRAG, open to be asked in this process.
 
     Args:
@@ -47,15 +49,16 @@ def serving(folder: Path, overrides: Sequence[Source] = (), retriever: Retriever
         ConfigError: the folder holds no finished run, or one of another retriever, or an override changes what it was
             trained for.
     """
+    folder = Path(folder)
     with players.service(folder, serving_settings(folder, overrides), retriever) as service:
         yield service
 
 
 def chat(folder: Path, overrides: Sequence[str] = (), as_json: bool = False) -> None:
-    """Answers the questions of standard input by a finished run; arguments as of `serving`."""
+    """Answers the questions of standard input by a finished run; arguments as of `open_service`."""
     from ragdist.serving import terminal
 
-    with serving(folder, overrides) as service:
+    with open_service(folder, overrides) as service:
         terminal.talk(service, serving_settings(folder, overrides).serve.timeout_s, as_json)
 
 
@@ -65,7 +68,7 @@ def serve(folder: Path, overrides: Sequence[str] = ()) -> None:
     Where a cluster is named (`cluster.address`, RAY_ADDRESS), replicas of it answer; else this process.
 
     Raises:
-        ConfigError: as of `serving`; the port is taken, or the token file cannot be read.
+        ConfigError: as of `open_service`; the port is taken, or the token file cannot be read.
     """
     from ragdist.serving import local
 
@@ -88,7 +91,7 @@ def serve_application(args: dict[str, Any]) -> Any:
         args: `run`, the run's folder as all machines see it, and `settings`, nested values as of `ragdist serve`.
 
     Raises:
-        ConfigError: as of `serving`.
+        ConfigError: as of `open_service`.
     """
     from ragdist.cluster import serve as replicas
 
@@ -109,17 +112,17 @@ def replica(folder: Path, overrides: Sequence[Source], fingerprint: str) -> Iter
 
 @contextmanager
 def served(folder: Path, overrides: Sequence[Source], token: str) -> Iterator[Any]:
-    """The ASGI application of a finished run, with its models; arguments as of `serving`, and the token of requests."""
+    """The ASGI application of a finished run with its models; arguments as of `open_service`, and requests' token."""
     from ragdist.serving import http
 
     settings = serving_settings(folder, overrides)
     most = settings.serve.max_new_tokens or settings.answer_tokens
-    with serving(folder, overrides) as service:
+    with open_service(folder, overrides) as service:
         yield http.application(service, folder.resolve().name, most, settings.serve, token)
 
 
 def serving_settings(folder: Path, overrides: Sequence[Source] = ()) -> Settings:
-    """The settings of a finished run, and what may be changed of them where it is asked; arguments as of `serving`."""
+    """A finished run's settings, and what may be changed of them where it is asked; arguments as of `open_service`."""
     state = read_json(folder / STATE) if (folder / STATE).exists() else {"job": "", "state": "not there"}
     if state["job"] not in SYSTEMS or state["state"] != "finished":
         results.refuse_unknown(str(folder))

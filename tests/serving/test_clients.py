@@ -18,7 +18,7 @@ PYTHON = Path(os.environ.get("RAGDIST_CLIENTS", Path(__file__).parents[2] / ".ve
 @pytest.mark.skipif(not PYTHON.exists(), reason="no environment with the clients: `make test-clients`")
 def test_clients_of_langchain_and_llamaindex_get_the_same_text(tmp_path):
     run, question, token = raft_run(tmp_path), "Which colour has ball 2?", "a-token"
-    with asking.serving(run) as service:
+    with asking.open_service(run) as service:
         expected = service.ask(Query(question=question)).result(60)
     with asking.served(run, (), token) as app, listening(app) as url:
         command = [PYTHON, Path(__file__).with_name("ask_by_clients.py"), f"{url}/v1", token, "tiny", question]

@@ -20,7 +20,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def service(run):
-    with asking.serving(run) as opened:
+    with asking.open_service(run) as opened:
         yield opened
 
 
@@ -73,7 +73,7 @@ def test_a_question_without_blanks_finds_its_document(tmp_path_factory):
         for n, (c, w) in enumerate(zip("红蓝绿黄", ("天气很好", "汽车很快", "河流很长", "山很高"), strict=True))
     ]
     run = raft_run(folder, rows=rows)
-    with asking.serving(run, ["retrieval.count=1"]) as opened:
+    with asking.open_service(run, ["retrieval.count=1"]) as opened:
         (shown,) = opened.ask(Query(question="河流旁边的球是什么颜色?")).result(WAIT_S).documents
     assert shown.title == "球2" and json.loads((folder / "q.jsonl").read_text().splitlines()[2])["answers"] == ["绿"]
 
@@ -93,7 +93,7 @@ def test_a_question_without_blanks_finds_its_document(tmp_path_factory):
 def test_what_cannot_be_served_is_one_line(tmp_path, spoil, overrides, wanted):
     run = raft_run(tmp_path)
     spoil(run)
-    with pytest.raises(ConfigError, match=wanted) as raised, asking.serving(run, overrides):
+    with pytest.raises(ConfigError, match=wanted) as raised, asking.open_service(run, overrides):
         pass
     assert "\n" not in str(raised.value)
 
@@ -101,9 +101,9 @@ def test_what_cannot_be_served_is_one_line(tmp_path, spoil, overrides, wanted):
 def test_a_run_of_an_earlier_version_and_one_that_was_moved(tmp_path):
     run = raft_run(tmp_path / "here" if (tmp_path / "here").mkdir() is None else tmp_path)
     (run / "library.json").unlink()  # an earlier version noted nothing
-    with asking.serving(run) as opened:
+    with asking.open_service(run) as opened:
         found = opened.ask(Query(question="Which colour has ball 2?")).result(WAIT_S)
     moved = (tmp_path / "here" / "runs").rename(tmp_path / "moved")
     (tmp_path / "here" / "q.jsonl").unlink()
-    with asking.serving(moved / "tiny") as opened:
+    with asking.open_service(moved / "tiny") as opened:
         assert opened.ask(Query(question="Which colour has ball 2?")).result(WAIT_S) == found
