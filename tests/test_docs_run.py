@@ -26,7 +26,7 @@ import pytest
 import typer
 import yaml
 
-from ragdist import cli, planning, runs
+from ragdist import asking, cli, planning, runs
 from ragdist.config import Settings, loader
 from ragdist.kube import client
 from ragdist.plan import layout
@@ -108,7 +108,8 @@ def stand_ins(whole: bool):
             patch.setattr(runs, job, ended(job))
         patch.setattr(runs, "sweep", lambda job, settings: ended(f"sweep-{job}")(settings))
         patch.setattr(runs, "submit", lambda job, settings, *_, **__: ended(job)(settings))
-        patch.setattr(runs, "answer", read)
+        for name in ("answer", "chat", "serve"):
+            patch.setattr(asking, name, read)
         patch.setattr(client, "Cluster", str)
         for name in ("submit", "status", "logs", "delete"):
             patch.setattr(client, name, read)

@@ -83,15 +83,17 @@ class _SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         length = keys_GTD.shape[1]
         if not self.is_initialized or self.keys.shape[2] < length + room:
             self._grow(keys_GTD, -(-(length + room) // GROWTH) * GROWTH)
-        self.keys[slot, :, :length], self.values[slot, :, :length] = keys_GTD, values_GTD
+        for states, taken in ((self.keys, keys_GTD), (self.values, values_GTD)):
+            states[slot, :, :length], states[slot, :, length:] = taken, 0  # what is masked must be a number
 
     def _grow(self, like_GTD: Tensor, places: int) -> None:
+        """Slots of so many places; memory of one that was never taken is not touched."""
         heads, _, size = like_GTD.shape
         for name in ("keys", "values"):
-            new = like_GTD.new_zeros(self.slots, heads, places, size)
+            new = like_GTD.new_empty(self.slots, heads, places, size)
             if self.is_initialized:
                 old = getattr(self, name)
-                new[:, :, : old.shape[2]] = old
+                new[:, :, : old.shape[2]], new[:, :, old.shape[2] :] = old, 0
             setattr(self, name, new)
         self.is_initialized = True
 
