@@ -41,8 +41,7 @@ class Schemas:
         if not any(b"CustomResourceDefinition" in text for text in self.files.values()):
             raise ConfigError(
                 f"--crds {folder} holds no CustomResourceDefinition; save those of your cluster there: "
-                "`kubectl get crd rayjobs.ray.io -o yaml > crds/rayjobs.yaml`, rayclusters.ray.io and "
-                "rayservices.ray.io too"
+                "`kubectl get crd rayjobs.ray.io -o yaml > crds/rayjobs.yaml`, rayclusters and rayservices too"
             )
         self._known: dict[str, dict[str, Any] | None] = {}
 

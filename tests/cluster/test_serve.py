@@ -102,7 +102,8 @@ def living(head):
 
 def replicas():
     """Their processes on this machine."""
-    return [one for one in psutil.process_iter() if "ray::ServeReplica:tiny" in " ".join(one.cmdline() or [""])]
+    found = psutil.process_iter(["cmdline"])
+    return [one for one in found if "ray::ServeReplica:tiny" in " ".join(one.info["cmdline"] or [])]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_from_start_to_sigterm(folder, head, alone):
     with command(folder, head, "serve.replicas=2", "serve.max_replicas=2", f"serve.port={port}") as process:
         url = process.stdout.readline().strip()
         assert url == f"http://127.0.0.1:{port}/v1", process.stderr.read()
-        service = client(url)
+        service = client(url, max_retries=5)
         body = {"model": "tiny", "max_tokens": 12}
         for question in QUESTIONS:  # the same to the byte as in one process
             wanted = alone.post(
