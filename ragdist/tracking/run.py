@@ -93,6 +93,7 @@ def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
     values = settings.replaced("run", RunConfig()).replaced("kube", KubeConfig()).model_dump(mode="json")
     values["prompts"] = settings.prompts.named()
+    del values["run"]["keep_checkpoints"]
     del values["evaluation"]["answerers"]
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):
