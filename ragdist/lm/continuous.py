@@ -97,10 +97,12 @@ class _SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             setattr(self, name, new)
         self.is_initialized = True
 
-    def swap(self, one: int, two: int) -> None:
-        """Exchanges two slots."""
+    def swap(self, one: int, two: int, lengths: tuple[int, int]) -> None:
+        """Exchanges two slots, of which so many places are held."""
         for states in (self.keys, self.values):
-            states[[one, two]] = states[[two, one]]
+            kept = states[one, :, : lengths[0]].clone()
+            states[one, :, : lengths[1]] = states[two, :, : lengths[1]]
+            states[two, :, : lengths[0]] = kept
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Adds a token to each text; see `DynamicLayer.update`."""
@@ -224,12 +226,13 @@ class ContinuousWriter:
         slot = len(self.under_way)
         oldest = min(range(slot, self.slots), key=self._used_at.__getitem__)
         if oldest != slot:
+            self._held[oldest] = ()  # it goes
             self._swap(oldest, slot)
         fresh: list[Any] = list(cache.layers)
         for layer, read in zip(self.layers, fresh, strict=True):
             layer.take(slot, read.keys[0], read.values[0], text.limit)
         self.under_way.append(text)
-        self._add(slot, logits_1V)
+        self._add([slot], logits_1V)
         self._leave()
 
     def _step(self) -> None:
@@ -238,11 +241,11 @@ class ContinuousWriter:
         used = int(places_R.max()) + 1
         for layer in self.layers:
             layer.places_R, layer.used = places_R, used
-        mask_R11T = (torch.arange(used, device=places_R.device) <= places_R[:, None])[:, None, None]
+        mask_RT = torch.arange(used, device=places_R.device) <= places_R[:, None]
+        mask_R11T = mask_RT[:, None, None] if len(places_R) > 1 else None  # one sees all that there is
         ids_R1 = torch.tensor([text.tokens[-1:] for text in self.under_way], device=self.model.device)
         logits_RV = self._logits(ids_R1, places_R[:, None], self.cache, mask_R11T)
-        for slot in range(len(self.under_way)):
-            self._add(slot, logits_RV[slot : slot + 1])
+        self._add(range(len(self.under_way)), logits_RV)
         self._leave()
 
     def _logits(self, ids_RT: Tensor, positions_RT: Tensor, cache: DynamicCache, mask_R11T: Tensor | None) -> Tensor:
@@ -257,18 +260,25 @@ class ContinuousWriter:
         ).logits[:, -1]
         return logits_RV
 
-    def _add(self, slot: int, logits_1V: Tensor) -> None:
-        """Gives the text of this slot its next token."""
-        text = self.under_way[slot]
-        keys_1 = torch.tensor([text.key], device=self.model.device)
-        how = {"temperature": text.temperature, "top_p": text.top_p}
-        token = int(choose(logits_1V, keys_1, len(text.tokens), **how))
-        text.logprob += float(logits_1V[0, token].float() - logits_1V[0].float().logsumexp(0))
-        text.tokens.append(token)
-        self._held[slot], self._clock = text.held, self._clock + 1
-        self._used_at[slot] = self._clock
-        if text.heard or text.stop:
-            self._read_aloud(text)
+    def _add(self, slots: Sequence[int], logits_RV: Tensor) -> None:
+        """Gives the texts in these slots their next tokens."""
+        chosen_R = logits_RV.argmax(-1)
+        for row, slot in enumerate(slots):
+            text = self.under_way[slot]
+            if text.temperature:
+                key_1 = torch.tensor([text.key], device=logits_RV.device)
+                how = {"temperature": text.temperature, "top_p": text.top_p}
+                chosen_R[row] = choose(logits_RV[row : row + 1], key_1, len(text.tokens), **how)[0]
+        scores_RV = logits_RV.float()
+        logprobs_R = scores_RV.gather(1, chosen_R[:, None])[:, 0] - scores_RV.logsumexp(-1)
+        self._clock += 1
+        for slot, token, logprob in zip(slots, chosen_R.tolist(), logprobs_R.tolist(), strict=True):
+            text = self.under_way[slot]
+            text.logprob += logprob
+            text.tokens.append(token)
+            self._held[slot], self._used_at[slot] = text.held, self._clock
+            if text.heard or text.stop:
+                self._read_aloud(text)
 
     def _read_aloud(self, text: _Text, whole: bool = False) -> None:
         """Tells of what is new in a text: not of half a character, nor of what may be the beginning of a stop."""
@@ -306,7 +316,7 @@ class ContinuousWriter:
 
     def _swap(self, one: int, two: int) -> None:
         for layer in self.layers:
-            layer.swap(one, two)
+            layer.swap(one, two, (len(self._held[one]), len(self._held[two])))
         for listed in (self._held, self._used_at):
             _exchange(listed, one, two)
 

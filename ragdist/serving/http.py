@@ -12,10 +12,11 @@ the question were not shown: a run is trained on single questions under its own 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,7 +29,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from ragdist.config import ServeConfig
 from ragdist.errors import DataError, RagdistError
 from ragdist.serving import wire
-from ragdist.serving.service import Answer, Pending, Query, Service
+from ragdist.serving.service import Answer, Heard, Pending, Query, Service
 from ragdist.serving.wire import Refused
 
 log = logging.getLogger("ragdist")
@@ -80,16 +81,13 @@ class Desk:
                 raise Refused(503, f"{self.open} requests are being answered or wait; try again later")
         except Refused as refused:
             return self._refusal(refused)
-        self.open += 1
-        if asked.stream:
-            usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            return await self._stream(query, before, usage)
         try:
+            if asked.stream:
+                usage = bool(asked.stream_options and asked.stream_options.include_usage)
+                return await self._stream(query, before, usage)
             answer = await self._answer(request, query)
         except Refused as refused:
             return self._refusal(refused)
-        finally:
-            self.open -= 1
         self.gauges.requests.labels(200).inc()
         return JSONResponse(wire.whole(self.name, answer, before))
 
@@ -110,21 +108,26 @@ class Desk:
         self.gauges.answered(answer, time.monotonic() - began)
         return answer
 
-    async def _begun(self, query: Query, heard: Any = None) -> Pending[Answer]:
+    async def _begun(self, query: Query, heard: Heard | None = None) -> Pending[Answer]:
+        """The answer, under way; one of the open ones until its text is done, whoever waits for it."""
         loop = asyncio.get_running_loop()
+        self.open += 1
         try:
-            return await loop.run_in_executor(self.threads, partial(self.service.ask, query, heard))
-        except DataError as error:
-            raise Refused(400, str(error), "messages") from None
+            pending = await loop.run_in_executor(self.threads, partial(self.service.ask, query, heard))
+        except BaseException as error:
+            self.open -= 1
+            raise _as_refusal(error) from None
+        pending.work.add_done_callback(lambda _: _call(loop, self._leave))
+        return pending
+
+    def _leave(self) -> None:
+        self.open -= 1
 
     def _finished(self, pending: Pending[Answer]) -> Answer:
         try:
             return pending.result(0)
-        except RagdistError as error:
-            raise Refused(500, str(error)) from None
         except Exception as error:
-            log.error("no answer", exc_info=error)
-            raise Refused(500, f"{type(error).__name__} in the model; the service's log says more") from None
+            raise _as_refusal(error) from None
 
     async def _stream(self, query: Query, before: int, usage: bool) -> Response:
         """The answer as it is written, as server-sent events."""
@@ -132,13 +135,9 @@ class Desk:
         began = time.monotonic()
 
         def put(piece: str | None) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+            _call(loop, pieces.put_nowait, piece)
 
-        try:
-            pending = await self._begun(query, put)
-        except Refused as refused:
-            self.open -= 1
-            return self._refusal(refused)
+        pending = await self._begun(query, put)
         pending.work.add_done_callback(lambda _: put(None))
 
         async def events() -> AsyncIterator[str]:
@@ -164,18 +163,21 @@ class Desk:
                 self.gauges.requests.labels(refused.status).inc()
             finally:
                 pending.cancel()
-                self.open -= 1
 
         return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def _body(self, request: Request) -> bytes:
         """The body, as far as it may go."""
         most, body = 1024 * self.config.max_request_kib, bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise Refused(413, f"the body is larger than {self.config.max_request_kib} KiB (serve.max_request_kib)")
-        return bytes(body)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_s):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > most:
+                        kib = self.config.max_request_kib
+                        raise Refused(413, f"the body is larger than {kib} KiB (serve.max_request_kib)")
+                return bytes(body)
+        raise Refused(408, f"the body did not come within {self.config.timeout_s:g} s (serve.timeout_s)")
 
     def _refusal(self, refused: Refused) -> Response:
         self.gauges.requests.labels(refused.status).inc()
@@ -234,6 +236,24 @@ def application(service: Service, name: str, most_tokens: int, config: ServeConf
     app.exception_handler(404)(partial(_no_such, 404, "no such address"))
     app.exception_handler(405)(partial(_no_such, 405, "not by this method"))
     return app
+
+
+def _as_refusal(error: BaseException) -> BaseException:
+    """What a client is told of an error; what ends the server stays as it is."""
+    if isinstance(error, DataError):
+        return Refused(400, str(error), "messages")
+    if isinstance(error, RagdistError):
+        return Refused(500, str(error))
+    if not isinstance(error, Exception):
+        return error
+    log.error("no answer", exc_info=error)
+    return Refused(500, f"{type(error).__name__} in the model; the service's log says more")
+
+
+def _call(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *about: object) -> None:
+    """Calls it in the loop, unless that has ended: then nobody waits for it."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(what, *about)
 
 
 async def _no_such(status: int, why: str, request: Request, _: Exception) -> Response:

@@ -1,8 +1,8 @@
 """`ragdist serve` beside the server that a user would write: FastAPI over plain transformers' `generate`.
 
-Both run SmolLM2-135M in float32 in a process of their own and get the same prompts: 48 questions on API documentation
-with the three best documents. One client asks one question after the other; then 16 ask at the same time. Answers are
-`TOKENS` tokens long at most. Theirs is handed the whole prompt; ours retrieves the documents and words it.
+Both run SmolLM2-135M in float32 in a process of their own and get the same prompts: questions on API documentation with
+the three best documents. One client asks 16 of them, each of both servers in turn; then 16 clients ask 48 at once.
+Answers are `TOKENS` tokens long at most. Theirs is handed the whole prompt; ours retrieves and words it.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from ragdist.players import pipeline
 from ragdist.serving import library
 from ragdist.serving.service import Query
 
-QUESTIONS, CLIENTS, TOKENS = 48, 16, 96
+QUESTIONS, ALONE, CLIENTS, TOKENS = 66, 16, 16, 96
 TOKEN = "bench"
 THEIRS = """
 import sys, threading, torch, uvicorn
@@ -53,35 +53,44 @@ uvicorn.run(app, port=port, log_level="warning")
 
 
 def run() -> dict[str, dict]:
-    """Both figures, measured on the same two servers."""
-    with tempfile.TemporaryDirectory() as made:
+    """Both figures, on the same two servers; for the latency each question is asked of both in turn."""
+    with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as until:
         folder, prompts = _run_folder(Path(made))
         ours, theirs = _free_port(), _free_port()
         model = str((folder / "model").resolve())
         environment = {**os.environ, "RAGDIST_TOKEN": TOKEN}
-        commands = {
-            ours: [sys.executable, "-m", "ragdist", "serve", str(folder), f"serve.port={ours}"],
-            theirs: [sys.executable, "-c", THEIRS, model, str(theirs)],
-        }
-        took, texts = {}, {}
-        for port, command in commands.items():
-            with _server(command, port, environment):
-                ask = _ours if port == ours else _theirs
-                asked = [(port, *one) for one in prompts]
-                asyncio.run(_all(ask, asked[:2], 1))
-                for clients in (1, CLIENTS):
-                    began = time.monotonic()
-                    texts[port, clients] = asyncio.run(_all(ask, asked, clients))
-                    took[port, clients] = time.monotonic() - began
-    same = sum(one == two for one, two in zip(texts[ours, CLIENTS], texts[theirs, 1], strict=True))
-    note = f"{same} of {len(prompts)} texts of 16 clients equal theirs; answers of at most {TOKENS} tokens"
-    found = {}
-    for name, clients, unit in (("serve_latency", 1, "s an answer"), ("serve_throughput", CLIENTS, "answers/s")):
-        mine, other = (took[port, clients] / len(prompts) for port in (ours, theirs))
-        if clients > 1:
-            mine, other = 1 / mine, 1 / other
-        found[name] = {"ratio": mine / other, "ours": mine, "theirs": other, "unit": unit, "note": note}
-    return found
+        command = [sys.executable, "-m", "ragdist", "serve", str(folder), f"serve.port={ours}"]
+        until.enter_context(_server(command, ours, environment))
+        until.enter_context(_server([sys.executable, "-c", THEIRS, model, str(theirs)], theirs, environment))
+        asks = {ours: _ours, theirs: _theirs}
+        for port, ask in asks.items():
+            _timed(ask, port, prompts[:2], 1)
+        alone = dict.fromkeys(asks, 0.0)
+        for prompt in prompts[2 : 2 + ALONE]:
+            for port, ask in asks.items():
+                alone[port] += _timed(ask, port, [prompt], 1)[0] / ALONE
+        crowd = prompts[2 + ALONE :]
+        rates, texts = {}, {}
+        for port, ask in asks.items():
+            seconds, texts[port] = _timed(ask, port, crowd, CLIENTS)
+            rates[port] = len(crowd) / seconds
+    same = sum(one == two for one, two in zip(texts[ours], texts[theirs], strict=True))
+    note = f"{same} of {len(crowd)} texts of {CLIENTS} clients equal theirs; answers of at most {TOKENS} tokens"
+    return {
+        name: {"ratio": found[ours] / found[theirs], "ours": found[ours], "theirs": found[theirs], "unit": unit}
+        | {"note": note}
+        for name, found, unit in (
+            ("serve_latency", alone, "s an answer"),
+            ("serve_throughput", rates, "answers/s"),
+        )
+    }
+
+
+def _timed(ask, port: int, prompts: list[tuple[str, str]], clients: int) -> tuple[float, list[str]]:
+    """Seconds, and the texts."""
+    began = time.monotonic()
+    texts = asyncio.run(_all(ask, [(port, *one) for one in prompts], clients))
+    return time.monotonic() - began, texts
 
 
 def _run_folder(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
