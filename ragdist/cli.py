@@ -160,7 +160,10 @@ def answer(
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question by a finished run: the answer, how sure, from which documents; of DuetRAG, whose it is."""
+    """Answer a question by a finished run.
+
+    The answer, how sure, from which documents; of DuetRAG, whose it is.
+    """
     from ragdist.serving import terminal
 
     found = asking.answer(question, run)
@@ -172,15 +175,18 @@ def answer(
 
 @app.command()
 def chat(run: Finished, changes: Changes = None, as_json: AsJson = False) -> None:
-    """Ask a finished run questions in the terminal, with retrieval over its documents; a question a line."""
+    """Ask a finished run questions in the terminal.
+
+    A question a line, with retrieval over the run's documents.
+    """
     asking.chat(run, changes or [], as_json)
 
 
 @app.command()
 def serve(run: Finished, changes: Changes = None) -> None:
-    """Serve a finished run over HTTP, for OpenAI's clients and those like it; Ctrl-C ends it.
+    """Serve a finished run over HTTP, for OpenAI's clients.
 
-    Example: `ragdist serve runs/demo serve.port=8001 retrieval.count=3`.
+    Ctrl-C ends it, when what is under way is answered. Example: `ragdist serve runs/demo serve.port=8001 retrieval.count=3`.
     """
     asking.serve(run, changes or [])
 
@@ -199,7 +205,10 @@ def plan(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a job would take: seats, memory, steps, money. Starts nothing; exits 2 if it surely cannot fit."""
+    """What a job would take: seats, memory, steps, money.
+
+    Starts nothing; exits 2 if it surely cannot fit.
+    """
     from ragdist.plan import layout, tables
 
     asked = list(arguments or [])

@@ -40,7 +40,7 @@ NODES = f"{MACHINES}:group=attacker,{MACHINES}:group=generator"
 RUN = ("init", "build", "audit", "evaluate", "plan", "settings", "runs", "doctor", "export", "export-data", "report")
 RUN_ON_KUBERNETES = ("render", "check")
 PLANNED = ("train", "sweep", "submit", "demo")
-READ = ("answer", "status", "logs", "delete", "submit")
+READ = ("answer", "chat", "serve", "status", "logs", "delete", "submit")
 OTHERS = (
     *(
         ".",
@@ -99,6 +99,9 @@ def stand_ins(whole: bool):
 
         return stand_in
 
+    def asked_of(*_):
+        raise typer.Exit
+
     def read(asked, *_, **__):
         assert not isinstance(asked, Path) or (asked / "job.yaml").exists()
         raise typer.Exit
@@ -109,7 +112,7 @@ def stand_ins(whole: bool):
         patch.setattr(runs, "sweep", lambda job, settings: ended(f"sweep-{job}")(settings))
         patch.setattr(runs, "submit", lambda job, settings, *_, **__: ended(job)(settings))
         for name in ("answer", "chat", "serve"):
-            patch.setattr(asking, name, read)
+            patch.setattr(asking, name, asked_of)
         patch.setattr(client, "Cluster", str)
         for name in ("submit", "status", "logs", "delete"):
             patch.setattr(client, name, read)

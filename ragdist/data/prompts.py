@@ -185,8 +185,10 @@ def fit(
     """
 
     fitted = _fitted(documents, renders, tokenizer, id=id, max_tokens=max_tokens, room=room)
-    bodies, cut = ([f"{_line(one.title)}\n{one.text}" for one in shown] for shown in (documents, fitted.shown))
-    lost = golden is not None and answer_cut(golden, bodies, cut)
+    lost = False
+    if golden is not None and fitted.shown is not documents:
+        bodies, cut = ([f"{_line(one.title)}\n{one.text}" for one in shown] for shown in (documents, fitted.shown))
+        lost = answer_cut(golden, bodies, cut)
     pairs = zip(fitted.whole, fitted.ids, strict=True)
     return [Prompt(id=id, tokens=tuple(now), cut_tokens=len(was) - len(now), cut_answer=lost) for was, now in pairs]
 

@@ -120,7 +120,7 @@ def test_what_was_read_is_kept_when_a_run_is_stopped_and_no_model_is_opened_wher
     asked = [dispute("alpha", "beta"), dispute("alpha")]
 
     def numbers(answerers):
-        return evidence.DisputeReader(tmp_path, answerers, tiny.tokenizer(), Settings()).numbers(asked)
+        return evidence.DisputeReader(tmp_path, answerers, tiny.tokenizer(), Settings(), tmp_path).numbers(asked)
 
     with pytest.raises(KeyboardInterrupt):
         numbers(Counting(stop_after=4))
