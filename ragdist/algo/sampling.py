@@ -14,6 +14,8 @@ from torch import Tensor
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the increment of splitmix64, as a signed number
 FIRST = 128
 """Candidates that are looked at first; a text whose nucleus is larger gets eight times as many, and again."""
+COLDEST = 1e-6
+"""Temperatures below it are 0: logits that are divided by less may be infinite, and nothing is drawn from those."""
 
 
 def gumbel_noise(keys_N: Tensor, position: int, tokens_N: Tensor) -> Tensor:
@@ -37,10 +39,11 @@ def choose(logits_RV: Tensor, keys_R: Tensor, position: int, *, temperature: flo
         logits_RV: logits of the next token.
         keys_R: int64, one for each text.
         position: number of the new token within its text, from 0.
-        temperature: 0 takes the most likely token, the smallest id of equally likely ones.
+        temperature: 0, and what logits cannot be divided by, takes the most likely token, the smallest id of equally
+            likely ones.
         top_p: keeps the fewest tokens whose probability reaches it; 1 keeps all.
     """
-    if temperature == 0:
+    if temperature < COLDEST:
         return logits_RV.argmax(-1)
     scores_RV = logits_RV.float() / temperature
     chosen_R, open_R = torch.empty_like(keys_R), torch.arange(len(keys_R), device=keys_R.device)
@@ -65,7 +68,8 @@ def _nucleus(scores_RV: Tensor, top_p: float, count: int) -> tuple[Tensor, Tenso
         return scores_RV, tokens_V.expand_as(scores_RV), torch.ones_like(scores_RV[:, 0], dtype=torch.bool)
     top_RC, tokens_RC = scores_RV.softmax(-1).topk(count)
     before_RC = top_RC.cumsum(-1) - top_RC
-    reached_R = top_RC.sum(-1) >= top_p if count < scores_RV.shape[1] else top_RC[:, 0] >= 0
+    all_R = torch.full_like(tokens_RC[:, 0], count == scores_RV.shape[1], dtype=torch.bool)
+    reached_R = (top_RC.sum(-1) >= top_p) | all_R  # numbers that are none reach nothing
     return scores_RV.gather(1, tokens_RC).masked_fill(before_RC >= top_p, -torch.inf), tokens_RC, reached_R
 
 

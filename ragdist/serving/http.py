@@ -25,6 +25,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import ClientDisconnect
 
 from ragdist.config import ServeConfig
 from ragdist.errors import DataError, RagdistError
@@ -170,7 +171,7 @@ class Desk:
         """The body, as far as it may go."""
         most, body = 1024 * self.config.max_request_kib, bytearray()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.config.timeout_s):
+            async with asyncio.timeout(self.config.timeout_s), _unless_left():
                 async for piece in request.stream():
                     body += piece
                     if len(body) > most:
@@ -260,6 +261,14 @@ async def _no_such(status: int, why: str, request: Request, _: Exception) -> Res
     there = "there are POST /v1/chat/completions, GET /v1/models, /health and /metrics"
     text = f"{why}: {request.method} {request.url.path}; {there}"
     return refusal(Refused(status, text))
+
+
+@asynccontextmanager
+async def _unless_left() -> AsyncIterator[None]:
+    try:
+        yield
+    except ClientDisconnect:
+        raise Refused(499, "the client left before its request was whole") from None
 
 
 async def _gone(request: Request) -> None:

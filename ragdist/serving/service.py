@@ -6,6 +6,7 @@ limit, so that it gets the answer that the run's report judged. Each question st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ragdist.roles import LiveText, LiveWriter, Tokenizer
 
 Outcome = TypeVar("Outcome")
 Heard = Callable[[str], None]
+UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +200,12 @@ def checked(text: str, what: str) -> str:
     """A text from outside, as a model may be shown it.
 
     Raises:
-        DataError: it is empty, or holds characters that steer terminals.
+        DataError: it is empty, or holds characters that steer terminals, or halves of characters (as of bytes that are
+            no UTF-8).
     """
     if not text.strip():
         raise DataError(f"{what} is empty; wanted a text")
-    if control := next((one for one in text if (ord(one) < 32 and one not in "\t\n\r") or one == "\x7f"), None):
-        raise DataError(f"{what} holds the control character U+{ord(control):04X}; leave it out")
+    if found := UNFIT.search(text):
+        kind = "control character" if ord(found[0]) < 128 else "half character"
+        raise DataError(f"{what} holds the {kind} U+{ord(found[0]):04X}; leave it out, and write UTF-8")
     return text

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +18,12 @@ LONGEST_HISTORY = 256
 """Messages of a request at most."""
 MOST_DOCUMENTS = 256
 """Documents of a request at most."""
+
+
+MOST_STOPS = 16
+"""Texts that end an answer, at most: each is looked for after every token."""
+SHAPES = re.compile(r"str|GivenDocument|(constrained-)?list.*")
+"""What pydantic adds to a place for a shape that it tried there."""
 
 
 class Refused(Exception):
@@ -76,7 +83,7 @@ class Asked(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
@@ -120,16 +127,22 @@ def _shown(document: GivenDocument | str) -> Shown:
 
 
 def parsed(body: bytes) -> Asked:
+    """The request; Refused where it is none."""
     try:
         return Asked.model_validate_json(body)
     except ValidationError as error:
-        first = max(error.errors(), key=lambda one: len(one["loc"]))
-        where = ".".join(str(part) for part in first["loc"])
+        found = error.errors(include_url=False)
+        first = max(found, key=lambda one: len(one["loc"]))
+        where = _place(first["loc"])
         if first["type"] == "extra_forbidden":
             raise Refused(400, f"no such field here: {where}", where) from None
-        raise Refused(
-            400, f"{where}: {first['msg']}" if where else f"the body is no JSON: {first['msg']}", where
-        ) from None
+        said = " or ".join(dict.fromkeys(one["msg"] for one in found if _place(one["loc"]) == where))
+        raise Refused(400, f"{where or 'the body is no request'}: {said}", where) from None
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    """Where something is wrong, without the shapes that were tried there."""
+    return ".".join(str(part) for part in parts if not SHAPES.fullmatch(str(part)))[:200]
 
 
 def error(refused: Refused) -> dict[str, Any]:
