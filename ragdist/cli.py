@@ -186,7 +186,9 @@ def chat(run: Finished, changes: Changes = None, as_json: AsJson = False) -> Non
 def serve(run: Finished, changes: Changes = None) -> None:
     """Serve a finished run over HTTP, for OpenAI's clients.
 
-    Ctrl-C ends it, when what is under way is answered. Example: `ragdist serve runs/demo serve.port=8001 retrieval.count=3`.
+    Ctrl-C ends it, when what is under way is answered.
+
+    Example: `ragdist serve runs/demo serve.port=8001 retrieval.count=3`.
     """
     asking.serve(run, changes or [])
 
