@@ -103,7 +103,7 @@ def stand_ins(whole: bool):
         raise typer.Exit
 
     def read(asked, *_, **__):
-        assert not isinstance(asked, Path) or (asked / "job.yaml").exists()
+        assert not isinstance(asked, Path) or (asked / "job.yaml").exists() or (asked / "service.yaml").exists()
         raise typer.Exit
 
     with pytest.MonkeyPatch.context() as patch:
