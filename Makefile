@@ -9,11 +9,11 @@ EXTRAS ?= dev
 BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
-ALWAYS := not sweeps and not multinode and not gpu
+ALWAYS := not sweeps and not multinode and not again and not gpu
 # Two processes of one thread each: on two cores, tests that compute little wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-clients test-sweeps test-multinode test-gpu lint types bench docs site clean
+.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -50,12 +50,16 @@ test-clients: install .venv-clients/.made
 	.venv-clients/bin/pip install -q --disable-pip-version-check -r tests/serving/clients.txt
 	touch $@
 
+# What other tests promise too, another way: by hand before a release.
+test-again: install
+	$(BIN)/pytest -m again
+
 test-sweeps: install
 	$(BIN)/pytest -m sweeps
 
 # Machines are network namespaces; skipped, and said so, where there is no root or no iproute2.
 test-multinode: install
-	$(BIN)/pytest -m multinode -rs tests/multinode
+	$(BIN)/pytest -m 'multinode and not again' -rs tests/multinode
 
 # Skipped, and said so, where there is no GPU.
 test-gpu: install

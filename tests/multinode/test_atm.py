@@ -22,6 +22,7 @@ def test_each_group_is_where_its_label_is(undisturbed):
     assert (undisturbed.atm / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.again  # the next one is cut off, which is the harder way to go
 def test_attackers_machine_killed_while_it_forges_is_replaced_check_72(undisturbed, machines):
     """Forgeries that went with it are read from their files, the generator stays, and the bytes are the same."""
     head, folder = machines.all[0], undisturbed.folder
