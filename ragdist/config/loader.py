@@ -64,7 +64,8 @@ def _undotted(item: tuple[Any, Any]) -> dict[str, Any]:
 
 def load_kept(path: Path) -> Settings:
     """The settings that a run kept in its folder, those that have moved since left out; raises as `load`."""
-    values = dict(_read(str(path)))
+    if not (values := dict(_read(str(path)))):
+        raise ConfigError(f"{path} is empty, and holds a run's settings; copy it again, or make the run again")
     for key in MOVED:
         block, _, name = key.partition(".")
         values[block] = {other: value for other, value in values.get(block, {}).items() if other != name}
