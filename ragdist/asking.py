@@ -15,7 +15,7 @@ from ragdist.config.loader import SYSTEMS, Source, flatten, load_kept
 from ragdist.errors import ConfigError
 from ragdist.parts import Retriever
 from ragdist.results import Run
-from ragdist.storage.atomic import read_json
+from ragdist.storage.atomic import read_texts
 from ragdist.tracking.run import STATE
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ def served(folder: Path, overrides: Sequence[Source], token: str) -> Iterator[An
 
 def serving_settings(folder: Path, overrides: Sequence[Source] = ()) -> Settings:
     """A finished run's settings, and what may be changed of them where it is asked; arguments as of `open_service`."""
-    state = read_json(folder / STATE) if (folder / STATE).exists() else {"job": "", "state": "not there"}
+    state = {"job": "", "state": "not there"}
+    if (folder / STATE).exists():
+        state = read_texts(folder / STATE, "job", "state")
     if state["job"] not in SYSTEMS or state["state"] != "finished":
         results.refuse_unknown(str(folder))
         found = f"it is {state['job']} and {state['state']}" if state["job"] else "it is no run's folder"

@@ -43,8 +43,8 @@ def nested(arguments: Source | Sequence[Source], base: Mapping[str, Any] | None 
     """What these say, as nested values that are not checked; raises as `load` where they cannot be read."""
     values: dict[str, Any] = {}
     _merge(values, base or {})
-    for argument in [arguments] if isinstance(arguments, str | Path | Mapping) else arguments:
-        for said in map(_undotted, argument.items()) if isinstance(argument, Mapping) else [_said(str(argument))]:
+    for argument in arguments if isinstance(arguments, list | tuple) else [cast(Source, arguments)]:
+        for said in map(_undotted, argument.items()) if isinstance(argument, Mapping) else [_said(argument)]:
             _merge(values, said)
     return values
 
@@ -64,14 +64,20 @@ def _undotted(item: tuple[Any, Any]) -> dict[str, Any]:
 
 def load_kept(path: Path) -> Settings:
     """The settings that a run kept in its folder, those that have moved since left out; raises as `load`."""
-    values = dict(_read(str(path)))
+    if not (values := dict(_read(str(path)))):
+        raise ConfigError(f"{path} is empty, and holds a run's settings; copy it again, or make the run again")
     for key in MOVED:
         block, _, name = key.partition(".")
         values[block] = {other: value for other, value in values.get(block, {}).items() if other != name}
     return resolve(values)
 
 
-def _said(argument: str) -> Mapping[str, Any]:
+def _said(argument: str | Path) -> Mapping[str, Any]:
+    if not isinstance(argument, str | Path):
+        raise ConfigError(
+            f"{argument!r:.80} is no settings: give a YAML file, key=value, values by key, or a list of these"
+        )
+    argument = str(argument)
     key, equals, text = argument.partition("=")
     if equals and not Path(argument).expanduser().is_file():
         return _nested(key.strip(), _parse(text, f"value of {key}"))
@@ -168,6 +174,8 @@ def _read(path: str) -> Mapping[str, Any]:
         raise ConfigError(
             f"settings file {path!r} cannot be read: {error.strerror}; give a YAML file or key=value"
         ) from None
+    except ValueError as error:
+        raise ConfigError(f"settings file {path!r} cannot be read: {error}; save it as UTF-8") from None
     values = _parse(text, f"settings file {path!r}") or {}
     if not isinstance(values, Mapping):
         raise ConfigError(f"settings file {path!r} holds a {type(values).__name__}, wanted keys and values")
@@ -191,7 +199,7 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
-            into[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+            into[key] = json.loads(json.dumps(value, default=str)) if isinstance(value, Mapping) else value
 
 
 WANTED = {

@@ -18,7 +18,7 @@ from ragdist.config import LoraConfig, ModelConfig
 from ragdist.config.block import digest
 from ragdist.config.hardware import native_bfloat16
 from ragdist.draws import rng_for
-from ragdist.errors import ConfigError, ModelError, first_line
+from ragdist.errors import ConfigError, DataError, ModelError, first_line
 from ragdist.lm.chat import USER, Breaker, Chat, breaker, open_chat, own_words, render
 from ragdist.lm.memory import enough, keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
@@ -32,6 +32,9 @@ ADAPTER_ALONE = (
 )
 THOUGHT = re.compile(r"think|thought|reason|<\|(?:channel|message)\|>", re.IGNORECASE)
 """Special tokens that a decoded text keeps: without them thoughts were part of what is said."""
+
+HALVES = re.compile(r"[\ud800-\udfff]")
+"""Of characters: what a decoder makes of bytes that are no UTF-8, and no tokenizer takes."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ class ModelTokenizer:
     """Special tokens around what a model thinks."""
 
     def encode(self, text: str) -> Tokens:
-        """Tokens of plain text, no special tokens added."""
+        """Tokens of plain text, no special tokens added. A DataError if it holds half a character."""
+        if not text.isascii() and (half := HALVES.search(text)):
+            raise DataError(f"a text holds the half character U+{ord(half[0]):04X}; leave it out, and write UTF-8")
         found = self.backend(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return Tokens(found["input_ids"], found["offset_mapping"])
 

@@ -79,7 +79,7 @@ class Desk:
             query = asked.query(self.name, self.most_tokens)
             before = len(asked.messages) - 1
             if self.open >= self.config.concurrent + self.config.waiting:
-                raise Refused(503, f"{self.open} requests are being answered or wait; try again later")
+                raise Refused(503, f"requests that are being answered or wait: {self.open}, as many as may; try again later")
         except Refused as refused:
             return self._refusal(refused)
         try:
@@ -98,7 +98,7 @@ class Desk:
         pending = await self._begun(query)
         waiting = asyncio.ensure_future(asyncio.wrap_future(pending.work))
         left = asyncio.ensure_future(_gone(request))
-        await asyncio.wait({waiting, left}, timeout=self.config.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, left}, timeout=self._left(began), return_when=asyncio.FIRST_COMPLETED)
         left.cancel()
         if not waiting.done():
             waiting.cancel()
@@ -120,6 +120,10 @@ class Desk:
             raise _as_refusal(error) from None
         pending.work.add_done_callback(lambda _: _call(loop, self._leave))
         return pending
+
+    def _left(self, began: float) -> float:
+        """Seconds that an answer may still take."""
+        return max(0.0, self.config.timeout_s - (time.monotonic() - began))
 
     def _leave(self) -> None:
         self.open -= 1
@@ -145,7 +149,7 @@ class Desk:
             head = wire.head(self.name, "chat.completion.chunk")
             try:
                 yield wire.event(head | wire.piece({"role": "assistant", "content": ""}))
-                async with asyncio.timeout(self.config.timeout_s):
+                async with asyncio.timeout(self._left(began)):
                     while (new := await pieces.get()) is not None:
                         yield wire.event(head | wire.piece({"content": new}))
                 answer = self._finished(pending)

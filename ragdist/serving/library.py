@@ -16,7 +16,7 @@ from ragdist.errors import ConfigError
 from ragdist.records import Chunk
 from ragdist.roles import Embedder, Retriever
 from ragdist.serving.service import Query, Shown
-from ragdist.storage.atomic import read_json, write_json
+from ragdist.storage.atomic import read_texts, write_json
 from ragdist.storage.stages import Rows, Store
 
 NOTED = "library.json"
@@ -41,7 +41,7 @@ def note(folder: Path, pipeline: Pipeline) -> Noted:
 
 def read(folder: Path) -> Noted | None:
     """What the run noted; None of a run of an earlier version."""
-    return Noted(**read_json(folder / NOTED)) if (folder / NOTED).exists() else None
+    return Noted(**read_texts(folder / NOTED, *Noted._fields)) if (folder / NOTED).exists() else None
 
 
 def data_folder(folder: Path, settings: Settings) -> Path:

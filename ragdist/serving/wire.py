@@ -137,7 +137,7 @@ def parsed(body: bytes) -> Asked:
         if first["type"] == "extra_forbidden":
             raise Refused(400, f"no such field here: {where}", where) from None
         said = " or ".join(dict.fromkeys(one["msg"] for one in found if _place(one["loc"]) == where))
-        raise Refused(400, f"{where or 'the body is no request'}: {said}", where) from None
+        raise Refused(400, f"{where or 'the body is no JSON object'}: {said}", where) from None
 
 
 def _place(parts: tuple[int | str, ...]) -> str:

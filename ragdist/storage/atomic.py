@@ -129,3 +129,17 @@ def write_json(path: Path, value: Any) -> Path:
 def read_json(path: Path) -> Any:
     """What `write_json` wrote."""
     return json.loads(path.read_text())
+
+
+def read_texts(path: Path, *names: str) -> dict[str, str]:
+    """These texts of an object that `write_json` wrote. A StorageError if the file holds something else, as after a
+    power failure or by another hand."""
+    try:
+        found = read_json(path)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
+        raise StorageError(
+            f"{path} is broken: wanted a JSON object with {', '.join(names)}; copy it again, or make the run again"
+        )
+    return {name: found[name] for name in names}

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import socket
 import time
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -89,6 +91,8 @@ def test_messages_before_the_question_are_counted_not_shown(client):
         ({**ASKED, "n": 2}, 400, "n: "),
         ({**ASKED, "temperature": 3}, 400, "temperature"),
         ({**ASKED, "max_tokens": 0}, 400, "max_tokens"),
+        ({**ASKED, "stop": ["a"] * 17}, 400, "^stop: .*16"),
+        ({**ASKED, "documents": [1]}, 400, "^documents.0: "),
         ({**ASKED, "tools": []}, 400, "no such field here: tools"),
         ({**ASKED, "documents": [{"txt": "a"}]}, 400, "documents"),
         ({**ASKED, "documents": ["\x08"]}, 400, "U\\+0008"),
@@ -101,6 +105,26 @@ def test_a_bad_body_is_one_clear_error(url, body, status, wanted):
     error = refused.json()["error"]
     assert refused.status_code == status and re.search(wanted, error["message"]), error
     assert "Traceback" not in error["message"] and "\n" not in error["message"]
+
+
+def test_a_temperature_next_to_nothing_is_none(client):
+    cold = client.chat.completions.create(**ASKED, temperature=5e-324, top_p=0.5, timeout=20)
+    assert cold.choices[0].message.content == client.chat.completions.create(**ASKED).choices[0].message.content
+
+
+def test_a_client_that_leaves_within_its_body_is_no_error(url, capfd):
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9\r\n\r\na"
+    )
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as left:
+        left.sendall(head.encode())
+        time.sleep(0.3)
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    end = time.monotonic() + 5
+    while 'status="499"' not in httpx.get(f"{url}/metrics", headers=known).text and time.monotonic() < end:
+        time.sleep(0.1)
+    assert 'status="499"' in httpx.get(f"{url}/metrics", headers=known).text
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_nobody_without_the_token_is_let_in(url):
