@@ -208,7 +208,7 @@ WANTED = {
     **dict.fromkeys(("int_from_float", "int_parsing", "int_type"), "wanted a whole number"),
     **dict.fromkeys(("float_parsing", "float_type"), "wanted a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "wanted true or false"),
-    "string_type": "wanted text",
+    "string_type": "wanted text, in quotes where it has braces",
 }
 """Pydantic's kinds of error in plain words; of others its own message is plain."""
 ABBREVIATED = 0.95

@@ -79,7 +79,7 @@ class Desk:
             query = asked.query(self.name, self.most_tokens)
             before = len(asked.messages) - 1
             if self.open >= self.config.concurrent + self.config.waiting:
-                raise Refused(503, f"{self.open} requests are being answered or wait, as many as may; try again later")
+                raise Refused(503, f"as many requests as may are being answered or wait: {self.open}; try again")
         except Refused as refused:
             return self._refusal(refused)
         try:

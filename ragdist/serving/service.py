@@ -192,7 +192,7 @@ def begin(
         room=limit,
     )
     how: dict[str, Any] = {"temperature": query.temperature, "top_p": query.top_p, "seed": query.seed}
-    work = writer.write(prompt, max_new_tokens=limit, stop=query.stop, heard=heard, **how)
+    work = writer.write(prompt, max_new_tokens=limit, stop=tuple(filter(None, query.stop)), heard=heard, **how)
     return work, len(prompt.tokens)
 
 

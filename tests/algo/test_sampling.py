@@ -76,3 +76,10 @@ def test_choose_does_not_depend_on_how_many_candidates_it_looks_at_first(monkeyp
         monkeypatch.setattr(sampling, "FIRST", first)
         found.append(choose(logits, names, 2, temperature=0.8, top_p=0.95).tolist())
     assert found[0] == found[1] == found[2] == found[3]
+
+
+@pytest.mark.timeout(20)
+def test_what_is_too_cold_or_no_number_ends():
+    logits_RV, keys_R = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([7])
+    assert choose(logits_RV, keys_R, 0, temperature=5e-324, top_p=0.5).tolist() == [1]
+    assert len(choose(logits_RV * torch.nan, keys_R, 0, temperature=1.0, top_p=0.5)) == 1

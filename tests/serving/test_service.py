@@ -4,7 +4,7 @@ import pytest
 
 from ragdist import asking, players
 from ragdist.config.loader import load_kept
-from ragdist.errors import ConfigError
+from ragdist.errors import RagdistError
 from ragdist.evaluation.ask import ask_cases
 from ragdist.serving.service import Query, Shown
 from ragdist.systems import raft
@@ -84,6 +84,9 @@ def test_a_question_without_blanks_finds_its_document(tmp_path_factory):
         (lambda run: (run / "state.json").unlink(), (), "no finished run"),
         (lambda run: (run / "state.json").write_text('{"job": "raft", "state": "stopped"}'), (), "stopped"),
         (lambda run: (run / "state.json").write_text('{"job": "evaluate", "state": "finished"}'), (), "evaluate"),
+        (lambda run: (run / "state.json").write_text('{"job": '), (), "state.json is broken"),
+        (lambda run: (run / "library.json").write_text("{}"), (), "library.json is broken"),
+        (lambda run: (run / "settings.yaml").write_text(""), (), "settings.yaml is empty"),
         (lambda run: None, ("prompts.system=x",), "prompts.system"),
         (lambda run: None, ("serve.prot=1",), "serve.port"),
         (lambda run: None, ("serve.max_replicas=1", "serve.replicas=2"), "serve.replicas"),
@@ -93,7 +96,7 @@ def test_a_question_without_blanks_finds_its_document(tmp_path_factory):
 def test_what_cannot_be_served_is_one_line(tmp_path, spoil, overrides, wanted):
     run = raft_run(tmp_path)
     spoil(run)
-    with pytest.raises(ConfigError, match=wanted) as raised, asking.open_service(run, overrides):
+    with pytest.raises(RagdistError, match=wanted) as raised, asking.open_service(run, overrides):
         pass
     assert "\n" not in str(raised.value)
 
