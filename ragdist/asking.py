@@ -36,7 +36,7 @@ def answer(question: str, folder: Path | str, retriever: Retriever | None = None
 
 @contextmanager
 def open_service(
-    folder: Path, overrides: Sequence[Source] = (), retriever: Retriever | None = None
+    folder: Path | str, overrides: Sequence[Source] = (), retriever: Retriever | None = None
 ) -> Iterator[Service]:
     """A finished run of RAFT, ATM or DuetRAG, open to be asked in this process.
 
