@@ -94,6 +94,7 @@ def test_two_lessons_train_side_by_side_and_one_signal_saves_both_check_64(model
     assert max(began.values()) < min(ended.values())
 
 
+@pytest.mark.again  # side by side is the harder way; the choice between the two is under test above
 def test_lessons_without_room_are_trained_in_turn_and_the_runs_curves_show_both(
     ray_here, model, examples, tmp_path, capfd
 ):
