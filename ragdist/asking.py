@@ -58,8 +58,9 @@ def chat(folder: Path, overrides: Sequence[str] = (), as_json: bool = False) -> 
     """Answers the questions of standard input by a finished run; arguments as of `open_service`."""
     from ragdist.serving import terminal
 
-    with open_service(folder, overrides) as service:
-        terminal.talk(service, serving_settings(folder, overrides).serve.timeout_s, as_json)
+    settings = serving_settings(folder, overrides)
+    with players.service(folder, settings) as service:
+        terminal.talk(service, settings.serve.timeout_s, as_json)
 
 
 def serve(folder: Path, overrides: Sequence[str] = ()) -> None:
@@ -80,7 +81,7 @@ def serve(folder: Path, overrides: Sequence[str] = ()) -> None:
         opened = partial(replica, folder.resolve(), tuple(overrides), local.fingerprint_of(token))
         replicas.run(opened, folder.resolve().name, settings)
         return
-    with local.listening(settings.serve) as listener, served(folder, overrides, token) as app:
+    with local.listening(settings.serve) as listener, _application(folder, settings, token) as app:
         local.run(app, listener, folder.resolve().name, settings.serve)
 
 
@@ -105,19 +106,24 @@ def replica(folder: Path, overrides: Sequence[Source], fingerprint: str) -> Iter
     """As `served` on one of several machines, by the token that is there and has this fingerprint."""
     from ragdist.serving import local
 
-    token = local.shared_token(serving_settings(folder, overrides).serve, fingerprint)
-    with served(folder, overrides, token) as app:
+    settings = serving_settings(folder, overrides)
+    with _application(folder, settings, local.shared_token(settings.serve, fingerprint)) as app:
         yield app
 
 
 @contextmanager
 def served(folder: Path, overrides: Sequence[Source], token: str) -> Iterator[Any]:
     """The ASGI application of a finished run with its models; arguments as of `open_service`, and requests' token."""
+    with _application(folder, serving_settings(folder, overrides), token) as app:
+        yield app
+
+
+@contextmanager
+def _application(folder: Path, settings: Settings, token: str) -> Iterator[Any]:
     from ragdist.serving import http
 
-    settings = serving_settings(folder, overrides)
     most = settings.serve.max_new_tokens or settings.answer_tokens
-    with open_service(folder, overrides) as service:
+    with players.service(folder, settings) as service:
         yield http.application(service, folder.resolve().name, most, settings.serve, token)
 
 

@@ -6,11 +6,14 @@ Flat on purpose: a record is one line of JSON (`storage/stages.py`), and refers 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 Split = Literal["train", "test"]
 Record = TypeVar("Record")
+HALVES = re.compile(r"[\ud800-\udfff]")
+"""Of characters: what a decoder makes of bytes that are no UTF-8; neither a tokenizer nor `content_id` takes them."""
 
 
 def content_id(*parts: str) -> str:

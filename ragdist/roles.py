@@ -65,6 +65,10 @@ class Writer(Protocol):
         """One list for each finished microbatch, so that a caller can store it; order is the writer's own."""
 
 
+Heard = Callable[[str], None]
+"""Is called with each new piece of a text."""
+
+
 class LiveText(NamedTuple):
     """A text that was asked for while others were under way. Example: LiveText("Delhi", 2, True, 0.91)"""
 
@@ -89,7 +93,7 @@ class LiveWriter(Protocol):
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
-        heard: Callable[[str], None] | None = None,
+        heard: Heard | None = None,
     ) -> Future[LiveText]:
         """The text, soon; cancelling it lets go of it.
 

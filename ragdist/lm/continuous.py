@@ -31,14 +31,13 @@ from ragdist.lm.decode import by_group
 from ragdist.lm.memory import enough
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Prompt, content_id
-from ragdist.roles import LiveText
+from ragdist.roles import Heard, LiveText
 
 log = logging.getLogger("ragdist")
 REUSED = 16
 """Fewest tokens that a prompt must share with a held text for them to be taken over."""
 GROWTH = 256
 """Places by which slots grow at least."""
-Heard = Callable[[str], None]
 
 
 @dataclass(eq=False)
@@ -64,6 +63,11 @@ class _Text:
     def held(self) -> tuple[int, ...]:
         """The tokens whose keys and values stand in the slot: all but the newest."""
         return (*self.prompt, *self.tokens[:-1])
+
+    @property
+    def places(self) -> int:
+        """How many those are."""
+        return len(self.prompt) + len(self.tokens) - 1
 
 
 class _SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -123,6 +127,7 @@ class ContinuousWriter:
 
     def __init__(self, writer: ModelWriter, slots: int, cores: int | None = None) -> None:
         self.model, self.tokenizer, self.ends = writer.model, writer.tokenizer, writer.ends
+        self._logits = writer.logits
         self.slots, self.cores = slots, cores
         self.cache = DynamicCache(config=self.model.config)
         if any(type(layer) is not DynamicLayer for layer in self.cache.layers):
@@ -135,7 +140,7 @@ class ContinuousWriter:
         self.under_way: list[_Text] = []
         """The text in each of the first slots."""
         self._held: list[tuple[int, ...]] = [()] * slots
-        """Tokens whose keys and values each slot holds."""
+        """Tokens whose keys and values each slot holds of a text that has left it."""
         self._used_at = [0] * slots
         self._clock = 0
         self._waiting: deque[_Text] = deque()
@@ -201,14 +206,15 @@ class ContinuousWriter:
         except Exception as error:
             log.exception("%d texts are given up", len(struck))
             self.under_way = [text for text in self.under_way if text not in struck]
-            self._held = [text.held for text in self.under_way] + [()] * (self.slots - len(self.under_way))
+            self._held = [()] * self.slots
             for text in struck:
                 _end(text, error)
 
     def _begin(self, text: _Text) -> None:
         """Reads the prompt, but for what a slot holds of it, and puts the text into a slot."""
+        begun = text.prompt[:-1]
         source, shared = max(
-            ((slot, _common(held, text.prompt[:-1])) for slot, held in enumerate(self._held)), key=lambda pair: pair[1]
+            ((slot, _common(self._tokens_in(slot), begun)) for slot in range(self.slots)), key=lambda pair: pair[1]
         )
         cache = DynamicCache(config=self.model.config)
         if shared >= REUSED:
@@ -219,9 +225,9 @@ class ContinuousWriter:
             shared = 0
         logits_1V = self._logits(
             torch.tensor([text.prompt[shared:]], device=self.model.device),
+            None,
             torch.arange(shared, len(text.prompt), device=self.model.device)[None],
             cache,
-            None,
         )
         slot = len(self.under_way)
         oldest = min(range(slot, self.slots), key=self._used_at.__getitem__)
@@ -237,28 +243,16 @@ class ContinuousWriter:
 
     def _step(self) -> None:
         """A token more for each text under way."""
-        places_R = torch.tensor([len(text.held) for text in self.under_way], device=self.model.device)
+        places_R = torch.tensor([text.places for text in self.under_way], device=self.model.device)
         used = int(places_R.max()) + 1
         for layer in self.layers:
             layer.places_R, layer.used = places_R, used
         mask_RT = torch.arange(used, device=places_R.device) <= places_R[:, None]
         mask_R11T = mask_RT[:, None, None] if len(places_R) > 1 else None  # one sees all that there is
         ids_R1 = torch.tensor([text.tokens[-1:] for text in self.under_way], device=self.model.device)
-        logits_RV = self._logits(ids_R1, places_R[:, None], self.cache, mask_R11T)
+        logits_RV = self._logits(ids_R1, mask_R11T, places_R[:, None], self.cache)
         self._add(range(len(self.under_way)), logits_RV)
         self._leave()
-
-    def _logits(self, ids_RT: Tensor, positions_RT: Tensor, cache: DynamicCache, mask_R11T: Tensor | None) -> Tensor:
-        """[R, V] logits of the token after the last."""
-        logits_RV: Tensor = self.model(
-            input_ids=ids_RT,
-            attention_mask=mask_R11T,
-            position_ids=positions_RT,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits_RV
 
     def _add(self, slots: Sequence[int], logits_RV: Tensor) -> None:
         """Gives the texts in these slots their next tokens."""
@@ -276,7 +270,7 @@ class ContinuousWriter:
             text = self.under_way[slot]
             text.logprob += logprob
             text.tokens.append(token)
-            self._held[slot], self._used_at[slot] = text.held, self._clock
+            self._used_at[slot] = self._clock
             if text.heard or text.stop:
                 self._read_aloud(text)
 
@@ -309,14 +303,20 @@ class ContinuousWriter:
                     self._swap(slot, last)
                     self.under_way[slot] = self.under_way[last]
                 self.under_way.pop()
+                self._held[last] = text.held
                 self._read_aloud(text, whole=True)
                 _end(
                     text, LiveText(self._said(text), len(text.tokens), ended, math.exp(text.logprob / len(text.tokens)))
                 )
 
+    def _tokens_in(self, slot: int) -> tuple[int, ...]:
+        """Those whose keys and values the slot holds."""
+        return self.under_way[slot].held if slot < len(self.under_way) else self._held[slot]
+
     def _swap(self, one: int, two: int) -> None:
+        lengths = (len(self._tokens_in(one)), len(self._tokens_in(two)))
         for layer in self.layers:
-            layer.swap(one, two, (len(self._held[one]), len(self._held[two])))
+            layer.swap(one, two, lengths)
         for listed in (self._held, self._used_at):
             _exchange(listed, one, two)
 

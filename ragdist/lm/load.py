@@ -23,6 +23,7 @@ from ragdist.lm.chat import USER, Breaker, Chat, breaker, open_chat, own_words, 
 from ragdist.lm.memory import enough, keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.zero import quiet
+from ragdist.records import HALVES
 from ragdist.roles import Tokens
 
 ModelHead = Literal["CAUSAL_LM", "SEQ_CLS"]
@@ -32,9 +33,6 @@ ADAPTER_ALONE = (
 )
 THOUGHT = re.compile(r"think|thought|reason|<\|(?:channel|message)\|>", re.IGNORECASE)
 """Special tokens that a decoded text keeps: without them thoughts were part of what is said."""
-
-HALVES = re.compile(r"[\ud800-\udfff]")
-"""Of characters: what a decoder makes of bytes that are no UTF-8, and no tokenizer takes."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class ModelWriter:
         )
         mask_RT = self._tensor([[0] * gap + [1] * (longest - gap) for gap in padding])
         cache = cache_with_room(self.model.config, max_new_tokens)
-        logits_RV = self._logits(ids_BT, mask_RT, (mask_RT.cumsum(1) - 1).clamp(min=0), cache)
+        logits_RV = self.logits(ids_BT, mask_RT, (mask_RT.cumsum(1) - 1).clamp(min=0), cache)
         if samples > 1:
             cache.batch_repeat_interleave(samples)
             logits_RV, mask_RT = (tensor.repeat_interleave(samples, 0) for tensor in (logits_RV, mask_RT))
@@ -106,14 +106,14 @@ class ModelWriter:
                 unfinished = [unfinished[at] for at in going]
             mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(going), 1)], 1)
             last_R1 = self._tensor([[chosen[at]] for at in going])
-            logits_RV = self._logits(last_R1, mask_RT, mask_RT.sum(1, keepdim=True) - 1, cache)
+            logits_RV = self.logits(last_R1, mask_RT, mask_RT.sum(1, keepdim=True) - 1, cache)
         return texts
 
-    def _logits(self, ids_RT: Tensor, mask_RT: Tensor, positions_RT: Tensor, cache: DynamicCache) -> Tensor:
-        """[R, V] logits of the token after the last."""
+    def logits(self, ids_RT: Tensor, mask: Tensor | None, positions_RT: Tensor, cache: DynamicCache) -> Tensor:
+        """[R, V] logits of the token after the last; `mask` is [R, T], or [R, 1, 1, T], or None where all is seen."""
         out = self.model(
             input_ids=ids_RT,
-            attention_mask=mask_RT,
+            attention_mask=mask,
             position_ids=positions_RT,
             past_key_values=cache,
             use_cache=True,

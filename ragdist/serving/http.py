@@ -29,8 +29,9 @@ from starlette.requests import ClientDisconnect
 
 from ragdist.config import ServeConfig
 from ragdist.errors import DataError, RagdistError
+from ragdist.roles import Heard
 from ragdist.serving import wire
-from ragdist.serving.service import Answer, Heard, Pending, Query, Service
+from ragdist.serving.service import Answer, Pending, Query, Service
 from ragdist.serving.wire import Refused
 
 log = logging.getLogger("ragdist")
@@ -200,7 +201,7 @@ def application(service: Service, name: str, most_tokens: int, config: ServeConf
         token: that requests carry, as `Authorization: Bearer TOKEN`.
     """
     desk = Desk(service, name, most_tokens, config)
-    began = int(time.time())
+    about = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "ragdist"}
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -224,14 +225,13 @@ def application(service: Service, name: str, most_tokens: int, config: ServeConf
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        about = {"id": name, "object": "model", "created": began, "owned_by": "ragdist"}
         return {"object": "list", "data": [about]}
 
     @app.get("/v1/models/{wanted:path}")
     async def model(wanted: str) -> Response:
         if wanted != name:
             return refusal(Refused(404, f"no model {wanted!r} is served here; this is {name!r}", "model"))
-        return JSONResponse({"id": name, "object": "model", "created": began, "owned_by": "ragdist"})
+        return JSONResponse(about)
 
     @app.get("/metrics")
     async def metrics() -> Response:

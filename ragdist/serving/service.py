@@ -15,10 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.errors import DataError
-from ragdist.roles import LiveText, LiveWriter, Tokenizer
+from ragdist.roles import Heard, LiveText, LiveWriter, Tokenizer
 
 Outcome = TypeVar("Outcome")
-Heard = Callable[[str], None]
 UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 

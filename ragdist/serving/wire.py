@@ -18,8 +18,6 @@ LONGEST_HISTORY = 256
 """Messages of a request at most."""
 MOST_DOCUMENTS = 256
 """Documents of a request at most."""
-
-
 MOST_STOPS = 16
 """Texts that end an answer, at most: each is looked for after every token."""
 SHAPES = re.compile(r"str|GivenDocument|(constrained-)?list.*")
@@ -146,6 +144,7 @@ def _place(parts: tuple[int | str, ...]) -> str:
 
 
 def error(refused: Refused) -> dict[str, Any]:
+    """A refusal's body."""
     kind = "invalid_request_error" if refused.status < 500 else "server_error"
     return {"error": {"message": refused.message, "type": kind, "param": refused.param or None, "code": refused.status}}
 
@@ -189,4 +188,5 @@ def _told(answer: Answer, not_shown: int) -> dict[str, Any]:
 
 
 def event(body: dict[str, Any]) -> str:
+    """A server-sent event."""
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ragdist import parts
 from ragdist.data.matching import flat
-from ragdist.records import Chunk, Hit, content_id
+from ragdist.records import HALVES, Chunk, Hit, content_id
 from ragdist.storage.calls import KeptCalls
 from ragdist.tracking.progress import Bar
 
@@ -90,7 +89,7 @@ def document(given: Any) -> tuple[str, str]:
     title, text = values.get("title") or "", values.get("text")
     if not (isinstance(text, str) and text.strip() and isinstance(title, str)):
         raise parts.Unusable(f"{given!r:.80} as a document, wanted a text or {{'title': ..., 'text': ...}}")
-    if half := re.search("[\\ud800-\\udfff]", title + text):
+    if half := HALVES.search(title + text):
         raise parts.Unusable(f"the half character U+{ord(half[0]):04X} in a document, wanted text as of UTF-8")
     return title, text
 

@@ -15,8 +15,8 @@ from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.errors import ConfigError
 from ragdist.records import Question, Verdict, content_id
-from ragdist.roles import LiveWriter, Tokenizer
-from ragdist.serving.service import Answer, Finder, Heard, Pending, Query, Shown, Side, begin
+from ragdist.roles import Heard, LiveWriter, Tokenizer
+from ragdist.serving.service import Answer, Finder, Pending, Query, Shown, Side, begin
 from ragdist.systems.duet.disputes import Dispute
 from ragdist.systems.duet.opening import DuetRoles, TrainedArbiters
 from ragdist.systems.duet.run import agreeing
