@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragdist.config import PartsConfig, Settings
+from ragdist.config import PartsConfig, Settings, SideConfig
 from ragdist.parts import Parts, Retriever
 from ragdist.plan.workload import note_tokenizer
 from ragdist.storage.atomic import read_json
@@ -195,29 +195,31 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
-    """Opens both groups on a Ray cluster, side by side."""
+    """Opens both sides on a Ray cluster: two groups side by side, or one whose ranks hold both over one base."""
 
     @contextmanager
     def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
         from ragdist.cluster import session
         from ragdist.cluster.group import WorkerGroup, seated
         from ragdist.cluster.ranks import GroupSpec
-        from ragdist.lm.resident import Resident
+        from ragdist.lm import turns
+        from ragdist.lm.resident import Resident, SharedResidents
         from ragdist.tracking.signals import stop_on_signal
 
         with session.connect(settings.cluster), stop_on_signal() as stop:
-            sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
-            groups = (
-                WorkerGroup(
-                    GroupSpec(name, settings, side, Resident, folder, stop.is_set),
-                    start.source,
-                    start.version,
-                    on_span=timeline.add,
-                    on_step=board.step,
-                )
-                for name, side, start in sides
-            )
-            with seated(*groups) as (first, second):
+
+            def group(name: str, side: SideConfig, make: Any, source: Any, version: Any) -> WorkerGroup:
+                spec = GroupSpec(name, settings, side, make, folder, stop.is_set)
+                return WorkerGroup(spec, source, version, on_span=timeline.add, on_step=board.step)
+
+            if settings.atm.layout == "shared_base":
+                sources, versions = zip(attacker, generator, strict=True)
+                with seated(group("attacker", settings.attacker, SharedResidents, sources, versions)) as (both,):
+                    yield turns.sides(both)
+                return
+            first = group("attacker", settings.attacker, Resident, *attacker)
+            second = group("generator", settings.generator, Resident, *generator)
+            with seated(first, second):
                 yield first, second
 
     return open_sides

@@ -96,7 +96,7 @@ def weights(folder: Path) -> dict[str, Any]:
     """The model's tensors by name."""
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    return load_file(next(folder.glob("*.safetensors")))
 
 
 def checksum(folder: Path) -> str:

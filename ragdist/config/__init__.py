@@ -146,7 +146,7 @@ class Settings(SettingsBlock):
             lora = self.training[key].lora
             if lora.rank and lora.dropout:
                 raise ValueError(
-                    f"{key}.lora.dropout={lora.dropout:g}: what ATM compares (DPO with its reference, MITO's two lists) "
+                    f"{key}.lora.dropout={lora.dropout:g}: ATM compares (DPO with its reference, MITO's lists); all "
                     f"must see the same model; set {key}.lora.dropout=0"
                 )
         return self
