@@ -61,7 +61,10 @@ SHARED = ["atm.layout=shared_base", "attacker.train.lora.rank=4", "generator.tra
 @pytest.mark.parametrize(
     ("more", "wanted"),
     [
-        ("generator.train.lora.rank=0", "generator.train.lora.rank=0 tunes all weights; set generator.train.lora.rank="),
+        (
+            "generator.train.lora.rank=0",
+            "generator.train.lora.rank=0 tunes all weights; set generator.train.lora.rank=",
+        ),
         ("attacker.train.zero_stage=3", "got attacker.train.zero_stage=3 and generator.train.zero_stage=2; set both"),
         ("generator.train.offload=optimizer", "attacker.train.offload=none and generator.train.offload=optimizer"),
         ("generator.workers=2", "got attacker.workers=1 and generator.workers=2; leave generator.workers out"),
