@@ -22,7 +22,7 @@ class LoraConfig(SettingsBlock):
     targets: tuple[str, ...] = ("all-linear",)
     """Modules that get an adapter; all-linear is every linear layer but the output head."""
     merge: bool = True
-    """Write the tuned model with adapters merged; otherwise the adapter alone. ATM merges in the end, once."""
+    """Write the tuned model with adapters merged; otherwise the adapter alone."""
 
 
 class TrainConfig(SettingsBlock):

@@ -143,7 +143,7 @@ def test_an_adapter_of_another_shape_or_base_is_refused(tmp_path, folder):
         learning.resident(adapter, learning.adapted(folder, "separate"))
     made = learning.adapted(folder, "shared_base").unchecked("generator.source", str(other))
     with pytest.raises(
-        ConfigError, match="shared_base: the attacker's base is .*tiny-0' and the generator's .*tiny-1'"
+        ConfigError, match=r"shared_base: the attacker's base is .*tiny-0' and the generator's .*tiny-1'"
     ):
         SharedResidents((str(folder), str(other)), made, made.attacker, (0, 0))
 
