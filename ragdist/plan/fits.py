@@ -64,10 +64,12 @@ class PlannedGroup:
         return found.pop("states", 0) + max(found.values(), default=0) + memory.process(self.role.gpus > 0, place)
 
     def least(self, place: Place) -> int:
-        """Bytes without which one rank cannot do."""
+        """Bytes without which one rank cannot do: its states, and what it must have to learn or to write."""
         found = self.parts()
         kept = [part for part in found.get("learning", []) if part.name == "activations"] if self.exact else []
-        return memory.total(found.get("states", []), place) + int(KEPT * memory.total(kept, place))
+        whole = [part for part in found.get("writing", []) if part.name == memory.REPLICA]
+        beside = max(int(KEPT * memory.total(kept, place)), memory.total(whole, place))
+        return memory.total(found.get("states", []), place) + beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,15 @@ def without_a_card(attention: str, groups: Sequence[PlannedGroup]) -> Iterator[s
         yield (
             f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
             "gpus_per_worker=0 trains on CPUs; set model.attention=sdpa"
+        )
+
+
+def unasked(model: Shape | None, width: int, node: Node | None) -> Iterator[str]:
+    """What a driver cannot hold on its card, where nobody else is asked."""
+    if model and node and node.gpus and node.gpu_gib and width * model.weights > node.gpu_gib * GIB:
+        yield (
+            f"a model is asked whole, and its weights take {width * model.weights / GIB:.1f} GiB of a card of {node.name},"
+            f" which has {node.gpu_gib:.1f}; set model.source to a smaller model"
         )
 
 

@@ -95,7 +95,8 @@ def make(
     cardless = fits.without_a_card(settings.model.attention, groups)
     problems += [Problem(sure=True, text=text) for text in (*refused, *cardless)]
     loads = fits.loads(groups, nodes or (), turns, driver)
-    problems += fits.too_much(loads)
+    alone = () if job == "atm" or answering else fits.unasked(model, width, nodes[0] if nodes else None)
+    problems += [*fits.too_much(loads), *(Problem(sure=True, text=text) for text in alone)]
     timed = job == "raft" and rows.tokens and here and (nodes is None or any(node.here for node in nodes))
     measured = workload.speed(settings) if timed else None
     return Plan(

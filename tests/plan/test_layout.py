@@ -35,7 +35,7 @@ def refused(plan):
         (shapes.LLAMA_3_70B, {"zero_stage": 2}, "at the very least 279.3 GiB of a card"),  # 2N + 18N/8
         (shapes.LLAMA_3_70B, {"zero_stage": 3}, "at the very least 147.8 GiB of a card"),  # 18N/8
         (shapes.LLAMA_3_70B, {"zero_stage": 3, "offload": "optimizer"}, "at the very least 1051.3 GiB of mem"),  # 16N
-        (shapes.LLAMA_3_70B, {"zero_stage": 3, "lora": {"rank": 16}}, ""),
+        (shapes.LLAMA_3_70B, {"zero_stage": 3, "lora": {"rank": 16}}, "asked whole, and its weights take 131.4 GiB"),
         (shapes.LLAMA_2_7B, {"zero_stage": 0}, "no fp32 master weights"),
     ],
 )
@@ -88,6 +88,11 @@ def test_zero_3_counts_a_replica_where_a_side_writes(tmp_path):
     for group in plan.groups:
         found = {part.name: part.bytes for part in group.parts()["writing"]}
         assert found["gathered replica"] == 2 * shapes.WEIGHTS["70b"]
+    wide = "8x8xH100-80GB:64cpu:2048GB"  # states alone would fit on so many
+    many = {"workers": 32, "gpus_per_worker": 1, "train": {**train, "examples_per_step": 32}}
+    assert "1 rank of attacker takes at the very least 168.4 GiB of a card" in refused(
+        planned(tmp_path, shapes.LLAMA_3_70B, "atm", wide, attacker=many, generator=many)
+    )
 
 
 def test_fractions_of_a_card_share_its_memory(tmp_path):
