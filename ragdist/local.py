@@ -217,7 +217,13 @@ class LocalSide:
         return self._version
 
     def each(
-        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+        self,
+        work: Work,
+        inputs: Iterable[tuple[MicrobatchRef, ...]],
+        *shared: Any,
+        folder: Path,
+        phase: str,
+        writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`; one after another, in order."""
         folder = make_folder(folder).resolve()

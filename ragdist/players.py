@@ -200,23 +200,14 @@ def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) ->
     @contextmanager
     def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
         from ragdist.cluster import session
-        from ragdist.cluster.group import WorkerGroup, seated
-        from ragdist.cluster.ranks import GroupSpec
-        from ragdist.lm.resident import Resident
+        from ragdist.cluster.group import seated
+        from ragdist.cluster.writers import side
         from ragdist.tracking.signals import stop_on_signal
 
+        heard = {"on_span": timeline.add, "on_step": board.step}
         with session.connect(settings.cluster), stop_on_signal() as stop:
-            sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
-            groups = (
-                WorkerGroup(
-                    GroupSpec(name, settings, side, Resident, folder, stop.is_set),
-                    start.source,
-                    start.version,
-                    on_span=timeline.add,
-                    on_step=board.step,
-                )
-                for name, side, start in sides
-            )
+            both = (("attacker", attacker), ("generator", generator))
+            groups = (side(name, *start, settings, folder, stop.is_set, **heard) for name, start in both)
             with seated(*groups) as (first, second):
                 yield first, second
 

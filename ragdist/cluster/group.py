@@ -11,9 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError
@@ -29,10 +29,11 @@ from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import KEPT_TABLES, Done, MicrobatchTask, Work, kept
 
 OBJECT_TRIES = 3
+Group = TypeVar("Group", bound=AbstractContextManager[Any])
 
 
 @contextmanager
-def seated(*groups: WorkerGroup) -> Iterator[tuple[WorkerGroup, ...]]:
+def seated(*groups: Group) -> Iterator[tuple[Group, ...]]:
     """The groups for as long as the block lasts, started side by side: each loads a model."""
     with ExitStack() as stack, ThreadPoolExecutor(len(groups)) as pool:
         started = [pool.submit(group.__enter__) for group in groups]
@@ -96,8 +97,23 @@ class WorkerGroup(RankGroup):
         self._forget()
         self._ranks.begin(self.source, self._version)
 
+    def take_up(self, source: str, version: int) -> None:
+        """The same processes hold this model, in a group whose ranks do not learn."""
+        self.source, self._version, self._opened = source, version, False
+        limit_s = self.plan.settings.cluster.start_timeout_s
+        try:
+            self._ranks.call(lambda rank: rank.take_up.remote(source, version), "take_up", limit_s)
+        except WorkerGroupDied as lost:
+            self._rebuild(lost)
+
     def each(
-        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+        self,
+        work: Work,
+        inputs: Iterable[tuple[MicrobatchRef, ...]],
+        *shared: Any,
+        folder: Path,
+        phase: str,
+        writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`. At most `cluster.in_flight` microbatches a rank are asked for and not yet yielded.
 

@@ -131,6 +131,11 @@ class Rank:
         with self._logged("finish", self.folder):
             return Path(self.model.finish())
 
+    def take_up(self, source: str, version: int) -> None:
+        """The plain object's `take_up`."""
+        with self._logged("take_up"):
+            self.model.take_up(source, version)
+
     def open_phase(self) -> None:
         """The plain object's `open_phase`."""
         with self._logged("open_phase"):

@@ -49,7 +49,11 @@ PLAIN_TOKENS, LONGER_TOKENS = 32, {"reasoned": 256, "sentence": 96, "cited": 48}
 """Longest answer where `evaluation.max_new_tokens` says nothing."""
 DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 """Those of `duet` that are tuned."""
-GROUPS = (("cluster",), ("attacker", "generator"), ("evaluation.answerers",))
+GROUPS = (
+    ("cluster",),
+    ("attacker", "generator", "attacker.writers", "generator.writers"),
+    ("evaluation.answerers",),
+)
 """Blocks of the worker groups; those that stand together hold their places at the same time."""
 
 

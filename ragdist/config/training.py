@@ -100,6 +100,16 @@ class GroupConfig(SettingsBlock):
     """Custom Ray resources that each rank takes."""
 
 
+class WritersConfig(GroupConfig):
+    """Ranks that write for a side of ATM beside those that learn: each holds the whole model of the newest version."""
+
+    workers: int = Field(0, ge=0)
+    """Ranks that write; 0: those that learn write too. They take up each version from the folder where it is
+    published."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
+
+
 class SideConfig(GroupConfig):
     """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
 
@@ -107,6 +117,8 @@ class SideConfig(GroupConfig):
     """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
     train: TrainConfig = TrainConfig()
     """How it learns in each round."""
+    writers: WritersConfig = WritersConfig()
+    """Who writes for it."""
 
 
 class MixConfig(SettingsBlock):

@@ -129,8 +129,8 @@ def unasked(model: Shape | None, width: int, node: Node | None) -> Iterator[str]
     """What a driver cannot hold on its card, where nobody else is asked."""
     if model and node and node.gpus and node.gpu_gib and width * model.weights > node.gpu_gib * GIB:
         yield (
-            f"a model is asked whole, and its weights take {width * model.weights / GIB:.1f} GiB of a card of {node.name},"
-            f" which has {node.gpu_gib:.1f}; set model.source to a smaller model"
+            f"a model is asked whole, and its weights take {width * model.weights / GIB:.1f} GiB of a card of "
+            f"{node.name}, which has {node.gpu_gib:.1f}; set model.source to a smaller model"
         )
 
 

@@ -40,7 +40,7 @@ listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
     *("run.", "cluster.", "kube.", "serve.", "sweep.", "evaluation.answerers."),
-    *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
+    *(f"{side}.{place}" for side in ("attacker", "generator") for place in (*PLACES, "writers.")),
 )
 MAY_CHANGE = {
     "raft": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "parts.metric"),
@@ -94,6 +94,7 @@ def _naming(settings: Settings) -> dict[str, Any]:
     values = settings.unchecked("run", RunConfig()).unchecked("kube", KubeConfig()).model_dump(mode="json")
     values["prompts"] = settings.prompts.named()
     del values["evaluation"]["answerers"], values["serve"], values["kube"]["clients"], values["run"]["keep_checkpoints"]
+    del values["attacker"]["writers"], values["generator"]["writers"]
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):
         values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}

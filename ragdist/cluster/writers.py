@@ -1,0 +1,104 @@
+"""A side of ATM whose texts are written elsewhere than where it learns. Implements `roles.Side` with two groups.
+
+    learners    hold the model sharded, read with it and train it      `attacker`, `generator`
+    writers     each hold all of it, and write                         `attacker.writers`, `generator.writers`
+
+Writers take up a version when the next text is wanted, from the folder that the learners published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from ragdist.cluster.group import WorkerGroup, seated
+from ragdist.cluster.place import never
+from ragdist.cluster.ranks import GroupSpec
+from ragdist.config import Settings
+from ragdist.lm.resident import Resident
+from ragdist.lm.written import WritingModel
+from ragdist.roles import MicrobatchRef
+from ragdist.storage.tables import Work
+
+
+class WriterSide:
+    """Implements Side, as a context.
+
+    Args:
+        learners: read and learn.
+        writers: write.
+    """
+
+    def __init__(self, learners: WorkerGroup, writers: WorkerGroup) -> None:
+        self.learners, self.writers = learners, writers
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(seated(self.learners, self.writers))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def version(self) -> int:
+        """Of the weights that all learners hold."""
+        return self.learners.version
+
+    def each(
+        self,
+        work: Work,
+        inputs: Iterable[tuple[MicrobatchRef, ...]],
+        *shared: Any,
+        folder: Path,
+        phase: str,
+        writes: bool = False,
+    ) -> Iterator[MicrobatchRef]:
+        """See `roles.Side`."""
+        if writes and self.writers.version != self.version:
+            self.writers.take_up(self.learners.source, self.version)
+        group = self.writers if writes else self.learners
+        return group.each(work, inputs, *shared, folder=folder, phase=phase)
+
+    def learn(
+        self,
+        loss: Callable[..., Any],
+        shards: Sequence[MicrobatchRef],
+        *,
+        prepare: Callable[..., Any] | None,
+        folder: Path,
+        phase: str,
+    ) -> list[dict[str, float]]:
+        """See `roles.Side`."""
+        return self.learners.learn(loss, shards, prepare=prepare, folder=folder, phase=phase)
+
+
+def side(
+    name: Literal["attacker", "generator"],
+    source: str,
+    version: int,
+    settings: Settings,
+    folder: Path,
+    stop: Callable[[], bool] = never,
+    **heard: Callable[..., None],
+) -> WorkerGroup | WriterSide:
+    """A side of ATM in its places, not opened yet.
+
+    Args:
+        name: its block of the settings.
+        source: folder or name of the model that it starts with.
+        version: of that model.
+        settings: all settings.
+        folder: the run's, for the ranks' logs.
+        stop: asked between microbatches and steps.
+        heard: `on_span`, `on_step` of `WorkerGroup`.
+    """
+    config = settings.attacker if name == "attacker" else settings.generator
+    learners = WorkerGroup(GroupSpec(name, settings, config, Resident, folder, stop), source, version, **heard)
+    if not config.writers.workers:
+        return learners
+    about = (f"{name}.writers", settings, config.writers, WritingModel, folder, stop)
+    spec = GroupSpec(*about, meet=False, memory="evaluation.tokens_per_batch")
+    return WriterSide(learners, WorkerGroup(spec, source, version, **heard))
