@@ -43,6 +43,7 @@ from ragdist.config.training import (
     ReplayConfig,
     SideConfig,
     TrainConfig,
+    WritersConfig,
 )
 
 PLAIN_TOKENS, LONGER_TOKENS = 32, {"reasoned": 256, "sentence": 96, "cited": 48}
@@ -159,6 +160,12 @@ class Settings(SettingsBlock):
     def group(self, block: str) -> Any:
         """The block of this dotted name, such as `evaluation.answerers`."""
         return reduce(getattr, block.split("."), self)
+
+    @property
+    def writers(self) -> dict[str, WritersConfig]:
+        """The ranks of ATM that only write, by the name of their block; empty where those that learn write too."""
+        both = {f"{side}.writers": self.group(side).writers for side in ("attacker", "generator")}
+        return {block: writers for block, writers in both.items() if writers.workers}
 
     def answerers(self, gpu_here: bool) -> AnswerersConfig:
         """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker."""

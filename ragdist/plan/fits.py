@@ -97,7 +97,9 @@ def place_groups(
         turns = [[role] for role in roles]
     found = [(turn, seats.place(turn, nodes)) for turn in turns]
     why = _no_card if all(node.here and node.gpus == 0 for node in nodes) and any(r.gpus for r in roles) else _no_slots
-    missing = [Problem(sure=True, text=why(turn, groups, nodes)) for turn, sat in found if sat is None]
+    missing = [
+        Problem(sure=seats.short(turn, nodes), text=why(turn, groups, nodes)) for turn, sat in found if sat is None
+    ]
     return [sat for _, sat in found if sat is not None], missing
 
 
@@ -223,7 +225,7 @@ def too_much(loads: Sequence[Load]) -> Iterator[Problem]:
 def _on_a_card(sits: Crowd) -> Crowd:
     """The ranks on the fullest card: as many fractions of one group as it holds, or one of each group."""
     cards = [(group, min(count, max(1, int(1 / group.role.gpus + 1e-6)))) for group, count in sits if group.role.gpus]
-    if len(cards) == 2 and sum(group.role.gpus for group, _ in cards) <= 1:
+    if len(cards) > 1 and sum(group.role.gpus for group, _ in cards) <= 1:
         return [(group, 1) for group, _ in cards]
     return sorted(cards, key=lambda card: -card[1] * card[0].peak("gpu"))[:1]
 

@@ -133,6 +133,20 @@ def test_answerers_are_counted_like_any_group(tmp_path):
     assert "evaluation.answerers.workers=99" in problem.text
 
 
+def test_writers_of_a_side_stand_beside_those_that_learn(tmp_path):
+    """Each holds all weights and a cache, and no optimizer."""
+    side = {"workers": 2, "gpus_per_worker": 1, "writers": {"workers": 3, "gpus_per_worker": 1}}
+    plan = planned(tmp_path, shapes.LLAMA_2_7B, "atm", attacker=side, generator={"workers": 1, "gpus_per_worker": 1})
+    assert plan.turns == [{"attacker": {"node 0": 2}, "attacker.writers": {"node 0": 3}, "generator": {"node 0": 1}}]
+    learns, writes, _ = plan.groups
+    assert [part.name for part in writes.parts()["states"]] == ["weights"] and "writing" in writes.parts()
+    assert writes.peak("gpu") < learns.peak("gpu")
+    crowded = planned(
+        tmp_path, shapes.LLAMA_2_7B, "atm", attacker={**side, "writers": {**side["writers"], "workers": 9}}
+    )
+    assert "attacker.writers.workers=9" in refused(crowded)
+
+
 def test_what_is_not_known_stands_in_nobodys_way(tmp_path, monkeypatch):
     nowhere = shapes.settings(tmp_path / "no" / "model", tmp_path)
     assert planning.plan(nowhere).groups[0].held is None
