@@ -110,6 +110,10 @@ class PagedWriter:
         """See `roles.EngineWriter`."""
         self.close()
 
+    def rest(self) -> None:
+        """Gives the pages back."""
+        self.close()
+
     def close(self) -> None:
         """Gives the pages back."""
         self._manager = self._processor = None
@@ -141,9 +145,7 @@ class PagedWriter:
     def scored(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
         """See `roles.EngineWriter`."""
         greedy = _Draws(0, 0.0, 1.0)
-        found = {
-            prompt.id: texts[0] for prompt, texts in self._finished(prompts, max_new_tokens, 1, lambda *_: greedy)
-        }
+        found = {prompt.id: texts[0] for prompt, texts in self._finished(prompts, max_new_tokens, 1, lambda *_: greedy)}
         return [(found[prompt.id].tokens, found[prompt.id].logprobs) for prompt in prompts]
 
     def _finished(
@@ -321,7 +323,9 @@ class _Slot(ContinuousBatchingLogitsProcessor):
 class _Drawing(_Slot):
     """The last: leaves what is drawn of a text to be drawn as the only token that is possible."""
 
-    def __init__(self, high: _Slot, low: _Slot, place: _Slot, temperature: _Slot, top_p: Callable[[Any], float]) -> None:
+    def __init__(
+        self, high: _Slot, low: _Slot, place: _Slot, temperature: _Slot, top_p: Callable[[Any], float]
+    ) -> None:
         super().__init__(torch.float32, top_p)
         self.high, self.low, self.place, self.temperature = high, low, place, temperature
 

@@ -45,7 +45,17 @@ ATM_MAY_CHANGE = (
 MAY_CHANGE = {
     "raft": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "parts.metric"),
     "evaluate": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "parts.metric"),
-    "duet": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "duet.arbiter", "parts.metric"),
+    "duet": (
+        "run.",
+        "cluster.",
+        "kube.",
+        "serve.",
+        "engines.",
+        "evaluation.",
+        "sweep.",
+        "duet.arbiter",
+        "parts.metric",
+    ),
     "atm": ATM_MAY_CHANGE,
     "sweep-raft": ("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
