@@ -3,13 +3,15 @@
     learners    hold the model sharded, read with it and train it      `attacker`, `generator`
     writers     each hold all of it, and write                         `attacker.writers`, `generator.writers`
 
-Writers take up a version when the next text is wanted, from the folder that the learners published.
+Writers take up a version when the next text is wanted, from the folder that the learners published, and prove it: the
+learners read what they make of a few prompts (`lm.probe`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,10 +19,12 @@ from ragdist.cluster.group import WorkerGroup, seated
 from ragdist.cluster.place import never
 from ragdist.cluster.ranks import GroupSpec
 from ragdist.config import Settings
+from ragdist.lm import probe
 from ragdist.lm.resident import Resident
 from ragdist.lm.written import WritingModel
 from ragdist.roles import MicrobatchRef
 from ragdist.storage.tables import Work
+from ragdist.tracking.run import metrics
 
 
 class WriterSide:
@@ -34,6 +38,8 @@ class WriterSide:
     def __init__(self, learners: WorkerGroup, writers: WorkerGroup) -> None:
         self.learners, self.writers = learners, writers
         self._stack = ExitStack()
+        self._proved: int | None = None
+        """The version that the writers were seen to hold."""
 
     def __enter__(self) -> Self:
         self._stack.enter_context(seated(self.learners, self.writers))
@@ -57,10 +63,32 @@ class WriterSide:
         writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`."""
-        if writes and self.writers.version != self.version:
-            self.writers.take_up(self.learners.source, self.version)
+        if writes and self._proved != self.version:
+            self._take_up()
         group = self.writers if writes else self.learners
         return group.each(work, inputs, *shared, folder=folder, phase=phase)
+
+    def _take_up(self) -> None:
+        """Lets the writers hold what the learners hold, and has the learners read what those make of it.
+
+        Raises:
+            EngineError: writers, fresh ones too, have other weights.
+        """
+        name, settings = self.writers.plan.name, self.writers.plan.settings
+        if self.writers.version != self.version:
+            self.writers.take_up(self.learners.source, self.version)
+        (engine, *_) = self.writers.ask(WritingModel.named, "probe")
+        (allowed, *_) = self.learners.ask(partial(probe.allowed, config=settings.engines), "probe")
+
+        def off() -> float:
+            made = self.writers.ask(WritingModel.continued, "probe")
+            return max(nats for one in made for nats in self.learners.ask(partial(probe.apart, one), "probe"))
+
+        def renew() -> None:
+            self.writers.restart(self.learners.source, self.version)
+
+        metrics("probe", group=name, **probe.proved(engine, self.version, off, renew, allowed))
+        self._proved = self.version
 
     def learn(
         self,
@@ -96,9 +124,10 @@ def side(
         heard: `on_span`, `on_step` of `WorkerGroup`.
     """
     config = settings.attacker if name == "attacker" else settings.generator
-    learners = WorkerGroup(GroupSpec(name, settings, config, Resident, folder, stop), source, version, **heard)
+    reads = config.replaced("engine", "transformers") if config.writers.workers else config
+    learners = WorkerGroup(GroupSpec(name, settings, reads, Resident, folder, stop), source, version, **heard)
     if not config.writers.workers:
         return learners
-    about = (f"{name}.writers", settings, config.writers, WritingModel, folder, stop)
+    about = (f"{name}.writers", settings, config.writers, partial(WritingModel, engine=config.engine), folder, stop)
     spec = GroupSpec(*about, meet=False, memory="evaluation.tokens_per_batch")
     return WriterSide(learners, WorkerGroup(spec, source, version, **heard))

@@ -28,6 +28,7 @@ from ragdist.config.data import (
     TeacherConfig,
 )
 from ragdist.config.duet import Arbiter, DuetConfig
+from ragdist.config.engines import Engine, EnginesConfig
 from ragdist.config.kube import KubeConfig
 from ragdist.config.serve import ServeConfig
 from ragdist.config.sweep import SweepConfig
@@ -90,6 +91,7 @@ class Settings(SettingsBlock):
     atm: AtmConfig = AtmConfig()
     attacker: SideConfig = SideConfig(train=TrainConfig(learning_rate=8e-7, weight_decay=1e-4))
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
+    engines: EnginesConfig = EnginesConfig()
     sweep: SweepConfig = SweepConfig()
     kube: KubeConfig = KubeConfig()
     serve: ServeConfig = ServeConfig()

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ragdist.config.block import SettingsBlock
+from ragdist.config.engines import Engine
 from ragdist.errors import ConfigError
 
 
@@ -117,6 +118,9 @@ class SideConfig(GroupConfig):
     """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
     train: TrainConfig = TrainConfig()
     """How it learns in each round."""
+    engine: Engine = "auto"
+    """Who writes its texts: transformers, one batch after another; paged, transformers' continuous batching on the same
+    weights; vllm, an engine beside it that takes them up; auto is transformers."""
     writers: WritersConfig = WritersConfig()
     """Who writes for it."""
 
@@ -282,6 +286,8 @@ class EvaluationConfig(SettingsBlock):
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
     answerers: AnswerersConfig = AnswerersConfig()
+    engine: Engine = "auto"
+    """Who writes answers and summaries; as `attacker.engine`. ATM's rounds go by `generator.engine`."""
 
     @model_validator(mode="after")
     def _a_mix_has_both_sides(self) -> Self:

@@ -148,6 +148,8 @@ def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced
     assert game.journal(run) == game.journal(undisturbed[0])
     wrote = {span.phase for spans in timeline._sessions.values() for span in spans if span.group.endswith(".writers")}
     assert {"round-0/forged", "round-0/forged-again", "test/clean-g1"} <= wrote and "round-0/graded" not in wrote
+    probes = [line for line in probes_of(run) if line["group"] == "generator.writers"]
+    assert [line["version"] for line in probes] == [0, 1] and all(line["nats"] < 1e-4 for line in probes)
 
 
 def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_bytes_check_72(
