@@ -213,7 +213,7 @@ def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) ->
         from ragdist.lm.engines import check
         from ragdist.tracking.signals import stop_on_signal
 
-        heard = {"on_span": timeline.add, "on_step": board.step}
+        heard: dict[str, Any] = {"on_span": timeline.add, "on_step": board.step}
         with session.connect(settings.cluster), stop_on_signal() as stop:
             both = (("attacker", attacker), ("generator", generator))
             for name, _ in both:

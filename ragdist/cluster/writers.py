@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from ragdist.cluster.group import WorkerGroup, seated
 from ragdist.cluster.place import never
 from ragdist.cluster.ranks import GroupSpec
-from ragdist.config import Settings
+from ragdist.config import Settings, SideConfig
 from ragdist.lm import probe
 from ragdist.lm.resident import Resident
 from ragdist.lm.written import WritingModel
@@ -82,7 +82,8 @@ class WriterSide:
 
         def off() -> float:
             made = self.writers.ask(WritingModel.continued, "probe")
-            return max(nats for one in made for nats in self.learners.ask(partial(probe.apart, one), "probe"))
+            nats: list[float] = [off for one in made for off in self.learners.ask(partial(probe.apart, one), "probe")]
+            return max(nats)
 
         def renew() -> None:
             self.writers.restart(self.learners.source, self.version)
@@ -104,18 +105,18 @@ class WriterSide:
 
 
 def side(
-    name: Literal["attacker", "generator"],
+    name: str,
     source: str,
     version: int,
     settings: Settings,
     folder: Path,
     stop: Callable[[], bool] = never,
-    **heard: Callable[..., None],
+    **heard: Any,
 ) -> WorkerGroup | WriterSide:
     """A side of ATM in its places, not opened yet.
 
     Args:
-        name: its block of the settings.
+        name: its block of the settings, `attacker` or `generator`.
         source: folder or name of the model that it starts with.
         version: of that model.
         settings: all settings.
@@ -123,7 +124,7 @@ def side(
         stop: asked between microbatches and steps.
         heard: `on_span`, `on_step` of `WorkerGroup`.
     """
-    config = settings.attacker if name == "attacker" else settings.generator
+    config: SideConfig = settings.group(name)
     reads = config.replaced("engine", "transformers") if config.writers.workers else config
     learners = WorkerGroup(GroupSpec(name, settings, reads, Resident, folder, stop), source, version, **heard)
     if not config.writers.workers:

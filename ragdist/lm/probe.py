@@ -58,6 +58,7 @@ def take_up(
     Raises:
         EngineError: the engine has other weights, and so has a fresh one.
     """
+
     def off() -> float:
         return apart(continued(writer, tokenizer, config, seed), reader)
 

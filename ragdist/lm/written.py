@@ -84,7 +84,10 @@ class WritingModel:
             return self._engine.scored(prompts, max_new_tokens)
         written = (text for part in self.write(prompts, max_new_tokens=max_new_tokens) for text in part)
         ids = {text.prompt_id: text.ids for text in written}
-        rows = [Example(prompt.id, (*prompt.tokens, *ids[prompt.id]), len(prompt.tokens)) for prompt in prompts]
+        rows = [
+            Example(id=prompt.id, tokens=(*prompt.tokens, *ids[prompt.id]), prompt_tokens=len(prompt.tokens))
+            for prompt in prompts
+        ]
         reader = ModelReader(self._module, self.settings.evaluation.tokens_per_batch)
         read = dict(row for batch in reader.read(rows) for row in batch)
         return [(list(ids[prompt.id]), read[prompt.id]) for prompt in prompts]

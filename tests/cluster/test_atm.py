@@ -131,7 +131,11 @@ def test_rank_killed_in_every_phase_leaves_the_same_bytes_check_72(undisturbed, 
     assert game.journal(run) == game.journal(undisturbed[0])
 
 
-def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced(undisturbed, model, tmp_path):
+def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced(
+    undisturbed, model, tmp_path, monkeypatch
+):
+    probes = []
+    monkeypatch.setattr(writers, "metrics", lambda phase, **values: probes.append(values))
     own = {"writers": {"workers": 1}}
     here = settings(tmp_path, model)
     here = loader.resolve(here.model_dump() | {name: here.group(name).model_dump() | own for name in ATM_SIDES})
@@ -148,8 +152,8 @@ def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced
     assert game.journal(run) == game.journal(undisturbed[0])
     wrote = {span.phase for spans in timeline._sessions.values() for span in spans if span.group.endswith(".writers")}
     assert {"round-0/forged", "round-0/forged-again", "test/clean-g1"} <= wrote and "round-0/graded" not in wrote
-    probes = [line for line in probes_of(run) if line["group"] == "generator.writers"]
-    assert [line["version"] for line in probes] == [0, 1] and all(line["nats"] < 1e-4 for line in probes)
+    found = [line for line in probes if line["group"] == "generator.writers"]
+    assert [line["version"] for line in found] == [0, 1] and all(line["nats"] < 1e-4 for line in found)
 
 
 def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_bytes_check_72(
