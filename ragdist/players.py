@@ -203,13 +203,13 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
-    """Opens both groups on a Ray cluster, side by side."""
+    """Opens both sides on a Ray cluster: two groups side by side, or one whose ranks hold both over one base."""
 
     @contextmanager
     def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
         from ragdist.cluster import session
         from ragdist.cluster.group import seated
-        from ragdist.cluster.writers import side
+        from ragdist.cluster.writers import side, sides_of_one_base
         from ragdist.lm.engines import check
         from ragdist.tracking.signals import stop_on_signal
 
@@ -218,8 +218,12 @@ def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) ->
             both = (("attacker", attacker), ("generator", generator))
             for name, _ in both:
                 check(settings.group(name).engine, name)
-            groups = (side(name, *start, settings, folder, stop.is_set, **heard) for name, start in both)
-            with seated(*groups) as (first, second):
+            about = (settings, folder, stop.is_set)
+            if settings.atm.layout == "shared_base":
+                with sides_of_one_base(attacker, generator, *about, **heard) as (first, second):
+                    yield first, second
+                return
+            with seated(*(side(name, *start, *about, **heard) for name, start in both)) as (first, second):
                 yield first, second
 
     return open_sides

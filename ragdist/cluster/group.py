@@ -23,6 +23,7 @@ from ragdist.cluster.tasks import MicrobatchRun, TableRef, place_of
 from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
+from ragdist.lm.turns import learned
 from ragdist.roles import MicrobatchRef
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
@@ -62,8 +63,8 @@ class WorkerGroup(RankGroup):
 
     Args:
         plan: what it is made of.
-        source: folder or name of the model that it starts with.
-        version: of that model.
+        source: folder or name of the model that it starts with; of two models, see `lm.turns`, a tuple.
+        version: of that model; of two models a tuple.
         on_span: told {group, rank, phase, microbatch, start, end} of each finished piece of work, seconds since 1970.
         on_step: told (phase, steps done, steps in all, metrics) after each optimizer step.
     """
@@ -71,8 +72,8 @@ class WorkerGroup(RankGroup):
     def __init__(
         self,
         plan: GroupSpec,
-        source: str,
-        version: int,
+        source: Any,
+        version: Any,
         *,
         on_span: Callable[[dict[str, Any]], None] = _ignore,
         on_step: Callable[[str, int, int, dict[str, float]], None] = _ignore,
@@ -87,11 +88,11 @@ class WorkerGroup(RankGroup):
         self._fresh: deque[TableRef] = deque()
 
     @property
-    def version(self) -> int:
+    def version(self) -> Any:
         """Of the weights that all ranks hold."""
         return self._version
 
-    def restart(self, source: str, version: int) -> None:
+    def restart(self, source: Any, version: Any) -> None:
         """New processes that hold another model."""
         self.source, self._version = source, version
         self._ranks.kill()
@@ -172,21 +173,22 @@ class WorkerGroup(RankGroup):
             Stopped: a stop was asked for; a checkpoint is kept.
         """
         folder = make_folder(folder).resolve()
+        source, version = learned(self.source, self._version, loss, str(folder / MODEL))
         while not (folder / MODEL).exists():
             try:
-                model = self._learn(loss, shards, prepare, folder, phase)
+                self._learn(loss, shards, prepare, folder, phase)
             except WorkerGroupDied as lost:  # perhaps after the model was whole, before anyone said so
                 self._rebuild(lost)
             else:
-                self.source, self._version = str(model), self._version + 1
+                self.source, self._version = source, version
                 break  # whether this machine sees it yet or not
-        if self.source != str(folder / MODEL):
-            self.restart(str(folder / MODEL), self._version + 1)
+        if self.source != source:
+            self.restart(source, version)
         return steps.noted(folder)
 
     def _learn(
         self, loss: Callable[..., Any], shards: Sequence[MicrobatchRef], prepare: Any, folder: Path, phase: str
-    ) -> Path:
+    ) -> None:
         """One attempt, from the newest checkpoint to the model.
 
         Raises:
@@ -217,9 +219,8 @@ class WorkerGroup(RankGroup):
             steps.note(folder, metrics)
             self.on_step(phase, step, total, metrics)
         begun = time.time()
-        model: Path = call(lambda rank: rank.finish.remote(), f"{phase}: finish")[0]
+        call(lambda rank: rank.finish.remote(), f"{phase}: finish")
         self._spans(phase, "finish", begun, time.time())
-        return model
 
     def _submit(self, work: Work, shared: tuple[Any, ...], task: MicrobatchRun) -> Any:
         """Hands the task to the rank with the least to do."""
@@ -250,14 +251,14 @@ class WorkerGroup(RankGroup):
             try:
                 found = self._ranks.call(lambda rank: rank.open_phase.remote(), f"{phase}: open_phase")
                 self._opened = True
-                self._note_probe(found)
+                self._note_probes(found)
             except WorkerGroupDied as lost:
                 self._rebuild(lost)
 
-    def _note_probe(self, found: Sequence[dict[str, Any]]) -> None:
+    def _note_probes(self, found: Sequence[Sequence[dict[str, Any]]]) -> None:
         """The rank whose engine is farthest off stands in metrics.jsonl for all."""
-        if any(found):
-            metrics("probe", group=self.plan.name, **max(found, key=lambda one: one["nats"]))
+        for probes in zip(*found, strict=True):
+            metrics("probe", **{"group": self.plan.name, **max(probes, key=lambda one: one["nats"])})
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """The finished ones, at least one; the rest of the group is watched meanwhile."""

@@ -10,7 +10,7 @@ learners read what they make of a few prompts (`lm.probe`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +19,8 @@ from ragdist.cluster.group import WorkerGroup, seated
 from ragdist.cluster.place import never
 from ragdist.cluster.ranks import GroupSpec
 from ragdist.config import Settings, SideConfig
-from ragdist.lm import probe
-from ragdist.lm.resident import Resident
+from ragdist.lm import probe, turns
+from ragdist.lm.resident import Resident, SharedResidents
 from ragdist.lm.written import WritingModel
 from ragdist.roles import MicrobatchRef
 from ragdist.storage.tables import Work
@@ -132,3 +132,24 @@ def side(
     about = (f"{name}.writers", settings, config.writers, partial(WritingModel, engine=config.engine), folder, stop)
     spec = GroupSpec(*about, meet=False, memory="evaluation.tokens_per_batch")
     return WriterSide(learners, WorkerGroup(spec, source, version, **heard))
+
+
+@contextmanager
+def sides_of_one_base(
+    attacker: tuple[str, int],
+    generator: tuple[str, int],
+    settings: Settings,
+    folder: Path,
+    stop: Callable[[], bool] = never,
+    **heard: Any,
+) -> Iterator[tuple[turns.RoleSide, turns.RoleSide]]:
+    """Both sides of ATM on the ranks of `attacker`, for as long as the block lasts; see `side`.
+
+    Args:
+        attacker: folder or name of the model that it starts with, and its version.
+        generator: likewise.
+    """
+    sources, versions = zip(attacker, generator, strict=True)
+    spec = GroupSpec("attacker", settings, settings.attacker, SharedResidents, folder, stop)
+    with seated(WorkerGroup(spec, sources, versions, **heard)) as (both,):
+        yield turns.sides(both)

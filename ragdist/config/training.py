@@ -218,6 +218,9 @@ class AtmConfig(SettingsBlock):
     attacker_warmup: Literal["none", "swap"] = "none"
     """swap: teach the attacker first on golden documents with the answer swapped; beyond the paper, for small
     models."""
+    layout: Literal["separate", "shared_base"] = "separate"
+    """separate: each side is a worker group of its own; shared_base: both are adapters (`lora.rank`) of one base, held
+    once by each rank of the `attacker` group, which forges and grades in turn."""
     questions_per_microbatch: int = Field(8, ge=1)
     """Questions that a rank forges, grades or answers at once; what a killed rank loses."""
 

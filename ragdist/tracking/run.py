@@ -39,7 +39,7 @@ listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
-    *("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.", "evaluation.answerers."),
+    *("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.", "evaluation.answerers.", "atm.layout"),
     *(f"{side}.{place}" for side in ("attacker", "generator") for place in (*PLACES, "writers.")),
 )
 MAY_CHANGE = {
@@ -112,6 +112,8 @@ def _naming(settings: Settings) -> dict[str, Any]:
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):
         values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}
+    if settings.atm.layout == "separate":
+        del values["atm"]["layout"]
     moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
     values["atm"] |= {**moved, "max_failures": 3}
     values["kube"]["driver_gpu"] = True

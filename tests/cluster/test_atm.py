@@ -57,6 +57,11 @@ def play(here, watch=lambda groups: None):
 
     @contextmanager
     def open_sides(attacker, generator):
+        if here.atm.layout == "shared_base":
+            with writers.sides_of_one_base(attacker, generator, here, run, on_span=timeline.add) as sides:
+                watch({"attacker": sides[0].group, "generator": sides[1].group})
+                yield sides
+            return
         both = (("attacker", attacker), ("generator", generator))
         groups = (writers.side(name, *start, here, run, on_span=timeline.add) for name, start in both)
         with seated(*groups) as (first, second):
@@ -173,3 +178,56 @@ def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_byt
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert game.journal(run) == game.journal(undisturbed[0])
+
+
+def adapted(folder, model, layout, **train):
+    """Both sides are adapters, a rank each or one for both."""
+    side = {"cpus_per_worker": 1, "train": {"lora": {"rank": 4}} | train}
+    few = {"rounds": 1, "samples": 3, "max_new_tokens": 12, "questions_per_microbatch": 2, "layout": layout}
+    return game.settings(folder, model, atm=few, cluster={"max_failures": 9}, attacker=side, generator=side)
+
+
+@pytest.fixture(scope="module")
+def with_adapters(ray_here, model, tmp_path_factory):
+    """Journal of a game of adapters that nothing happened to, in two groups."""
+    folder = tmp_path_factory.mktemp("with-adapters")
+    play(adapted(folder, model, "separate"))
+    return game.journal(folder / "runs" / "game")
+
+
+@pytest.mark.parametrize("layout", ["separate", "shared_base"])
+def test_rank_with_adapters_killed_in_every_phase_leaves_the_same_bytes_in_either_layout(
+    with_adapters, model, tmp_path, layout
+):
+    run, killed = tmp_path / "runs" / "game", []
+
+    def kill_in_each_phase(groups):
+        for phase, group, pattern in PHASES:
+            wait_for(run, pattern)
+            os.kill(groups[group].pids[-1], signal.SIGKILL)
+            killed.append(phase)
+
+    def watch(groups):
+        threading.Thread(target=kill_in_each_phase, args=(groups,), daemon=True).start()
+
+    play(adapted(tmp_path, model, layout), watch)
+    assert killed == [phase for phase, *_ in PHASES]
+    assert game.journal(run) == with_adapters
+    assert any(name.endswith("generator/model/adapter_model.safetensors") for name in with_adapters)
+
+
+def test_driver_killed_between_phases_of_a_shared_base_goes_on_and_merges(with_adapters, model, tmp_path):
+    """By the command, which then publishes the generator whole; the rounds keep adapters."""
+    (tmp_path / "settings.yaml").write_text(loader.dump(adapted(tmp_path, model, "shared_base")))
+    run = tmp_path / "runs" / "game"
+    command = [str(Path(sys.executable).parent / "ragdist"), "train", "atm", str(tmp_path / "settings.yaml"), "--json"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with (tmp_path / "log").open("a") as log:
+        driver = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        wait_for(run, "round-0/attacker.json")
+        driver.kill()
+        driver.wait(60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert game.journal(run) == with_adapters
+    assert (run / "model" / "model.safetensors").exists() and not (run / "model" / "adapter_config.json").exists()

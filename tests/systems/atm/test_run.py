@@ -15,8 +15,9 @@ from ragdist.algo import sft
 from ragdist.config import AtmConfig, loader
 from ragdist.data.pipeline import Pipeline
 from ragdist.errors import TrainError
+from ragdist.lm import turns
 from ragdist.lm.load import load_tokenizer
-from ragdist.lm.resident import Resident
+from ragdist.lm.resident import Resident, SharedResidents
 from ragdist.local import LocalSide, SerialMapper
 from ragdist.records import Forgery
 from ragdist.storage import tables
@@ -35,6 +36,10 @@ def play(settings):
 
     @contextmanager
     def open_sides(attacker, generator):
+        if settings.atm.layout == "shared_base":
+            starts = zip(attacker, generator, strict=True)
+            yield turns.sides(LocalSide(settings, settings.attacker, SharedResidents, *starts))
+            return
         yield (
             LocalSide(settings, settings.attacker, Resident, attacker.source, attacker.version),
             LocalSide(settings, settings.generator, Resident, generator.source, generator.version),
