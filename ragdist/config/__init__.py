@@ -28,6 +28,7 @@ from ragdist.config.data import (
     TeacherConfig,
 )
 from ragdist.config.duet import Arbiter, DuetConfig
+from ragdist.config.engines import Engine, EnginesConfig
 from ragdist.config.kube import KubeConfig
 from ragdist.config.serve import ServeConfig
 from ragdist.config.sweep import SweepConfig
@@ -43,6 +44,7 @@ from ragdist.config.training import (
     ReplayConfig,
     SideConfig,
     TrainConfig,
+    WritersConfig,
 )
 
 PLAIN_TOKENS, LONGER_TOKENS = 32, {"reasoned": 256, "sentence": 96, "cited": 48}
@@ -83,6 +85,7 @@ class Settings(SettingsBlock):
     atm: AtmConfig = AtmConfig()
     attacker: SideConfig = SideConfig(train=TrainConfig(learning_rate=8e-7, weight_decay=1e-4))
     generator: SideConfig = SideConfig(train=TrainConfig(learning_rate=5e-6, weight_decay=1e-4))
+    engines: EnginesConfig = EnginesConfig()
     sweep: SweepConfig = SweepConfig()
     kube: KubeConfig = KubeConfig()
     serve: ServeConfig = ServeConfig()
@@ -175,17 +178,28 @@ class Settings(SettingsBlock):
                     f"atm.layout=shared_base has one worker group, the attacker's, got attacker.{name}={first} and "
                     f"generator.{name}={second}; leave generator.{name} out, or set atm.layout=separate"
                 )
+        for block, writers in self.writers.items():
+            raise ValueError(
+                f"atm.layout=shared_base writes where it learns, got {block}.workers={writers.workers}; "
+                f"set {block}.workers=0, or atm.layout=separate"
+            )
         return self
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Blocks of the worker groups; those that stand together hold their places at the same time."""
-        sides = ("attacker", "generator") if self.atm.layout == "separate" else ("attacker",)
+        sides = ("attacker", "generator", *self.writers) if self.atm.layout == "separate" else ("attacker",)
         return (("cluster",), sides, ("evaluation.answerers",))
 
     def group(self, block: str) -> Any:
         """The block of this dotted name, such as `evaluation.answerers`."""
         return reduce(getattr, block.split("."), self)
+
+    @property
+    def writers(self) -> dict[str, WritersConfig]:
+        """The ranks of ATM that only write, by the name of their block; empty where those that learn write too."""
+        both = {f"{side}.writers": self.group(side).writers for side in ("attacker", "generator")}
+        return {block: writers for block, writers in both.items() if writers.workers}
 
     def answerers(self, gpu_here: bool) -> AnswerersConfig:
         """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker."""

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ragdist.config.block import SettingsBlock
+from ragdist.config.engines import Engine
 from ragdist.errors import ConfigError
 
 
@@ -100,6 +101,16 @@ class GroupConfig(SettingsBlock):
     """Custom Ray resources that each rank takes."""
 
 
+class WritersConfig(GroupConfig):
+    """Ranks that write for a side of ATM beside those that learn: each holds the whole model of the newest version."""
+
+    workers: int = Field(0, ge=0)
+    """Ranks that write; 0: those that learn write too. They take up each version from the folder where it is
+    published."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
+
+
 class SideConfig(GroupConfig):
     """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
 
@@ -107,6 +118,11 @@ class SideConfig(GroupConfig):
     """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
     train: TrainConfig = TrainConfig()
     """How it learns in each round."""
+    engine: Engine = "auto"
+    """Who writes its texts: transformers, one batch after another; paged, transformers' continuous batching on the same
+    weights; vllm, an engine beside it that takes them up; auto is transformers."""
+    writers: WritersConfig = WritersConfig()
+    """Who writes for it."""
 
 
 class MixConfig(SettingsBlock):
@@ -273,6 +289,8 @@ class EvaluationConfig(SettingsBlock):
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
     answerers: AnswerersConfig = AnswerersConfig()
+    engine: Engine = "auto"
+    """Who writes answers and summaries; as `attacker.engine`. ATM's rounds go by `generator.engine`."""
 
     @model_validator(mode="after")
     def _a_mix_has_both_sides(self) -> Self:

@@ -6,6 +6,8 @@ every rank. Weights of version N are what `folder/model` of the phase that made 
 
     folder/checkpoints/checkpoint-N     while it learns: each rank's part of what learns and of the optimizer
     folder/model                        what was learned, a plain transformers folder; of an adapter that alone
+
+Texts are written by the side's engine (`lm.engines`), which has to prove at each new version that it holds its weights.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from transformers import PreTrainedModel
 
 from ragdist.config import ModelConfig, Settings, SideConfig, TrainConfig
 from ragdist.errors import ConfigError
-from ragdist.lm import checkpoints, zero
+from ragdist.lm import checkpoints, engines, probe, zero
 from ragdist.lm.adapters import Origin, adapted, origin
 from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
 from ragdist.lm.learn import Learning, LearningTask, LossOf, Prepare
@@ -36,7 +38,7 @@ from ragdist.lm.source import resolve
 from ragdist.lm.turns import ByRole
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
-from ragdist.roles import Tokenizer
+from ragdist.roles import EngineWriter, Tokenizer
 from ragdist.storage.atomic import read_json, write_json
 from ragdist.tracking.card import CARD
 
@@ -82,28 +84,54 @@ class Resident:
         self._learning: Learning | None = None
         self._folder, self._step = Path(), 0
         self._said: dict[str, float] | None = None
-        self._tokens_per_batch = settings.evaluation.tokens_per_batch
-        self._writer = ModelWriter(self.module, self._tokenizer, self._tokens_per_batch)
+        self._tokens_per_batch = tokens = settings.evaluation.tokens_per_batch
+        self._published = resolve(model)
+        """Where the weights of this version are."""
+        self._engine = engines.engine_of(side.engine, self.module, self._tokenizer, model, settings.engines, tokens)
+        self._engines, self._proved = settings.engines, False
+        self._writer = self._engine or ModelWriter(self.module, self._tokenizer, tokens)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer."""
         return self._tokenizer
 
-    def open_phase(self) -> None:
+    def open_phase(self) -> list[dict[str, Any]]:
         """Collective: from here to `close_phase`, each rank writes and reads without the others.
 
         At ZeRO-3 every rank holds all weights meanwhile.
+
+        Returns:
+            What the probe of its engine found, see `lm.probe`; nothing where there is nothing to prove.
+
+        Raises:
+            EngineError: the engine does not write with the weights of this version.
         """
         self.close_phase()
         self._phase.enter_context(independent(self))
+        return self.prove(self._phase)
+
+    def prove(self, phase: ExitStack) -> list[dict[str, Any]]:
+        """See `open_phase`; the engine rests when `phase` ends."""
+        if not self._engine:
+            return []
+        phase.callback(self._engine.rest)
+        if self._proved and self._engine.version == self.version:
+            return []
+        reader = ModelReader(self.module, self._tokens_per_batch)
+        about = (self.version, self._published, reader, self._tokenizer, self._engines, self.seed)
+        found = probe.take_up(self._engine, *about)
+        self._proved = True
+        return [found]
 
     def close_phase(self) -> None:
         """Collective: the end of what `open_phase` began."""
         self._phase.close()
 
     def write(self, prompts: Sequence[Prompt], **how: Any) -> Iterator[list[Written]]:
-        """See `roles.Writer`."""
+        """See `roles.Writer`. An EngineError where the engine has the weights of another version."""
+        if self._engine:
+            engines.refuse_other(self._engine, self.version)
         return self._writer.write(prompts, **how)
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
@@ -185,7 +213,7 @@ class Resident:
     def finish(self) -> Path:
         """Collective: writes the model, forgets the optimizer, removes the checkpoints; the version grows by one."""
         self._begun()
-        model = self.save(self._folder)
+        model = self._published = self.save(self._folder)
         if dist.get_rank() == 0:
             shutil.rmtree(self._folder / CHECKPOINTS, ignore_errors=True)
         self._learning = None
@@ -273,10 +301,17 @@ class SharedResidents:
         self.roles = [Resident(source, settings, side, version, base) for source, side, version in made]
         self._phase, self._learner = ExitStack(), self.roles[0]
 
-    def open_phase(self) -> None:
-        """See `Resident`; for both."""
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of both models."""
+        return tuple(model.version for model in self.roles)
+
+    def open_phase(self) -> list[dict[str, Any]]:
+        """See `Resident`; for both, by `group`."""
         self.close_phase()
         self._phase.enter_context(independent(*self.roles))
+        named = zip(("attacker", "generator"), self.roles, strict=True)
+        return [{**found, "group": name} for name, model in named for found in model.prove(self._phase)]
 
     def close_phase(self) -> None:
         """See `Resident`; for both."""

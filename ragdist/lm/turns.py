@@ -6,10 +6,9 @@ What is done with one of them travels as `ByRole`; the ranks' plain object has t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ragdist.roles import MicrobatchRef, Side
+from ragdist.roles import MicrobatchRef
 from ragdist.storage.tables import Work
 
 
@@ -41,12 +40,10 @@ class RoleSide:
         return int(self.group.version[self.role])
 
     def each(
-        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, **about: Any
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`."""
-        found: Iterator[MicrobatchRef] = self.group.each(
-            ByRole(self.role, work), inputs, *shared, folder=folder, phase=phase
-        )
+        found: Iterator[MicrobatchRef] = self.group.each(ByRole(self.role, work), inputs, *shared, **about)
         return found
 
     def learn(self, loss: Callable[..., Any], shards: Sequence[MicrobatchRef], **about: Any) -> list[dict[str, float]]:
@@ -55,7 +52,7 @@ class RoleSide:
         return said
 
 
-def sides(group: Any) -> tuple[Side, Side]:
+def sides(group: Any) -> tuple[RoleSide, RoleSide]:
     """Both models of a group."""
     return RoleSide(group, 0), RoleSide(group, 1)
 

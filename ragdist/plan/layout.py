@@ -95,7 +95,8 @@ def make(
     cardless = fits.without_a_card(settings.model.attention, groups)
     problems += [Problem(sure=True, text=text) for text in (*refused, *cardless)]
     loads = fits.loads(groups, nodes or (), turns, driver)
-    problems += fits.too_much(loads)
+    alone = () if job == "atm" or answering else fits.unasked(model, width, nodes[0] if nodes else None)
+    problems += [*fits.too_much(loads), *(Problem(sure=True, text=text) for text in alone)]
     timed = job == "raft" and rows.tokens and here and (nodes is None or any(node.here for node in nodes))
     measured = workload.speed(settings) if timed else None
     return Plan(
@@ -160,7 +161,7 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
 def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedGroup]:
     """ATM's two groups; DPO's two answers follow one prompt, MITO's two prompts are in the graph together."""
     atm, longest, room = settings.atm, settings.model.max_tokens, settings.evaluation.tokens_per_batch
-    ranks = settings.attacker.workers + settings.generator.workers
+    ranks = sum(group.workers for group in (settings.attacker, settings.generator, *settings.writers.values()))
     groups = []
     for name, side, new, samples in (
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
@@ -168,6 +169,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
     ):
         role = _role(name, side, ranks, cores)
         new, cached = min(new, longest), max(room, samples * longest)
+        writing = Writing(cached=cached, read=cached // samples, texts=max(samples, room // (new + 1)))
         groups.append(
             PlannedGroup(
                 role=role,
@@ -181,9 +183,12 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
                     sequences=1 if name == "attacker" else 2,
                     attention=settings.model.attention,
                 ),
-                writing=Writing(cached=cached, read=cached // samples, texts=max(samples, room // (new + 1))),
+                writing=writing,
             )
         )
+        if writers := settings.writers.get(f"{name}.writers"):
+            role = _role(f"{name}.writers", writers, ranks, cores)
+            groups.append(_asked(role, settings.model, side.source, width, writing))
     return groups
 
 
@@ -197,16 +202,15 @@ def _answerers(
     role = _role("answerers", config, config.workers, cores)
     room, longest = settings.evaluation.tokens_per_batch, settings.model.max_tokens
     read, new = max(room, longest), settings.answer_tokens
-    return [
-        PlannedGroup(
-            role=role,
-            knobs="evaluation.answerers",
-            workers="evaluation.answerers.workers",
-            held=_held(settings.model, "", TrainConfig(zero_stage=0), replace(role, ranks=1), width),
-            work=None,
-            writing=Writing(cached=read, read=read, texts=max(1, room // (new + 1))),
-        )
-    ]
+    writing = Writing(cached=read, read=read, texts=max(1, room // (new + 1)))
+    return [_asked(role, settings.model, "", width, writing, "evaluation.")]
+
+
+def _asked(role: Role, model: ModelConfig, source: str, width: int, writing: Writing, of: str = "") -> PlannedGroup:
+    """Ranks that hold the whole model each and never learn; `of` is the block that theirs is in."""
+    held = _held(model, source, TrainConfig(zero_stage=0), replace(role, ranks=1), width)
+    block = of + role.name
+    return PlannedGroup(role=role, knobs=block, workers=f"{block}.workers", held=held, work=None, writing=writing)
 
 
 def _role(name: str, config: ClusterConfig | GroupConfig, together: int, cores: float | None) -> Role:
@@ -232,7 +236,8 @@ def _driver(config: EvaluationConfig, job: Job, model: Shape | None, width: int,
 
 def _in_flight(settings: Settings) -> int:
     """Bytes of forged documents that are under way or still held."""
-    atm, ranks = settings.atm, settings.attacker.workers + settings.generator.workers
+    atm, groups = settings.atm, (settings.attacker, settings.generator, *settings.writers.values())
+    ranks = sum(group.workers for group in groups)
     rows = KEPT_TABLES * settings.cluster.in_flight * ranks * atm.questions_per_microbatch * atm.samples
     return rows * (CHARACTERS * atm.max_new_tokens + ROW)
 

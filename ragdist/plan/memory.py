@@ -26,6 +26,7 @@ BUCKET = 500_000_000
 """Gradients that DeepSpeed reduces at once (`reduce_bucket_size`)."""
 LIVE = 1_000_000_000
 """Weights that ZeRO-3 keeps gathered at most (`stage3_max_live_parameters`)."""
+REPLICA = "gathered replica"
 LIBRARIES = 600 * 2**20
 """Python with torch, transformers, trl and deepspeed imported, on CPU: 583 MiB."""
 CUDA_HOST, CUDA_CARD = 3 * 2**30, 600 * 2**20
@@ -211,7 +212,7 @@ def writing(held: ModelFootprint, work: Writing) -> list[Part]:
         Part("reading", reading, held.place, f"{work.read} tokens of prompt, logits of {work.texts} texts"),
     ]
     if held.stage == 3:
-        parts.append(Part("gathered replica", width * shape.weights, held.place, "all weights, on every rank"))
+        parts.append(Part(REPLICA, width * shape.weights, held.place, "all weights, on every rank"))
     return parts
 
 

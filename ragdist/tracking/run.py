@@ -39,15 +39,25 @@ listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
 ATM_MAY_CHANGE = (
-    *("run.", "cluster.", "kube.", "serve.", "sweep.", "evaluation.answerers.", "atm.layout"),
-    *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
+    *("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.", "evaluation.answerers.", "atm.layout"),
+    *(f"{side}.{place}" for side in ("attacker", "generator") for place in (*PLACES, "writers.")),
 )
 MAY_CHANGE = {
-    "raft": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "parts.metric"),
-    "evaluate": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "parts.metric"),
-    "duet": ("run.", "cluster.", "kube.", "serve.", "evaluation.", "sweep.", "duet.arbiter", "parts.metric"),
+    "raft": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "parts.metric"),
+    "evaluate": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "parts.metric"),
+    "duet": (
+        "run.",
+        "cluster.",
+        "kube.",
+        "serve.",
+        "engines.",
+        "evaluation.",
+        "sweep.",
+        "duet.arbiter",
+        "parts.metric",
+    ),
     "atm": ATM_MAY_CHANGE,
-    "sweep-raft": ("run.", "cluster.", "kube.", "serve.", "sweep.", "evaluation.answerers."),
+    "sweep-raft": ("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.", "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may resume with differently: where and how it runs. ATM's rounds are judged as they go."""
@@ -94,6 +104,11 @@ def _naming(settings: Settings) -> dict[str, Any]:
     values = settings.unchecked("run", RunConfig()).unchecked("kube", KubeConfig()).model_dump(mode="json")
     values["prompts"] = settings.prompts.named()
     del values["evaluation"]["answerers"], values["serve"], values["kube"]["clients"], values["run"]["keep_checkpoints"]
+    del values["attacker"]["writers"], values["generator"]["writers"]
+    del values["engines"]  # how texts come, not which
+    for block in ("attacker", "generator", "evaluation", "teacher"):
+        if values[block]["engine"] in ("auto", "transformers"):
+            del values[block]["engine"]
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):
         values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ragdist.cluster.group import WorkerGroup, seated
-from ragdist.cluster.ranks import GroupSpec
+from ragdist.cluster import writers
+from ragdist.cluster.group import seated
 from ragdist.config import loader
 from ragdist.data.pipeline import Pipeline
-from ragdist.lm import turns
 from ragdist.lm.load import load_tokenizer
-from ragdist.lm.resident import Resident, SharedResidents
 from ragdist.local import SerialMapper
 from ragdist.storage import tables
 from ragdist.storage.stages import Store
@@ -36,6 +34,7 @@ PHASES = (
     ("generator", "generator", "round-0/generator/steps.jsonl"),
 )
 """Name of a phase of the round, the group that works in it, the file that says it is under way."""
+ATM_SIDES = ("attacker", "generator")
 
 
 def settings(folder, model, **more):
@@ -59,16 +58,12 @@ def play(here, watch=lambda groups: None):
     @contextmanager
     def open_sides(attacker, generator):
         if here.atm.layout == "shared_base":
-            spec = GroupSpec("attacker", here, here.attacker, SharedResidents, run)
-            with seated(WorkerGroup(spec, *zip(attacker, generator, strict=True), on_span=timeline.add)) as (both,):
-                watch({"attacker": both, "generator": both})
-                yield turns.sides(both)
+            with writers.sides_of_one_base(attacker, generator, here, run, on_span=timeline.add) as sides:
+                watch({"attacker": sides[0].group, "generator": sides[1].group})
+                yield sides
             return
-        sides = (("attacker", here.attacker, attacker), ("generator", here.generator, generator))
-        groups = (
-            WorkerGroup(GroupSpec(name, here, side, Resident, run), start.source, start.version, on_span=timeline.add)
-            for name, side, start in sides
-        )
+        both = (("attacker", attacker), ("generator", generator))
+        groups = (writers.side(name, *start, here, run, on_span=timeline.add) for name, start in both)
         with seated(*groups) as (first, second):
             watch({"attacker": first, "generator": second})
             yield first, second
@@ -139,6 +134,31 @@ def test_rank_killed_in_every_phase_leaves_the_same_bytes_check_72(undisturbed, 
     play(here, watch)
     assert [phase for phase, *_ in survivors] == [phase for phase, *_ in PHASES]
     assert game.journal(run) == game.journal(undisturbed[0])
+
+
+def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced(
+    undisturbed, model, tmp_path, monkeypatch
+):
+    probes = []
+    monkeypatch.setattr(writers, "metrics", lambda phase, **values: probes.append(values))
+    own = {"writers": {"workers": 1}}
+    here = settings(tmp_path, model)
+    here = loader.resolve(here.model_dump() | {name: here.group(name).model_dump() | own for name in ATM_SIDES})
+    run, died = tmp_path / "runs" / "game", []
+
+    def kill_both(groups):
+        for pattern, side in (("round-0/forged/*.parquet", "attacker"), ("test/clean-g1/*.parquet", "generator")):
+            wait_for(run, pattern)
+            os.kill(groups[side].writers.pids[0], signal.SIGKILL)
+            died.append(groups[side].writers)
+
+    _, timeline = play(here, lambda groups: threading.Thread(target=kill_both, args=(groups,), daemon=True).start())
+    assert [group.failures for group in died] == [1, 1]
+    assert game.journal(run) == game.journal(undisturbed[0])
+    wrote = {span.phase for spans in timeline._sessions.values() for span in spans if span.group.endswith(".writers")}
+    assert {"round-0/forged", "round-0/forged-again", "test/clean-g1"} <= wrote and "round-0/graded" not in wrote
+    found = [line for line in probes if line["group"] == "generator.writers"]
+    assert [line["version"] for line in found] == [0, 1] and all(line["nats"] < 1e-4 for line in found)
 
 
 def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_bytes_check_72(
