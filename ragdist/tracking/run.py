@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from importlib import metadata
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +99,10 @@ def _naming(settings: Settings) -> dict[str, Any]:
     unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
     for block in ("evaluation", "duet"):
         values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}
+    for block in settings.training:
+        train = reduce(getitem, block.split("."), values)
+        if not train["tokens_per_pass"]:
+            del train["tokens_per_pass"]
     moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
     values["atm"] |= {**moved, "max_failures": 3}
     values["kube"]["driver_gpu"] = True
