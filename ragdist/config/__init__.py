@@ -56,11 +56,12 @@ DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
     """Why a step of `train`, the settings at `prefix`, cannot be divided evenly by the workers of the block `owner`;
     empty where it can."""
-    if not train.examples_per_step % (train.microbatch * workers):
+    if train.tokens_per_pass or not train.examples_per_step % (train.microbatch * workers):
         return ""
     return (
         f"{prefix}.examples_per_step={train.examples_per_step} must be a multiple of "
-        f"{prefix}.microbatch * {owner}.workers = {train.microbatch} * {workers}; change one of the three"
+        f"{prefix}.microbatch * {owner}.workers = {train.microbatch} * {workers}; change one of the three, or set "
+        f"{prefix}.tokens_per_pass"
     )
 
 

@@ -35,6 +35,10 @@ class TrainConfig(SettingsBlock):
     """Rows of one optimizer step, over all workers; the last step takes what is left over."""
     microbatch: int = Field(4, ge=1)
     """Rows of one forward pass on one worker."""
+    tokens_per_pass: int = Field(0, ge=0)
+    """Tokens of one forward pass on one worker, padding included, in place of `microbatch`: a step's rows are dealt to
+    the worker that has the fewest tokens so far, for any number of workers; a longer row has a pass of its own. 0 cuts
+    by `microbatch` and deals in turn."""
     learning_rate: float = Field(2e-5, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
