@@ -51,7 +51,7 @@ class WriterSide:
     @property
     def version(self) -> int:
         """Of the weights that all learners hold."""
-        return self.learners.version
+        return int(self.learners.version)
 
     def each(
         self,

@@ -186,6 +186,25 @@ class Settings(SettingsBlock):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_engine_has_its_cards(self) -> Settings:
+        cards = self.engines.tensor_parallel
+        sides = {f"{side}.writers": self.group(side) for side in ("attacker", "generator")}
+        for block, side in sides.items() if cards > 1 else ():
+            if side.engine == "vllm" and not (side.writers.workers and side.writers.gpus_per_worker == cards):
+                raise ValueError(
+                    f"engines.tensor_parallel={cards} splits a model over as many cards of one rank, got "
+                    f"{block}.workers={side.writers.workers} and {block}.gpus_per_worker="
+                    f"{side.writers.gpus_per_worker:g}; set both, the second to {cards}, or engines.tensor_parallel=1"
+                )
+        for block in ("evaluation", "teacher"):
+            if cards > 1 and self.group(block).engine == "vllm":
+                raise ValueError(
+                    f"engines.tensor_parallel={cards} with {block}.engine=vllm: the model that is asked is also read, "
+                    f"on one card; set {block}.engine=paged, or engines.tensor_parallel=1"
+                )
+        return self
+
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Blocks of the worker groups; those that stand together hold their places at the same time."""

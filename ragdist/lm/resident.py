@@ -38,7 +38,7 @@ from ragdist.lm.source import resolve
 from ragdist.lm.turns import ByRole
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
-from ragdist.roles import EngineWriter, Tokenizer
+from ragdist.roles import Tokenizer
 from ragdist.storage.atomic import read_json, write_json
 from ragdist.tracking.card import CARD
 

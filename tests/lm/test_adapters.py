@@ -1,6 +1,5 @@
 """Adapters that learn over many phases: as plain peft does it, alone or two over one base, and on two ranks."""
 
-
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
