@@ -100,7 +100,13 @@ class Beside:
 
 
 class Stale(PagedWriter):
-    """Goes on with the keys and values of old weights."""
+    """Goes on with the keys and values of old weights, in pages that texts with the same beginning share."""
+
+    def _fit(self, longest):
+        self._page = 32
+
+    def _pages(self):
+        return 500
 
     def take_up(self, version, folder):
         self._version = version
