@@ -46,6 +46,7 @@ WANTED = {
         0.6,
         "memory of ATM's two sides over one base / in two processes, after a phase each",
     ),
+    "paged_forge": ("at least", 0.0, "forging by `attacker.engine=paged`, tokens per second / by our loop, on a CPU"),
     "trio_memory": ("at most", 1.15, "memory of base, reciter, discoverer and scorer / of one base, after answers"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")
