@@ -233,7 +233,7 @@ def interrupted(model: str, folder: str, stage: str, dtype: str, dies_after: str
 
 def adapted(model: Path, layout: str, *, workers: int = 1, dtype: str = "float32", **train: Any) -> Settings:
     """Both sides are adapters, with few rows a step."""
-    few = {"examples_per_step": 8, "microbatch": 2, "checkpoint_every": 1, "learning_rate": 1e-2, "warmup": 0}
+    few = {"examples_per_step": 4, "microbatch": 2, "checkpoint_every": 1, "learning_rate": 1e-2, "warmup": 0}
     side = {"workers": workers, "train": few | {"lora": {"rank": 4}} | train}
     about = {"model": {"source": str(model), "dtype": dtype}, "atm": {"layout": layout}}
     return resolve(about | {"attacker": side, "generator": side})
@@ -255,7 +255,7 @@ class Pair:
         """Who learns, steps in all, steps done."""
         folder.mkdir(parents=True, exist_ok=True)
         function, prepare = LOSSES[loss]
-        found = lists(12) if loss == "mito" else rows(12)
+        found = lists(6) if loss == "mito" else rows(6)
         if self.both:
             return self.both, *self.both.begin(ByRole(role, function), found, prepare, folder)
         return self.roles[role], *self.roles[role].begin(function, found, prepare, folder)

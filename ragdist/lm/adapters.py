@@ -56,7 +56,15 @@ def adapted(model: Any, lora: LoraConfig, seed: int, folder: Path | None) -> Any
     for weight in made.parameters():
         if weight.requires_grad:
             weight.data = weight.data.to(model.dtype)  # peft likes float32; what is saved is what learns on
+    made.register_state_dict_post_hook(_what_learns)
     return made
+
+
+def _what_learns(made: Any, state: dict[str, Any], *_: Any) -> None:
+    """Leaves in a checkpoint what learns; DeepSpeed, told the same, keeps a frozen weight that has two names."""
+    learns = {name for name, weight in made.named_parameters() if weight.requires_grad}
+    for name in state.keys() - learns:
+        del state[name]
 
 
 def _kept(model: Any, lora: LoraConfig, folder: Path) -> Any:

@@ -45,6 +45,7 @@ from ragdist.tracking.card import CARD
 SHARDED = "ranks"
 """What DeepSpeed writes in a checkpoint."""
 LESS = "lower this side's train.microbatch, or set its train.gradient_checkpointing=true"
+SHARD = "raise this side's train.zero_stage, or set its train.offload"
 
 
 class Resident:
@@ -72,7 +73,7 @@ class Resident:
         self._tokenizer = load_tokenizer(model)
         with zero.process_group(), zero.quiet():
             self.stage = side.train.stage(dist.get_world_size(), dtype_of(model).itemsize)
-            with enough("raise this side's train.zero_stage, or set its train.offload"):
+            with enough(SHARD):
                 lora, found = side.train.lora, Origin(model, None)
                 if lora.rank:
                     found = origin(source, settings, side)
@@ -293,7 +294,7 @@ class SharedResidents:
                 f"{second.base.source!r}; set attacker.source and generator.source to one model or to adapters of one, "
                 "or atm.layout=separate"
             )
-        with zero.process_group(), zero.quiet(), enough(LESS):
+        with zero.process_group(), zero.quiet(), enough(SHARD):
             train = settings.attacker.train
             stage = train.stage(dist.get_world_size(), dtype_of(first.base).itemsize)
             base = load_base(first.base, train, stage)

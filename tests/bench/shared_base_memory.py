@@ -2,8 +2,8 @@
 
 python -m tests.bench.shared_base_memory
 
-SmolLM2-135M in float32, in fresh processes, one after the other: the attacker learns a step of DPO, the generator one of
-MITO, both write. Resident memory at the end, less that after the imports, with what is freed given back to the kernel:
+SmolLM2-135M in float32, in fresh processes, one after the other: the attacker learns a step of DPO, the generator one
+of MITO, both write. Resident memory at the end, less that after the imports, with what is freed given back:
 models, optimizers and whatever their engines hold between phases. Theirs is the sum of both processes.
 """
 
@@ -42,8 +42,8 @@ def run() -> dict[str, Any]:
             "ours": round(both["kept_mb"], 1),
             "theirs": round(total["kept_mb"], 1),
             "unit": "MB",
-            "note": f"float32, ZeRO 0, adapters of rank {RANK} on all linear layers, after a step of {ROWS} rows and texts "
-            f"of {NEW_TOKENS} tokens; what torch and the libraries take comes to {both['imports_mb']:.0f} / "
+            "note": f"float32, ZeRO 0, adapters of rank {RANK} on all linear layers, after a step of {ROWS} rows and "
+            f"texts of {NEW_TOKENS} tokens; what torch and the libraries take comes to {both['imports_mb']:.0f} / "
             f"{total['imports_mb']:.0f} MB more",
         }
     }
