@@ -186,8 +186,10 @@ def uneven_ranks(model: str, folder: str, tokens_per_pass: str) -> None:
 
 
 def dealt(model: str, folder: str, tokens_per_pass: str) -> None:
-    """At ZeRO 1 to 3: two steps of DPO, whose passes are cut by tokens; and how many each rank has in each step."""
+    """`uneven_ranks`, and at ZeRO 1 to 3 two steps of DPO, whose passes are cut by tokens."""
     import torch.distributed as dist
+
+    uneven_ranks(model, folder, tokens_per_pass)
 
     for stage in (1, 2, 3):
         here = Path(folder) / f"{stage}"

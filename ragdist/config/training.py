@@ -64,6 +64,15 @@ class TrainConfig(SettingsBlock):
     log_every: int = Field(1, ge=1)
     """Steps between lines in metrics.jsonl."""
 
+    def rows_at_once(self, tokens: int) -> int:
+        """Rows of so many tokens in one forward pass."""
+        return max(1, self.tokens_per_pass // tokens) if self.tokens_per_pass else self.microbatch
+
+    @property
+    def cut_by(self) -> str:
+        """The setting that says how many rows are computed at once."""
+        return "tokens_per_pass" if self.tokens_per_pass else "microbatch"
+
     def steps(self, rows: int) -> int:
         """Optimizer steps over `rows` rows; what does not fill a last step makes a smaller one."""
         return -(-round(rows * self.epochs) // self.examples_per_step)

@@ -103,7 +103,7 @@ def fit(
         log.info("the model is loaded on %s", trainer.args.device)
         for callback in (_Alone(trainer), Watch(plan, folder, settings.train), *callbacks):
             trainer.add_callback(callback)
-        with enough("lower this training's microbatch, or set its gradient_checkpointing=true"):
+        with enough(f"lower this training's {settings.train.cut_by}, or set its gradient_checkpointing=true"):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if dist.get_rank() == 0:
             (folder / STOP).unlink(missing_ok=True)

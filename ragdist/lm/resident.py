@@ -44,7 +44,10 @@ from ragdist.tracking.card import CARD
 
 SHARDED = "ranks"
 """What DeepSpeed writes in a checkpoint."""
-LESS = "lower this side's train.microbatch, or set its train.gradient_checkpointing=true"
+LESS = (
+    "lower this side's train.microbatch (train.tokens_per_pass where that is set), or set its "
+    "train.gradient_checkpointing=true"
+)
 SHARD = "raise this side's train.zero_stage, or set its train.offload"
 
 

@@ -106,7 +106,7 @@ def plan_of(
     rows = len(table)
     training_steps(rows, config)
     lengths = pc.list_value_length(table["tokens"]).to_pylist()
-    starts = table["prompt_tokens"].to_pylist() if "prompt_tokens" in table.column_names else lengths
+    starts = table["prompt_tokens"].to_pylist() if "prompt_tokens" in table.column_names else list(lengths)
     steps = [passes(step, lengths, config, ranks, packed=packed) for step in training_blocks(lengths, config, seed)]
     count = max(accumulation(config, ranks), max(len(hands[0]) for hands in steps))
     cut = [_side_by_side(hands, count, rows, 0 if config.tokens_per_pass else config.microbatch) for hands in steps]

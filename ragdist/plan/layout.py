@@ -147,10 +147,11 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
             workers="cluster.workers",
             held=_held(settings.model, "", train, role, width),
             work=Work(
-                rows=train.microbatch,
+                rows=train.rows_at_once(rows.longest),
                 tokens=rows.longest,
                 answer=0 if name == "scorer" else rows.answer,
                 attention=settings.model.attention,
+                union=not role.gpus,
             ),
             exact=rows.exact and job == "raft",
         )
@@ -177,7 +178,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
                 workers=f"{name}.workers",
                 held=_held(settings.model, side.source, side.train, role, width),
                 work=Work(
-                    rows=side.train.microbatch,
+                    rows=side.train.rows_at_once(longest if name == "attacker" else 2 * longest),
                     tokens=longest,
                     answer=2 * new if name == "attacker" else new,
                     sequences=1 if name == "attacker" else 2,

@@ -93,6 +93,8 @@ class Work:
     sequences: int = 1
     """Of each row, all in the graph at once: MITO has two."""
     attention: str = "sdpa"
+    union: bool = False
+    """Logits are made at each position that any row wants, not at the row's own alone."""
 
     @property
     def padded(self) -> int:
@@ -148,8 +150,8 @@ def learning(held: ModelFootprint, work: Work) -> list[Part]:
         saved = shape.layers * kept
     outside = work.padded * shape.hidden * (8 + width)
     backward = work.padded * (3 * shape.inner + 3 * shape.hidden) * width
-    positions = work.rows * work.sequences * min(work.tokens, work.rows * work.answer)
     answers = work.rows * work.sequences * work.answer
+    positions = min(work.padded, work.rows * answers) if work.union else answers
     logits = shape.vocabulary * (2 * width * positions + 8 * answers)
     parts = [
         Part("activations", saved + outside + backward, held.place, layers),

@@ -166,13 +166,20 @@ def test_a_step_of_two_ranks_has_the_loss_and_gradient_of_all_its_rows(folder, t
     assert_equal_steps(torch.load(tmp_path / "found.pt"), folder)
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory, folder):
+    """Three ranks did `learning.dealt`."""
+    root = tmp_path_factory.mktemp("three")
+    learning.two_ranks("dealt", folder, root, UNEVEN, count=3)
+    return root
+
+
 @pytest.mark.cluster
-def test_three_ranks_with_uneven_passes_have_the_gradient_of_one(folder, tmp_path):
+def test_three_ranks_with_uneven_passes_have_the_gradient_of_one(folder, three, tmp_path):
     """Seven rows dealt by tokens: no number of microbatches divides by three, and one rank has a blank pass."""
-    learning.two_ranks("uneven_ranks", folder, tmp_path / "three", UNEVEN, count=3)
-    found = torch.load(tmp_path / "three" / "found.pt")
+    found = torch.load(three / "found.pt")
     held = learning.resident(folder, learning.still(folder, microbatch=8))
-    for name, (loss, gradient) in learning.first_steps(held, tmp_path / "one").items():
+    for name, (loss, gradient) in learning.first_steps(held, tmp_path).items():
         assert found[name][0] == pytest.approx(loss, abs=1e-6), name
         for part, other in zip(gradient.values(), found[name][1].values(), strict=True):
             torch.testing.assert_close(other, part, atol=1e-6, rtol=1e-5)
@@ -181,12 +188,11 @@ def test_three_ranks_with_uneven_passes_have_the_gradient_of_one(folder, tmp_pat
 
 
 @pytest.mark.cluster
-def test_three_ranks_that_are_dealt_rows_by_tokens_take_the_steps_of_one_at_every_stage(folder, tmp_path):
+def test_three_ranks_that_are_dealt_rows_by_tokens_take_the_steps_of_one_at_every_stage(folder, three, tmp_path):
     """Fourteen rows at eight a step: six in the last."""
-    learning.two_ranks("dealt", folder, tmp_path, 200, count=3)
-    alone = learning.learn(learning.resident(folder, learning.settings(folder, zero_stage=0)), "dpo", tmp_path / "one")
+    alone = learning.learn(learning.resident(folder, learning.settings(folder, zero_stage=0)), "dpo", tmp_path)
     for stage in (1, 2, 3):
-        said = json.loads((tmp_path / f"{stage}" / "said.json").read_text())
+        said = json.loads((three / f"{stage}" / "said.json").read_text())
         assert [line["tokens"] for line in said] == [line["tokens"] for line in alone]
         for name, tolerance in (("loss", 1e-5), ("grad_norm", 1e-5), ("margin", 1e-4)):
             assert [line[name] for line in said] == pytest.approx([line[name] for line in alone], abs=tolerance), name

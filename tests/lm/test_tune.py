@@ -293,7 +293,7 @@ def test_passes_cut_by_tokens_take_the_steps_of_microbatches_and_go_on_after_a_s
     for run in (whole, halves, plain):
         run.mkdir()
     same = {"examples_per_step": 9, "epochs": 1, "lora": {"rank": 4}}
-    by_tokens = settings(model, tokens_per_pass=400, **same)
+    by_tokens = settings(model, tokens_per_pass=500, **same)
     undisturbed = tune(examples, whole, by_tokens)
     with pytest.raises(Stopped, match="after step 2 of 3"):
         tune(examples, halves, by_tokens, callbacks=[StopAt(halves, 2)])
@@ -305,5 +305,5 @@ def test_passes_cut_by_tokens_take_the_steps_of_microbatches_and_go_on_after_a_s
     plan = lay_out(examples, by_tokens)
     lengths = [*(len(row.tokens) for row in rows(24)), 2]
     cut = [[lengths[plan.order[place]] for place in places] for places in plan.batches]
-    assert all(len(one) == 1 or max(one) * len(one) <= 400 for one in cut) and [2] in cut
+    assert all(len(one) == 1 or max(one) * len(one) <= 500 for one in cut) and [2] in cut
     assert len({len(one) for one in cut}) > 1 and sorted(row for row in plan.order if row < 24) == [*range(24)]

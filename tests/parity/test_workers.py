@@ -36,10 +36,10 @@ for stage in (0, 3):
     folder.mkdir(exist_ok=True)
     made = settings(model, workers=2, zero_stage=stage, epochs=1, examples_per_step=20)
     tune(root / "left.jsonl", folder, made, callbacks=[Spy(folder / f"seen-{dist.get_rank()}")])
-for stage, kind in ((0, "answers"), (3, "answers"), (2, "scorer")):
+for stage, kind, tokens in ((0, "answers", 500), (3, "answers", 500), (2, "scorer", 100)):
     folder = root / f"two-dealt-{stage}"
     folder.mkdir(exist_ok=True)
-    made = settings(model, workers=2, zero_stage=stage, epochs=1, examples_per_step=9, tokens_per_pass=400)
+    made = settings(model, workers=2, zero_stage=stage, epochs=1, examples_per_step=9, tokens_per_pass=tokens)
     tune(root / ("rated.jsonl" if kind == "scorer" else "rows.jsonl"), folder, made, kind=kind)
 for stage in (2, 3):
     folder = root / f"two-scorers-{stage}"
