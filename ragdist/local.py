@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +22,7 @@ from ragdist.roles import Answerer, Answerers, MicrobatchRef, Pair, Scorer
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import MicrobatchTask, Work, kept, rows_at, run_microbatch
+from ragdist.tracking.run import metrics
 
 if TYPE_CHECKING:
     from ragdist.lm.answerer import ModelAnswerer
@@ -110,11 +111,11 @@ class LocalAnswerers:
     """Implements Answerers in this process. Models that are open together hold their base once.
 
     Args:
-        settings: `model` and `evaluation.tokens_per_batch` are read.
+        settings: `model`, `engines`, and `tokens_per_batch` and `engine` of `evaluation` are read.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.config, self.tokens_per_batch = settings.model, settings.evaluation.tokens_per_batch
+        self.settings = settings
         self._base: SharedBase | None = None
 
     @contextmanager
@@ -122,15 +123,14 @@ class LocalAnswerers:
         """See `roles.Answerers`."""
         from ragdist.lm.answerer import load_answerer
 
-        if len(sources) > 1:
-            with self._shared() as base:
-                yield load_answerer(self.config, sources, self.tokens_per_batch, base)
-            return
-        answerer = load_answerer(self.config, sources, self.tokens_per_batch)
-        try:
-            yield answerer
-        finally:
-            answerer.release()
+        with self._shared() if len(sources) > 1 else nullcontext() as base:
+            answerer = load_answerer(self.settings, sources, base)
+            for found in answerer.proofs:
+                metrics("probe", **found)
+            try:
+                yield answerer
+            finally:
+                answerer.close() if base else answerer.release()
 
     @contextmanager
     def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> Iterator[Scorer]:
@@ -138,7 +138,7 @@ class LocalAnswerers:
         from ragdist.lm.score import ModelScorer
 
         with self._shared() as base:
-            yield ModelScorer(base.classifier(source), render, self.tokens_per_batch)
+            yield ModelScorer(base.classifier(source), render, self.settings.evaluation.tokens_per_batch)
 
     @contextmanager
     def _shared(self) -> Iterator[SharedBase]:
@@ -149,7 +149,7 @@ class LocalAnswerers:
         if self._base:
             yield self._base
             return
-        self._base = SharedBase(self.config)
+        self._base = SharedBase(self.settings.model)
         try:
             yield self._base
         finally:
@@ -226,10 +226,11 @@ class LocalSide:
             target = folder / f"{name}.parquet"
             if not target.exists():
                 if not self._opened:
-                    self._model.open_phase()
+                    if found := self._model.open_phase():
+                        metrics("probe", **found)
                     self._opened = True
                 run_microbatch(
-                    MicrobatchTask(work, shared, target, name),
+                    MicrobatchTask(work, shared, target, name, self._version),
                     self._model,
                     [shard.path or shard.at for shard in shards],
                 )

@@ -89,6 +89,9 @@ class EngineWriter(Writer, Protocol):
     def scored(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
         """The most likely tokens after each prompt and the log-probability, in nats, that the engine gave each."""
 
+    def rest(self) -> None:
+        """Nobody asks it while others need the memory: gives back what it can have again soon."""
+
     def close(self) -> None:
         """Ends it and gives its memory back; what is asked after that starts it again."""
 

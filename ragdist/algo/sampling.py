@@ -32,9 +32,7 @@ def gumbel_noise(keys_N: Tensor, position: int | Tensor, tokens_N: Tensor) -> Te
     return -(-uniform_N.log()).log()
 
 
-def choose(
-    logits_RV: Tensor, keys_R: Tensor, position: int | Tensor, *, temperature: float, top_p: float
-) -> Tensor:
+def choose(logits_RV: Tensor, keys_R: Tensor, position: int | Tensor, *, temperature: float, top_p: float) -> Tensor:
     """[R] token ids, drawn from softmax(logits / temperature) cut to its most likely `top_p`; the best at 0.
 
     Args:
@@ -59,9 +57,7 @@ def choose(
     return chosen_R
 
 
-def choose_all(
-    logits_RV: Tensor, keys_R: Tensor, places_R: Tensor, temperature_R: Tensor, top_p_R: Tensor
-) -> Tensor:
+def choose_all(logits_RV: Tensor, keys_R: Tensor, places_R: Tensor, temperature_R: Tensor, top_p_R: Tensor) -> Tensor:
     """As `choose`, each row with a place, temperature and top p of its own, by operations whose shapes depend on no
     value: what a CUDA graph can hold. Noise is made for the whole vocabulary."""
     warm_R = temperature_R >= COLDEST

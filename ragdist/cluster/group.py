@@ -27,6 +27,7 @@ from ragdist.roles import MicrobatchRef
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import KEPT_TABLES, Done, MicrobatchTask, Work, kept
+from ragdist.tracking.run import metrics
 
 OBJECT_TRIES = 3
 
@@ -209,14 +210,15 @@ class WorkerGroup(RankGroup):
         while True:
             try:
                 if not self._opened:
-                    self._ranks.call(lambda rank: rank.open_phase.remote(), f"{task.phase}: open_phase")
+                    found = self._ranks.call(lambda rank: rank.open_phase.remote(), f"{task.phase}: open_phase")
                     self._opened = True
+                    self._note_probe(found)
                 break
             except WorkerGroupDied as lost:
                 self._rebuild(lost)
         task.rank = min(range(len(self._queues)), key=lambda rank: len(self._queues[rank]))
         task.life = self._ranks.life
-        job = MicrobatchTask(work, shared, task.target, task.name)
+        job = MicrobatchTask(work, shared, task.target, task.name, self._version)
         order, refs = pack_order(job, [place_of(shard, by_file=task.tries > 0) for shard in task.shards])
         each: Any = self._ranks.ranks[task.rank].each.options(num_returns=2)
         done, task.table = each.remote(order, *refs)
@@ -224,6 +226,11 @@ class WorkerGroup(RankGroup):
             self._since[task.rank] = time.monotonic()
         self._queues[task.rank].append((done, task))
         return done
+
+    def _note_probe(self, found: Sequence[dict[str, Any]]) -> None:
+        """The rank whose engine is farthest off stands in metrics.jsonl for all."""
+        if any(found):
+            metrics("probe", group=self.plan.name, **max(found, key=lambda one: one["nats"]))
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """The finished ones, at least one; the rest of the group is watched meanwhile."""

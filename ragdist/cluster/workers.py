@@ -131,10 +131,10 @@ class Rank:
         with self._logged("finish", self.folder):
             return Path(self.model.finish())
 
-    def open_phase(self) -> None:
-        """The plain object's `open_phase`."""
+    def open_phase(self) -> dict[str, Any]:
+        """The plain object's `open_phase`, and what it found out about its engine."""
         with self._logged("open_phase"):
-            self.model.open_phase()
+            return self.model.open_phase() or {}
 
     def close_phase(self) -> None:
         """The plain object's `close_phase`."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import psutil
 import torch
@@ -28,6 +28,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
+from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ragdist.algo.sampling import COLDEST, choose, choose_all
@@ -110,6 +111,10 @@ class PagedWriter:
         """See `roles.EngineWriter`."""
         self.close()
 
+    def rest(self) -> None:
+        """Gives the pages back."""
+        self.close()
+
     def close(self) -> None:
         """Gives the pages back."""
         self._manager = self._processor = None
@@ -141,9 +146,7 @@ class PagedWriter:
     def scored(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
         """See `roles.EngineWriter`."""
         greedy = _Draws(0, 0.0, 1.0)
-        found = {
-            prompt.id: texts[0] for prompt, texts in self._finished(prompts, max_new_tokens, 1, lambda *_: greedy)
-        }
+        found = {prompt.id: texts[0] for prompt, texts in self._finished(prompts, max_new_tokens, 1, lambda *_: greedy)}
         return [(found[prompt.id].tokens, found[prompt.id].logprobs) for prompt in prompts]
 
     def _finished(
@@ -206,7 +209,7 @@ class PagedWriter:
             if self._begun or not processor.use_async_batching:
                 processor.update_batch()
         self._begun = processor.use_async_batching
-        finished = []
+        finished: list[tuple[int, _Finished]] = []
         while True:
             try:
                 out = self._manager.output_router.output_queue.get_nowait()
@@ -253,7 +256,8 @@ class PagedWriter:
         )
         if on_cpu:
             shape.num_blocks = self._pages(shape.page_size)
-        greedy = GenerationConfig(do_sample=False, eos_token_id=[*self.ends], max_new_tokens=1)
+        config_of: Any = GenerationConfig
+        greedy = config_of(do_sample=False, eos_token_id=[*self.ends], max_new_tokens=1)
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):  # it seeds the global generator
             before = self.model.config._attn_implementation
             manager: Any = self.model.init_continuous_batching(greedy, shape)
@@ -270,11 +274,11 @@ class PagedWriter:
     def _pages(self, size: int) -> int:
         """As many as `engines.memory_share` has room for, or as many texts of the model's longest could need."""
         shape = self.model.config.get_text_config()
-        heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
-        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        one = 2 * shape.num_hidden_layers * heads * width * self.model.dtype.itemsize * size
+        width: int = find_num_key_value_heads(shape) * find_head_dim(shape) * self.model.dtype.itemsize
+        one = 2 * shape.num_hidden_layers * width * size
         room = int(psutil.virtual_memory().available * self.config.memory_share) // one
-        return max(1, min(room, self.config.max_sequences * -(-shape.max_position_embeddings // size)))
+        longest: int = self.config.max_sequences * -(-shape.max_position_embeddings // size)
+        return max(1, min(room, longest))
 
 
 def _name(number: int, sample: int, together: bool) -> str:
@@ -296,7 +300,7 @@ def _numbers(name: str) -> tuple[int, int]:
 class _Slot(ContinuousBatchingLogitsProcessor):
     """A number of 32 bits for each text that gets a token."""
 
-    supported_kwargs: dict[str, type] = {}
+    supported_kwargs: ClassVar[dict[str, type]] = {}
     ignored_kwargs = ()
 
     def __init__(self, dtype: torch.dtype, value: Callable[[Any], float]) -> None:
@@ -312,7 +316,7 @@ class _Slot(ContinuousBatchingLogitsProcessor):
         values = [self.value(request.state) for request in requests_with_new_token]
         return torch.tensor(values, dtype=self.dtype).view(torch.int32)
 
-    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
+    def __call__(self, scores: Any, tensor_arg: Tensor) -> Any:
         """Keeps where the numbers are, for the last in the list."""
         self.held_R = tensor_arg[: scores.shape[0]].view(self.dtype)
         return scores
@@ -321,11 +325,11 @@ class _Slot(ContinuousBatchingLogitsProcessor):
 class _Drawing(_Slot):
     """The last: leaves what is drawn of a text to be drawn as the only token that is possible."""
 
-    def __init__(self, high: _Slot, low: _Slot, place: _Slot, temperature: _Slot, top_p: Callable[[Any], float]) -> None:
+    def __init__(self, before: Sequence[_Slot], top_p: Callable[[Any], float]) -> None:
         super().__init__(torch.float32, top_p)
-        self.high, self.low, self.place, self.temperature = high, low, place, temperature
+        self.high, self.low, self.place, self.temperature = before
 
-    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
+    def __call__(self, scores: Any, tensor_arg: Tensor) -> Any:
         """[R, V] scores; as they are where the temperature is 0."""
         super().__call__(scores, tensor_arg)
         keys_R = (self.high.held_R.long() << 32) | (self.low.held_R.long() & 0xFFFFFFFF)
@@ -344,9 +348,8 @@ class _Drawing(_Slot):
 def _chosen(logits_RV: Tensor, keys_R: Tensor, places_R: Tensor, temperature_R: Tensor, top_p_R: Tensor) -> Tensor:
     """[R] as `choose_all`, without noise for tokens that nobody can draw."""
     chosen_R = torch.zeros_like(keys_R)
-    for pair in torch.stack([temperature_R, top_p_R], 1).unique(dim=0):
-        temperature, top_p = pair.tolist()
-        rows = ((temperature_R == pair[0]) & (top_p_R == pair[1])).nonzero()[:, 0]
+    for temperature, top_p in {*zip(temperature_R.tolist(), top_p_R.tolist(), strict=True)}:
+        rows = ((temperature_R == temperature) & (top_p_R == top_p)).nonzero()[:, 0]
         how = {"temperature": temperature, "top_p": top_p}
         chosen_R[rows] = choose(logits_RV[rows], keys_R[rows], places_R[rows], **how)
     return chosen_R
@@ -365,7 +368,7 @@ def _processors(draws: dict[str, _Draws]) -> ContinuousBatchingLogitsProcessorLi
     high = _Slot(torch.int32, lambda state: of(state).key >> 32)
     low = _Slot(torch.int32, lambda state: (of(state).key & 0xFFFFFFFF) - ((of(state).key & 0x80000000) << 1))
     numbers = (high, low, _Slot(torch.int32, place), _Slot(torch.float32, lambda state: of(state).temperature))
-    every = [*numbers, _Drawing(*numbers, lambda state: of(state).top_p)]
+    every = [*numbers, _Drawing(numbers, lambda state: of(state).top_p)]
     made = ContinuousBatchingLogitsProcessorList(LogitsProcessorList(every))
     made.tensors_required = len(every)
     return made

@@ -6,6 +6,8 @@ every rank. Weights of version N are what `folder/model` of the phase that made 
 
     folder/checkpoints/checkpoint-N     while it learns: each rank's part of weights and optimizer
     folder/model                        what was learned, a plain transformers folder
+
+Texts are written by the side's engine (`lm.engines`), which has to prove at each new version that it holds its weights.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from transformers import PreTrainedModel
 
 from ragdist.config import ModelConfig, Settings, SideConfig, TrainConfig
 from ragdist.errors import ConfigError
-from ragdist.lm import checkpoints, zero
+from ragdist.lm import checkpoints, engines, probe, zero
 from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
 from ragdist.lm.learn import Learning, LearningTask, LossOf, Prepare
 from ragdist.lm.load import dtype_of, load_model, load_tokenizer, stop_at
@@ -33,7 +35,7 @@ from ragdist.lm.read import ModelReader
 from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
-from ragdist.roles import Tokenizer
+from ragdist.roles import EngineWriter, Tokenizer
 from ragdist.storage.atomic import read_json, write_json
 
 SHARDED = "ranks"
@@ -70,18 +72,28 @@ class Resident:
         self._learning: Learning | None = None
         self._folder, self._step = Path(), 0
         self._said: dict[str, float] | None = None
-        self._tokens_per_batch = settings.evaluation.tokens_per_batch
-        self._writer = ModelWriter(self.module, self._tokenizer, self._tokens_per_batch)
+        self._tokens_per_batch = tokens = settings.evaluation.tokens_per_batch
+        self._published = resolve(model)
+        """Where the weights of this version are."""
+        self._engine = engines.engine_of(side.engine, self.module, self._tokenizer, model, settings.engines, tokens)
+        self._engines, self._proved = settings.engines, False
+        self._writer = self._engine or ModelWriter(self.module, self._tokenizer, tokens)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer."""
         return self._tokenizer
 
-    def open_phase(self) -> None:
+    def open_phase(self) -> dict[str, Any]:
         """Collective: from here to `close_phase`, each rank writes and reads without the others.
 
         At ZeRO-3 every rank holds all weights meanwhile.
+
+        Returns:
+            What the probe of the engine found, see `lm.probe`; empty where there is nothing to prove.
+
+        Raises:
+            EngineError: the engine does not write with the weights of this version.
         """
         self.close_phase()
         self.module.train(False)
@@ -91,13 +103,28 @@ class Resident:
             with zero.quiet():
                 self._phase.enter_context(sharding.GatheredParameters(list(self.module.parameters())))
             self._phase.enter_context(_without_hooks(self.module))
+        if not self._engine:
+            return {}
+        self._phase.callback(self._engine.rest)
+        return self._prove(self._engine)
+
+    def _prove(self, engine: EngineWriter) -> dict[str, Any]:
+        if self._proved and engine.version == self.version:
+            return {}
+        reader = ModelReader(self.module, self._tokens_per_batch)
+        about = (self.version, self._published, reader, self._tokenizer, self._engines, self.seed)
+        found = probe.take_up(engine, *about)
+        self._proved = True
+        return found
 
     def close_phase(self) -> None:
         """Collective: the end of what `open_phase` began."""
         self._phase.close()
 
     def write(self, prompts: Sequence[Prompt], **how: Any) -> Iterator[list[Written]]:
-        """See `roles.Writer`."""
+        """See `roles.Writer`. An EngineError where the engine has the weights of another version."""
+        if self._engine:
+            engines.refuse_other(self._engine, self.version)
         return self._writer.write(prompts, **how)
 
     def read(self, examples: Sequence[Example]) -> Iterator[list[tuple[str, list[float]]]]:
@@ -173,7 +200,7 @@ class Resident:
     def finish(self) -> Path:
         """Collective: writes the model, forgets the optimizer, removes the checkpoints; the version grows by one."""
         self._begun()
-        model = self.save(self._folder)
+        model = self._published = self.save(self._folder)
         if dist.get_rank() == 0:
             shutil.rmtree(self._folder / CHECKPOINTS, ignore_errors=True)
         self._learning = None

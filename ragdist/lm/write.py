@@ -83,9 +83,7 @@ class ModelWriter:
         """
         for batch in writing_batches(prompts, self.tokens_per_batch, max_new_tokens, samples):
             names = [(prompt.id, sample) for prompt in batch for sample in range(samples)]
-            keys_R = torch.tensor(
-                [key_of(seed, *name) for name in names], device=self.model.device
-            )
+            keys_R = torch.tensor([key_of(seed, *name) for name in names], device=self.model.device)
             with by_group(self.model):
                 texts = self._continue([prompt.tokens for prompt in batch], keys_R, max_new_tokens, temperature, top_p)
             yield [written(self.tokenizer, self.ends, *name, tokens) for name, tokens in zip(names, texts, strict=True)]

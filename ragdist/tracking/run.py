@@ -38,16 +38,18 @@ STATE, LOCK = "state.json", ".lock"
 listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
+HOW = ("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.")
 ATM_MAY_CHANGE = (
-    *("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.", "evaluation.answerers."),
+    *HOW,
+    "evaluation.answerers.",
     *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
 )
 MAY_CHANGE = {
-    "raft": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "parts.metric"),
-    "evaluate": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "parts.metric"),
-    "duet": ("run.", "cluster.", "kube.", "serve.", "engines.", "evaluation.", "sweep.", "duet.arbiter", "parts.metric"),
+    "raft": (*HOW, "evaluation.", "parts.metric"),
+    "evaluate": (*HOW, "evaluation.", "parts.metric"),
+    "duet": (*HOW, "evaluation.", "duet.arbiter", "parts.metric"),
     "atm": ATM_MAY_CHANGE,
-    "sweep-raft": ("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.", "evaluation.answerers."),
+    "sweep-raft": (*HOW, "evaluation.answerers."),
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may resume with differently: where and how it runs. ATM's rounds are judged as they go."""
