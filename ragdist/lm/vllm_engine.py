@@ -97,14 +97,17 @@ def serve(pipe: Connection) -> None:
     """Does what arrives until the other end is closed."""
     engine = Engine(pipe.recv())
     pipe.send(("done",))
-    while True:
-        while pipe.poll(0 if engine.under_way else None):
-            word, *about = pipe.recv()
-            getattr(engine, word)(*about)
-            if word != "write":
-                pipe.send(("done",))
-        if finished := engine.step():
-            pipe.send(("texts", finished))
+    try:
+        while True:
+            while pipe.poll(0 if engine.under_way else None):
+                word, *about = pipe.recv()
+                getattr(engine, word)(*about)
+                if word != "write":
+                    pipe.send(("done",))
+            if finished := engine.step():
+                pipe.send(("texts", finished))
+    finally:
+        engine.inner.engine_core.shutdown()
 
 
 def main(number: str) -> None:
@@ -116,4 +119,3 @@ def main(number: str) -> None:
         return  # whoever asked is gone
     except Exception as error:  # vLLM's are of any kind; it goes to whoever asked, as an EngineError
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
-

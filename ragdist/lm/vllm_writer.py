@@ -78,6 +78,8 @@ class VllmWriter:
     ) -> None:
         self.model, self.tokenizer, self.config, self.rank = model, tokenizer, config, rank
         self._name = f"vllm {release()} {str(dtype_of(model)).removeprefix('torch.')}"
+        self.in_place = torch.cuda.is_available()
+        """Whether a whole model is read into the engine that is there; on a CPU that leaves old weights behind."""
         self._version = version
         self._base, self._adapter = self._parts(resolve(model))
         self._process: _Process | None = None
@@ -100,7 +102,7 @@ class VllmWriter:
             self.rank = rank
         if self._process and adapter and base == self._base:
             self._process.do("adapt", str(adapter))
-        elif self._process and not adapter and torch.cuda.is_available():
+        elif self._process and not adapter and self.in_place:
             self._process.do("reload", str(base))
         else:
             self.close()
@@ -135,9 +137,7 @@ class VllmWriter:
         how = {"temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
         ends = self._ends()
         for prompt, texts in self._finished(prompts, samples, how, lambda *of: key_of(seed, *of)):
-            yield [
-                written(self.tokenizer, ends, prompt.id, sample, text.tokens) for sample, text in enumerate(texts)
-            ]
+            yield [written(self.tokenizer, ends, prompt.id, sample, text.tokens) for sample, text in enumerate(texts)]
 
     def scored(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
         """See `roles.EngineWriter`."""
@@ -230,8 +230,8 @@ class _Process:
         self.deadline_s, self.remedy = deadline_s, remedy
         self.folder = tempfile.TemporaryDirectory(prefix="ragdist-vllm-", ignore_cleanup_errors=True)
         ours, theirs = socket.socketpair()
-        for side in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # one that is stopped does not read either
-            ours.setsockopt(socket.SOL_SOCKET, side, struct.pack("ll", int(deadline_s), int(deadline_s % 1 * 1e6)))
+        # One that is stopped does not read either; `_hear` looks at the clock itself.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(deadline_s) + 1, 0))
         code = f"from ragdist.lm import vllm_engine; vllm_engine.main({theirs.fileno()})"
         path = os.pathsep.join(filter(None, (PLACE, os.environ.get("PYTHONPATH"))))
         with theirs, self._log().open("wb") as log:
@@ -252,22 +252,21 @@ class _Process:
         self._say((word, *about))
         self._hear("done")
 
-    def texts(
-        self, asked: Sequence[Asked], how: dict[str, Any], samples: int
-    ) -> Iterator[tuple[int, list[Finished]]]:
+    def texts(self, asked: Sequence[Asked], how: dict[str, Any], samples: int) -> Iterator[tuple[int, list[Finished]]]:
         """The samples that are asked for, by the number of their prompt, once all of a prompt are finished."""
-        waiting, parts = len(asked), {text.number // samples: [] for text in asked}  # type: dict
+        waiting = len(asked)
+        parts: dict[int, list[Finished]] = {}
         self._say(("write", asked, how))
         try:
             while waiting:
                 for text in self._hear("texts"):
                     waiting -= 1
-                    found = parts[text.number // samples]
+                    found = parts.setdefault(text.number // samples, [])
                     found.append(text)
                     if len(found) == samples:
                         yield text.number // samples, sorted(found)
         finally:
-            if waiting and self.process.is_running() and not self.pipe.closed:  # whoever asked went away
+            if waiting and not self.pipe.closed:  # whoever asked went away
                 self.do("stop")
 
     def end(self, grace_s: float = GRACE_S) -> None:
@@ -293,10 +292,10 @@ class _Process:
     def _hear(self, wanted: str) -> Any:
         """What the next message with this word is about."""
         while True:
+            if not self.pipe.poll(self.deadline_s):
+                raise self._late()
             try:
                 word, *about = self.pipe.recv()
-            except BlockingIOError:
-                raise self._late() from None
             except (EOFError, OSError):
                 raise self._dead() from None
             if word == "failed":
@@ -307,7 +306,9 @@ class _Process:
 
     def _late(self) -> EngineError:
         self.end(grace_s=0)
-        return EngineError(f"vllm said nothing for {self.deadline_s:g} s and was ended; raise engines.deadline_s, {SET_ANOTHER}")
+        return EngineError(
+            f"vllm said nothing for {self.deadline_s:g} s and was ended; raise engines.deadline_s, {SET_ANOTHER}"
+        )
 
     def _dead(self) -> _DeadError:
         said = self._log().read_text(errors="replace").strip().rpartition("\n")[2]
