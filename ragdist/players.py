@@ -218,12 +218,14 @@ def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) ->
             both = (("attacker", attacker), ("generator", generator))
             for name, _ in both:
                 check(settings.group(name).engine, name)
-            about = (settings, folder, stop.is_set)
             if settings.atm.layout == "shared_base":
-                with sides_of_one_base(attacker, generator, *about, **heard) as (first, second):
-                    yield first, second
+                with sides_of_one_base(attacker, generator, settings, folder, stop.is_set, **heard) as sides:
+                    yield sides
                 return
-            with seated(*(side(name, *start, *about, **heard) for name, start in both)) as (first, second):
+            groups = (
+                side(name, start.source, start.version, settings, folder, stop.is_set, **heard) for name, start in both
+            )
+            with seated(*groups) as (first, second):
                 yield first, second
 
     return open_sides

@@ -2,7 +2,7 @@
 
 make quick        what is in no line: no Ray, no model, nothing that takes seconds
 make test         and `model` and `long`
-make test-all     and `cluster`; then those of several machines
+make test-all     and `cluster`; then those of vLLM and of several machines
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ NEEDS = {
         "tracking/test_run.py::test_run_folder_is_locked_against_another_process",
         "tracking/test_run.py::test_a_killed_run_is_listed_as_killed_and_goes_on",
     ),
+    "vllm": ("vllm",),
     "cluster": (
         *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
         "lm/test_adapter_ranks.py",

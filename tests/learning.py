@@ -118,26 +118,27 @@ def shard_small_weights() -> None:
     zero.zero_config = config
 
 
-def two_ranks(name: str, *arguments: object, wanted: int = 0) -> None:
-    """Runs `name(*arguments)` of this module on two ranks over gloo."""
+def two_ranks(name: str, *arguments: object, wanted: int = 0, count: int = 2) -> None:
+    """Runs `name(*arguments)` of this module on two ranks, or `count` of them, over gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.learning", name, *map(str, arguments)],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=Path(__file__).parents[1],
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     try:
         codes = [rank.wait(timeout=240) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    assert wanted in codes if wanted else codes == [0, 0], codes
+    assert wanted in codes if wanted else codes == [0] * count, codes
 
 
 def first_steps(held: Resident, folder: Path, count: int = 7) -> dict[str, tuple[float, dict[str, Any]]]:
@@ -171,15 +172,32 @@ def still(model: Path, **more: Any) -> Settings:
     return settings(model, learning_rate=1e-30, gradient_clip=0, **more)
 
 
-def uneven_ranks(model: str, folder: str) -> None:
-    """The first steps of two ranks, one of which has a microbatch less."""
+def uneven_ranks(model: str, folder: str, tokens_per_pass: str) -> None:
+    """The first steps of ranks, one of which has a pass less."""
     import torch
+    import torch.distributed as dist
 
-    made = still(Path(model), workers=2, zero_stage=0, microbatch=1)
+    cut = {"tokens_per_pass": int(tokens_per_pass), "microbatch": 1}
+    made = still(Path(model), workers=dist.get_world_size(), zero_stage=0, **cut)
     held = resident(Path(model), made)
     found = first_steps(held, Path(folder))
     if held.engine.global_rank == 0:
         torch.save(found, Path(folder) / "found.pt")
+
+
+def dealt(model: str, folder: str, tokens_per_pass: str) -> None:
+    """`uneven_ranks`, and at ZeRO 1 to 3 two steps of DPO, whose passes are cut by tokens."""
+    import torch.distributed as dist
+
+    uneven_ranks(model, folder, tokens_per_pass)
+
+    for stage in (1, 2, 3):
+        here = Path(folder) / f"{stage}"
+        cut = {"workers": dist.get_world_size(), "zero_stage": stage, "tokens_per_pass": int(tokens_per_pass)}
+        held = resident(Path(model), settings(Path(model), **cut))
+        said = learn(held, "dpo", here)
+        if held.engine.global_rank == 0:
+            (here / "said.json").write_text(json.dumps(said))
 
 
 def stages(model: str, folder: str, dtype: str, wanted: str) -> None:

@@ -51,7 +51,7 @@ class WriterSide:
     @property
     def version(self) -> int:
         """Of the weights that all learners hold."""
-        return self.learners.version
+        return int(self.learners.version)
 
     def each(
         self,
@@ -143,11 +143,15 @@ def sides_of_one_base(
     stop: Callable[[], bool] = never,
     **heard: Any,
 ) -> Iterator[tuple[turns.RoleSide, turns.RoleSide]]:
-    """Both sides of ATM on the ranks of `attacker`, for as long as the block lasts; see `side`.
+    """Both sides of ATM on the ranks of `attacker`, for as long as the block lasts.
 
     Args:
         attacker: folder or name of the model that it starts with, and its version.
         generator: likewise.
+        settings: all settings.
+        folder: the run's, for the ranks' logs.
+        stop: asked between microbatches and steps.
+        heard: `on_span`, `on_step` of `WorkerGroup`.
     """
     sources, versions = zip(attacker, generator, strict=True)
     spec = GroupSpec("attacker", settings, settings.attacker, SharedResidents, folder, stop)

@@ -56,11 +56,12 @@ DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
     """Why a step of `train`, the settings at `prefix`, cannot be divided evenly by the workers of the block `owner`;
     empty where it can."""
-    if not train.examples_per_step % (train.microbatch * workers):
+    if train.tokens_per_pass or not train.examples_per_step % (train.microbatch * workers):
         return ""
     return (
         f"{prefix}.examples_per_step={train.examples_per_step} must be a multiple of "
-        f"{prefix}.microbatch * {owner}.workers = {train.microbatch} * {workers}; change one of the three"
+        f"{prefix}.microbatch * {owner}.workers = {train.microbatch} * {workers}; change one of the three, or set "
+        f"{prefix}.tokens_per_pass"
     )
 
 
@@ -183,6 +184,25 @@ class Settings(SettingsBlock):
                 f"atm.layout=shared_base writes where it learns, got {block}.workers={writers.workers}; "
                 f"set {block}.workers=0, or atm.layout=separate"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_engine_has_its_cards(self) -> Settings:
+        cards = self.engines.tensor_parallel
+        sides = {f"{side}.writers": self.group(side) for side in ("attacker", "generator")}
+        for block, side in sides.items() if cards > 1 else ():
+            if side.engine == "vllm" and not (side.writers.workers and side.writers.gpus_per_worker == cards):
+                raise ValueError(
+                    f"engines.tensor_parallel={cards} splits a model over as many cards of one rank, got "
+                    f"{block}.workers={side.writers.workers} and {block}.gpus_per_worker="
+                    f"{side.writers.gpus_per_worker:g}; set both, the second to {cards}, or engines.tensor_parallel=1"
+                )
+        for block in ("evaluation", "teacher"):
+            if cards > 1 and self.group(block).engine == "vllm":
+                raise ValueError(
+                    f"engines.tensor_parallel={cards} with {block}.engine=vllm: the model that is asked is also read, "
+                    f"on one card; set {block}.engine=paged, or engines.tensor_parallel=1"
+                )
         return self
 
     @property

@@ -35,6 +35,10 @@ class TrainConfig(SettingsBlock):
     """Rows of one optimizer step, over all workers; the last step takes what is left over."""
     microbatch: int = Field(4, ge=1)
     """Rows of one forward pass on one worker."""
+    tokens_per_pass: int = Field(0, ge=0)
+    """Tokens of one forward pass on one worker, padding included, in place of `microbatch`: a step's rows are dealt to
+    the worker that has the fewest tokens so far, for any number of workers; a longer row has a pass of its own. 0 cuts
+    by `microbatch` and deals in turn."""
     learning_rate: float = Field(2e-5, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -59,6 +63,15 @@ class TrainConfig(SettingsBlock):
     """Newest checkpoints that are kept."""
     log_every: int = Field(1, ge=1)
     """Steps between lines in metrics.jsonl."""
+
+    def rows_at_once(self, tokens: int) -> int:
+        """Rows of so many tokens in one forward pass."""
+        return max(1, self.tokens_per_pass // tokens) if self.tokens_per_pass else self.microbatch
+
+    @property
+    def cut_by(self) -> str:
+        """The setting that says how many rows are computed at once."""
+        return "tokens_per_pass" if self.tokens_per_pass else "microbatch"
 
     def steps(self, rows: int) -> int:
         """Optimizer steps over `rows` rows; what does not fill a last step makes a smaller one."""

@@ -84,9 +84,8 @@ def made_of(
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}
     judged: object = style if style in ("sentence", "cited") else style == "reasoned"
-    return fingerprint(
-        cases, asked_of, [label, weights(sources, settings.model), limit, judged, *form, *engine(settings)]
-    )
+    model = weights(sources, settings.model)
+    return fingerprint(cases, asked_of, [label, model, limit, judged, *form, *engine(settings)])
 
 
 def engine(settings: Settings) -> list[str]:

@@ -58,10 +58,8 @@ def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
     if not folder.startswith("/"):
         settings = settings.unchecked("run.folder", f"{settings.kube.mount}/{folder}")
     if system(job) == "atm":
-        for side in ("attacker", "generator"):
-            settings = settings.unchecked(f"{side}.labels", {ROLE: side, **settings.group(side).labels})
-        for block, writers in settings.writers.items():
-            settings = settings.unchecked(f"{block}.labels", {ROLE: _pod_name(block), **writers.labels})
+        for block in settings.groups[1]:
+            settings = settings.unchecked(f"{block}.labels", {ROLE: _pod_name(block), **settings.group(block).labels})
     return settings
 
 
@@ -81,8 +79,7 @@ def requests(settings: Settings, job: str) -> list[WorkerRequest]:
         return [WorkerRequest(name="replicas", ranks=serve.max_replicas, cpus=cpus, gpus=gpus)]
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
-        sides = {"attacker": settings.attacker, "generator": settings.generator, **settings.writers}
-        return [_request(_pod_name(block), group, times) for block, group in sides.items()]
+        return [_request(_pod_name(block), settings.group(block), times) for block in settings.groups[1]]
     cluster = settings.cluster
     ranks = cluster.workers * (2 if job == "duet" and settings.kube.side_by_side else times)
     found = [

@@ -38,13 +38,16 @@ from ragdist.lm.source import resolve
 from ragdist.lm.turns import ByRole
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
-from ragdist.roles import EngineWriter, Tokenizer
+from ragdist.roles import Tokenizer
 from ragdist.storage.atomic import read_json, write_json
 from ragdist.tracking.card import CARD
 
 SHARDED = "ranks"
 """What DeepSpeed writes in a checkpoint."""
-LESS = "lower this side's train.microbatch, or set its train.gradient_checkpointing=true"
+LESS = (
+    "lower this side's train.microbatch (train.tokens_per_pass where that is set), or set its "
+    "train.gradient_checkpointing=true"
+)
 SHARD = "raise this side's train.zero_stage, or set its train.offload"
 
 

@@ -248,12 +248,10 @@ def _remedies(crowd: Crowd, place: Place) -> Iterator[str]:
         ("lora.rank=16", {"lora": train.lora.replaced("rank", 16)}),
     ]
     for knob, change in tries:
-        if "lora" in change and group.writing:
-            continue  # ATM tunes all weights
         changed = replace(group, held=replace(group.held, train=train.model_copy(update=change)))
         if changed.peak(place) < 0.95 * now:
             yield f"{group.knobs}.{knob} makes that {changed.peak(place) / GIB:.1f}"
-    yield f"{group.knobs}.microbatch (now {train.microbatch}) and model.max_tokens lower it too"
+    yield f"{group.knobs}.{train.cut_by} (now {getattr(train, train.cut_by)}) and model.max_tokens lower it too"
 
 
 def describe(node: Node) -> str:

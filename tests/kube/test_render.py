@@ -116,6 +116,15 @@ def test_writers_of_a_side_have_pods_of_their_own_and_ask_for_them():
     assert inside.attacker.writers.labels == groups["attacker-writers"]["labels"]
 
 
+def test_sides_of_one_base_share_the_attackers_pods():
+    more = ("atm.layout=shared_base", "attacker.train.lora.rank=4", "generator.train.lora.rank=4")
+    manifests = rendered(
+        "atm", settings_of("atm", "gpu", "claim", *more, "generator.cpus_per_worker=0", "generator.workers=1")
+    )
+    assert [group["groupName"] for group in cluster_of(manifests)["workerGroupSpecs"]] == ["attacker"]
+    loader.resolve(loader.yaml.safe_load(manifests["settings.yaml"][0]["data"]["settings.yaml"]))
+
+
 def test_only_the_autoscaler_has_a_token():
     for scales in (False, True):
         settings = settings_of("raft", "cpu", "claim", f"kube.autoscaling={str(scales).lower()}")

@@ -32,7 +32,7 @@ def steps_by_hand(model, loss, train, rows):
         before = [logprob(model, *pair[0]) - logprob(model, *pair[1]) for pair in both]
     said = []
     for step in lay_out(rows, train, 0):
-        chosen = [row for microbatch in step for row in microbatch]
+        chosen = [row for hand in step for microbatch in hand for row in microbatch]
         answers = sum(len(both[row][0][0]) - both[row][0][1] for row in chosen)
         total = torch.zeros(())
         for row in chosen:

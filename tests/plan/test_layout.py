@@ -147,6 +147,32 @@ def test_writers_of_a_side_stand_beside_those_that_learn(tmp_path):
     assert "attacker.writers.workers=9" in refused(crowded)
 
 
+def test_writers_of_70b_share_its_weights_over_the_cards_of_one_engine(tmp_path):
+    side = {"workers": 8, "gpus_per_worker": 1, "train": {"zero_stage": 3, "microbatch": 1, "examples_per_step": 8}}
+    own = {"workers": 1, "gpus_per_worker": 4}
+    more = {
+        "attacker": {**side, "engine": "vllm", "writers": own},
+        "generator": side,
+        "engines": {"tensor_parallel": 4},
+    }
+    plan = planned(tmp_path, shapes.LLAMA_3_70B, "atm", "8x8xH100-80GB:64cpu:2048GB", **more)
+    (writes,) = [group for group in plan.groups if group.role.name == "attacker.writers"]
+    assert writes.least("gpu") == 2 * shapes.WEIGHTS["70b"] // 4
+    assert not [problem for problem in plan.problems if "attacker.writers" in problem.text]
+
+
+def test_a_shared_base_is_counted_once_with_both_adapters(tmp_path):
+    side = {"workers": 2, "gpus_per_worker": 1, "train": {"zero_stage": 1, "lora": {"rank": 16}}}
+    apart = planned(tmp_path, shapes.LLAMA_2_7B, "atm", attacker=side, generator=side)
+    shared = planned(tmp_path, shapes.LLAMA_2_7B, "atm", attacker=side, generator=side, atm={"layout": "shared_base"})
+    (group,) = shared.groups
+    one, two = ({part.name: part.bytes for part in plan.groups[0].parts()["states"]} for plan in (apart, shared))
+    assert two["optimizer"] == 2 * one["optimizer"]
+    assert two["weights"] - one["weights"] == 2 * (apart.groups[0].held.trained)  # bfloat16
+    assert group.peak("gpu") < sum(group.peak("gpu") for group in apart.groups)
+    assert shared.turns == [{"attacker": {"node 0": 2}}]
+
+
 def test_what_is_not_known_stands_in_nobodys_way(tmp_path, monkeypatch):
     nowhere = shapes.settings(tmp_path / "no" / "model", tmp_path)
     assert planning.plan(nowhere).groups[0].held is None
