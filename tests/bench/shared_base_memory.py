@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.lm.load import load_tokenizer
@@ -72,6 +74,7 @@ def rows(made: Settings, side: str) -> list[Bundle]:
 
 def hold(who: str, folder: Path) -> dict[str, float]:
     """One side, or both, learn and write."""
+    torch.set_num_threads(1)  # memory does not go by it, and it takes no longer where the cores are busy
     made = settings()
     asked, before = {side: rows(made, side) for side in SIDES}, resident_mb()
     held: Any
