@@ -417,11 +417,12 @@ def _seen(cache: Any, layer: int, key: Tensor, value: Tensor, about: dict[str, A
         states.index_copy_(0, about["write_index"][allocator.index], new)
     places_K, ends = about["read_index"][allocator.index], about["cu_seq_lens_k"][allocator.layer_type].tolist()
     if not len(places_K):  # all of them have just begun
-        kept, places_K = news, torch.arange(ends[-1])
-    first = places_K[torch.tensor(ends[:-1]).clamp(max=len(places_K) - 1)].tolist()
-    last = places_K[torch.tensor(ends[1:]) - 1].tolist()
-    for start, end, low, high in zip(ends, ends[1:], first, last, strict=False):
-        where = slice(low, high + 1) if high - low == end - start - 1 else places_K[start:end]
+        yield from (tuple(new[start:end].transpose(0, 1)[None] for new in news) for start, end in pairwise(ends))
+        return
+    first = places_K[torch.tensor(ends[:-1])].tolist()
+    for (start, end), low in zip(pairwise(ends), first, strict=True):
+        here = end - start <= allocator.tokens_per_page
+        where = slice(low, low + end - start) if here else places_K[start:end]
         yield tuple(states[where].transpose(0, 1)[None] for states in kept)
 
 
