@@ -38,7 +38,7 @@ from ragdist.storage.atomic import read_json, write_json
 
 SHARDED = "ranks"
 """What DeepSpeed writes in a checkpoint."""
-LESS = "lower this side's train.microbatch (train.tokens_per_pass where that is set), or set its train.gradient_checkpointing=true"
+LESS = "lower this side's train.microbatch or train.tokens_per_pass, or set its train.gradient_checkpointing=true"
 
 
 class Resident:
