@@ -9,11 +9,11 @@ EXTRAS ?= dev
 BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
-ALWAYS := not sweeps and not multinode and not again and not gpu
+ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm
 # Two processes of one thread each: on two cores, tests that compute little wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu lint types bench docs site clean
+.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -39,6 +39,7 @@ test: install lint types
 test-all: test
 	$(BIN)/pytest -m 'cluster and $(ALWAYS)'
 	$(MAKE) test-clients
+	$(MAKE) test-vllm
 	$(MAKE) test-multinode
 
 # LangChain and LlamaIndex in an environment of their own: they want other versions than we do.
@@ -48,6 +49,17 @@ test-clients: install .venv-clients/.made
 .venv-clients/.made: tests/serving/clients.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/pip install -q --disable-pip-version-check -r tests/serving/clients.txt
+	touch $@
+
+# vLLM in an environment of its own, over the project's packages: it pins more than we do. 127 MB to load, 580 MB on disk.
+test-vllm: install .venv-vllm/.made
+	.venv-vllm/bin/python -m pytest -m vllm -rs tests/vllm
+
+.venv-vllm/.made: .venv/.made tests/vllm/requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q --disable-pip-version-check --no-deps -r tests/vllm/requirements.txt
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "import site; print(site.getsitepackages()[0])")')" > \
+	  $$(.venv-vllm/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
 	touch $@
 
 # What other tests promise too, another way: by hand before a release.

@@ -33,6 +33,12 @@ class TrainError(RagdistError):
     exit_code = 1
 
 
+class EngineError(RagdistError):
+    """An engine hangs, died, or holds other weights than it should; no text of it was kept."""
+
+    exit_code = 1
+
+
 class TeacherError(RagdistError):
     """A teacher cannot be reached, refuses the key, or keeps failing; what it wrote so far is kept."""
 

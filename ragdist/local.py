@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
+from ragdist.lm.turns import learned
 from ragdist.roles import Answerer, Answerers, MicrobatchRef, Pair, Scorer
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import MicrobatchTask, Work, kept, rows_at, run_microbatch
+from ragdist.tracking.run import metrics
 
 if TYPE_CHECKING:
     from ragdist.lm.answerer import ModelAnswerer
@@ -110,11 +112,11 @@ class LocalAnswerers:
     """Implements Answerers in this process. Models that are open together hold their base once.
 
     Args:
-        settings: `model` and `evaluation.tokens_per_batch` are read.
+        settings: `model`, `engines`, and `tokens_per_batch` and `engine` of `evaluation` are read.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.config, self.tokens_per_batch = settings.model, settings.evaluation.tokens_per_batch
+        self.settings = settings
         self._base: SharedBase | None = None
 
     @contextmanager
@@ -122,15 +124,14 @@ class LocalAnswerers:
         """See `roles.Answerers`."""
         from ragdist.lm.answerer import load_answerer
 
-        if len(sources) > 1:
-            with self._shared() as base:
-                yield load_answerer(self.config, sources, self.tokens_per_batch, base)
-            return
-        answerer = load_answerer(self.config, sources, self.tokens_per_batch)
-        try:
-            yield answerer
-        finally:
-            answerer.release()
+        with self._shared() if len(sources) > 1 else nullcontext() as base:
+            answerer = load_answerer(self.settings, sources, base)
+            for found in answerer.proofs:
+                metrics("probe", **found)
+            try:
+                yield answerer
+            finally:
+                answerer.close() if base else answerer.release()
 
     @contextmanager
     def open_scorer(self, source: str, render: Callable[[Pair], Sequence[int]]) -> Iterator[Scorer]:
@@ -138,7 +139,7 @@ class LocalAnswerers:
         from ragdist.lm.score import ModelScorer
 
         with self._shared() as base:
-            yield ModelScorer(base.classifier(source), render, self.tokens_per_batch)
+            yield ModelScorer(base.classifier(source), render, self.settings.evaluation.tokens_per_batch)
 
     @contextmanager
     def _shared(self) -> Iterator[SharedBase]:
@@ -149,7 +150,7 @@ class LocalAnswerers:
         if self._base:
             yield self._base
             return
-        self._base = SharedBase(self.config)
+        self._base = SharedBase(self.settings.model)
         try:
             yield self._base
         finally:
@@ -190,34 +191,41 @@ class StandingAnswerers:
 
 
 class LocalSide:
-    """Implements Side with one model in this process; its files and digests are those of `cluster.group.Group`.
+    """Implements Side with one model in this process; its files and digests are those of `cluster.group.Group`. One
+    with two models, see `lm.turns`, is a Side for each of them.
 
     Args:
         settings: all settings.
         side: this side's own.
-        make: `make(source, settings, side, version)`: the plain object, `lm.resident.Resident`.
-        source: folder or name of the model that it starts with.
+        make: `make(source, settings, side, version)`: the plain object, `lm.resident.Resident` or `SharedResidents`.
+        source: folder or name of the model that it starts with; of two models a tuple, as is the version.
         version: of that model.
     """
 
     def __init__(
-        self, settings: Settings, side: SideConfig, make: Callable[..., Any], source: str, version: int
+        self, settings: Settings, side: SideConfig, make: Callable[..., Any], source: Any, version: Any
     ) -> None:
         self.settings, self.side, self.make = settings, side, make
         self.restart(source, version)
 
-    def restart(self, source: str, version: int) -> None:
+    def restart(self, source: Any, version: Any) -> None:
         """Takes up another model."""
         self.source, self._version, self._opened = source, version, False
         self._model = self.make(source, self.settings, self.side, version)
 
     @property
-    def version(self) -> int:
+    def version(self) -> Any:
         """Of the weights."""
         return self._version
 
     def each(
-        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+        self,
+        work: Work,
+        inputs: Iterable[tuple[MicrobatchRef, ...]],
+        *shared: Any,
+        folder: Path,
+        phase: str,
+        writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`; one after another, in order."""
         folder = make_folder(folder).resolve()
@@ -226,10 +234,11 @@ class LocalSide:
             target = folder / f"{name}.parquet"
             if not target.exists():
                 if not self._opened:
-                    self._model.open_phase()
+                    for found in self._model.open_phase() or ():
+                        metrics("probe", **found)
                     self._opened = True
                 run_microbatch(
-                    MicrobatchTask(work, shared, target, name),
+                    MicrobatchTask(work, shared, target, name, self._version),
                     self._model,
                     [shard.path or shard.at for shard in shards],
                 )
@@ -246,9 +255,10 @@ class LocalSide:
     ) -> list[dict[str, float]]:
         """See `roles.Side`."""
         folder = make_folder(folder).resolve()
+        source, version = learned(self.source, self._version, loss, str(folder / MODEL))
         if (folder / MODEL).exists():
-            if self.source != str(folder / MODEL):
-                self.restart(str(folder / MODEL), self._version + 1)
+            if self.source != source:
+                self.restart(source, version)
             return steps.noted(folder)
         if self._opened:
             self._model.close_phase()
@@ -258,5 +268,6 @@ class LocalSide:
         steps.cut(folder, step, last_said(folder, step))
         for _ in range(step, total):
             steps.note(folder, self._model.steps(1)[-1])
-        self.source, self._version = str(self._model.finish()), self._version + 1
+        self._model.finish()
+        self.source, self._version = source, version
         return steps.noted(folder)

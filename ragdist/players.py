@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragdist.config import PartsConfig, Settings
+from ragdist.config.engines import named
 from ragdist.parts import Parts, Retriever
 from ragdist.plan.workload import note_tokenizer
 from ragdist.storage.atomic import read_json
@@ -74,12 +75,15 @@ def teacher(settings: Settings) -> Teacher | None:
         from ragdist.teacher.endpoint import Endpoint
 
         return Endpoint(config, folder)
+    from ragdist.lm.engines import check
     from ragdist.teacher.local import LocalTeacher
 
-    model = settings.model
+    check(config.engine, "teacher")
+    model, engine = settings.model, named(config.engine, settings.engines)
     if config.model:
         model = model.at(config.model)
-    return LocalTeacher(config, folder, model, partial(_open_teacher, settings.unchecked("model", model), folder))
+    asked = settings.unchecked("model", model).unchecked("evaluation.engine", config.engine)
+    return LocalTeacher(config, folder, model, partial(_open_teacher, asked, folder), engine)
 
 
 @contextmanager
@@ -98,6 +102,9 @@ def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answer
     """
     from torch.cuda import is_available
 
+    from ragdist.lm.engines import check
+
+    check(settings.evaluation.engine, "evaluation")
     config = settings.answerers(gpu_here=is_available())
     if not config.workers:
         from ragdist.local import LocalAnswerers
@@ -176,7 +183,8 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
             noted = library.note(folder, made)
     documents = library.open_library(noted, stages, settings, embedder(settings), retriever)
     tokenizer = load_tokenizer(settings.model.at(str(models[0])))
-    local, serve, tokens = LocalAnswerers(settings), settings.serve, settings.evaluation.tokens_per_batch
+    serve, tokens = settings.serve, settings.evaluation.tokens_per_batch
+    local = LocalAnswerers(settings.unchecked("evaluation.engine", "transformers"))
     with local.open(*map(str, models)) as opened, ExitStack() as until:
         cores = max(1, get_num_threads() // len(models))
         writers = [
@@ -195,27 +203,27 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
-    """Opens both groups on a Ray cluster, side by side."""
+    """Opens both sides on a Ray cluster: two groups side by side, or one whose ranks hold both over one base."""
 
     @contextmanager
     def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
         from ragdist.cluster import session
-        from ragdist.cluster.group import WorkerGroup, seated
-        from ragdist.cluster.ranks import GroupSpec
-        from ragdist.lm.resident import Resident
+        from ragdist.cluster.group import seated
+        from ragdist.cluster.writers import side, sides_of_one_base
+        from ragdist.lm.engines import check
         from ragdist.tracking.signals import stop_on_signal
 
+        heard: dict[str, Any] = {"on_span": timeline.add, "on_step": board.step}
         with session.connect(settings.cluster), stop_on_signal() as stop:
-            sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
+            both = (("attacker", attacker), ("generator", generator))
+            for name, _ in both:
+                check(settings.group(name).engine, name)
+            if settings.atm.layout == "shared_base":
+                with sides_of_one_base(attacker, generator, settings, folder, stop.is_set, **heard) as sides:
+                    yield sides
+                return
             groups = (
-                WorkerGroup(
-                    GroupSpec(name, settings, side, Resident, folder, stop.is_set),
-                    start.source,
-                    start.version,
-                    on_span=timeline.add,
-                    on_step=board.step,
-                )
-                for name, side, start in sides
+                side(name, start.source, start.version, settings, folder, stop.is_set, **heard) for name, start in both
             )
             with seated(*groups) as (first, second):
                 yield first, second

@@ -65,6 +65,37 @@ class Writer(Protocol):
         """One list for each finished microbatch, so that a caller can store it; order is the writer's own."""
 
 
+class EngineWriter(Writer, Protocol):
+    """A Writer that says whose weights it writes with. Implemented by `lm.paged`, `lm.vllm_writer`."""
+
+    @property
+    def engine(self) -> str:
+        """Its name and what changes texts, for fingerprints and logs. Example: "vllm 0.32.0 float32"."""
+
+    @property
+    def version(self) -> int:
+        """Of the weights that it writes with."""
+
+    def take_up(self, version: int, folder: Path) -> None:
+        """Writes with the model or adapter in `folder` from here on; nothing kept of the old weights is used again.
+
+        Raises:
+            EngineError: the engine does not start, or not in time.
+        """
+
+    def renew(self) -> None:
+        """A fresh engine with the same version's weights."""
+
+    def scored(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
+        """The most likely tokens after each prompt and the log-probability, in nats, that the engine gave each."""
+
+    def rest(self) -> None:
+        """Nobody asks it while others need the memory: gives back what it can have again soon."""
+
+    def close(self) -> None:
+        """Ends it and gives its memory back; what is asked after that starts it again."""
+
+
 Heard = Callable[[str], None]
 """Is called with each new piece of a text."""
 
@@ -268,6 +299,7 @@ class Side(Protocol):
         *shared: Any,
         folder: Path,
         phase: str,
+        writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """`work(model, *rows of each shard of an input, *shared) -> (records, notes)`, for each input, on some rank.
 
@@ -281,6 +313,7 @@ class Side(Protocol):
             shared: more arguments, small.
             folder: seen by all ranks.
             phase: for people: progress, errors, the timeline.
+            writes: the work has the model write, and never read; it may be done where nobody learns.
         """
 
     def learn(

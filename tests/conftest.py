@@ -2,7 +2,7 @@
 
 make quick        what is in no line: no Ray, no model, nothing that takes seconds
 make test         and `model` and `long`
-make test-all     and `cluster`; then those of several machines
+make test-all     and `cluster`; then those of vLLM and of several machines
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ NEEDS = {
         "data/sources/test_given.py",
         *("data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
+        "systems/atm/test_adapters.py",
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),
         *("teacher/test_local.py", "teacher/test_endpoint.py"),
         *(
@@ -66,8 +67,10 @@ NEEDS = {
         "tracking/test_run.py::test_run_folder_is_locked_against_another_process",
         "tracking/test_run.py::test_a_killed_run_is_listed_as_killed_and_goes_on",
     ),
+    "vllm": ("vllm",),
     "cluster": (
         *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
+        "lm/test_adapter_ranks.py",
         *(
             "test_notebook.py",
             "test_runs.py",

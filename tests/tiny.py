@@ -81,12 +81,12 @@ def tokenizer() -> TinyTokenizer:
     return TinyTokenizer()
 
 
-def model_folder(folder: Path, seed: int = 0) -> Path:
+def model_folder(folder: Path, seed: int = 0, **shape: int) -> Path:
     """A two-layer Llama of 35,000 weights with its tokenizer, as `AutoModelForCausalLM` and `AutoTokenizer` read it."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    shape = LlamaConfig(
+    config = LlamaConfig(
         vocab_size=512,
         hidden_size=32,
         intermediate_size=64,
@@ -99,10 +99,11 @@ def model_folder(folder: Path, seed: int = 0) -> Path:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
+        **shape,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(shape)
+        model = LlamaForCausalLM(config)
     out = folder / f"tiny-{seed}"
     model.save_pretrained(out)
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}

@@ -18,27 +18,27 @@ COLDEST = 1e-6
 """Temperatures below it are 0: logits that are divided by less may be infinite, and nothing is drawn from those."""
 
 
-def gumbel_noise(keys_N: Tensor, position: int, tokens_N: Tensor) -> Tensor:
+def gumbel_noise(keys_N: Tensor, position: int | Tensor, tokens_N: Tensor) -> Tensor:
     """[N] float64 draws from the standard Gumbel distribution.
 
     Args:
         keys_N: int64, the key of the text that each entry belongs to.
-        position: number of the new token within its text, from 0.
+        position: number of the new token within its text, from 0; one for all, or [N] int64.
         tokens_N: int64 token ids.
     """
-    place = _mix(torch.tensor(position + 1, dtype=torch.int64, device=keys_N.device) * GOLDEN)
+    place = _mix((torch.as_tensor(position, dtype=torch.int64, device=keys_N.device) + 1) * GOLDEN)
     bits_N = _mix(_mix(keys_N ^ place) + (tokens_N + 1) * GOLDEN)
     uniform_N = (_shift(bits_N, 12).double() + 0.5) / 2**52  # strictly between 0 and 1
     return -(-uniform_N.log()).log()
 
 
-def choose(logits_RV: Tensor, keys_R: Tensor, position: int, *, temperature: float, top_p: float) -> Tensor:
+def choose(logits_RV: Tensor, keys_R: Tensor, position: int | Tensor, *, temperature: float, top_p: float) -> Tensor:
     """[R] token ids, drawn from softmax(logits / temperature) cut to its most likely `top_p`; the best at 0.
 
     Args:
         logits_RV: logits of the next token.
         keys_R: int64, one for each text.
-        position: number of the new token within its text, from 0.
+        position: number of the new token within its text, from 0; one for all, or [R] int64.
         temperature: 0, and what logits cannot be divided by, takes the most likely token, the smallest id of equally
             likely ones.
         top_p: keeps the fewest tokens whose probability reaches it; 1 keeps all.
@@ -47,14 +47,26 @@ def choose(logits_RV: Tensor, keys_R: Tensor, position: int, *, temperature: flo
         return logits_RV.argmax(-1)
     scores_RV = logits_RV.float() / temperature
     chosen_R, open_R = torch.empty_like(keys_R), torch.arange(len(keys_R), device=keys_R.device)
+    places_R = torch.as_tensor(position, device=keys_R.device).expand(len(keys_R))
     count = FIRST if top_p < 1 else scores_RV.shape[1]
     while len(open_R):  # sorting a whole vocabulary is slow, and its top is nearly always enough
         scores_RC, tokens_RC, reached_R = _nucleus(scores_RV[open_R], top_p, min(count, scores_RV.shape[1]))
-        chosen_R[open_R[reached_R]] = _draw(
-            scores_RC[reached_R], tokens_RC[reached_R], keys_R[open_R[reached_R]], position
-        )
+        now_R = open_R[reached_R]
+        chosen_R[now_R] = _draw(scores_RC[reached_R], tokens_RC[reached_R], keys_R[now_R], places_R[now_R])
         open_R, count = open_R[~reached_R], 8 * count
     return chosen_R
+
+
+def choose_all(logits_RV: Tensor, keys_R: Tensor, places_R: Tensor, temperature_R: Tensor, top_p_R: Tensor) -> Tensor:
+    """As `choose`, each row with a place, temperature and top p of its own, by operations whose shapes depend on no
+    value: what a CUDA graph can hold. Noise is made for the whole vocabulary."""
+    warm_R = temperature_R >= COLDEST
+    scores_RV = logits_RV.float() / torch.where(warm_R, temperature_R, 1.0)[:, None]
+    top_RV, tokens_RV = scores_RV.softmax(-1).sort(-1, descending=True)
+    beyond_RV = (top_RV.cumsum(-1) - top_RV >= top_p_R[:, None]) & (top_p_R < 1)[:, None]
+    noise_RV = gumbel_noise(keys_R[:, None], places_R[:, None], torch.arange(logits_RV.shape[1], device=keys_R.device))
+    noisy_RV = scores_RV.double() + torch.where(warm_R[:, None], noise_RV, 0.0)
+    return noisy_RV.masked_fill(beyond_RV.scatter(1, tokens_RV, beyond_RV), -torch.inf).argmax(-1)
 
 
 def _nucleus(scores_RV: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,11 +85,11 @@ def _nucleus(scores_RV: Tensor, top_p: float, count: int) -> tuple[Tensor, Tenso
     return scores_RV.gather(1, tokens_RC).masked_fill(before_RC >= top_p, -torch.inf), tokens_RC, reached_R
 
 
-def _draw(scores_RC: Tensor, tokens_RC: Tensor, keys_R: Tensor, position: int) -> Tensor:
+def _draw(scores_RC: Tensor, tokens_RC: Tensor, keys_R: Tensor, places_R: Tensor) -> Tensor:
     """[R] token ids: the best score with its noise."""
     rows_N, places_N = scores_RC.isfinite().nonzero(as_tuple=True)
     noisy_RC = torch.full(scores_RC.shape, -torch.inf, dtype=torch.float64, device=scores_RC.device)
-    noise_N = gumbel_noise(keys_R[rows_N], position, tokens_RC[rows_N, places_N])
+    noise_N = gumbel_noise(keys_R[rows_N], places_R[rows_N], tokens_RC[rows_N, places_N])
     noisy_RC[rows_N, places_N] = scores_RC[rows_N, places_N].double() + noise_N
     return tokens_RC.gather(1, noisy_RC.argmax(-1, keepdim=True)).squeeze(1)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ragdist.config.block import SettingsBlock
+from ragdist.config.engines import Engine
 
 
 class RunConfig(SettingsBlock):
@@ -146,6 +147,8 @@ class TeacherConfig(SettingsBlock):
     model: str = ""
     """The endpoint's name of the model; without `teacher.url` a hub id, folder, `.gguf` or `package:NAME`, empty being
     `model.source`."""
+    engine: Engine = "auto"
+    """Without `teacher.url`: who writes its replies, as `attacker.engine`."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable with the endpoint's key; the key itself is never a setting, stored or logged."""
     questions_per_chunk: int = Field(0, ge=0)

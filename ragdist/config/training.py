@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ragdist.config.block import SettingsBlock
+from ragdist.config.engines import Engine
 from ragdist.errors import ConfigError
 
 
@@ -113,6 +114,16 @@ class GroupConfig(SettingsBlock):
     """Custom Ray resources that each rank takes."""
 
 
+class WritersConfig(GroupConfig):
+    """Ranks that write for a side of ATM beside those that learn: each holds the whole model of the newest version."""
+
+    workers: int = Field(0, ge=0)
+    """Ranks that write; 0: those that learn write too. They take up each version from the folder where it is
+    published."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
+
+
 class SideConfig(GroupConfig):
     """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
 
@@ -120,6 +131,11 @@ class SideConfig(GroupConfig):
     """Hub id, folder, `.gguf` or `package:NAME`; empty is `model.source`. It is held as `model` says."""
     train: TrainConfig = TrainConfig()
     """How it learns in each round."""
+    engine: Engine = "auto"
+    """Who writes its texts: transformers, one batch after another; paged, transformers' continuous batching on the same
+    weights; vllm, an engine beside it that takes them up; auto is transformers."""
+    writers: WritersConfig = WritersConfig()
+    """Who writes for it."""
 
 
 class MixConfig(SettingsBlock):
@@ -215,6 +231,9 @@ class AtmConfig(SettingsBlock):
     attacker_warmup: Literal["none", "swap"] = "none"
     """swap: teach the attacker first on golden documents with the answer swapped; beyond the paper, for small
     models."""
+    layout: Literal["separate", "shared_base"] = "separate"
+    """separate: each side is a worker group of its own; shared_base: both are adapters (`lora.rank`) of one base, held
+    once by each rank of the `attacker` group, which forges and grades in turn."""
     questions_per_microbatch: int = Field(8, ge=1)
     """Questions that a rank forges, grades or answers at once; what a killed rank loses."""
 
@@ -283,6 +302,8 @@ class EvaluationConfig(SettingsBlock):
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
     answerers: AnswerersConfig = AnswerersConfig()
+    engine: Engine = "auto"
+    """Who writes answers and summaries; as `attacker.engine`. ATM's rounds go by `generator.engine`."""
 
     @model_validator(mode="after")
     def _a_mix_has_both_sides(self) -> Self:

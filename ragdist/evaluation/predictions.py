@@ -12,6 +12,7 @@ from typing import Any
 
 from ragdist import parts
 from ragdist.config import AnswerStyle, ModelConfig, Settings
+from ragdist.config.engines import named
 from ragdist.data import prompts
 from ragdist.data.matching import Form
 from ragdist.evaluation import answers
@@ -83,7 +84,13 @@ def made_of(
     form = [settings.evaluation.normalise] if settings.evaluation.normalise != "squad" else []
     asked_of = {question.id: question for question in questions}
     judged: object = style if style in ("sentence", "cited") else style == "reasoned"
-    return fingerprint(cases, asked_of, [label, weights(sources, settings.model), limit, judged, *form])
+    model = weights(sources, settings.model)
+    return fingerprint(cases, asked_of, [label, model, limit, judged, *form, *engine(settings)])
+
+
+def engine(settings: Settings) -> list[str]:
+    """Who writes answers, where that is not transformers, as all earlier answers were written."""
+    return [name] if (name := named(settings.evaluation.engine, settings.engines)) else []
 
 
 def weights(sources: Sequence[str], config: ModelConfig) -> list[object]:

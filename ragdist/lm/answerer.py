@@ -10,17 +10,20 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from ragdist.config import AnswerersConfig, ModelConfig, Settings
-from ragdist.lm import read
+from ragdist.config import AnswerersConfig, Settings
+from ragdist.errors import ConfigError
+from ragdist.lm import probe, read
 from ragdist.lm.batches import by_length, unfinished
 from ragdist.lm.beside import ConcurrentWriters
+from ragdist.lm.engines import engine_of
 from ragdist.lm.load import load_model, load_tokenizer, release
 from ragdist.lm.read import ModelReader
 from ragdist.lm.score import ModelScorer
 from ragdist.lm.shared import SharedBase
+from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter, writing_batches
 from ragdist.records import Example, Prompt, Written
-from ragdist.roles import Pair, Writer
+from ragdist.roles import EngineWriter, Pair, Writer
 
 
 def prompt_batches(
@@ -48,11 +51,16 @@ class ModelAnswerer:
         models: causal language models; none shares a module with another, see `lm.shared`.
         tokenizer: of all of them.
         tokens_per_batch: padded tokens of one forward pass.
+        engines: who writes with each; none: transformers' loop.
     """
 
-    def __init__(self, models: Sequence[Any], tokenizer: Any, tokens_per_batch: int) -> None:
-        self.tokens_per_batch, self.models = tokens_per_batch, models
-        writers = [ModelWriter(model, tokenizer, tokens_per_batch) for model in models]
+    def __init__(
+        self, models: Sequence[Any], tokenizer: Any, tokens_per_batch: int, engines: Sequence[EngineWriter] = ()
+    ) -> None:
+        self.tokens_per_batch, self.models, self.engines = tokens_per_batch, models, engines
+        self.proofs: list[dict[str, Any]] = []
+        """What the probe of each engine found."""
+        writers: Sequence[Writer] = engines or [ModelWriter(model, tokenizer, tokens_per_batch) for model in models]
         self.writer: Writer = writers[0] if len(writers) == 1 else ConcurrentWriters(writers)
         self.reader = ModelReader(models[0], tokens_per_batch)
 
@@ -80,36 +88,59 @@ class ModelAnswerer:
         """The log-probabilities of one batch, as `read` has them."""
         return [row for part in self.reader.read(batch, shared) for row in part]
 
+    def close(self) -> None:
+        """Ends the engines."""
+        for engine in self.engines:
+            engine.close()
+
     def release(self) -> None:
         """Gives the memory of the weights back."""
+        self.close()
         for model in self.models:
             release(model)
 
 
-def load_answerer(
-    config: ModelConfig, sources: Sequence[str], tokens_per_batch: int, base: SharedBase | None = None
-) -> ModelAnswerer:
+def load_answerer(settings: Settings, sources: Sequence[str], base: SharedBase | None = None) -> ModelAnswerer:
     """Loads the models at these sources: one by itself, an adapter merged in; several over one base.
 
     Args:
-        config: names the base, and how models are held.
+        settings: `model` names the base, and how models are held; `evaluation.engine` writes.
         sources: where the models come from.
-        tokens_per_batch: padded tokens of one forward pass.
-        base: that of `config`, where it is there already.
+        base: that of `model`, where it is there already.
 
     Raises:
+        ConfigError: the engine holds one model, and several are asked.
+        EngineError: the engine writes with other weights.
         ModelError: one is not there, or does not load.
     """
+    config, tokens = settings.model, settings.evaluation.tokens_per_batch
     if len(sources) == 1:
-        own = config.replaced("source", sources[0])
-        return ModelAnswerer([load_model(own)], load_tokenizer(own), tokens_per_batch)
-    base = base or SharedBase(config)
-    return ModelAnswerer([base.answers(source) for source in sources], load_tokenizer(config), tokens_per_batch)
+        abouts = [config.replaced("source", sources[0])]
+        models: list[Any] = [load_model(abouts[0])]
+    else:
+        abouts, base = [config] * len(sources), base or SharedBase(config)
+        models = [base.answers(source) for source in sources]
+    tokenizer, engine = load_tokenizer(abouts[0]), settings.evaluation.engine
+    if engine == "vllm" and len(sources) > 1:
+        raise ConfigError(
+            f"evaluation.engine=vllm holds one model, and {len(sources)} over one base are asked; set "
+            "evaluation.engine=paged or transformers"
+        )
+    made = [
+        engine_of(engine, model, tokenizer, about, settings.engines, tokens)
+        for model, about in zip(models, abouts, strict=True)
+    ]
+    answerer = ModelAnswerer(models, tokenizer, tokens, [one for one in made if one])
+    for writer, model, about in zip(answerer.engines, models, abouts, strict=False):
+        reader = ModelReader(model, tokens)
+        found = probe.take_up(writer, 0, resolve(about), reader, tokenizer, settings.engines, settings.seed)
+        answerer.proofs.append(found)
+    return answerer
 
 
 def held(sources: Sequence[str], settings: Settings, _: AnswerersConfig, __: int) -> ModelAnswerer:
     """The plain object of a rank that answers."""
-    return load_answerer(settings.model, sources, settings.evaluation.tokens_per_batch)
+    return load_answerer(settings, sources)
 
 
 def held_scorer(

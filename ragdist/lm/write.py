@@ -5,7 +5,7 @@ Axes: B prompts (left-padded), R = B * samples texts that are not finished, T to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,25 @@ def writing_batches(
     return by_length(prompts, tokens_per_batch, lambda length: samples * (length + max_new_tokens))
 
 
+def key_of(seed: int, prompt_id: str, sample: int) -> int:
+    """63 bits that a text's draws belong to."""
+    return rng_for(seed, "write", f"{prompt_id}\x1f{sample}").getrandbits(63)
+
+
+def ends_of(model: Any, tokenizer: Tokenizer) -> set[int]:
+    """Tokens that end a text."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    return {tokenizer.end, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
+
+
+def written(tokenizer: Tokenizer, ends: Collection[int], prompt_id: str, sample: int, tokens: Sequence[int]) -> Written:
+    """The record of a text of these tokens, which may end with one of `ends`."""
+    ended = tokens[-1] in ends
+    text = tokenizer.decode(tokens[:-1] if ended else tokens)
+    ids = tuple(tokens)
+    return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=len(ids), ended=ended, ids=ids)
+
+
 class ModelWriter:
     """Implements Writer on a causal language model.
 
@@ -40,8 +59,7 @@ class ModelWriter:
         self.model.train(False)
         self.tokenizer = tokenizer
         self.tokens_per_batch = tokens_per_batch
-        ends = model.generation_config.eos_token_id if model.generation_config else None
-        self.ends = {tokenizer.end, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
+        self.ends = ends_of(model, tokenizer)
 
     def write(
         self,
@@ -65,13 +83,10 @@ class ModelWriter:
         """
         for batch in writing_batches(prompts, self.tokens_per_batch, max_new_tokens, samples):
             names = [(prompt.id, sample) for prompt in batch for sample in range(samples)]
-            keys_R = torch.tensor(
-                [rng_for(seed, "write", f"{id}\x1f{sample}").getrandbits(63) for id, sample in names],
-                device=self.model.device,
-            )
+            keys_R = torch.tensor([key_of(seed, *name) for name in names], device=self.model.device)
             with by_group(self.model):
                 texts = self._continue([prompt.tokens for prompt in batch], keys_R, max_new_tokens, temperature, top_p)
-            yield [self._written(*name, tokens) for name, tokens in zip(names, texts, strict=True)]
+            yield [written(self.tokenizer, self.ends, *name, tokens) for name, tokens in zip(names, texts, strict=True)]
 
     @enough("lower evaluation.tokens_per_batch")
     @torch.inference_mode()
@@ -124,12 +139,6 @@ class ModelWriter:
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, device=self.model.device)
-
-    def _written(self, prompt_id: str, sample: int, tokens: list[int]) -> Written:
-        ended = tokens[-1] in self.ends
-        text = self.tokenizer.decode(tokens[:-1] if ended else tokens)
-        ids = tuple(tokens)
-        return Written(prompt_id=prompt_id, sample=sample, text=text, tokens=len(ids), ended=ended, ids=ids)
 
 
 def _close_up(going: Sequence[bool]) -> list[int]:

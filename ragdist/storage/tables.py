@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragdist import records
-from ragdist.errors import DataError
+from ragdist.errors import DataError, EngineError
 from ragdist.records import as_row, from_row
 from ragdist.roles import MicrobatchRef, Model
 from ragdist.storage.atomic import atomic_file, translate_errors
@@ -165,6 +165,8 @@ class MicrobatchTask(NamedTuple):
     """File that keeps the rows."""
     name: str
     """The microbatch."""
+    version: int
+    """Of the model that is to do it."""
 
 
 class Done(NamedTuple):
@@ -178,7 +180,16 @@ class Done(NamedTuple):
 
 
 def run_microbatch(job: MicrobatchTask, model: Model, places: Sequence[Any]) -> tuple[Done, pa.Table]:
-    """Reads the inputs, does the work, keeps its rows in the job's file. The same on every player of Side."""
+    """Reads the inputs, does the work, keeps its rows in the job's file. The same on every player of Side.
+
+    Raises:
+        EngineError: the model has another version than the job is for.
+    """
+    if model.version != job.version:
+        raise EngineError(
+            f"{job.target} is work for version {job.version} of the model, and this rank holds version "
+            f"{model.version}; nothing was written. Type the same command again"
+        )
     start = time.time()
     found, notes = job.work(model, *(rows_at(place) for place in places), *job.shared)
     table = to_table(found)

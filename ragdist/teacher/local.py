@@ -29,11 +29,15 @@ class LocalTeacher:
         folder: keeps the ledger, `teacher-FINGERPRINT.jsonl`.
         model: names the model and bounds prompt and reply together.
         open_model: loads the model when the first reply is not in the ledger.
+        engine: who writes, as `config.engines.named` has it.
     """
 
-    def __init__(self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher) -> None:
+    def __init__(
+        self, config: TeacherConfig, folder: Path, model: ModelConfig, open_model: OpenTeacher, engine: str = ""
+    ) -> None:
         self.config, self.model, self.open_model = config, model, open_model
-        self.fingerprint = digest(["local", *model.model_dump(include={"source", "revision", "dtype"}).values()])
+        named = model.model_dump(include={"source", "revision", "dtype"})
+        self.fingerprint = digest(["local", *named.values(), *filter(None, [engine])])
         self.cache = ReplyCache(folder / f"teacher-{self.fingerprint}.jsonl", config)
         self._opened: tuple[Answerer, Tokenizer] | None = None
         self._stack = ExitStack()

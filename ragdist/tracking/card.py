@@ -121,15 +121,20 @@ With transformers:
 {_transformers(asking)}
 ```
 
-With vLLM, `MODEL`, `tokenizer` and `text` as above:
+With vLLM, `MODEL`, `tokenizer` and `text` as above, without the lines that say `model`:
 
 ```python
 from vllm import LLM, SamplingParams
 
-how = SamplingParams(temperature=0, max_tokens={asking.answer_tokens}, stop_token_ids=[{asking.end}])
-tokens = tokenizer(text, add_special_tokens=False).input_ids
-print(LLM(MODEL, generation_config="vllm").generate({{"prompt_token_ids": tokens}}, how)[0].outputs[0].text)
+if __name__ == "__main__":  # its processes read this file again
+    how = SamplingParams(temperature=0, max_tokens={asking.answer_tokens}, stop_token_ids=[{asking.end}])
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    engine = LLM(MODEL, generation_config="vllm", max_model_len={asking.max_tokens})
+    print(engine.generate({{"prompt_token_ids": tokens}}, how)[0].outputs[0].text)
 ```
+
+vLLM makes bfloat16 of float32, unless it gets `dtype="float32"`. On a CPU give `LLM` also `enforce_eager=True` (else it
+compiles for minutes) and `kv_cache_memory_bytes=2**30` (else it wants nearly all memory).
 
 With Ollama:
 

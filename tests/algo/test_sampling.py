@@ -4,7 +4,7 @@ from scipy import stats
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from ragdist.algo import sampling
-from ragdist.algo.sampling import choose, gumbel_noise
+from ragdist.algo.sampling import choose, choose_all, gumbel_noise
 
 
 def keys(count, seed=0):
@@ -83,3 +83,17 @@ def test_what_is_too_cold_or_no_number_ends():
     logits_RV, keys_R = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([7])
     assert choose(logits_RV, keys_R, 0, temperature=5e-324, top_p=0.5).tolist() == [1]
     assert len(choose(logits_RV * torch.nan, keys_R, 0, temperature=1.0, top_p=0.5)) == 1
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
+def test_choose_all_is_choose_for_each_row(spread):
+    """Rows of places, temperatures and nuclei of their own, in one go."""
+    logits = torch.randn(64, 3000, generator=torch.Generator().manual_seed(3)) * spread
+    names, places = keys(64), torch.arange(64) % 7
+    warmth, shares = torch.tensor([0.0, 0.7, 1.0, 1.3] * 16), torch.tensor([1.0] * 16 + [0.95, 0.5, 0.8] * 16)
+    together = choose_all(logits, names, places, warmth, shares)
+    for row in range(64):
+        how = {"temperature": warmth[row].item(), "top_p": shares[row].item()}
+        assert together[row] == choose(logits[row : row + 1], names[row : row + 1], int(places[row]), **how)
+    same = choose(logits, names, places, temperature=0.7, top_p=0.9)
+    assert torch.equal(same, choose_all(logits, names, places, torch.full((64,), 0.7), torch.full((64,), 0.9)))

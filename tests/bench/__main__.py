@@ -42,6 +42,12 @@ WANTED = {
     "answerers": ("at least", 1.8, "answers per second of two ranks, a core each / of one"),
     "serve_latency": ("at most", 1.1, "`ragdist serve`, one client / a server over transformers' `generate`"),
     "serve_throughput": ("at least", 3.0, "the same with 16 clients, answers per second"),
+    "shared_base_memory": (
+        "at most",
+        0.6,
+        "memory of ATM's two sides over one base / in two processes, after a phase each",
+    ),
+    "paged_forge": ("at least", 0.0, "forging by `attacker.engine=paged`, tokens per second / by our loop, on a CPU"),
     "trio_memory": ("at most", 1.15, "memory of base, reciter, discoverer and scorer / of one base, after answers"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from ragdist.config import ModelConfig
+from ragdist.config import ModelConfig, Settings
 from ragdist.lm import read
 from ragdist.lm.answerer import ModelAnswerer, example_batches, load_answerer, prompt_batches
 from ragdist.lm.write import writing_batches
@@ -20,7 +20,8 @@ def ids(batches):
 @pytest.fixture(scope="module")
 def answerer(tmp_path_factory):
     source = str(tiny.model_folder(tmp_path_factory.mktemp("model")))
-    return load_answerer(ModelConfig(source=source, dtype="float32"), [source], 900)
+    made = Settings(model=ModelConfig(source=source, dtype="float32"))
+    return load_answerer(made.unchecked("evaluation.tokens_per_batch", 900), [source])
 
 
 def test_batches_that_are_not_done_are_those_of_the_first_time():

@@ -15,7 +15,7 @@ from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.data.sources.duplicates import distinct
 from ragdist.evaluation.ask import ask_prompts
-from ragdist.evaluation.predictions import weights
+from ragdist.evaluation.predictions import engine, weights
 from ragdist.records import Prompt, Verdict, content_id
 from ragdist.roles import Answerer, Tokenizer
 from ragdist.systems.duet.arbiters import Same, both, chosen
@@ -65,7 +65,7 @@ def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: 
         asked = [[prompt(one, document) for document in one.documents] for one in disputes]
         each = {row.id: row for rows in asked for row in rows}
         limit, seed = settings.answer_tokens, settings.seed
-        made_by = json.dumps([list(each), limit, seed, weights([source], settings.model)])
+        made_by = json.dumps([list(each), limit, seed, weights([source], settings.model), *engine(settings)])
         name = content_id(made_by)
         path = folder / f"{name}.jsonl"
         texts = ask_prompts("documents alone", answerer, list(each.values()), path, name, limit, seed)

@@ -20,7 +20,7 @@ from ragdist.config import Settings
 from ragdist.data import prompts
 from ragdist.data.thoughts import without_thoughts
 from ragdist.evaluation.ask import ask_prompts
-from ragdist.evaluation.predictions import weights
+from ragdist.evaluation.predictions import engine, weights
 from ragdist.records import Request, Verdict, content_id
 from ragdist.roles import Answerer, Pair, Scorer, Teacher, Tokenizer
 from ragdist.systems.duet import disputes
@@ -135,7 +135,8 @@ def by_answerer(answerer: Answerer, tokenizer: Tokenizer, folder: Path, source: 
     def ask(shown: Sequence[tuple[Dispute, bool]]) -> list[str]:
         config, limit = settings.prompts, settings.answer_tokens
         asked = [disputes.summary_prompt(dispute, tokenizer, config, flipped=flipped) for dispute, flipped in shown]
-        made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, weights([source], settings.model)])
+        model = weights([source], settings.model)
+        made_by = json.dumps([[row.tokens for row in asked], limit, settings.seed, model, *engine(settings)])
         name = content_id(made_by)
         return ask_prompts("summaries", answerer, asked, folder / f"{name}.jsonl", name, limit, settings.seed)
 
