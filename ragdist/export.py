@@ -155,13 +155,20 @@ def push(folder: Path, name: str, kind: Literal["model", "dataset"], private: bo
 
 
 def publish(model: Path, target: Path, settings: Settings) -> None:
-    """The generator under its own name, with its card; files are shared with the round's folder where the disk can."""
+    """The generator under its own name, with its card: an adapter is merged as `generator.train.lora` says, else files
+    are shared with the round's folder where the disk can."""
     if target.exists():
         return
     base = settings.generator.source or settings.model.source
     told = f"Tuned by ragdist from `{base}` in {settings.atm.rounds} rounds against an attacker."
+    lora = settings.generator.train.lora
     with atomic_folder(target) as half:
-        copy_linked(model, half)
+        if lora.rank and lora.merge:
+            from ragdist.lm.save import write_merged
+
+            write_merged(model, half, settings)
+        else:
+            copy_linked(model, half)
         make_readable(half)
         (half / CARD).write_text(card.begun("ATM", base, told, settings, ("model", "atm", "generator", "seed")))
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ragdist.config import Settings, SideConfig
 from ragdist.errors import TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
+from ragdist.lm.turns import learned
 from ragdist.roles import Answerer, Answerers, MicrobatchRef, Pair, Scorer
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
@@ -190,34 +191,41 @@ class StandingAnswerers:
 
 
 class LocalSide:
-    """Implements Side with one model in this process; its files and digests are those of `cluster.group.Group`.
+    """Implements Side with one model in this process; its files and digests are those of `cluster.group.Group`. One
+    with two models, see `lm.turns`, is a Side for each of them.
 
     Args:
         settings: all settings.
         side: this side's own.
-        make: `make(source, settings, side, version)`: the plain object, `lm.resident.Resident`.
-        source: folder or name of the model that it starts with.
+        make: `make(source, settings, side, version)`: the plain object, `lm.resident.Resident` or `SharedResidents`.
+        source: folder or name of the model that it starts with; of two models a tuple, as is the version.
         version: of that model.
     """
 
     def __init__(
-        self, settings: Settings, side: SideConfig, make: Callable[..., Any], source: str, version: int
+        self, settings: Settings, side: SideConfig, make: Callable[..., Any], source: Any, version: Any
     ) -> None:
         self.settings, self.side, self.make = settings, side, make
         self.restart(source, version)
 
-    def restart(self, source: str, version: int) -> None:
+    def restart(self, source: Any, version: Any) -> None:
         """Takes up another model."""
         self.source, self._version, self._opened = source, version, False
         self._model = self.make(source, self.settings, self.side, version)
 
     @property
-    def version(self) -> int:
+    def version(self) -> Any:
         """Of the weights."""
         return self._version
 
     def each(
-        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+        self,
+        work: Work,
+        inputs: Iterable[tuple[MicrobatchRef, ...]],
+        *shared: Any,
+        folder: Path,
+        phase: str,
+        writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`; one after another, in order."""
         folder = make_folder(folder).resolve()
@@ -226,7 +234,7 @@ class LocalSide:
             target = folder / f"{name}.parquet"
             if not target.exists():
                 if not self._opened:
-                    if found := self._model.open_phase():
+                    for found in self._model.open_phase() or ():
                         metrics("probe", **found)
                     self._opened = True
                 run_microbatch(
@@ -247,9 +255,10 @@ class LocalSide:
     ) -> list[dict[str, float]]:
         """See `roles.Side`."""
         folder = make_folder(folder).resolve()
+        source, version = learned(self.source, self._version, loss, str(folder / MODEL))
         if (folder / MODEL).exists():
-            if self.source != str(folder / MODEL):
-                self.restart(str(folder / MODEL), self._version + 1)
+            if self.source != source:
+                self.restart(source, version)
             return steps.noted(folder)
         if self._opened:
             self._model.close_phase()
@@ -259,5 +268,6 @@ class LocalSide:
         steps.cut(folder, step, last_said(folder, step))
         for _ in range(step, total):
             steps.note(folder, self._model.steps(1)[-1])
-        self.source, self._version = str(self._model.finish()), self._version + 1
+        self._model.finish()
+        self.source, self._version = source, version
         return steps.noted(folder)

@@ -203,30 +203,27 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
 
 
 def sides(settings: Settings, folder: Path, timeline: Timeline, board: Board) -> Any:
-    """Opens both groups on a Ray cluster, side by side."""
+    """Opens both sides on a Ray cluster: two groups side by side, or one whose ranks hold both over one base."""
 
     @contextmanager
     def open_sides(attacker: Start, generator: Start) -> Iterator[tuple[Side, Side]]:
         from ragdist.cluster import session
-        from ragdist.cluster.group import WorkerGroup, seated
-        from ragdist.cluster.ranks import GroupSpec
+        from ragdist.cluster.group import seated
+        from ragdist.cluster.writers import side, sides_of_one_base
         from ragdist.lm.engines import check
-        from ragdist.lm.resident import Resident
         from ragdist.tracking.signals import stop_on_signal
 
+        heard: dict[str, Any] = {"on_span": timeline.add, "on_step": board.step}
         with session.connect(settings.cluster), stop_on_signal() as stop:
-            sides = (("attacker", settings.attacker, attacker), ("generator", settings.generator, generator))
-            for name, side, _ in sides:
-                check(side.engine, name)
+            both = (("attacker", attacker), ("generator", generator))
+            for name, _ in both:
+                check(settings.group(name).engine, name)
+            if settings.atm.layout == "shared_base":
+                with sides_of_one_base(attacker, generator, settings, folder, stop.is_set, **heard) as sides:
+                    yield sides
+                return
             groups = (
-                WorkerGroup(
-                    GroupSpec(name, settings, side, Resident, folder, stop.is_set),
-                    start.source,
-                    start.version,
-                    on_span=timeline.add,
-                    on_step=board.step,
-                )
-                for name, side, start in sides
+                side(name, start.source, start.version, settings, folder, stop.is_set, **heard) for name, start in both
             )
             with seated(*groups) as (first, second):
                 yield first, second

@@ -299,6 +299,7 @@ class Side(Protocol):
         *shared: Any,
         folder: Path,
         phase: str,
+        writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """`work(model, *rows of each shard of an input, *shared) -> (records, notes)`, for each input, on some rank.
 
@@ -312,6 +313,7 @@ class Side(Protocol):
             shared: more arguments, small.
             folder: seen by all ranks.
             phase: for people: progress, errors, the timeline.
+            writes: the work has the model write, and never read; it may be done where nobody learns.
         """
 
     def learn(

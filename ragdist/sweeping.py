@@ -69,7 +69,7 @@ def sweep(job: str, settings: Settings, run_job: Callable[[Settings], Any], begi
         with span("what trials share"):
             _prepare_all(job, shared, points, run.folder, begin)
         with span("trials"):
-            held = ("cluster",) if job == "raft" else ("attacker", "generator")
+            held = settings.groups[0 if job == "raft" else 1]
             play_one = partial(play, job, run_job, run.folder)
             rungs = trials.rungs(job, settings.sweep, settings.atm.rounds)
             ended = run_trials(SweepSpec(shared, run.folder, play_one, rungs, tuple(points), held))

@@ -25,6 +25,7 @@ NEEDS = {
         "data/sources/test_given.py",
         *("data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
+        "systems/atm/test_adapters.py",
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),
         *("teacher/test_local.py", "teacher/test_endpoint.py"),
         *(
@@ -69,6 +70,7 @@ NEEDS = {
     "vllm": ("vllm",),
     "cluster": (
         *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
+        "lm/test_adapter_ranks.py",
         *(
             "test_notebook.py",
             "test_runs.py",

@@ -53,6 +53,6 @@ def settings(folder: Path, model: Path, **more: Any) -> Settings:
 
 def journal(run: Path) -> dict[str, str]:
     """What a game left that must not depend on who died: each phase's file and each model, by digest."""
-    files = [*run.glob("atm/**/*.json"), *run.glob("atm/*/*/model/model.safetensors")]
+    files = [*run.glob("atm/**/*.json"), *run.glob("atm/*/*/model/*.safetensors")]
     files = [file for file in files if "model" not in file.parts[-2:-1] or file.suffix == ".safetensors"]
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in sorted(files)}

@@ -20,7 +20,8 @@ from ragdist.algo import consistency, preference, sft
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.lm import zero
-from ragdist.lm.resident import Resident
+from ragdist.lm.resident import Resident, SharedResidents
+from ragdist.lm.turns import ByRole
 from ragdist.records import Bundle
 from tests import tiny
 
@@ -96,7 +97,7 @@ def weights(folder: Path) -> dict[str, Any]:
     """The model's tensors by name."""
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    return load_file(next(folder.glob("*.safetensors")))
 
 
 def checksum(folder: Path) -> str:
@@ -117,26 +118,27 @@ def shard_small_weights() -> None:
     zero.zero_config = config
 
 
-def two_ranks(name: str, *arguments: object, wanted: int = 0) -> None:
-    """Runs `name(*arguments)` of this module on two ranks over gloo."""
+def two_ranks(name: str, *arguments: object, wanted: int = 0, count: int = 2) -> None:
+    """Runs `name(*arguments)` of this module on two ranks, or `count` of them, over gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.learning", name, *map(str, arguments)],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=Path(__file__).parents[1],
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     try:
         codes = [rank.wait(timeout=240) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    assert wanted in codes if wanted else codes == [0, 0], codes
+    assert wanted in codes if wanted else codes == [0] * count, codes
 
 
 def first_steps(held: Resident, folder: Path, count: int = 7) -> dict[str, tuple[float, dict[str, Any]]]:
@@ -170,15 +172,32 @@ def still(model: Path, **more: Any) -> Settings:
     return settings(model, learning_rate=1e-30, gradient_clip=0, **more)
 
 
-def uneven_ranks(model: str, folder: str) -> None:
-    """The first steps of two ranks, one of which has a microbatch less."""
+def uneven_ranks(model: str, folder: str, tokens_per_pass: str) -> None:
+    """The first steps of ranks, one of which has a pass less."""
     import torch
+    import torch.distributed as dist
 
-    made = still(Path(model), workers=2, zero_stage=0, microbatch=1)
+    cut = {"tokens_per_pass": int(tokens_per_pass), "microbatch": 1}
+    made = still(Path(model), workers=dist.get_world_size(), zero_stage=0, **cut)
     held = resident(Path(model), made)
     found = first_steps(held, Path(folder))
     if held.engine.global_rank == 0:
         torch.save(found, Path(folder) / "found.pt")
+
+
+def dealt(model: str, folder: str, tokens_per_pass: str) -> None:
+    """`uneven_ranks`, and at ZeRO 1 to 3 two steps of DPO, whose passes are cut by tokens."""
+    import torch.distributed as dist
+
+    uneven_ranks(model, folder, tokens_per_pass)
+
+    for stage in (1, 2, 3):
+        here = Path(folder) / f"{stage}"
+        cut = {"workers": dist.get_world_size(), "zero_stage": stage, "tokens_per_pass": int(tokens_per_pass)}
+        held = resident(Path(model), settings(Path(model), **cut))
+        said = learn(held, "dpo", here)
+        if held.engine.global_rank == 0:
+            (here / "said.json").write_text(json.dumps(said))
 
 
 def stages(model: str, folder: str, dtype: str, wanted: str) -> None:
@@ -212,6 +231,84 @@ def interrupted(model: str, folder: str, stage: str, dtype: str, dies_after: str
     held.finish()
     if held.engine.global_rank == 0:
         (Path(folder) / "said.json").write_text(json.dumps({"done": done, "said": lines}))
+
+
+def adapted(model: Path, layout: str, *, workers: int = 1, dtype: str = "float32", **train: Any) -> Settings:
+    """Both sides are adapters, with few rows a step."""
+    few = {"examples_per_step": 4, "microbatch": 2, "checkpoint_every": 1, "learning_rate": 1e-2, "warmup": 0}
+    side = {"workers": workers, "train": few | {"lora": {"rank": 4}} | train}
+    about = {"model": {"source": str(model), "dtype": dtype}, "atm": {"layout": layout}}
+    return resolve(about | {"attacker": side, "generator": side})
+
+
+class Pair:
+    """Both sides on one rank, in either layout."""
+
+    def __init__(self, made: Settings, sources: tuple[str, str], versions: tuple[int, int] = (0, 0)) -> None:
+        self.both: Any = None
+        if made.atm.layout == "shared_base":
+            self.both = SharedResidents(sources, made, made.attacker, versions)
+            self.roles = self.both.roles
+        else:
+            sides = zip(sources, (made.attacker, made.generator), versions, strict=True)
+            self.roles = [Resident(source, made, side, version) for source, side, version in sides]
+
+    def begin(self, role: int, loss: str, folder: Path) -> tuple[Any, int, int]:
+        """Who learns, steps in all, steps done."""
+        folder.mkdir(parents=True, exist_ok=True)
+        function, prepare = LOSSES[loss]
+        found = lists(6) if loss == "mito" else rows(6)
+        if self.both:
+            return self.both, *self.both.begin(ByRole(role, function), found, prepare, folder)
+        return self.roles[role], *self.roles[role].begin(function, found, prepare, folder)
+
+    def learn(self, role: int, loss: str, folder: Path) -> list[dict[str, float]]:
+        """A whole phase: metrics of each step."""
+        learner, total, done = self.begin(role, loss, folder)
+        said: list[dict[str, float]] = learner.steps(total - done)
+        learner.finish()
+        return said
+
+    def say(self, first: int) -> tuple[dict[str, str], dict[str, list[float]]]:
+        """Texts of the first side and how likely the second finds answers: those of this rank, `first` and others."""
+        for opened in [self.both] if self.both else self.roles:
+            opened.open_phase()
+        written = self.roles[0].write(tiny.prompts(4)[first:], max_new_tokens=9)
+        texts = {text.prompt_id: text.text for batch in written for text in batch}
+        read = dict(pair for batch in self.roles[1].read(tiny.examples(4)[first:]) for pair in batch)
+        for opened in [self.both] if self.both else self.roles:
+            opened.close_phase()
+        return texts, read
+
+
+def play(made: Settings, model: Path, folder: Path, first: int = 0) -> dict[str, Any]:
+    """Two rounds of both sides; texts and probabilities between and after."""
+    pair = Pair(made, (str(model), str(model)))
+    said: dict[str, Any] = {"before": pair.say(first)}
+    for number in (0, 1):
+        said[f"attacker-{number}"] = pair.learn(0, "dpo", folder / f"{number}/attacker")
+        said[f"between-{number}"] = pair.say(first)
+        said[f"generator-{number}"] = pair.learn(1, "mito", folder / f"{number}/generator")
+    said["after"] = pair.say(first)
+    fresh = Pair(made, tuple(str(folder / f"1/{side}/model") for side in ("attacker", "generator")), (2, 2))
+    assert fresh.say(first) == said["after"]
+    assert [role.version for role in (*pair.roles, *fresh.roles)] == [2] * 4
+    for name, held in (("on", pair), ("fresh", fresh)):
+        held.learn(0, "dpo", folder / name)
+    return said
+
+
+def adapters(model: str, folder: str, dtype: str, layouts: str, stages: str) -> None:
+    """Two ranks play in these layouts at these ZeRO stages."""
+    import torch.distributed as dist
+
+    for layout in layouts.split(","):
+        for stage in map(int, stages):
+            here = Path(folder) / layout / f"{stage}"
+            made = adapted(Path(model), layout, workers=2, dtype=dtype, zero_stage=stage)
+            said = play(made, Path(model), here, first=2 * dist.get_rank())
+            if dist.get_rank() == 0:
+                (here / "said.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -109,8 +109,8 @@ def attack_shift(
         and torch.equal(clean.labels_BA[clean.mask_BA], attacked.labels_BA[attacked.mask_BA])
     ):
         raise ValueError("clean and attacked sequences of a row must end in the same answer tokens")
-    clean_NV = clean.logits_BAV[clean.mask_BA].float().log_softmax(-1)
-    attacked_NV = attacked.logits_BAV[attacked.mask_BA].float().log_softmax(-1)
+    clean_NV = clean.logits_NV.float().log_softmax(-1)
+    attacked_NV = attacked.logits_NV.float().log_softmax(-1)
     if detach_clean:
         clean_NV = clean_NV.detach()
     to_NV, from_NV = (attacked_NV, clean_NV) if direction == "clean_to_attacked" else (clean_NV, attacked_NV)

@@ -16,8 +16,8 @@ from torch import Tensor
 class Answers(NamedTuple):
     """What a model makes of one sequence of each row, at the answer's tokens and nowhere else."""
 
-    logits_BAV: Tensor
-    """Row [b, a] predicts answer token a, whatever the length of the prompt before it."""
+    logits_NV: Tensor
+    """Row [n] predicts answer token n of those in a line, row after row: where `mask_BA` is True, in its order."""
     labels_BA: Tensor
     """int64 answer tokens, the end token included; anything where the mask is False."""
     mask_BA: Tensor
@@ -60,8 +60,8 @@ class Forward(Protocol):
 
 
 def token_logprobs(answers: Answers) -> Tensor:
-    """[N] float32 log-probability, in nats, of each answer token, row after row; padding costs no softmax."""
-    answer_NV = answers.logits_BAV[answers.mask_BA].float()
+    """[N] float32 log-probability, in nats, of each answer token, row after row."""
+    answer_NV = answers.logits_NV.float()
     labels_N1 = answers.labels_BA[answers.mask_BA].unsqueeze(1)
     picked_N: Tensor = answer_NV.gather(1, labels_N1).squeeze(1) - answer_NV.logsumexp(1)
     return picked_N

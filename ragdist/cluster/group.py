@@ -11,9 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError
@@ -23,6 +23,7 @@ from ragdist.cluster.tasks import MicrobatchRun, TableRef, place_of
 from ragdist.cluster.workers import last_line, pack_order
 from ragdist.errors import Stopped, TrainError
 from ragdist.lm.checkpoints import MODEL, last_said
+from ragdist.lm.turns import learned
 from ragdist.roles import MicrobatchRef
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
@@ -30,10 +31,11 @@ from ragdist.storage.tables import KEPT_TABLES, Done, MicrobatchTask, Work, kept
 from ragdist.tracking.run import metrics
 
 OBJECT_TRIES = 3
+Group = TypeVar("Group", bound=AbstractContextManager[Any])
 
 
 @contextmanager
-def seated(*groups: WorkerGroup) -> Iterator[tuple[WorkerGroup, ...]]:
+def seated(*groups: Group) -> Iterator[tuple[Group, ...]]:
     """The groups for as long as the block lasts, started side by side: each loads a model."""
     with ExitStack() as stack, ThreadPoolExecutor(len(groups)) as pool:
         started = [pool.submit(group.__enter__) for group in groups]
@@ -61,8 +63,8 @@ class WorkerGroup(RankGroup):
 
     Args:
         plan: what it is made of.
-        source: folder or name of the model that it starts with.
-        version: of that model.
+        source: folder or name of the model that it starts with; of two models, see `lm.turns`, a tuple.
+        version: of that model; of two models a tuple.
         on_span: told {group, rank, phase, microbatch, start, end} of each finished piece of work, seconds since 1970.
         on_step: told (phase, steps done, steps in all, metrics) after each optimizer step.
     """
@@ -70,8 +72,8 @@ class WorkerGroup(RankGroup):
     def __init__(
         self,
         plan: GroupSpec,
-        source: str,
-        version: int,
+        source: Any,
+        version: Any,
         *,
         on_span: Callable[[dict[str, Any]], None] = _ignore,
         on_step: Callable[[str, int, int, dict[str, float]], None] = _ignore,
@@ -86,19 +88,34 @@ class WorkerGroup(RankGroup):
         self._fresh: deque[TableRef] = deque()
 
     @property
-    def version(self) -> int:
+    def version(self) -> Any:
         """Of the weights that all ranks hold."""
         return self._version
 
-    def restart(self, source: str, version: int) -> None:
+    def restart(self, source: Any, version: Any) -> None:
         """New processes that hold another model."""
         self.source, self._version = source, version
         self._ranks.kill()
         self._forget()
         self._ranks.begin(self.source, self._version)
 
+    def take_up(self, source: str, version: int) -> None:
+        """The same processes hold this model, in a group whose ranks do not learn."""
+        self.source, self._version, self._opened = source, version, False
+        limit_s = self.plan.settings.cluster.start_timeout_s
+        try:
+            self._ranks.call(lambda rank: rank.take_up.remote(source, version), "take_up", limit_s)
+        except WorkerGroupDied as lost:
+            self._rebuild(lost)
+
     def each(
-        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, folder: Path, phase: str
+        self,
+        work: Work,
+        inputs: Iterable[tuple[MicrobatchRef, ...]],
+        *shared: Any,
+        folder: Path,
+        phase: str,
+        writes: bool = False,
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`. At most `cluster.in_flight` microbatches a rank are asked for and not yet yielded.
 
@@ -156,21 +173,22 @@ class WorkerGroup(RankGroup):
             Stopped: a stop was asked for; a checkpoint is kept.
         """
         folder = make_folder(folder).resolve()
+        source, version = learned(self.source, self._version, loss, str(folder / MODEL))
         while not (folder / MODEL).exists():
             try:
-                model = self._learn(loss, shards, prepare, folder, phase)
+                self._learn(loss, shards, prepare, folder, phase)
             except WorkerGroupDied as lost:  # perhaps after the model was whole, before anyone said so
                 self._rebuild(lost)
             else:
-                self.source, self._version = str(model), self._version + 1
+                self.source, self._version = source, version
                 break  # whether this machine sees it yet or not
-        if self.source != str(folder / MODEL):
-            self.restart(str(folder / MODEL), self._version + 1)
+        if self.source != source:
+            self.restart(source, version)
         return steps.noted(folder)
 
     def _learn(
         self, loss: Callable[..., Any], shards: Sequence[MicrobatchRef], prepare: Any, folder: Path, phase: str
-    ) -> Path:
+    ) -> None:
         """One attempt, from the newest checkpoint to the model.
 
         Raises:
@@ -201,21 +219,12 @@ class WorkerGroup(RankGroup):
             steps.note(folder, metrics)
             self.on_step(phase, step, total, metrics)
         begun = time.time()
-        model: Path = call(lambda rank: rank.finish.remote(), f"{phase}: finish")[0]
+        call(lambda rank: rank.finish.remote(), f"{phase}: finish")
         self._spans(phase, "finish", begun, time.time())
-        return model
 
     def _submit(self, work: Work, shared: tuple[Any, ...], task: MicrobatchRun) -> Any:
         """Hands the task to the rank with the least to do."""
-        while True:
-            try:
-                if not self._opened:
-                    found = self._ranks.call(lambda rank: rank.open_phase.remote(), f"{task.phase}: open_phase")
-                    self._opened = True
-                    self._note_probe(found)
-                break
-            except WorkerGroupDied as lost:
-                self._rebuild(lost)
+        self._open(task.phase)
         task.rank = min(range(len(self._queues)), key=lambda rank: len(self._queues[rank]))
         task.life = self._ranks.life
         job = MicrobatchTask(work, shared, task.target, task.name, self._version)
@@ -227,10 +236,29 @@ class WorkerGroup(RankGroup):
         self._queues[task.rank].append((done, task))
         return done
 
-    def _note_probe(self, found: Sequence[dict[str, Any]]) -> None:
+    def ask(self, question: Callable[[Any], Any], what: str) -> list[Any]:
+        """What each rank's model says to the question, a function of a module; `what` is for errors."""
+        while True:
+            self._open(what)
+            try:
+                return [said for said, *_ in self._ranks.call(lambda rank: rank.answer.remote(what, question), what)]
+            except WorkerGroupDied as lost:
+                self._rebuild(lost)
+
+    def _open(self, phase: str) -> None:
+        """Ranks may write and read from here on, each by itself."""
+        while not self._opened:
+            try:
+                found = self._ranks.call(lambda rank: rank.open_phase.remote(), f"{phase}: open_phase")
+                self._opened = True
+                self._note_probes(found)
+            except WorkerGroupDied as lost:
+                self._rebuild(lost)
+
+    def _note_probes(self, found: Sequence[Sequence[dict[str, Any]]]) -> None:
         """The rank whose engine is farthest off stands in metrics.jsonl for all."""
-        if any(found):
-            metrics("probe", group=self.plan.name, **max(found, key=lambda one: one["nats"]))
+        for probes in zip(*found, strict=True):
+            metrics("probe", **{"group": self.plan.name, **max(probes, key=lambda one: one["nats"])})
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """The finished ones, at least one; the rest of the group is watched meanwhile."""

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from ragdist.cluster import session
-from ragdist.config import GROUPS, ClusterConfig, GroupConfig, Settings
+from ragdist.config import ClusterConfig, GroupConfig, Settings
 from ragdist.errors import ConfigError, Stopped, TrainError
 from ragdist.tracking.progress import say
 
@@ -32,7 +32,7 @@ def never() -> bool:
 def rank_cpus(settings: Settings, block: str) -> float:
     """CPU cores of one rank of a group: asked for, or an even share of this machine in all groups that are there at the
     same time, or 1 on a joined cluster."""
-    together = next(blocks for blocks in GROUPS if block in blocks)
+    together = next(blocks for blocks in settings.groups if block in blocks)
     ranks = sum(settings.group(other).workers for other in together)
     asked: float = settings.group(block).cpus_per_worker
     return asked or session.even_share(settings.cluster, ranks)

@@ -81,7 +81,7 @@ class Ranks:
         self._seats: Any = None
         self._stack = ExitStack()
 
-    def open(self, source: Any, version: int) -> None:
+    def open(self, source: Any, version: Any) -> None:
         """Takes the seats and begins in them.
 
         Raises:
@@ -99,7 +99,7 @@ class Ranks:
             self.close()
             raise
 
-    def begin(self, source: Any, version: int) -> None:
+    def begin(self, source: Any, version: Any) -> None:
         """`start`, more than once if a rank dies meanwhile."""
         try:
             self.start(source, version)
@@ -132,7 +132,7 @@ class Ranks:
         """Where a rank says what it does."""
         return self.plan.run_folder / "logs" / f"{self.plan.name}-rank-{rank}.log"
 
-    def start(self, source: Any, version: int) -> None:
+    def start(self, source: Any, version: Any) -> None:
         """New actors in the seats, each with the model of `source`; returns when all of them hold it.
 
         Raises:
@@ -267,7 +267,7 @@ class Ranks:
         node = f"{self.where[rank].ip} ({self.where[rank].node[:8]})" if self.where else "a node not known yet"
         return f"{self.plan.name} rank {rank} on {node}"
 
-    def rebuild(self, lost: WorkerGroupDied, source: Any, version: int) -> None:
+    def rebuild(self, lost: WorkerGroupDied, source: Any, version: Any) -> None:
         """Ends what is left and starts again, more than once if need be.
 
         Raises:
@@ -305,7 +305,7 @@ class RankGroup:
         version: of the model.
     """
 
-    def __init__(self, plan: GroupSpec, source: Any, version: int = 0) -> None:
+    def __init__(self, plan: GroupSpec, source: Any, version: Any = 0) -> None:
         self.source, self._version = source, version
         self._ranks = Ranks(plan)
 

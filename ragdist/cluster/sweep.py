@@ -23,7 +23,7 @@ from ragdist.cluster import place, pool, session
 from ragdist.cluster.ranks import cause_of
 from ragdist.cluster.trial import SweepSpec, point_of, work
 from ragdist.cluster.workers import last_line
-from ragdist.config import GROUPS, Settings
+from ragdist.config import Settings
 from ragdist.errors import Stopped, TrainError
 from ragdist.sweeps import trials
 from ragdist.sweeps.trials import OBJECTIVES, Point, Range, Trial
@@ -74,7 +74,7 @@ def shared_out(settings: Settings) -> Settings:
         return int(10_000 * cpus / trials_at_once) / 10_000
 
     found = settings
-    for block in (name for together in GROUPS for name in together):
+    for block in (name for together in settings.groups for name in together):
         if settings.group(block).workers and not settings.group(block).cpus_per_worker:
             found = found.unchecked(f"{block}.cpus_per_worker", share(place.rank_cpus(settings, block)))
     return found

@@ -131,10 +131,15 @@ class Rank:
         with self._logged("finish", self.folder):
             return Path(self.model.finish())
 
-    def open_phase(self) -> dict[str, Any]:
+    def take_up(self, source: str, version: int) -> None:
+        """The plain object's `take_up`."""
+        with self._logged("take_up"):
+            self.model.take_up(source, version)
+
+    def open_phase(self) -> list[dict[str, Any]]:
         """The plain object's `open_phase`, and what it found out about its engine."""
         with self._logged("open_phase"):
-            return self.model.open_phase() or {}
+            return self.model.open_phase() or []
 
     def close_phase(self) -> None:
         """The plain object's `close_phase`."""

@@ -44,24 +44,24 @@ from ragdist.config.training import (
     ReplayConfig,
     SideConfig,
     TrainConfig,
+    WritersConfig,
 )
 
 PLAIN_TOKENS, LONGER_TOKENS = 32, {"reasoned": 256, "sentence": 96, "cited": 48}
 """Longest answer where `evaluation.max_new_tokens` says nothing."""
 DUET_ROLES = ("reciter", "discoverer", "scorer", "summarizer")
 """Those of `duet` that are tuned."""
-GROUPS = (("cluster",), ("attacker", "generator"), ("evaluation.answerers",))
-"""Blocks of the worker groups; those that stand together hold their places at the same time."""
 
 
 def uneven(prefix: str, train: TrainConfig, owner: str, workers: int) -> str:
     """Why a step of `train`, the settings at `prefix`, cannot be divided evenly by the workers of the block `owner`;
     empty where it can."""
-    if not train.examples_per_step % (train.microbatch * workers):
+    if train.tokens_per_pass or not train.examples_per_step % (train.microbatch * workers):
         return ""
     return (
         f"{prefix}.examples_per_step={train.examples_per_step} must be a multiple of "
-        f"{prefix}.microbatch * {owner}.workers = {train.microbatch} * {workers}; change one of the three"
+        f"{prefix}.microbatch * {owner}.workers = {train.microbatch} * {workers}; change one of the three, or set "
+        f"{prefix}.tokens_per_pass"
     )
 
 
@@ -145,18 +145,81 @@ class Settings(SettingsBlock):
         return self
 
     @model_validator(mode="after")
-    def _sides_tune_all_weights(self) -> Settings:
+    def _sides_see_one_model(self) -> Settings:
         for key in ("attacker.train", "generator.train"):
-            if rank := self.training[key].lora.rank:
+            lora = self.training[key].lora
+            if lora.rank and lora.dropout:
                 raise ValueError(
-                    f"{key}.lora.rank={rank}: ATM tunes all weights, adapters are not supported there; "
-                    f"set {key}.lora.rank=0"
+                    f"{key}.lora.dropout={lora.dropout:g}: ATM compares (DPO with its reference, MITO's lists); all "
+                    f"must see the same model; set {key}.lora.dropout=0"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _a_shared_base_is_held_one_way(self) -> Settings:
+        if self.atm.layout == "separate":
+            return self
+        for key in ("attacker.train", "generator.train"):
+            if not self.training[key].lora.rank:
+                raise ValueError(
+                    f"atm.layout=shared_base shares a base between adapters, and {key}.lora.rank=0 tunes all weights; "
+                    f"set {key}.lora.rank=16, or atm.layout=separate"
+                )
+        for name in ("zero_stage", "offload"):
+            first, second = (getattr(self.training[f"{side}.train"], name) for side in ("attacker", "generator"))
+            if first != second:
+                raise ValueError(
+                    f"atm.layout=shared_base holds one base in one way, got attacker.train.{name}={first} and "
+                    f"generator.train.{name}={second}; set both alike, or atm.layout=separate"
+                )
+        for name, field in GroupConfig.model_fields.items():
+            first, second = getattr(self.attacker, name), getattr(self.generator, name)
+            if second not in (first, field.get_default(call_default_factory=True)):
+                raise ValueError(
+                    f"atm.layout=shared_base has one worker group, the attacker's, got attacker.{name}={first} and "
+                    f"generator.{name}={second}; leave generator.{name} out, or set atm.layout=separate"
+                )
+        for block, writers in self.writers.items():
+            raise ValueError(
+                f"atm.layout=shared_base writes where it learns, got {block}.workers={writers.workers}; "
+                f"set {block}.workers=0, or atm.layout=separate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_engine_has_its_cards(self) -> Settings:
+        cards = self.engines.tensor_parallel
+        sides = {f"{side}.writers": self.group(side) for side in ("attacker", "generator")}
+        for block, side in sides.items() if cards > 1 else ():
+            if side.engine == "vllm" and not (side.writers.workers and side.writers.gpus_per_worker == cards):
+                raise ValueError(
+                    f"engines.tensor_parallel={cards} splits a model over as many cards of one rank, got "
+                    f"{block}.workers={side.writers.workers} and {block}.gpus_per_worker="
+                    f"{side.writers.gpus_per_worker:g}; set both, the second to {cards}, or engines.tensor_parallel=1"
+                )
+        for block in ("evaluation", "teacher"):
+            if cards > 1 and self.group(block).engine == "vllm":
+                raise ValueError(
+                    f"engines.tensor_parallel={cards} with {block}.engine=vllm: the model that is asked is also read, "
+                    f"on one card; set {block}.engine=paged, or engines.tensor_parallel=1"
+                )
+        return self
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Blocks of the worker groups; those that stand together hold their places at the same time."""
+        sides = ("attacker", "generator", *self.writers) if self.atm.layout == "separate" else ("attacker",)
+        return (("cluster",), sides, ("evaluation.answerers",))
 
     def group(self, block: str) -> Any:
         """The block of this dotted name, such as `evaluation.answerers`."""
         return reduce(getattr, block.split("."), self)
+
+    @property
+    def writers(self) -> dict[str, WritersConfig]:
+        """The ranks of ATM that only write, by the name of their block; empty where those that learn write too."""
+        both = {f"{side}.writers": self.group(side).writers for side in ("attacker", "generator")}
+        return {block: writers for block, writers in both.items() if writers.workers}
 
     def answerers(self, gpu_here: bool) -> AnswerersConfig:
         """`evaluation.answerers`; where a GPU cluster's driver has no GPU, one in the place of each training worker."""
@@ -169,7 +232,8 @@ class Settings(SettingsBlock):
 
     @model_validator(mode="after")
     def _steps_divide(self) -> Settings:
-        for prefix, owner in (("train", "cluster"), ("attacker.train", "attacker"), ("generator.train", "generator")):
+        held = "generator" if self.atm.layout == "separate" else "attacker"
+        for prefix, owner in (("train", "cluster"), ("attacker.train", "attacker"), ("generator.train", held)):
             if why := uneven(prefix, self.training[prefix], owner, self.group(owner).workers):
                 raise ValueError(why)
         return self

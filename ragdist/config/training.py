@@ -35,6 +35,10 @@ class TrainConfig(SettingsBlock):
     """Rows of one optimizer step, over all workers; the last step takes what is left over."""
     microbatch: int = Field(4, ge=1)
     """Rows of one forward pass on one worker."""
+    tokens_per_pass: int = Field(0, ge=0)
+    """Tokens of one forward pass on one worker, padding included, in place of `microbatch`: a step's rows are dealt to
+    the worker that has the fewest tokens so far, for any number of workers; a longer row has a pass of its own. 0 cuts
+    by `microbatch` and deals in turn."""
     learning_rate: float = Field(2e-5, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -59,6 +63,15 @@ class TrainConfig(SettingsBlock):
     """Newest checkpoints that are kept."""
     log_every: int = Field(1, ge=1)
     """Steps between lines in metrics.jsonl."""
+
+    def rows_at_once(self, tokens: int) -> int:
+        """Rows of so many tokens in one forward pass."""
+        return max(1, self.tokens_per_pass // tokens) if self.tokens_per_pass else self.microbatch
+
+    @property
+    def cut_by(self) -> str:
+        """The setting that says how many rows are computed at once."""
+        return "tokens_per_pass" if self.tokens_per_pass else "microbatch"
 
     def steps(self, rows: int) -> int:
         """Optimizer steps over `rows` rows; what does not fill a last step makes a smaller one."""
@@ -101,6 +114,16 @@ class GroupConfig(SettingsBlock):
     """Custom Ray resources that each rank takes."""
 
 
+class WritersConfig(GroupConfig):
+    """Ranks that write for a side of ATM beside those that learn: each holds the whole model of the newest version."""
+
+    workers: int = Field(0, ge=0)
+    """Ranks that write; 0: those that learn write too. They take up each version from the folder where it is
+    published."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a rank; a fraction puts several ranks on one card, 0 works on CPU."""
+
+
 class SideConfig(GroupConfig):
     """One of ATM's two models: where it comes from, how it is trained, and the worker group that holds it."""
 
@@ -111,6 +134,8 @@ class SideConfig(GroupConfig):
     engine: Engine = "auto"
     """Who writes its texts: transformers, one batch after another; paged, transformers' continuous batching on the same
     weights; vllm, an engine beside it that takes them up; auto is transformers."""
+    writers: WritersConfig = WritersConfig()
+    """Who writes for it."""
 
 
 class MixConfig(SettingsBlock):
@@ -206,6 +231,9 @@ class AtmConfig(SettingsBlock):
     attacker_warmup: Literal["none", "swap"] = "none"
     """swap: teach the attacker first on golden documents with the answer swapped; beyond the paper, for small
     models."""
+    layout: Literal["separate", "shared_base"] = "separate"
+    """separate: each side is a worker group of its own; shared_base: both are adapters (`lora.rank`) of one base, held
+    once by each rank of the `attacker` group, which forges and grades in turn."""
     questions_per_microbatch: int = Field(8, ge=1)
     """Questions that a rank forges, grades or answers at once; what a killed rank loses."""
 

@@ -58,8 +58,8 @@ def for_pods(settings: Settings, job: KubeJob, name: str) -> Settings:
     if not folder.startswith("/"):
         settings = settings.unchecked("run.folder", f"{settings.kube.mount}/{folder}")
     if system(job) == "atm":
-        for side in ("attacker", "generator"):
-            settings = settings.unchecked(f"{side}.labels", {ROLE: side, **settings.group(side).labels})
+        for block in settings.groups[1]:
+            settings = settings.unchecked(f"{block}.labels", {ROLE: _pod_name(block), **settings.group(block).labels})
     return settings
 
 
@@ -79,7 +79,7 @@ def requests(settings: Settings, job: str) -> list[WorkerRequest]:
         return [WorkerRequest(name="replicas", ranks=serve.max_replicas, cpus=cpus, gpus=gpus)]
     times = settings.sweep.concurrent if job.startswith("sweep") else 1
     if system(job) == "atm":
-        return [_request(name, side, times) for name, side in settings if name in ("attacker", "generator")]
+        return [_request(_pod_name(block), settings.group(block), times) for block in settings.groups[1]]
     cluster = settings.cluster
     ranks = cluster.workers * (2 if job == "duet" and settings.kube.side_by_side else times)
     found = [
@@ -91,6 +91,10 @@ def requests(settings: Settings, job: str) -> list[WorkerRequest]:
     if job.startswith("sweep") and settings.sweep.gpus_per_trial:
         found.append(WorkerRequest(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
     return found
+
+
+def _pod_name(block: str) -> str:
+    return block.replace(".", "-")
 
 
 def _request(name: str, group: GroupConfig, times: int) -> WorkerRequest:
@@ -144,7 +148,7 @@ def _memory(request: WorkerRequest, settings: Settings, plan: Plan) -> float:
         return _asking(settings, plan) + memory.process(True, "host")
     if settings.kube.memory_gib:
         return settings.kube.memory_gib * GIB
-    return max(_counted(group) for group in plan.groups if request.name in ("workers", group.role.name))
+    return max(_counted(group) for group in plan.groups if request.name in ("workers", _pod_name(group.role.name)))
 
 
 def _counted(group: PlannedGroup) -> int:

@@ -52,26 +52,27 @@ def lay_out(judgements: Path, settings: Settings) -> RowSchedule:
         "weight": pa.array([row.weight for row in rows], pa.float64()),
     }
     blank = {"tokens": rows[0].tokens[:1], "right": False, "weight": 0.0} if rows else {}
-    return plan_of(pa.table(columns), blank, settings.train, settings.seed)
+    return plan_of(pa.table(columns), blank, settings.train, settings.seed, settings.cluster.workers)
 
 
 class Judged(Dataset[dict[str, Any]]):
     """The lines of a plan in the order of training, each with the weight of all rows of its step."""
 
-    def __init__(self, plan: RowSchedule, rows_per_step: int) -> None:
+    def __init__(self, plan: RowSchedule) -> None:
         self.plan = plan
         weights = plan.table["weight"].to_pylist()
-        steps = range(0, len(plan.order), rows_per_step)
-        self.totals = [sum(weights[row] for row in plan.order[at : at + rows_per_step]) for at in steps]
-        self.rows_per_step = rows_per_step
+        each = len(plan.batches) // len(plan.steps)
+        self.totals: list[float] = []
+        for at in range(0, len(plan.batches), each):
+            places = range(plan.batches[at].start, plan.batches[at + each - 1].stop)
+            self.totals += [sum(weights[plan.order[place]] for place in places)] * len(places)
 
     def __len__(self) -> int:
         return len(self.plan.order)
 
     def __getitem__(self, at: int) -> dict[str, Any]:
         tokens, right, weight = (column[self.plan.order[at]].as_py() for column in self.plan.table.columns)
-        total = self.totals[at // self.rows_per_step]
-        return {"input_ids": tokens, "right": right, "weight": weight, "total_weight": total}
+        return {"input_ids": tokens, "right": right, "weight": weight, "total_weight": self.totals[at]}
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _trainer(model: Any, arguments: TrainingArguments, plan: RowSchedule, settin
         model,
         arguments,
         data_collator=collate,
-        train_dataset=Judged(plan, settings.train.examples_per_step),
+        train_dataset=Judged(plan),
         processing_class=load_tokenizer(settings.model).backend,
     )
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from ragdist.config import ModelConfig, Settings
@@ -44,12 +45,23 @@ class TrainerSpec(NamedTuple):
 
 
 class CheckpointMixin:
-    """For trainers: writes no second copy of the weights beside DeepSpeed's, and no card, into a checkpoint."""
+    """For trainers: takes the plan's batches, and writes no second copy of the weights beside DeepSpeed's, and no card,
+    into a checkpoint."""
 
     args: Any
     optimizer: Any
+    train_dataset: Any
+    data_collator: Any
+    batches: Sequence[Sequence[int]] = ()
+    """Places in the data set that this rank takes together; where there are none, microbatches of one size."""
     clip: float | None = None
     """Largest gradient norm (0 does not clip) at stage 0, where DeepSpeed measures none itself."""
+
+    def get_train_dataloader(self) -> Any:
+        """The trainer's own, or one of `batches`."""
+        if not self.batches:
+            return super().get_train_dataloader()  # type: ignore[misc]
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
     def create_optimizer(self, *about: Any) -> torch.optim.Optimizer:
         """The trainer's own, which is asked for again and again; made ready to clip."""
@@ -84,14 +96,14 @@ def fit(
     if (folder / MODEL).exists():
         return folder / MODEL
     plan = subject.lay_out(rows, settings)
-    log.info("%d rows are laid out in %d steps", plan.rows, len(plan.useful))
+    log.info("%d rows are laid out in %d steps", plan.rows, len(plan.steps))
     zero.prepare()
     with zero.process_group(), zero.quiet(), checkpoints.alone(folder):
         trainer, resume = _trainer(subject, plan, folder, settings)
         log.info("the model is loaded on %s", trainer.args.device)
         for callback in (_Alone(trainer), Watch(plan, folder, settings.train), *callbacks):
             trainer.add_callback(callback)
-        with enough("lower this training's microbatch, or set its gradient_checkpointing=true"):
+        with enough(f"lower this training's {settings.train.cut_by}, or set its gradient_checkpointing=true"):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if dist.get_rank() == 0:
             (folder / STOP).unlink(missing_ok=True)
@@ -104,21 +116,23 @@ def fit(
 def _trainer(subject: TrainerSpec, plan: RowSchedule, folder: Path, settings: Settings) -> tuple[Any, Path | None]:
     """The subject's trainer, and the checkpoint that it resumes from."""
     resolve(settings.model)  # a GGUF file is converted whole, before sharding is switched on
-    arguments = subject.arguments(_arguments(folder, settings, len(plan.useful)), settings.model)
+    arguments = subject.arguments(_arguments(folder, settings, plan), settings.model)
     resume = checkpoints.agreed(folder / CHECKPOINTS)
     # after the arguments: they tell transformers to shard at loading
     model = add_lora(subject.base(settings.model, settings.seed), settings.train.lora, settings.seed, subject.task)
     trainer = subject.trainer(model, arguments, plan, settings)
+    if settings.train.tokens_per_pass:
+        trainer.batches = plan.batches[dist.get_rank() :: dist.get_world_size()]
     if not settings.train.stage(settings.cluster.workers, dtype_of(settings.model).itemsize):
         trainer.clip = settings.train.gradient_clip
     trainer.remove_callback(PrinterCallback)
     return trainer, resume
 
 
-def _arguments(folder: Path, settings: Settings, steps: int) -> dict[str, Any]:
-    train = settings.train
+def _arguments(folder: Path, settings: Settings, plan: RowSchedule) -> dict[str, Any]:
+    train, passes = settings.train, plan.passes(settings.cluster.workers)
     dtype = dtype_of(settings.model)
-    config = zero.zero_config(train, settings.cluster.workers, dtype)
+    config = zero.zero_config(train, settings.cluster.workers, dtype) | {"gradient_accumulation_steps": passes}
     return {
         "output_dir": str(folder / CHECKPOINTS),
         "deepspeed": config,
@@ -126,12 +140,12 @@ def _arguments(folder: Path, settings: Settings, steps: int) -> dict[str, Any]:
         "use_cpu": not torch.cuda.is_available(),
         "num_train_epochs": 1,  # the plan holds all epochs
         "per_device_train_batch_size": train.microbatch,
-        "gradient_accumulation_steps": zero.accumulation(train, settings.cluster.workers),
+        "gradient_accumulation_steps": passes,
         "train_sampling_strategy": "sequential",
         "accelerator_config": {"even_batches": False},
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": train.schedule,
-        "warmup_steps": int(train.warmup * steps),  # rounded down: the first of them has learning rate 0
+        "warmup_steps": int(train.warmup * len(plan.steps)),  # rounded down: the first of them has learning rate 0
         "weight_decay": train.weight_decay,
         "max_grad_norm": config["gradient_clipping"],  # anything else is refused
         "gradient_checkpointing": train.gradient_checkpointing,

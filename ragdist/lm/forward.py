@@ -1,17 +1,18 @@
 """The model on the sequences of a microbatch, with logits where answers are and nowhere else.
 
-Axes: B rows (right-padded), T tokens, P kept positions, A answer tokens (right-padded), V vocabulary.
+Axes: B rows (right-padded), T tokens, A answer tokens (right-padded), N those of all rows in a line, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ragdist.algo.losses import Answers, Batch
+from ragdist.lm.head import logits_at
 from ragdist.records import Bundle
 
 KERNELS = ("sdpa", "eager")
@@ -40,6 +41,27 @@ def shares_prompt(rows: Sequence[Bundle], shape: Any) -> bool:
     )
 
 
+class Pass(NamedTuple):
+    """One forward pass."""
+
+    lines: Sequence[int]
+    """Tokens of each line, padding left out; all are padded to the longest."""
+    kept: int
+    """Positions that logits were made at."""
+    learns: bool
+    """A backward pass follows."""
+
+    @property
+    def useful(self) -> int:
+        """Tokens, padding left out."""
+        return sum(self.lines)
+
+    @property
+    def padded(self) -> int:
+        """Tokens that were computed."""
+        return max(self.lines) * len(self.lines)
+
+
 class Sequences:
     """Implements `algo.losses.Forward` on the rows of one microbatch.
 
@@ -52,10 +74,8 @@ class Sequences:
 
     def __init__(self, model: Callable[..., Any], rows: Sequence[Bundle], shared: bool, place: Tensor) -> None:
         self.model, self.rows, self.shared, self.place = model, rows, shared, place
-        self.useful = 0
-        """Tokens computed so far, padding left out."""
-        self.padded = 0
-        """Tokens computed so far."""
+        self.passes: list[Pass] = []
+        """Those taken so far."""
 
     def __call__(self, batch: Batch, slots: Sequence[int] | None = None) -> tuple[Answers, ...]:
         """See `algo.losses.Forward`."""
@@ -67,9 +87,8 @@ class Sequences:
     def _alone(self, slot: int) -> Answers:
         """Without attention mask: padding on the right is behind everything that a causal model looks at."""
         lines = [list(row.tokens[slot]) for row in self.rows]
-        before = [[at - 1 for at in range(row.prompt_tokens[slot], len(row.tokens[slot]))] for row in self.rows]
-        kept, logits_BPV = self._logits(lines, [before])
-        return self._answers(logits_BPV, kept, before, slot)
+        before = [list(range(row.prompt_tokens[slot] - 1, len(row.tokens[slot]) - 1)) for row in self.rows]
+        return self._answers(lines, [before], (slot,))[0]
 
     def _together(self, slots: tuple[int, ...]) -> tuple[Answers, ...]:
         """Each row is its prompt and all its answers in a line; an answer sees the prompt and itself.
@@ -97,35 +116,27 @@ class Sequences:
         other_BTT = (part_BT.unsqueeze(2) != part_BT.unsqueeze(1)) & (part_BT.unsqueeze(1) != -1)
         mask_BTT = torch.zeros(other_BTT.shape, dtype=self.place.dtype, device=self.place.device)
         mask_BTT.masked_fill_(other_BTT | ahead_TT, torch.finfo(self.place.dtype).min)
-        kept, logits_BPV = self._logits(lines, before, attention_mask=mask_BTT.unsqueeze(1), position_ids=places_BT)
-        return tuple(self._answers(logits_BPV, kept, where, slot) for where, slot in zip(before, slots, strict=True))
+        return self._answers(lines, before, slots, attention_mask=mask_BTT.unsqueeze(1), position_ids=places_BT)
 
-    def _logits(
-        self, lines: list[list[int]], before: list[list[list[int]]], **more: Tensor
-    ) -> tuple[dict[int, int], Tensor]:
-        """[B, P, V] logits, and where in P each kept position is; those are kept that any row wants."""
+    def _answers(
+        self, lines: list[list[int]], before: list[list[list[int]]], slots: tuple[int, ...], **more: Tensor
+    ) -> tuple[Answers, ...]:
+        """Answers of these slots by one pass over `lines`; `before[s][b]` are the positions in line b that predict the
+        answer tokens of slot s."""
         longest = max(map(len, lines))
-        self.useful += sum(map(len, lines))
-        self.padded += longest * len(lines)
         ids_BT = self._tensor([line + [0] * (longest - len(line)) for line in lines])
-        positions = sorted({at for rows in before for row in rows for at in row})
-        out = self.model(input_ids=ids_BT, use_cache=False, logits_to_keep=self._tensor(positions), **more)
-        logits_BPV: Tensor = out.logits
-        return {at: number for number, at in enumerate(positions)}, logits_BPV
+        wanted_N2 = self._tensor([(row, at) for rows in before for row, places in enumerate(rows) for at in places])
+        self.passes.append(Pass([len(line) for line in lines], len(wanted_N2), torch.is_grad_enabled()))
+        logits_NV = logits_at(self.model, *wanted_N2.unbind(1), input_ids=ids_BT, use_cache=False, **more)
+        parts = logits_NV.split([sum(map(len, rows)) for rows in before])
+        return tuple(Answers(part_NV, *self._labels(slot)) for part_NV, slot in zip(parts, slots, strict=True))
 
-    def _answers(self, logits_BPV: Tensor, kept: dict[int, int], before: list[list[int]], slot: int) -> Answers:
-        """The logits of one slot's answers, lined up by answer token."""
-        longest = max(map(len, before))
-        index_BA = self._tensor([[kept[at] for at in row] + [0] * (longest - len(row)) for row in before])
-        labels_BA = self._tensor(
-            [
-                [*row.tokens[slot][row.prompt_tokens[slot] :], *[0] * (longest - len(where))]
-                for row, where in zip(self.rows, before, strict=True)
-            ]
-        )
-        mask_BA = self._tensor([[True] * len(row) + [False] * (longest - len(row)) for row in before])
-        rows_B1 = torch.arange(len(before), device=self.place.device).unsqueeze(1)
-        return Answers(logits_BPV[rows_B1, index_BA], labels_BA, mask_BA)
+    def _labels(self, slot: int) -> tuple[Tensor, Tensor]:
+        """[B, A] answer tokens of a slot, and where they are."""
+        answers = [row.tokens[slot][row.prompt_tokens[slot] :] for row in self.rows]
+        longest = max(map(len, answers))
+        labels_BA = self._tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers])
+        return labels_BA, self._tensor([[at < len(answer) for at in range(longest)] for answer in answers])
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, device=self.place.device)

@@ -1,14 +1,16 @@
 """Optimizer steps on rows of Bundle, blind to what the loss is about.
 
-Which rows a step has, and which of them make a microbatch, does not depend on the number of ranks; microbatches are
-dealt to ranks in turn. Losses are divided by totals of the whole step, so that uneven shares weigh right.
+Which rows a step has does not depend on the number of ranks, nor, where `train.tokens_per_pass` is 0, does which of
+them make a microbatch. Losses are divided by totals of the whole step, so that uneven shares weigh right.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +20,13 @@ from torch import Tensor
 from ragdist.algo.losses import Batch, Loss, Totals
 from ragdist.config import TrainConfig
 from ragdist.errors import DataError, TrainError
+from ragdist.lm import flops
 from ragdist.lm.forward import Sequences, shares_prompt
-from ragdist.lm.order import training_blocks
-from ragdist.lm.zero import accumulation
+from ragdist.lm.order import Passes, passes, training_blocks
 from ragdist.records import Bundle
 
+COUNTED = ("useful", "padded", "worth", "done")
+"""Sums over a step beside the loss's own: as `lm.flops.counted` has them."""
 LossOf = Callable[..., Loss]
 """loss(forward, batch, *, total) -> Loss"""
 Prepare = Callable[..., Mapping[str, Tensor]]
@@ -39,8 +43,17 @@ class LearningTask(NamedTuple):
     seed: int
 
 
-def lay_out(rows: Sequence[Bundle], train: TrainConfig, seed: int) -> list[list[list[int]]]:
-    """Row indexes of each microbatch of each step; the last step takes what is left over.
+def lay_out(
+    rows: Sequence[Bundle], train: TrainConfig, seed: int, ranks: int = 1, *, shared: bool = False
+) -> list[Passes]:
+    """Row indexes of each step, by rank and pass; the last step takes what is left over.
+
+    Args:
+        rows: to learn from.
+        train: how rows make steps and passes.
+        seed: of their order.
+        ranks: that learn together.
+        shared: a row's prompt is computed once for all its sequences.
 
     Raises:
         DataError: there is no row, or a row has no prompt, nothing to learn, or another number of sequences.
@@ -55,8 +68,10 @@ def lay_out(rows: Sequence[Bundle], train: TrainConfig, seed: int) -> list[list[
                 f"{list(row.prompt_tokens)} of them prompt; wanted {len(rows[0].tokens)}, each a prompt and a target"
             )
     lengths = [sum(map(len, row.tokens)) for row in rows]
-    blocks, size = training_blocks(lengths, train, seed), train.microbatch
-    return [[block[start : start + size] for start in range(0, len(block), size)] for block in blocks]
+    blocks = training_blocks(lengths, train, seed)
+    if shared:
+        lengths = [length - sum(row.prompt_tokens[1:]) for length, row in zip(lengths, rows, strict=True)]
+    return [passes(block, lengths, train, ranks) for block in blocks]
 
 
 def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
@@ -85,9 +100,10 @@ class Learning:
 
     def __init__(self, engine: Any, task: LearningTask) -> None:
         self.engine, self.task = engine, task
-        self.plan = lay_out(task.rows, task.train, task.seed)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.shared = shares_prompt(task.rows, engine.module.config)
+        self.plan = lay_out(task.rows, task.train, task.seed, self.world, shared=self.shared)
+        self.cost = flops.cost_of(engine.module)
         self.place = torch.empty(0, device=engine.device, dtype=engine.module.dtype)
         self.prepared: dict[str, Tensor] = {}
         """[rows] numbers for the loss, on the CPU; `prepare` or a checkpoint fills it in."""
@@ -102,13 +118,14 @@ class Learning:
         if self.task.prepare is None:
             return
         seen: set[int] = set()
-        wanted = []
-        for microbatch in (microbatch for step in self.plan for microbatch in step):
+        wanted: list[list[int]] = []
+        for microbatch in chain.from_iterable(side for step in self.plan for side in zip(*step, strict=True)):
             if not seen.issuperset(microbatch):
                 seen.update(microbatch)
                 wanted.append(microbatch)
         mine: dict[str, list[tuple[int, float]]] = {}
-        for microbatch in self._dealt(wanted, -(-len(wanted) // self.world)):
+        wanted += [[]] * (-len(wanted) % self.world)
+        for microbatch in wanted[self.rank :: self.world]:
             rows = [self.task.rows[row] for row in microbatch] or [self.blank]
             found = self.task.prepare(Sequences(self.engine, rows, self.shared, self.place), Batch(len(rows), {}))
             for name, values in found.items():
@@ -129,24 +146,21 @@ class Learning:
         Raises:
             TrainError: the loss is not a number any more.
         """
-        began, train = time.monotonic(), self.task.train
-        rate = learning_rate(train, number, len(self.plan))
+        began = time.monotonic()
+        rate = learning_rate(self.task.train, number, len(self.plan))
         for group in self.engine.basic_optimizer.param_groups:
             group["lr"] = rate
-        rows = [self.task.rows[row] for microbatch in self.plan[number] for row in microbatch]
+        rows = [self.task.rows[row] for hand in self.plan[number] for microbatch in hand for row in microbatch]
         total = Totals(sum(row.target_tokens for row in rows), len(rows))
-        sums: dict[str, float] = {}
-        for microbatch in self._dealt(self.plan[number], accumulation(train, self.world)):
-            for name, value in self._backward(microbatch, total).items():
-                sums[name] = sums.get(name, 0.0) + value
-        names = sorted(sums)
-        summed = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.place.device)
-        dist.all_reduce(summed)
-        found = dict(zip(names, summed.tolist(), strict=True))
+        mine, sums = self.plan[number][self.rank], Counter[str]()
+        for at, microbatch in enumerate(mine, 1):
+            self.engine.set_gradient_accumulation_boundary(at == len(mine))
+            sums.update(self._backward(microbatch, total))
+        found, most = self._over_ranks(sums)
         if not math.isfinite(found["loss"]):
             raise TrainError(f"the loss is {found['loss']} at step {number + 1}; lower this side's train.learning_rate")
-        useful, padded = found.pop("useful"), found.pop("padded")
-        norm = self.engine.get_global_grad_norm()
+        useful, padded, *done = (found.pop(name) for name in COUNTED)
+        norm, seconds = self.engine.get_global_grad_norm(), time.monotonic() - began
         return {
             "step": number + 1,
             **found,
@@ -154,13 +168,20 @@ class Learning:
             **({} if norm is None else {"grad_norm": float(norm)}),  # ZeRO 0 in float32 keeps none
             "tokens": useful,
             "padded_share": round(1 - useful / padded, 4),
-            "seconds": round(time.monotonic() - began, 3),
+            "busy_share": round(useful / (self.world * most), 4),
+            "rank_tokens_per_s": round(useful / self.world / seconds, 2),
+            **flops.utilization([each / self.world / seconds for each in done], self.place),
+            "seconds": round(seconds, 3),
         }
 
-    def _dealt(self, microbatches: Sequence[list[int]], count: int) -> Iterator[list[int]]:
-        """This rank's microbatches, `count` of them; the missing ones are empty."""
-        mine = list(microbatches[self.rank :: self.world])
-        yield from mine + [[]] * (count - len(mine))
+    def _over_ranks(self, sums: Mapping[str, float]) -> tuple[dict[str, float], float]:
+        """Sums over all ranks, and the useful tokens of the rank that has most of them."""
+        names = sorted(sums)
+        summed = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.place.device)
+        most = summed[names.index("useful")].clone()
+        dist.all_reduce(summed)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return dict(zip(names, summed.tolist(), strict=True)), most.item()
 
     def _backward(self, microbatch: list[int], total: Totals) -> dict[str, float]:
         """The microbatch's part of the step's gradient and numbers.
@@ -181,4 +202,6 @@ class Learning:
         self.engine.step()
         numbers = {"loss": loss.scalar.detach(), **loss.metrics}
         said = {name: weight * float(value) for name, value in numbers.items()}
-        return said | {"useful": weight * forward.useful, "padded": weight * forward.padded}
+        taken = [flops.counted(one, self.cost, self.task.train.gradient_checkpointing) for one in forward.passes]
+        counts = zip(COUNTED, map(sum, zip(*taken, strict=True)), strict=True)
+        return said | {name: weight * float(count) for name, count in counts}

@@ -41,8 +41,10 @@ from ragdist.records import Prompt, Written
 from ragdist.roles import Tokenizer
 
 NAME = "ragdist_paged"
-PAGE = {"cpu": 32}
-"""Tokens of a page: the fewest that texts share. transformers' 256 is what CUDA's kernels take."""
+PAGE = 256
+"""Tokens of a page on a GPU, the fewest that texts share: what CUDA's kernels take."""
+CPU_PAGE = 64
+"""On a CPU a page holds a whole text, rounded up to so many tokens."""
 CPU_TOKENS = 2048
 """Most tokens of a step on a CPU."""
 LESS = "lower engines.max_sequences or engines.memory_share"
@@ -85,7 +87,7 @@ class PagedWriter:
         self.model.train(False)
         self.tokenizer, self.config, self.tokens_per_batch = tokenizer, config, tokens_per_batch
         self.ends = ends_of(self.model, tokenizer)
-        self._version = version
+        self._version, self._page = version, CPU_PAGE if self.model.device.type == "cpu" else PAGE
         self._draws: dict[str, _Draws] = {}
         self._manager: Any = None
         self._processor: Any = None
@@ -157,6 +159,7 @@ class PagedWriter:
         draws: Callable[[Prompt, int], _Draws],
     ) -> Iterator[tuple[Prompt, list[_Finished]]]:
         """Each prompt with all its texts, in the order in which they are finished."""
+        self._fit(max((len(prompt.tokens) for prompt in prompts), default=0) + limit)
         waiting = deque(enumerate(sorted(prompts, key=lambda prompt: (-len(prompt.tokens), prompt.id))))
         asked: dict[int, tuple[Prompt, list[_Finished]]] = {}
         last = time.monotonic()
@@ -239,6 +242,12 @@ class PagedWriter:
         finally:
             self.model.config._attn_implementation = before
 
+    def _fit(self, longest: int) -> None:
+        """Other pages on a CPU, where a text may be longer than those that are there."""
+        if self.model.device.type == "cpu" and longest > self._page:
+            self.close()
+            self._page = -(-longest // CPU_PAGE) * CPU_PAGE
+
     def _open(self) -> None:
         """Makes the pages, where there are none."""
         if self._processor:
@@ -246,7 +255,7 @@ class PagedWriter:
         on_cpu = self.model.device.type == "cpu"
         tokens = min(self.tokens_per_batch, CPU_TOKENS) if on_cpu else self.tokens_per_batch
         shape = ContinuousBatchingConfig(
-            page_size=PAGE.get(self.model.device.type, 256),
+            page_size=self._page,
             max_batch_tokens=max(tokens, self.config.max_sequences),
             max_requests_per_batch=self.config.max_sequences,
             max_memory_percent=self.config.memory_share,
@@ -255,7 +264,7 @@ class PagedWriter:
             auto_switch_to_flash=False,
         )
         if on_cpu:
-            shape.num_blocks = self._pages(shape.page_size)
+            shape.num_blocks = self._pages()
         config_of: Any = GenerationConfig
         greedy = config_of(do_sample=False, eos_token_id=[*self.ends], max_new_tokens=1)
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):  # it seeds the global generator
@@ -271,14 +280,13 @@ class PagedWriter:
             self._processor.warmup(self.model)
         self._manager = manager
 
-    def _pages(self, size: int) -> int:
-        """As many as `engines.memory_share` has room for, or as many texts of the model's longest could need."""
+    def _pages(self) -> int:
+        """As many as there may be texts, one more for those that are split, or as `engines.memory_share` has room."""
         shape = self.model.config.get_text_config()
         width: int = find_num_key_value_heads(shape) * find_head_dim(shape) * self.model.dtype.itemsize
-        one = 2 * shape.num_hidden_layers * width * size
+        one = 2 * shape.num_hidden_layers * width * self._page
         room = int(psutil.virtual_memory().available * self.config.memory_share) // one
-        longest: int = self.config.max_sequences * -(-shape.max_position_embeddings // size)
-        return max(1, min(room, longest))
+        return max(1, min(room, 2 * self.config.max_sequences))
 
 
 def _name(number: int, sample: int, together: bool) -> str:
@@ -387,20 +395,35 @@ def attend(
     """Attention of several texts in one line, [1, H, Q, D] to [1, Q, H, D]: each sees its own keys and no other's."""
     if cache is None or cu_seq_lens_q is None:
         raise EngineError("the model was asked by another while paged writes with it; wait for the texts")
-    keys_1GKD, values_1GKD = cache.update(key, value, module.layer_idx, about)
     scaling, out_1QHD = about.get("scaling"), query.new_empty(query.transpose(1, 2).shape)
-    seen = pairwise(about["cu_seq_lens_k"].tolist())
-    for (start, end), (first, last) in zip(pairwise(cu_seq_lens_q.tolist()), seen, strict=True):
-        if end == start:
-            continue
-        new, held = end - start, last - first
-        part = query[:, :, start:end], keys_1GKD[:, :, first:last], values_1GKD[:, :, first:last]
+    seen = _seen(cache, module.layer_idx, key, value, about)
+    for (start, end), (keys_1GKD, values_1GKD) in zip(pairwise(cu_seq_lens_q.tolist()), seen, strict=True):
+        new, held = end - start, keys_1GKD.shape[2]
+        part = query[:, :, start:end], keys_1GKD, values_1GKD
         if new == 1:
             out_1QHD[:, start:end], _ = decode.attend(module, *part, None, scaling=scaling)
-        else:
-            seen_QK = None if new == held else torch.ones(new, held, dtype=torch.bool).tril(held - new)
-            out_1QHD[:, start:end], _ = sdpa_attention_forward(module, *part, seen_QK, scaling=scaling)
+        elif new:
+            mask_QK = None if new == held else torch.ones(new, held, dtype=torch.bool).tril(held - new)
+            out_1QHD[:, start:end], _ = sdpa_attention_forward(module, *part, mask_QK, scaling=scaling)
     return out_1QHD, None
+
+
+def _seen(cache: Any, layer: int, key: Tensor, value: Tensor, about: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keeps new keys and values, [1, G, Q, D], and gives all that each text sees, [1, G, K, D]; where they lie in one
+    page, as they lie there: copying them is half of a step."""
+    allocator = cache.layer_to_allocator[layer]
+    kept = allocator._kv_token_views[layer]
+    news = [states[0].transpose(0, 1) for states in (key, value)]
+    for states, new in zip(kept, news, strict=True):
+        states.index_copy_(0, about["write_index"][allocator.index], new)
+    places_K, ends = about["read_index"][allocator.index], about["cu_seq_lens_k"][allocator.layer_type].tolist()
+    if not len(places_K):  # all of them have just begun
+        kept, places_K = news, torch.arange(ends[-1])
+    first = places_K[torch.tensor(ends[:-1]).clamp(max=len(places_K) - 1)].tolist()
+    last = places_K[torch.tensor(ends[1:]) - 1].tolist()
+    for start, end, low, high in zip(ends, ends[1:], first, last, strict=False):
+        where = slice(low, high + 1) if high - low == end - start - 1 else places_K[start:end]
+        yield tuple(states[where].transpose(0, 1)[None] for states in kept)  # type: ignore[misc]
 
 
 AttentionInterface.register(NAME, attend)

@@ -1,6 +1,6 @@
 """How likely a model in this process finds given answers.
 
-Axes: B rows (right-padded), T tokens, P positions that predict an answer token, V vocabulary.
+Axes: B rows (right-padded), T tokens, N answer tokens of all rows in a line, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from ragdist.algo.tokens import IGNORED, answer_logprobs, predicting
+from ragdist.algo.losses import Answers, token_logprobs
+from ragdist.algo.tokens import IGNORED
 from ragdist.lm.batches import by_length
+from ragdist.lm.head import logits_at
 from ragdist.lm.memory import enough
 from ragdist.records import Example
 
 CPU_TOKENS = 1024
-"""Of a batch on a CPU: more do not make it faster, and rows of many lengths want logits at many positions."""
+"""Of a batch on a CPU: more do not make it faster."""
 
 LEAST_SHARED = 8
 """Tokens at the beginning of all prompts that are worth a pass of their own."""
@@ -82,15 +84,12 @@ class ModelReader:
         # No attention mask: padding on the right is behind everything that a causal model looks at.
         ids_BT = torch.tensor([[*row.tokens, *[0] * (longest - len(row.tokens))] for row in batch], device=device)
         labels_BT = torch.tensor([row.labels + [IGNORED] * (longest - len(row.tokens)) for row in batch], device=device)
-        positions_P, cache, start = predicting(labels_BT), None, 0
+        mask_BT, cache, start = labels_BT[:, 1:] != IGNORED, None, 0
         if begun:
             start = begun[0][0].shape[-2]
             cache = DynamicCache([tuple(part.expand(len(batch), -1, -1, -1) for part in layer) for layer in begun])
-        logits_BPV = self.model(
-            input_ids=ids_BT[:, start:],
-            past_key_values=cache,
-            use_cache=bool(begun),
-            logits_to_keep=positions_P - start,
-        ).logits
-        logprobs_BP, mask_BP = answer_logprobs(logits_BPV, positions_P, labels_BT)
-        return [row[mask].tolist() for row, mask in zip(logprobs_BP, mask_BP, strict=True)]
+        rows_N, at_N = mask_BT.nonzero().unbind(1)
+        shown = {"input_ids": ids_BT[:, start:], "past_key_values": cache, "use_cache": bool(begun)}
+        logits_NV = logits_at(self.model, rows_N, at_N - start, **shown)
+        logprobs_N = token_logprobs(Answers(logits_NV, labels_BT[:, 1:], mask_BT))
+        return [row.tolist() for row in logprobs_N.split(mask_BT.sum(1).tolist())]

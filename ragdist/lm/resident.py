@@ -4,8 +4,8 @@ Lives in a process whose torch process group exists already, or makes one of its
 `open_phase` and `close_phase`, and learns between `begin` and `finish`; whatever is marked collective is called by
 every rank. Weights of version N are what `folder/model` of the phase that made it holds, to the bit.
 
-    folder/checkpoints/checkpoint-N     while it learns: each rank's part of weights and optimizer
-    folder/model                        what was learned, a plain transformers folder
+    folder/checkpoints/checkpoint-N     while it learns: each rank's part of what learns and of the optimizer
+    folder/model                        what was learned, a plain transformers folder; of an adapter that alone
 
 Texts are written by the side's engine (`lm.engines`), which has to prove at each new version that it holds its weights.
 """
@@ -27,20 +27,28 @@ from transformers import PreTrainedModel
 from ragdist.config import ModelConfig, Settings, SideConfig, TrainConfig
 from ragdist.errors import ConfigError
 from ragdist.lm import checkpoints, engines, probe, zero
+from ragdist.lm.adapters import Origin, adapted, origin
 from ragdist.lm.checkpoints import ABOUT, CHECKPOINTS, MODEL
 from ragdist.lm.learn import Learning, LearningTask, LossOf, Prepare
 from ragdist.lm.load import dtype_of, load_model, load_tokenizer, stop_at
 from ragdist.lm.memory import enough, give_back_freed_memory
 from ragdist.lm.read import ModelReader
+from ragdist.lm.shared import around
 from ragdist.lm.source import resolve
+from ragdist.lm.turns import ByRole
 from ragdist.lm.write import ModelWriter
 from ragdist.records import Bundle, Example, Prompt, Written
-from ragdist.roles import EngineWriter, Tokenizer
+from ragdist.roles import Tokenizer
 from ragdist.storage.atomic import read_json, write_json
+from ragdist.tracking.card import CARD
 
 SHARDED = "ranks"
 """What DeepSpeed writes in a checkpoint."""
-LESS = "lower this side's train.microbatch, or set its train.gradient_checkpointing=true"
+LESS = (
+    "lower this side's train.microbatch (train.tokens_per_pass where that is set), or set its "
+    "train.gradient_checkpointing=true"
+)
+SHARD = "raise this side's train.zero_stage, or set its train.offload"
 
 
 class Resident:
@@ -51,13 +59,16 @@ class Resident:
         settings: all settings.
         side: this side's own; `train` decides how it is held and how it learns.
         version: of the model in `source`.
+        base: the model that its adapter belongs to, where that is there already; its weights are shared.
 
     Raises:
-        ConfigError: the ZeRO stage keeps no master weights.
+        ConfigError: the ZeRO stage keeps no master weights, or an adapter has another shape than `train.lora`.
         ModelError: the model does not load.
     """
 
-    def __init__(self, source: str, settings: Settings, side: SideConfig, version: int) -> None:
+    def __init__(
+        self, source: str, settings: Settings, side: SideConfig, version: int, base: PreTrainedModel | None = None
+    ) -> None:
         self.version, self.seed, self.train = version, settings.seed, side.train
         zero.prepare()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it at every step of ZeRO-3, alone too
@@ -65,9 +76,14 @@ class Resident:
         self._tokenizer = load_tokenizer(model)
         with zero.process_group(), zero.quiet():
             self.stage = side.train.stage(dist.get_world_size(), dtype_of(model).itemsize)
-            with enough("raise this side's train.zero_stage, or set its train.offload"):
-                self.engine = _engine(model, side.train, self.stage)
-        self.module: PreTrainedModel = self.engine.module
+            with enough(SHARD):
+                lora, found = side.train.lora, Origin(model, None)
+                if lora.rank:
+                    found = origin(source, settings, side)
+                whole = around(base) if base else load_base(found.base, side.train, self.stage)
+                made = adapted(whole, lora, settings.seed, found.adapter) if lora.rank else whole
+                self.module: PreTrainedModel = whole
+                self.engine = _engine(made, dtype_of(model), side.train, self.stage)
         self._phase, self._lock = ExitStack(), ExitStack()
         self._learning: Learning | None = None
         self._folder, self._step = Path(), 0
@@ -84,38 +100,33 @@ class Resident:
         """The model's own tokenizer."""
         return self._tokenizer
 
-    def open_phase(self) -> dict[str, Any]:
+    def open_phase(self) -> list[dict[str, Any]]:
         """Collective: from here to `close_phase`, each rank writes and reads without the others.
 
         At ZeRO-3 every rank holds all weights meanwhile.
 
         Returns:
-            What the probe of the engine found, see `lm.probe`; empty where there is nothing to prove.
+            What the probe of its engine found, see `lm.probe`; nothing where there is nothing to prove.
 
         Raises:
             EngineError: the engine does not write with the weights of this version.
         """
         self.close_phase()
-        self.module.train(False)
-        if self.stage == 3:
-            from deepspeed import zero as sharding
+        self._phase.enter_context(independent(self))
+        return self.prove(self._phase)
 
-            with zero.quiet():
-                self._phase.enter_context(sharding.GatheredParameters(list(self.module.parameters())))
-            self._phase.enter_context(_without_hooks(self.module))
+    def prove(self, phase: ExitStack) -> list[dict[str, Any]]:
+        """See `open_phase`; the engine rests when `phase` ends."""
         if not self._engine:
-            return {}
-        self._phase.callback(self._engine.rest)
-        return self._prove(self._engine)
-
-    def _prove(self, engine: EngineWriter) -> dict[str, Any]:
-        if self._proved and engine.version == self.version:
-            return {}
+            return []
+        phase.callback(self._engine.rest)
+        if self._proved and self._engine.version == self.version:
+            return []
         reader = ModelReader(self.module, self._tokens_per_batch)
         about = (self.version, self._published, reader, self._tokenizer, self._engines, self.seed)
-        found = probe.take_up(engine, *about)
+        found = probe.take_up(self._engine, *about)
         self._proved = True
-        return found
+        return [found]
 
     def close_phase(self) -> None:
         """Collective: the end of what `open_phase` began."""
@@ -190,7 +201,13 @@ class Resident:
             return
         with zero.quiet():
             state = {"prepared": self._begun().prepared}
-            self.engine.save_checkpoint(str(target), tag=SHARDED, client_state=state, save_latest=False)
+            self.engine.save_checkpoint(
+                str(target),
+                tag=SHARDED,
+                client_state=state,
+                save_latest=False,
+                exclude_frozen_parameters=self.train.lora.rank > 0,
+            )
         dist.barrier()
         if dist.get_rank() == 0:
             write_json(target / ABOUT, {"ranks": dist.get_world_size(), "said": self._said})
@@ -215,14 +232,25 @@ class Resident:
     def save(self, folder: Path) -> Path:
         """Collective: `folder/model`, written by rank 0 beside its name and renamed."""
         with zero.quiet():
-            whole = self.engine._zero3_consolidated_16bit_state_dict() if self.stage == 3 else None
+            weights = self._weights()
         if dist.get_rank() == 0:
             stop_at(self.module, self._tokenizer.end)
             with checkpoints.new_model(folder) as half, zero.quiet():
-                self.module.save_pretrained(half, state_dict=whole or self.module.state_dict())
+                self.engine.module.save_pretrained(half, state_dict=weights)
                 self._tokenizer.backend.save_pretrained(half)
+                (half / CARD).unlink(missing_ok=True)  # peft's, which says nothing
         dist.barrier()
         return folder / MODEL
+
+    def _weights(self) -> dict[str, Any] | None:
+        """Collective: on rank 0 all weights; of a model with an adapter, the adapter's alone."""
+        if not self.train.lora.rank:
+            whole = self.engine._zero3_consolidated_16bit_state_dict if self.stage == 3 else self.module.state_dict
+            found: dict[str, Any] | None = whole()
+            return found
+        learns = {name: weight for name, weight in self.engine.module.named_parameters() if weight.requires_grad}
+        with _gathered(list(learns.values())):
+            return {name: weight.detach().cpu().clone() for name, weight in learns.items()}
 
     def _begun(self) -> Learning:
         if self._learning is None:
@@ -238,13 +266,108 @@ class Resident:
                 "set this side's workers as they were, or remove that folder to begin the phase again"
             )
         with zero.quiet():
-            _, state = self.engine.load_checkpoint(str(checkpoint), tag=SHARDED)
+            whole = not self.train.lora.rank
+            _, state = self.engine.load_checkpoint(str(checkpoint), tag=SHARDED, load_module_strict=whole)
         self._begun().prepared = state["prepared"]
         self._step = checkpoints.step_of(checkpoint)
 
 
-def _engine(model: ModelConfig, train: TrainConfig, stage: int) -> Any:
-    """The model in a DeepSpeed engine; at ZeRO-3 no rank ever holds all of it."""
+class SharedResidents:
+    """One rank of both sides: two models whose adapters belong to one base, which is held once. Every rank makes one.
+
+    Between `open_phase` and `close_phase` both can write and read; one at a time learns.
+
+    Args:
+        sources: folder or other source of the attacker's model and of the generator's.
+        settings: all settings.
+        versions: of the models in `sources`.
+
+    Raises:
+        ConfigError: the models are of different bases, or as `Resident` raises it.
+        ModelError: a model does not load.
+    """
+
+    def __init__(self, sources: Sequence[str], settings: Settings, _: SideConfig, versions: Sequence[int]) -> None:
+        sides = (settings.attacker, settings.generator)
+        zero.prepare()
+        first, second = (origin(source, settings, side) for source, side in zip(sources, sides, strict=True))
+        if resolve(first.base) != resolve(second.base):
+            raise ConfigError(
+                f"atm.layout=shared_base: the attacker's base is {first.base.source!r} and the generator's "
+                f"{second.base.source!r}; set attacker.source and generator.source to one model or to adapters of one, "
+                "or atm.layout=separate"
+            )
+        with zero.process_group(), zero.quiet(), enough(SHARD):
+            train = settings.attacker.train
+            stage = train.stage(dist.get_world_size(), dtype_of(first.base).itemsize)
+            base = load_base(first.base, train, stage)
+        made = zip(sources, sides, versions, strict=True)
+        self.roles = [Resident(source, settings, side, version, base) for source, side, version in made]
+        self._phase, self._learner = ExitStack(), self.roles[0]
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of both models."""
+        return tuple(model.version for model in self.roles)
+
+    def open_phase(self) -> list[dict[str, Any]]:
+        """See `Resident`; for both, by `group`."""
+        self.close_phase()
+        self._phase.enter_context(independent(*self.roles))
+        named = zip(("attacker", "generator"), self.roles, strict=True)
+        return [{**found, "group": name} for name, model in named for found in model.prove(self._phase)]
+
+    def close_phase(self) -> None:
+        """See `Resident`; for both."""
+        self._phase.close()
+
+    def begin(self, loss: ByRole, rows: Sequence[Bundle], prepare: Prepare | None, folder: Path) -> tuple[int, int]:
+        """See `Resident`; `loss` says who learns until `finish`."""
+        self.close_phase()
+        self._learner = self.roles[loss.role]
+        return self._learner.begin(loss.what, rows, prepare, folder)
+
+    def steps(self, count: int) -> list[dict[str, float]]:
+        """See `Resident`."""
+        return self._learner.steps(count)
+
+    def checkpoint(self) -> None:
+        """See `Resident`."""
+        self._learner.checkpoint()
+
+    def finish(self) -> Path:
+        """See `Resident`."""
+        return self._learner.finish()
+
+
+@contextmanager
+def independent(*models: Resident) -> Iterator[None]:
+    """Collective, as is its end: for the block each rank writes and reads with these models without the others.
+
+    At ZeRO-3 every rank holds all weights meanwhile, those that models share once.
+    """
+    for model in models:
+        model.module.train(False)
+    with ExitStack() as until:
+        if models[0].stage == 3:
+            with zero.quiet():
+                until.enter_context(_gathered([weight for model in models for weight in model.module.parameters()]))
+            for model in models:
+                until.enter_context(_without_hooks(model.module))
+        yield
+
+
+@contextmanager
+def _gathered(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Collective: for the block each rank holds these weights whole, where they are sharded."""
+    from deepspeed import zero as sharding
+
+    with sharding.GatheredParameters(list(weights)):
+        yield
+
+
+def load_base(model: ModelConfig, train: TrainConfig, stage: int) -> PreTrainedModel:
+    """The model to learn from; at ZeRO-3 no rank ever holds all of it."""
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
@@ -254,10 +377,16 @@ def _engine(model: ModelConfig, train: TrainConfig, stage: int) -> Any:
     resolve(model)  # a GGUF file is converted whole, before sharding is switched on
     sharding = HfDeepSpeedConfig(config) if stage == 3 else None  # type: ignore[no-untyped-call]
     try:
-        module = load_model(model, training=True)
+        return load_model(model, training=True)
     finally:
         if sharding:
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+
+
+def _engine(module: Any, dtype: torch.dtype, train: TrainConfig, stage: int) -> Any:
+    """The model in a DeepSpeed engine."""
+    import deepspeed
+
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0  # what is prepared and what is learned must see the same model
@@ -266,16 +395,17 @@ def _engine(model: ModelConfig, train: TrainConfig, stage: int) -> Any:
     optimizer = _adamw(module, train.weight_decay)
     if not stage:
         zero.clip_before_steps(optimizer, train.gradient_clip)
+    config = zero.zero_config(train, dist.get_world_size(), dtype)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     zero.average_nothing(engine)
     return engine
 
 
 def _adamw(module: nn.Module, decay: float) -> torch.optim.Optimizer:
-    """AdamW that decays matrices alone; `Learning` sets the learning rate of each step."""
+    """AdamW for what learns, that decays matrices alone; `Learning` sets the learning rate of each step."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for parameter in module.parameters():
+    for parameter in (parameter for parameter in module.parameters() if parameter.requires_grad):
         (matrices if len(getattr(parameter, "ds_shape", parameter.shape)) > 1 else others).append(parameter)
     groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)

@@ -11,8 +11,10 @@ from typing import Any
 import torch.distributed as dist
 
 from ragdist.config import ModelConfig, Settings
+from ragdist.lm import zero
+from ragdist.lm.adapters import origin
 from ragdist.lm.checkpoints import new_model
-from ragdist.lm.load import load_tokenizer, stop_at, with_adapter
+from ragdist.lm.load import load_model, load_tokenizer, stop_at, with_adapter
 from ragdist.lm.rows import RowSchedule
 from ragdist.tracking.card import CARD, begun
 
@@ -37,21 +39,35 @@ def save(trainer: Any, folder: Path, settings: Settings, base: Callable[[ModelCo
         with new_model(folder) as half:
             model.save_pretrained(half, state_dict=state)
             if settings.train.lora.rank and settings.train.lora.merge:
-                _merge(half, partial(base, settings.model, settings.seed), settings.model)
+                _merge(half, half, partial(base, settings.model, settings.seed), settings.model)
             trainer.processing_class.save_pretrained(half)
             (half / CARD).write_text(card)
     dist.barrier()
 
 
-def _merge(adapter: Path, base: Callable[[], Any], config: ModelConfig) -> None:
-    """Replaces the adapter in this folder by its base model with the adapter merged in."""
+def write_merged(adapter: Path, to: Path, settings: Settings) -> None:
+    """Writes the model of ATM's generator, whose adapter this is, whole into a folder, with its tokenizer.
+
+    Raises:
+        ModelError: its base is not there, or is not the adapter's.
+    """
+    zero.prepare()  # saving imports deepspeed
+    base = origin(str(adapter), settings, settings.generator).base
+    with zero.quiet():
+        _merge(adapter, to, partial(load_model, base, training=True), base)
+        load_tokenizer(settings.model.at(str(adapter))).backend.save_pretrained(to)
+
+
+def _merge(adapter: Path, to: Path, base: Callable[[], Any], config: ModelConfig) -> None:
+    """Writes the base model with the adapter of this folder merged in; where `to` is that folder, in its place."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # the base is loaded whole, by this rank alone
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # the base is loaded whole, by this process alone
     merged = with_adapter(base(), adapter)
-    shutil.rmtree(adapter)
+    if to == adapter:
+        shutil.rmtree(adapter)
     stop_at(merged, load_tokenizer(config).end)
-    merged.save_pretrained(adapter)
+    merged.save_pretrained(to)
 
 
 def card(name: str, trainer: Any, plan: RowSchedule, rows: Path, settings: Settings) -> str:

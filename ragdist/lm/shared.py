@@ -23,6 +23,11 @@ from ragdist.lm.score import HEAD, load_scorer, reading_last
 from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 
 
+def around(module: Any) -> Any:
+    """A module like this one, of the same tensors."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in _tensors(module)})
+
+
 class SharedBase:
     """Holds a base model's weights and makes models of it that share them.
 
@@ -47,10 +52,10 @@ class SharedBase:
         """
         asked, folder = self._find(source)
         if folder == self.folder:
-            itself: PreTrainedModel = self._around(self.model)
+            itself: PreTrainedModel = around(self.model)
             return itself
         if adapter_base(folder):
-            return self._adapted(self._around(self.model), folder, asked, "CAUSAL_LM")
+            return self._adapted(around(self.model), folder, asked, "CAUSAL_LM")
         return load_model(asked)
 
     def classifier(self, source: str | Path) -> PreTrainedModel:
@@ -74,10 +79,6 @@ class SharedBase:
         asked = self.config if str(source) == self.config.source else self.config.at(source)
         return asked, resolve(asked).resolve()
 
-    def _around(self, module: Any) -> Any:
-        """A module like this one, of the same tensors."""
-        return copy.deepcopy(module, {id(tensor): tensor for tensor in self._tensors()})
-
     def _headed(self) -> Any:
         """The base below a head for one label, which has no weights yet."""
         shape, below = copy.deepcopy(self.model.config), self.model.base_model
@@ -93,7 +94,7 @@ class SharedBase:
                 f"model.source={self.config.source!r} ({shape.model_type}) cannot be a classifier in transformers; "
                 "set duet.arbiter=features, or model.source to another model"
             )
-        setattr(model, model.base_model_prefix, self._around(below))
+        setattr(model, model.base_model_prefix, around(below))
         return model
 
     def _adapted(self, model: Any, folder: Path, asked: ModelConfig, task: str) -> PreTrainedModel:
@@ -115,7 +116,7 @@ class SharedBase:
         for name, part in model.named_children():
             if isinstance(part, ModulesToSaveWrapper):
                 setattr(model, name, part.modules_to_save["default"])  # the head, without the one it was made from
-        shared = {id(tensor) for tensor in self._tensors()}
+        shared = {id(tensor) for tensor in _tensors(self.model)}
         for name, weight in model.named_parameters():
             if weight.is_meta:
                 raise ModelError(f"{folder} has no weights for {name}; it is not a whole adapter")
@@ -124,5 +125,6 @@ class SharedBase:
         role: PreTrainedModel = model.eval()
         return role
 
-    def _tensors(self) -> chain[torch.Tensor]:
-        return chain(self.model.parameters(), self.model.buffers())
+
+def _tensors(module: Any) -> chain[torch.Tensor]:
+    return chain(module.parameters(), module.buffers())

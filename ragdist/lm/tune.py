@@ -1,15 +1,15 @@
 """Rows -> a tuned model, on DeepSpeed ZeRO, in the process group that this process is in.
 
-Every rank calls `tune` with the same arguments. The rows of a step, the microbatches they form and the loss do not
-depend on how many ranks there are; a run that was killed resumes from its newest checkpoint and ends with the same
-bits.
+Every rank calls `tune` with the same arguments. The rows of a step and the loss do not depend on how many ranks there
+are, nor do the microbatches they form, unless those are cut by `train.tokens_per_pass`; a run that was killed resumes
+from its newest checkpoint and ends with the same bits.
 
     answers     Example -> a model that writes the target: TRL's SFTTrainer, below
     scorer      Rated -> a classifier with one label, the confidence: transformers' Trainer, `lm/classify.py`
 
     folder/checkpoints/checkpoint-N     each rank's part of the optimizer and the weights
     folder/model                        the tuned model, a plain transformers folder
-    folder/metrics.jsonl                loss, learning rate, gradient norm, useful tokens per second
+    folder/metrics.jsonl                loss, learning rate, gradient norm, tokens per second, how busy ranks are
     folder/stop                         made by `request_stop`: the run saves after the step it is in, and ends
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ragdist.config import TrainConfig
 from ragdist.errors import TrainError
-from ragdist.lm import checkpoints
+from ragdist.lm import checkpoints, flops
 from ragdist.lm.checkpoints import CHECKPOINTS, STOP
-from ragdist.lm.rows import RowSchedule
+from ragdist.lm.rows import RowSchedule, Step
 from ragdist.tracking.run import append_metrics
 
 
@@ -24,10 +25,13 @@ class Watch(TrainerCallback):
 
     def __init__(self, plan: RowSchedule, folder: Path, config: TrainConfig) -> None:
         self.plan, self.folder, self.train = plan, folder, config
-        self.first = dist.get_rank() == 0
+        self.first, self.ranks = dist.get_rank() == 0, dist.get_world_size()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
         self.noted, self.time = state.global_step, time.monotonic()
+        self.cost, self.place = flops.cost_of(model), torch.empty(0, device=args.device, dtype=model.dtype)
         if self.first:
             append_metrics(self.folder, "train_start", step=state.global_step, steps=state.max_steps)
 
@@ -42,14 +46,18 @@ class Watch(TrainerCallback):
         if "loss" not in logs:
             return  # the summary at the end
         step, now = state.global_step, time.monotonic()
-        useful, padded = (sum(tokens[self.noted : step]) for tokens in (self.plan.useful, self.plan.padded))
+        taken, seconds = self.plan.steps[self.noted : step], now - self.time
+        useful, padded, most = (sum(getattr(one, name) for one in taken) for name in ("useful", "padded", "most"))
         values = {
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
             "epoch": round(step / state.max_steps * self.train.epochs, 4),
-            "seconds": round(now - self.time, 3),
-            "useful_tokens_per_s": round(useful / (now - self.time), 2),
-            "useful_share": round(useful / padded, 4),
+            "seconds": round(seconds, 3),
+            "useful_tokens_per_s": round(useful / seconds, 2),
+            "rank_tokens_per_s": round(useful / self.ranks / seconds, 2),
+            "padded_share": round(1 - useful / padded, 4),
+            "busy_share": round(useful / (self.ranks * most), 4),
+            **self._utilization(taken, seconds),
         }
         if logs.get("grad_norm") is not None:  # ZeRO 0 in float32 keeps none
             values["grad_norm"] = logs["grad_norm"]
@@ -58,6 +66,12 @@ class Watch(TrainerCallback):
             append_metrics(self.folder, "train", step=step, steps=state.max_steps, **values)
         if not math.isfinite(values["loss"]):
             raise TrainError(f"the loss is {values['loss']} at step {step}; lower train.learning_rate")
+
+    def _utilization(self, taken: Sequence[Step], seconds: float) -> dict[str, float]:
+        again = self.train.gradient_checkpointing
+        counted = [flops.counted(one, self.cost, again) for step in taken for one in step.passes]
+        done = sum(one.worth for one in counted), sum(one.done for one in counted)
+        return flops.utilization([each / self.ranks / seconds for each in done], self.place)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         dist.barrier()

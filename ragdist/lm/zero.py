@@ -20,7 +20,10 @@ NOISY = ("transformers", "trl", "accelerate", "deepspeed", "DeepSpeed", "peft", 
 
 
 def accumulation(train: TrainConfig, workers: int) -> int:
-    """Microbatches that one worker sums into a step; settings hold that it divides evenly."""
+    """Microbatches that one worker sums into a step; settings hold that it divides evenly. Where passes are cut by
+    tokens, 1: how many there are is said step by step."""
+    if train.tokens_per_pass:
+        return 1
     return train.examples_per_step // (train.microbatch * workers)
 
 
@@ -47,7 +50,6 @@ def zero_config(train: TrainConfig, workers: int, dtype: torch.dtype) -> dict[st
     return {
         "train_micro_batch_size_per_gpu": train.microbatch,
         "gradient_accumulation_steps": accumulation(train, workers),
-        "train_batch_size": train.examples_per_step,
         # Silent means 1.0 to DeepSpeed. At stage 0 it would clip and forget the norm: `clip_before_steps` does not.
         "gradient_clipping": train.gradient_clip if stage else 0.0,
         "bf16": {"enabled": dtype == torch.bfloat16},

@@ -64,10 +64,12 @@ class PlannedGroup:
         return found.pop("states", 0) + max(found.values(), default=0) + memory.process(self.role.gpus > 0, place)
 
     def least(self, place: Place) -> int:
-        """Bytes without which one rank cannot do."""
+        """Bytes without which one rank cannot do: its states, and what it must have to learn or to write."""
         found = self.parts()
         kept = [part for part in found.get("learning", []) if part.name == "activations"] if self.exact else []
-        return memory.total(found.get("states", []), place) + int(KEPT * memory.total(kept, place))
+        whole = [part for part in found.get("writing", []) if part.name == memory.REPLICA]
+        beside = max(int(KEPT * memory.total(kept, place)), memory.total(whole, place))
+        return memory.total(found.get("states", []), place) + beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,9 @@ def place_groups(
         turns = [[role] for role in roles]
     found = [(turn, seats.place(turn, nodes)) for turn in turns]
     why = _no_card if all(node.here and node.gpus == 0 for node in nodes) and any(r.gpus for r in roles) else _no_slots
-    missing = [Problem(sure=True, text=why(turn, groups, nodes)) for turn, sat in found if sat is None]
+    missing = [
+        Problem(sure=seats.short(turn, nodes), text=why(turn, groups, nodes)) for turn, sat in found if sat is None
+    ]
     return [sat for _, sat in found if sat is not None], missing
 
 
@@ -120,6 +124,15 @@ def without_a_card(attention: str, groups: Sequence[PlannedGroup]) -> Iterator[s
         yield (
             f"model.attention={attention} runs on GPUs alone, and {groups[0].workers.removesuffix('workers')}"
             "gpus_per_worker=0 trains on CPUs; set model.attention=sdpa"
+        )
+
+
+def unasked(model: Shape | None, width: int, node: Node | None) -> Iterator[str]:
+    """What a driver cannot hold on its card, where nobody else is asked."""
+    if model and node and node.gpus and node.gpu_gib and width * model.weights > node.gpu_gib * GIB:
+        yield (
+            f"a model is asked whole, and its weights take {width * model.weights / GIB:.1f} GiB of a card of "
+            f"{node.name}, which has {node.gpu_gib:.1f}; set model.source to a smaller model"
         )
 
 
@@ -212,7 +225,7 @@ def too_much(loads: Sequence[Load]) -> Iterator[Problem]:
 def _on_a_card(sits: Crowd) -> Crowd:
     """The ranks on the fullest card: as many fractions of one group as it holds, or one of each group."""
     cards = [(group, min(count, max(1, int(1 / group.role.gpus + 1e-6)))) for group, count in sits if group.role.gpus]
-    if len(cards) == 2 and sum(group.role.gpus for group, _ in cards) <= 1:
+    if len(cards) > 1 and sum(group.role.gpus for group, _ in cards) <= 1:
         return [(group, 1) for group, _ in cards]
     return sorted(cards, key=lambda card: -card[1] * card[0].peak("gpu"))[:1]
 
@@ -235,12 +248,10 @@ def _remedies(crowd: Crowd, place: Place) -> Iterator[str]:
         ("lora.rank=16", {"lora": train.lora.replaced("rank", 16)}),
     ]
     for knob, change in tries:
-        if "lora" in change and group.writing:
-            continue  # ATM tunes all weights
         changed = replace(group, held=replace(group.held, train=train.model_copy(update=change)))
         if changed.peak(place) < 0.95 * now:
             yield f"{group.knobs}.{knob} makes that {changed.peak(place) / GIB:.1f}"
-    yield f"{group.knobs}.microbatch (now {train.microbatch}) and model.max_tokens lower it too"
+    yield f"{group.knobs}.{train.cut_by} (now {getattr(train, train.cut_by)}) and model.max_tokens lower it too"
 
 
 def describe(node: Node) -> str:

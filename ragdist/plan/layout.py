@@ -11,8 +11,8 @@ What is not known (a model that is not here, machines of a cluster) is said to b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from ragdist.config import DUET_ROLES, ClusterConfig, EvaluationConfig, GroupConfig, ModelConfig, Settings, TrainConfig
 from ragdist.config.hardware import native_bfloat16
@@ -95,7 +95,8 @@ def make(
     cardless = fits.without_a_card(settings.model.attention, groups)
     problems += [Problem(sure=True, text=text) for text in (*refused, *cardless)]
     loads = fits.loads(groups, nodes or (), turns, driver)
-    problems += fits.too_much(loads)
+    alone = () if job == "atm" or answering else fits.unasked(model, width, nodes[0] if nodes else None)
+    problems += [*fits.too_much(loads), *(Problem(sure=True, text=text) for text in alone)]
     timed = job == "raft" and rows.tokens and here and (nodes is None or any(node.here for node in nodes))
     measured = workload.speed(settings) if timed else None
     return Plan(
@@ -146,10 +147,11 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
             workers="cluster.workers",
             held=_held(settings.model, "", train, role, width),
             work=Work(
-                rows=train.microbatch,
+                rows=train.rows_at_once(rows.longest),
                 tokens=rows.longest,
                 answer=0 if name == "scorer" else rows.answer,
                 attention=settings.model.attention,
+                union=not role.gpus,
             ),
             exact=rows.exact and job == "raft",
         )
@@ -160,7 +162,7 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
 def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedGroup]:
     """ATM's two groups; DPO's two answers follow one prompt, MITO's two prompts are in the graph together."""
     atm, longest, room = settings.atm, settings.model.max_tokens, settings.evaluation.tokens_per_batch
-    ranks = settings.attacker.workers + settings.generator.workers
+    ranks = _ranks(settings)
     groups = []
     for name, side, new, samples in (
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),
@@ -168,6 +170,7 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
     ):
         role = _role(name, side, ranks, cores)
         new, cached = min(new, longest), max(room, samples * longest)
+        writing = Writing(cached=cached, read=cached // samples, texts=max(samples, room // (new + 1)))
         groups.append(
             PlannedGroup(
                 role=role,
@@ -175,16 +178,39 @@ def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedG
                 workers=f"{name}.workers",
                 held=_held(settings.model, side.source, side.train, role, width),
                 work=Work(
-                    rows=side.train.microbatch,
+                    rows=side.train.rows_at_once(longest if name == "attacker" else 2 * longest),
                     tokens=longest,
                     answer=2 * new if name == "attacker" else new,
                     sequences=1 if name == "attacker" else 2,
                     attention=settings.model.attention,
                 ),
-                writing=Writing(cached=cached, read=cached // samples, texts=max(samples, room // (new + 1))),
+                writing=writing,
             )
         )
-    return groups
+        if writers := settings.writers.get(f"{name}.writers"):
+            role = _role(f"{name}.writers", writers, ranks, cores)
+            cards = settings.engines.tensor_parallel if side.engine == "vllm" else 1
+            groups.append(_asked(role, settings.model, side.source, width, writing, cards=cards))
+    return groups if atm.layout == "separate" else [_of_one_base(*groups)]
+
+
+def _ranks(settings: Settings) -> int:
+    """Those of ATM, all groups together."""
+    return sum(settings.group(block).workers for block in settings.groups[1])
+
+
+def _of_one_base(attacker: PlannedGroup, generator: PlannedGroup) -> PlannedGroup:
+    """The attacker's ranks with both adapters; one of them learns at a time."""
+    held, works, writings = attacker.held, (attacker.work, generator.work), (attacker.writing, generator.writing)
+    if held and generator.held:
+        held = replace(held, beside=generator.held.train.lora)
+    return replace(attacker, held=held, work=_largest(*works), writing=_largest(*writings))
+
+
+def _largest(one: Any, other: Any) -> Any:
+    """What is as large as both in every number."""
+    sizes = {part.name: getattr(one, part.name) for part in fields(one)}
+    return replace(one, **{name: max(size, getattr(other, name)) for name, size in sizes.items()})
 
 
 def _answerers(
@@ -197,16 +223,19 @@ def _answerers(
     role = _role("answerers", config, config.workers, cores)
     room, longest = settings.evaluation.tokens_per_batch, settings.model.max_tokens
     read, new = max(room, longest), settings.answer_tokens
-    return [
-        PlannedGroup(
-            role=role,
-            knobs="evaluation.answerers",
-            workers="evaluation.answerers.workers",
-            held=_held(settings.model, "", TrainConfig(zero_stage=0), replace(role, ranks=1), width),
-            work=None,
-            writing=Writing(cached=read, read=read, texts=max(1, room // (new + 1))),
-        )
-    ]
+    writing = Writing(cached=read, read=read, texts=max(1, room // (new + 1)))
+    return [_asked(role, settings.model, "", width, writing, "evaluation.")]
+
+
+def _asked(
+    role: Role, model: ModelConfig, source: str, width: int, writing: Writing, of: str = "", cards: int = 1
+) -> PlannedGroup:
+    """Ranks that hold the whole model each, over so many cards, and never learn; `of` is the block that theirs is
+    in."""
+    held = _held(model, source, TrainConfig(zero_stage=0), replace(role, ranks=1), width)
+    held = replace(held, cards=cards) if held else None
+    block = of + role.name
+    return PlannedGroup(role=role, knobs=block, workers=f"{block}.workers", held=held, work=None, writing=writing)
 
 
 def _role(name: str, config: ClusterConfig | GroupConfig, together: int, cores: float | None) -> Role:
@@ -232,7 +261,7 @@ def _driver(config: EvaluationConfig, job: Job, model: Shape | None, width: int,
 
 def _in_flight(settings: Settings) -> int:
     """Bytes of forged documents that are under way or still held."""
-    atm, ranks = settings.atm, settings.attacker.workers + settings.generator.workers
+    atm, ranks = settings.atm, _ranks(settings)
     rows = KEPT_TABLES * settings.cluster.in_flight * ranks * atm.questions_per_microbatch * atm.samples
     return rows * (CHARACTERS * atm.max_new_tokens + ROW)
 

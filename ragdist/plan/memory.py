@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ragdist.config import TrainConfig
+from ragdist.config import LoraConfig, TrainConfig
 from ragdist.plan.shape import Shape
 
 Place = Literal["gpu", "host"]
@@ -26,6 +26,7 @@ BUCKET = 500_000_000
 """Gradients that DeepSpeed reduces at once (`reduce_bucket_size`)."""
 LIVE = 1_000_000_000
 """Weights that ZeRO-3 keeps gathered at most (`stage3_max_live_parameters`)."""
+REPLICA = "gathered replica"
 LIBRARIES = 600 * 2**20
 """Python with torch, transformers, trl and deepspeed imported, on CPU: 583 MiB."""
 CUDA_HOST, CUDA_CARD = 3 * 2**30, 600 * 2**20
@@ -52,6 +53,10 @@ class ModelFootprint:
     width: int
     """Bytes of a weight."""
     gpu: bool
+    beside: LoraConfig | None = None
+    """Of a second adapter of the same weights."""
+    cards: int = 1
+    """That hold it together, where it only writes."""
 
     @property
     def stage(self) -> int:
@@ -61,8 +66,9 @@ class ModelFootprint:
     @property
     def trained(self) -> int:
         """Weights that have a gradient."""
-        lora = self.train.lora
-        return self.shape.adapters(lora.rank, lora.targets) if lora.rank else self.shape.weights
+        lora, beside = self.train.lora, self.beside
+        other = self.shape.adapters(beside.rank, beside.targets) if beside else 0
+        return other + (self.shape.adapters(lora.rank, lora.targets) if lora.rank else self.shape.weights)
 
     @property
     def all_weights(self) -> int:
@@ -87,6 +93,8 @@ class Work:
     sequences: int = 1
     """Of each row, all in the graph at once: MITO has two."""
     attention: str = "sdpa"
+    union: bool = False
+    """Logits are made at each position that any row wants, not at the row's own alone."""
 
     @property
     def padded(self) -> int:
@@ -110,7 +118,7 @@ def states(held: ModelFootprint) -> list[Part]:
     stage, ranks, trained = held.stage, held.ranks, held.trained
     away: Place = "host" if held.train.offload != "none" else held.place
     share = 1 if stage == 0 else 1 / ranks
-    weights = held.width * held.all_weights / (ranks if stage == 3 else 1)
+    weights = held.width * held.all_weights / (ranks if stage == 3 else held.cards)
     low = held.width == 2 and stage in (1, 2) and away == held.place  # summed in fp32 beside those in bfloat16
     summed = held.width if stage == 0 else 6 if low else 4
     gradients = summed * trained * (1 if stage < 2 else share)
@@ -142,8 +150,8 @@ def learning(held: ModelFootprint, work: Work) -> list[Part]:
         saved = shape.layers * kept
     outside = work.padded * shape.hidden * (8 + width)
     backward = work.padded * (3 * shape.inner + 3 * shape.hidden) * width
-    positions = work.rows * work.sequences * min(work.tokens, work.rows * work.answer)
     answers = work.rows * work.sequences * work.answer
+    positions = min(work.padded, work.rows * answers) if work.union else answers
     logits = shape.vocabulary * (2 * width * positions + 8 * answers)
     parts = [
         Part("activations", saved + outside + backward, held.place, layers),
@@ -204,14 +212,14 @@ def saved_by_layer(shape: Shape, work: Work, width: int) -> int:
 def writing(held: ModelFootprint, work: Writing) -> list[Part]:
     """What answering or forging needs beside the weights; at ZeRO-3 every rank gathers all of them."""
     shape, width = held.shape, held.width
-    cache = 2 * width * shape.layers * shape.keys * work.cached
+    cache = 2 * width * shape.layers * shape.keys * work.cached // held.cards
     reading = work.read * width * (3 * shape.inner + 4 * shape.hidden) + 12 * work.texts * shape.vocabulary
     parts = [
         Part("KV cache", cache, held.place, f"{work.cached} tokens"),
         Part("reading", reading, held.place, f"{work.read} tokens of prompt, logits of {work.texts} texts"),
     ]
     if held.stage == 3:
-        parts.append(Part("gathered replica", width * shape.weights, held.place, "all weights, on every rank"))
+        parts.append(Part(REPLICA, width * shape.weights, held.place, "all weights, on every rank"))
     return parts
 
 

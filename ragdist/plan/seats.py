@@ -10,12 +10,14 @@ What is not said is not known, and not known is never too little.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +63,12 @@ class Node:
             on_a_card = int(1 / role.gpus + 1e-6)
             most = min(most, self.gpus * on_a_card if role.gpus < 1 else int(self.gpus / role.gpus))
         return most
+
+    def without(self, role: Role, count: int) -> Node:
+        """What `count` ranks of the role leave of it, whole cards."""
+        cpus = None if self.cpus is None else self.cpus - count * role.cpus
+        gpus = None if self.gpus is None else self.gpus - math.ceil(count * role.gpus - 1e-6)
+        return replace(self, gpus=gpus, cpus=cpus)
 
     def beside(self, role: Role, other: Role, count: int) -> int:
         """Ranks of `role` that fit beside `count` of the other."""
@@ -179,11 +187,14 @@ def _cards() -> list[_Card]:
 
 
 def place(roles: Sequence[Role], nodes: Sequence[Node]) -> Placement | None:
-    """Slots for all ranks of one role, or of two side by side; None where there is no way. A role stays together.
+    """Slots for all ranks of these roles side by side; None where no way was found. A role stays together.
 
-    Exact, so that no layout that exists is refused: for each number of ranks of the first role on the machines so far,
-    the most of the second that fit beside them.
+    Exact for one role and for two, so that no layout that exists is refused: for each number of ranks of the first on
+    the machines so far, the most of the second that fit beside them. More are placed one after another, in any order.
     """
+    if len(roles) > 2:
+        found = (_in_turn(order, nodes) for order in permutations(roles))
+        return next((placed for placed in found if placed), None)
     first, second = roles[0], roles[1] if len(roles) > 1 else Role(name="", ranks=0, cpus=0, gpus=0)
     best: dict[int, tuple[int, list[tuple[int, int]]]] = {0: (0, [])}
     for node in nodes:
@@ -201,3 +212,23 @@ def place(roles: Sequence[Role], nodes: Sequence[Node]) -> Placement | None:
         role.name: {node.name: slots[number] for node, slots in zip(nodes, where, strict=True) if slots[number]}
         for number, role in enumerate(roles)
     }
+
+
+def _in_turn(roles: Sequence[Role], nodes: Sequence[Node]) -> Placement | None:
+    """Each role in what those before it left."""
+    placed: dict[str, Mapping[str, int]] = {}
+    left = list(nodes)
+    for role in roles:
+        if (found := place([role], left)) is None:
+            return None
+        placed |= found
+        left = [node.without(role, found[role.name].get(node.name, 0)) for node in left]
+    return placed
+
+
+def short(roles: Sequence[Role], nodes: Sequence[Node]) -> bool:
+    """Whether these roles, which found no slots, surely have none."""
+    if len(roles) <= 2 or any(place([role], nodes) is None for role in roles):
+        return True
+    cards = [node.gpus for node in nodes if node.gpus is not None]
+    return len(cards) == len(nodes) and sum(role.ranks * role.gpus for role in roles) > sum(cards)

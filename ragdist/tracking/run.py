@@ -15,10 +15,12 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from importlib import metadata
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +43,8 @@ PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources"
 HOW = ("run.", "cluster.", "kube.", "serve.", "sweep.", "engines.")
 ATM_MAY_CHANGE = (
     *HOW,
-    "evaluation.answerers.",
-    *(f"{side}.{place}" for side in ("attacker", "generator") for place in PLACES),
+    *("evaluation.answerers.", "atm.layout"),
+    *(f"{side}.{place}" for side in ("attacker", "generator") for place in (*PLACES, "writers.")),
 )
 MAY_CHANGE = {
     "raft": (*HOW, "evaluation.", "parts.metric"),
@@ -53,6 +55,20 @@ MAY_CHANGE = {
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may resume with differently: where and how it runs. ATM's rounds are judged as they go."""
+NAMES_NOTHING = (
+    *("serve", "engines", "kube.clients", "run.keep_checkpoints", "evaluation.answerers"),
+    *("attacker.writers", "generator.writers"),
+)
+"""Settings of later versions that say where and how a job runs."""
+LATER: Mapping[str, Sequence[Any]] = {
+    "evaluation.oracle_share": [None],
+    "duet.evidence_from": [["retrieved", "attacked", "absent"]],
+    "duet.abstain_below": [0.0],
+    "atm.layout": ["separate"],
+    **{f"{block}.engine": ["auto", "transformers"] for block in ("attacker", "generator", "evaluation", "teacher")},
+    **{f"{block}.tokens_per_pass": [0] for block in Settings().training},
+}
+"""Settings of later versions, and the values at which they name nothing."""
 LIBRARIES = (
     *("ray", "torch", "transformers", "deepspeed", "trl", "accelerate", "peft", "datasets", "bm25s", "griffe"),
     *("regex", "scikit-learn"),
@@ -95,14 +111,11 @@ def _naming(settings: Settings) -> dict[str, Any]:
     """What names a run: settings in their places of the first version, so that earlier runs are found."""
     values = settings.unchecked("run", RunConfig()).unchecked("kube", KubeConfig()).model_dump(mode="json")
     values["prompts"] = settings.prompts.named()
-    del values["evaluation"]["answerers"], values["serve"], values["kube"]["clients"], values["run"]["keep_checkpoints"]
-    del values["engines"]  # how texts come, not which
-    for block in ("attacker", "generator", "evaluation", "teacher"):
-        if values[block]["engine"] in ("auto", "transformers"):
-            del values[block]["engine"]
-    unused = {"oracle_share": None, "evidence_from": ["retrieved", "attacked", "absent"], "abstain_below": 0.0}
-    for block in ("evaluation", "duet"):
-        values[block] = {name: value for name, value in values[block].items() if unused.get(name, ...) != value}
+    for key in NAMES_NOTHING:
+        _taken_out(values, key)
+    for key, unused in LATER.items():
+        if (value := _taken_out(values, key)) not in unused:
+            _block_of(values, key)[key.rpartition(".")[2]] = value
     moved = {name: values["cluster"].pop(name) for name in ("in_flight", "deadline_s")}
     values["atm"] |= {**moved, "max_failures": 3}
     values["kube"]["driver_gpu"] = True
@@ -110,6 +123,15 @@ def _naming(settings: Settings) -> dict[str, Any]:
         values["sweep"]["metric"] = "em" if metric == "subspan" else "subspan"
     parts = values.pop("parts") | {"metric": ""}  # which judges what is there
     return values | ({"parts": parts} if any(parts.values()) else {})
+
+
+def _block_of(values: dict[str, Any], key: str) -> dict[str, Any]:
+    found: dict[str, Any] = reduce(getitem, key.split(".")[:-1], values)
+    return found
+
+
+def _taken_out(values: dict[str, Any], key: str) -> Any:
+    return _block_of(values, key).pop(key.rpartition(".")[2])
 
 
 def is_held(folder: Path) -> bool:

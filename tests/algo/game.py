@@ -20,7 +20,7 @@ def answers(logits: Tensor, labels: Sequence[Sequence[int]]) -> Answers:
     longest = logits.shape[1]
     padded = torch.tensor([[*row, *[7] * (longest - len(row))] for row in labels]) % logits.shape[2]
     mask = torch.tensor([[at < len(row) for at in range(longest)] for row in labels])
-    return Answers(logits, padded, mask)
+    return Answers(logits[mask], padded, mask)
 
 
 class Table:

@@ -77,7 +77,8 @@ def test_dpo_equals_that_of_trl(tmp_path):
         logits = which(input_ids=ids, attention_mask=inputs["attention_mask"]).logits[:, :-1]
         slots = []
         for half in (slice(0, 3), slice(3, 6)):
-            slots.append(SimpleNamespace(logits_BAV=logits[half], labels_BA=ids[half, 1:], mask_BA=mask[half, 1:]))
+            there = mask[half, 1:]
+            slots.append(SimpleNamespace(logits_NV=logits[half][there], labels_BA=ids[half, 1:], mask_BA=there))
         return Table(*slots)
 
     extra = reference(forward_of(other), batch(3))

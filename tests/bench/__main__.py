@@ -36,11 +36,18 @@ WANTED = {
     ),
     "sweep_data": ("at most", 2.0, "rows tokenized for six values of P / for one; teacher calls and searches once"),
     "resume_cost": ("at most", 1.0, "calls paid for by a run killed three times and resumed / by an undisturbed one"),
+    "busy_share": ("at least", 0.95, "busy share of 64 ranks, 256 rows of mixed lengths dealt by tokens / in turn"),
     "startup": ("at most", 0.1, "our seconds between `ragdist submit` and the first step / all of them"),
     "joint_answer": ("at most", 1.3, "reciter and discoverer at once, a core for each / the slower alone on its core"),
     "answerers": ("at least", 1.8, "answers per second of two ranks, a core each / of one"),
     "serve_latency": ("at most", 1.1, "`ragdist serve`, one client / a server over transformers' `generate`"),
     "serve_throughput": ("at least", 3.0, "the same with 16 clients, answers per second"),
+    "shared_base_memory": (
+        "at most",
+        0.6,
+        "memory of ATM's two sides over one base / in two processes, after a phase each",
+    ),
+    "paged_forge": ("at least", 0.0, "forging by `attacker.engine=paged`, tokens per second / by our loop, on a CPU"),
     "trio_memory": ("at most", 1.15, "memory of base, reciter, discoverer and scorer / of one base, after answers"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ragdist.cluster.group import WorkerGroup, seated
-from ragdist.cluster.ranks import GroupSpec
+from ragdist.cluster import writers
+from ragdist.cluster.group import seated
 from ragdist.config import loader
 from ragdist.data.pipeline import Pipeline
 from ragdist.lm.load import load_tokenizer
-from ragdist.lm.resident import Resident
 from ragdist.local import SerialMapper
 from ragdist.storage import tables
 from ragdist.storage.stages import Store
@@ -35,6 +34,7 @@ PHASES = (
     ("generator", "generator", "round-0/generator/steps.jsonl"),
 )
 """Name of a phase of the round, the group that works in it, the file that says it is under way."""
+ATM_SIDES = ("attacker", "generator")
 
 
 def settings(folder, model, **more):
@@ -57,11 +57,13 @@ def play(here, watch=lambda groups: None):
 
     @contextmanager
     def open_sides(attacker, generator):
-        sides = (("attacker", here.attacker, attacker), ("generator", here.generator, generator))
-        groups = (
-            WorkerGroup(GroupSpec(name, here, side, Resident, run), start.source, start.version, on_span=timeline.add)
-            for name, side, start in sides
-        )
+        if here.atm.layout == "shared_base":
+            with writers.sides_of_one_base(attacker, generator, here, run, on_span=timeline.add) as sides:
+                watch({"attacker": sides[0].group, "generator": sides[1].group})
+                yield sides
+            return
+        both = (("attacker", attacker), ("generator", generator))
+        groups = (writers.side(name, *start, here, run, on_span=timeline.add) for name, start in both)
         with seated(*groups) as (first, second):
             watch({"attacker": first, "generator": second})
             yield first, second
@@ -134,7 +136,32 @@ def test_rank_killed_in_every_phase_leaves_the_same_bytes_check_72(undisturbed, 
     assert game.journal(run) == game.journal(undisturbed[0])
 
 
-def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_bytes_check_72(
+def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced(
+    undisturbed, model, tmp_path, monkeypatch
+):
+    probes = []
+    monkeypatch.setattr(writers, "metrics", lambda phase, **values: probes.append(values))
+    own = {"writers": {"workers": 1}}
+    here = settings(tmp_path, model)
+    here = loader.resolve(here.model_dump() | {name: here.group(name).model_dump() | own for name in ATM_SIDES})
+    run, died = tmp_path / "runs" / "game", []
+
+    def kill_both(groups):
+        for pattern, side in (("round-0/forged/*.parquet", "attacker"), ("test/clean-g1/*.parquet", "generator")):
+            wait_for(run, pattern)
+            os.kill(groups[side].writers.pids[0], signal.SIGKILL)
+            died.append(groups[side].writers)
+
+    _, timeline = play(here, lambda groups: threading.Thread(target=kill_both, args=(groups,), daemon=True).start())
+    assert [group.failures for group in died] == [1, 1]
+    assert game.journal(run) == game.journal(undisturbed[0])
+    wrote = {span.phase for spans in timeline._sessions.values() for span in spans if span.group.endswith(".writers")}
+    assert {"round-0/forged", "round-0/forged-again", "test/clean-g1"} <= wrote and "round-0/graded" not in wrote
+    found = [line for line in probes if line["group"] == "generator.writers"]
+    assert [line["version"] for line in found] == [0, 1] and all(line["nats"] < 1e-4 for line in found)
+
+
+def test_driver_killed_while_both_work_and_while_one_learns_leaves_the_same_bytes_check_72(
     undisturbed, model, tmp_path
 ):
     here = settings(tmp_path, model)
@@ -142,7 +169,7 @@ def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_byt
     run = tmp_path / "runs" / "game"
     command = [str(Path(sys.executable).parent / "ragdist"), "train", "atm", str(tmp_path / "settings.yaml"), "--json"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    for _, _, pattern in (PHASES[1], PHASES[2], PHASES[4]):  # each costs a start; the ranks are killed in all of them
+    for _, _, pattern in (PHASES[1], PHASES[4]):  # each costs a start; the ranks are killed in all of them
         with (tmp_path / "log").open("a") as log:
             driver = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
             wait_for(run, pattern)
@@ -151,3 +178,56 @@ def test_driver_killed_while_both_work_and_while_each_learns_leaves_the_same_byt
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert game.journal(run) == game.journal(undisturbed[0])
+
+
+def adapted(folder, model, layout, **train):
+    """Both sides are adapters, a rank each or one for both."""
+    side = {"cpus_per_worker": 1, "train": {"lora": {"rank": 4}} | train}
+    few = {"rounds": 1, "samples": 3, "max_new_tokens": 12, "questions_per_microbatch": 2, "layout": layout}
+    return game.settings(folder, model, atm=few, cluster={"max_failures": 9}, attacker=side, generator=side)
+
+
+@pytest.fixture(scope="module")
+def with_adapters(ray_here, model, tmp_path_factory):
+    """Journal of a game of adapters that nothing happened to, in two groups."""
+    folder = tmp_path_factory.mktemp("with-adapters")
+    play(adapted(folder, model, "separate"))
+    return game.journal(folder / "runs" / "game")
+
+
+@pytest.mark.parametrize("layout", [pytest.param("separate", marks=pytest.mark.again), "shared_base"])
+def test_rank_with_adapters_killed_in_every_phase_leaves_the_same_bytes_in_either_layout(
+    with_adapters, model, tmp_path, layout
+):
+    run, killed = tmp_path / "runs" / "game", []
+
+    def kill_in_each_phase(groups):
+        for phase, group, pattern in PHASES:
+            wait_for(run, pattern)
+            os.kill(groups[group].pids[-1], signal.SIGKILL)
+            killed.append(phase)
+
+    def watch(groups):
+        threading.Thread(target=kill_in_each_phase, args=(groups,), daemon=True).start()
+
+    play(adapted(tmp_path, model, layout), watch)
+    assert killed == [phase for phase, *_ in PHASES]
+    assert game.journal(run) == with_adapters
+    assert any(name.endswith("generator/model/adapter_model.safetensors") for name in with_adapters)
+
+
+def test_driver_killed_between_phases_of_a_shared_base_goes_on_and_merges(with_adapters, model, tmp_path):
+    """By the command, which then publishes the generator whole; the rounds keep adapters."""
+    (tmp_path / "settings.yaml").write_text(loader.dump(adapted(tmp_path, model, "shared_base")))
+    run = tmp_path / "runs" / "game"
+    command = [str(Path(sys.executable).parent / "ragdist"), "train", "atm", str(tmp_path / "settings.yaml"), "--json"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with (tmp_path / "log").open("a") as log:
+        driver = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        wait_for(run, "round-0/attacker.json")
+        driver.kill()
+        driver.wait(60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert game.journal(run) == with_adapters
+    assert (run / "model" / "model.safetensors").exists() and not (run / "model" / "adapter_config.json").exists()

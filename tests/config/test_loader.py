@@ -49,10 +49,41 @@ def test_what_is_offloaded_has_to_be_sharded(block, offload, stage):
 
 
 @pytest.mark.parametrize("side", ["attacker", "generator"])
-def test_atm_tunes_all_weights(side):
-    assert loader.load(["train.lora.rank=4", "duet.reciter.lora.rank=4"]).train.lora.rank == 4
-    with pytest.raises(ConfigError, match=rf"{side}\.train\.lora\.rank=4: ATM tunes all weights"):
-        loader.load([f"{side}.train.lora.rank=4"])
+def test_adapters_of_atm_learn_without_dropout(side):
+    loader.load(["train.lora.rank=4", "train.lora.dropout=0.1", f"{side}.train.lora.rank=4"])
+    with pytest.raises(ConfigError, match=rf"{side}\.train\.lora\.dropout=0.1: .*; set {side}\.train\.lora\.dropout=0"):
+        loader.load([f"{side}.train.lora.rank=4", f"{side}.train.lora.dropout=0.1"])
+
+
+SHARED = ["atm.layout=shared_base", "attacker.train.lora.rank=4", "generator.train.lora.rank=8"]
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        (
+            "generator.train.lora.rank=0",
+            "generator.train.lora.rank=0 tunes all weights; set generator.train.lora.rank=",
+        ),
+        ("attacker.train.zero_stage=3", "got attacker.train.zero_stage=3 and generator.train.zero_stage=2; set both"),
+        ("generator.train.offload=optimizer", "attacker.train.offload=none and generator.train.offload=optimizer"),
+        ("generator.workers=2", "got attacker.workers=1 and generator.workers=2; leave generator.workers out"),
+        ("generator.gpus_per_worker=1", "generator.gpus_per_worker=1.0; leave generator.gpus_per_worker out"),
+    ],
+)
+def test_a_shared_base_refuses_what_makes_no_sense(more, wanted):
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        loader.load([*SHARED, more])
+    if "lora" not in more:
+        loader.load([*SHARED[1:], more])  # two groups
+
+
+def test_a_shared_base_has_one_group_the_attackers():
+    made = loader.load([*SHARED, "attacker.workers=2"])
+    assert made.groups[1] == ("attacker",) and loader.load([]).groups[1] == ("attacker", "generator")
+    loader.load([*SHARED, "attacker.workers=2", "generator.workers=2"])
+    with pytest.raises(ConfigError, match=r"generator\.train\.microbatch \* attacker\.workers = 4 \* 3"):
+        loader.load([*SHARED, "attacker.workers=3", "attacker.train.examples_per_step=12"])
 
 
 @pytest.mark.parametrize("old", loader.MOVED)

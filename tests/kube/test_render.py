@@ -106,6 +106,25 @@ def test_answerers_sit_where_workers_train_or_have_pods_of_their_own():
     assert own["replicas"] == 9 and own["resources"]["GPU"] == "1"
 
 
+def test_writers_of_a_side_have_pods_of_their_own_and_ask_for_them():
+    own = ("attacker.writers.workers=3", "attacker.writers.gpus_per_worker=2")
+    manifests = rendered("atm", settings_of("atm", "gpu", "claim", *own))
+    groups = {group["groupName"]: group for group in cluster_of(manifests)["workerGroupSpecs"]}
+    assert set(groups) == {"attacker", "generator", "attacker-writers"}
+    assert groups["attacker-writers"]["replicas"] * int(groups["attacker-writers"]["resources"]["GPU"]) == 6
+    inside = loader.resolve(loader.yaml.safe_load(manifests["settings.yaml"][0]["data"]["settings.yaml"]))
+    assert inside.attacker.writers.labels == groups["attacker-writers"]["labels"]
+
+
+def test_sides_of_one_base_share_the_attackers_pods():
+    more = ("atm.layout=shared_base", "attacker.train.lora.rank=4", "generator.train.lora.rank=4")
+    manifests = rendered(
+        "atm", settings_of("atm", "gpu", "claim", *more, "generator.cpus_per_worker=0", "generator.workers=1")
+    )
+    assert [group["groupName"] for group in cluster_of(manifests)["workerGroupSpecs"]] == ["attacker"]
+    loader.resolve(loader.yaml.safe_load(manifests["settings.yaml"][0]["data"]["settings.yaml"]))
+
+
 def test_only_the_autoscaler_has_a_token():
     for scales in (False, True):
         settings = settings_of("raft", "cpu", "claim", f"kube.autoscaling={str(scales).lower()}")

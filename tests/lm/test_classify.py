@@ -56,7 +56,7 @@ def test_loss_and_gradient_ignore_how_a_step_is_cut_check_24(model, judgements, 
 
 def test_rows_come_in_the_order_of_the_plan_with_the_weight_of_their_step(model, judgements):
     plan = lay_out(judgements, settings(model))
-    shown = list(Judged(plan, 8))
+    shown = list(Judged(plan))
     every = rated(24)
     assert [tuple(row["input_ids"]) for row in shown] == [every[number].tokens for number in plan.order]
     for start in range(0, 48, 8):

@@ -34,6 +34,18 @@ def tokenizer(config):
     return load_tokenizer(config)
 
 
+class Shared(PagedWriter):
+    """On pages as a GPU has them: several a text, shared by texts that begin alike."""
+
+    pages = 500
+
+    def _fit(self, longest):
+        self._page = 32
+
+    def _pages(self):
+        return self.pages
+
+
 @pytest.fixture
 def paged(model, tokenizer):
     writer = PagedWriter(model, tokenizer, EnginesConfig(max_sequences=16), 4096)
@@ -47,12 +59,12 @@ def write(writer, prompts, **how):
 
 
 @pytest.mark.parametrize("how", [{}, DRAWN, {"samples": 2, "temperature": 1.0}, {**DRAWN, "max_new_tokens": 36}])
-@pytest.mark.parametrize("sequences", [64, 3])
-def test_texts_are_those_of_the_loop_in_any_split_and_order(model, tokenizer, how, sequences):
-    """Page after page, with fewer places than texts, and where pages of the first call are met again."""
+@pytest.mark.parametrize(("kind", "sequences"), [(PagedWriter, 64), (Shared, 3)])
+def test_texts_are_those_of_the_loop_in_any_split_and_order(model, tokenizer, how, kind, sequences):
+    """A text a page, or page after page, with fewer places than texts, where pages of the first call are met again."""
     prompts = tiny.prompts()
     wanted = write(ModelWriter(model, tokenizer, 100_000), prompts, **how)
-    writer = PagedWriter(model, tokenizer, EnginesConfig(max_sequences=sequences), 4096)
+    writer = kind(model, tokenizer, EnginesConfig(max_sequences=sequences), 4096)
     assert write(writer, prompts, **how) == wanted
     assert write(writer, prompts[::-1], **how) == wanted
     assert {**write(writer, prompts[5:], **how), **write(writer, prompts[:5], **how)} == wanted
@@ -70,9 +82,9 @@ def test_texts_that_had_to_make_room_go_on_as_they_would_have(model, tokenizer, 
     """Pages for a part of the texts alone: some are read again with what was written to them."""
     again, begun = [], RequestState.create_equivalent_initial_request
     monkeypatch.setattr(RequestState, "create_equivalent_initial_request", lambda one: again.append(one) or begun(one))
-    monkeypatch.setattr(PagedWriter, "_pages", lambda *_: 16)
+    monkeypatch.setattr(Shared, "pages", 16)
     prompts, how = tiny.prompts(), {**DRAWN, "max_new_tokens": 60}
-    writer = PagedWriter(model, tokenizer, EnginesConfig(max_sequences=16), 4096)
+    writer = Shared(model, tokenizer, EnginesConfig(max_sequences=16), 4096)
     assert write(writer, prompts, **how) == write(ModelWriter(model, tokenizer, 4096), prompts, **how)
     assert any(one.generated_tokens for one in again)
     writer.close()
@@ -165,8 +177,9 @@ def test_no_text_within_the_deadline_is_an_error(model, tokenizer):
     writer.close()
 
 
-def test_weights_that_changed_write_other_texts_after_take_up_and_not_before(model, tokenizer, paged, tmp_path):
+def test_weights_that_changed_write_other_texts_after_take_up_and_not_before(model, tokenizer, tmp_path):
     """Without it, keys and values of the old weights are met: what take_up is there for."""
+    paged = Shared(model, tokenizer, EnginesConfig(), 4096)
     prompts, before = tiny.prompts(), [part.detach().clone() for part in model.parameters()]
     write(paged, prompts)
     try:

@@ -52,7 +52,7 @@ def test_two_ranks_take_the_step_of_one_at_every_stage_check_71(two, one, stage)
     found = json.loads((two / f"{stage}" / "said.json").read_text())["said"]
     for loss in ("mito", "dpo"):
         assert len(said[loss]) == len(found[loss]) == 1
-        for name in set(said[loss][0]) - {"seconds"}:
+        for name in set(said[loss][0]) - {"seconds", "rank_tokens_per_s", "busy_share"}:
             assert found[loss][0][name] == pytest.approx(said[loss][0][name], abs=1e-5), name
     assert close(two / f"{stage}/mito/model", alone / "mito/model")
     assert found["dpo"][0]["loss"] == pytest.approx(math.log(2), abs=1e-6)  # check 38

@@ -149,8 +149,11 @@ def test_training_lowers_the_loss_and_counts_useful_tokens(model, examples, fold
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
     plan = lay_out(examples, made)
     lengths = [len(row.tokens) for row in rows(24)]
-    assert plan.useful == [sum(lengths[row] for row in plan.order[at : at + 8]) for at in range(0, 144, 8)]
-    assert lines[3]["useful_share"] == pytest.approx(plan.useful[3] / plan.padded[3], abs=1e-4)
+    assert [step.useful for step in plan.steps] == [
+        sum(lengths[row] for row in plan.order[at : at + 8]) for at in range(0, 144, 8)
+    ]
+    assert lines[3]["padded_share"] == pytest.approx(1 - plan.steps[3].useful / plan.steps[3].padded, abs=1e-4)
+    assert lines[3]["busy_share"] == 1 and lines[3]["rank_tokens_per_s"] == lines[3]["useful_tokens_per_s"]
     assert lines[3]["epoch"] == pytest.approx(4 / 3, abs=1e-3)
     trained = mean_nll(AutoModelForCausalLM.from_pretrained(out), range(24))
     assert trained < 0.6 * lines[0]["loss"]
@@ -261,8 +264,8 @@ def test_useful_tokens_of_a_last_step_are_those_of_its_rows(model, tmp_path):
     plan = lay_out(write_rows(tmp_path / "rows.jsonl", 9), made)
     last = plan.order[8]
     lengths = [len(row.tokens) for row in rows(9)]
-    assert plan.useful[1] == lengths[last] and plan.rows == 9
-    assert plan.padded[1] == 4 * lengths[last] + 4 * 2  # a microbatch of that row, and one of blank rows
+    assert plan.steps[1].useful == lengths[last] and plan.rows == 9
+    assert plan.steps[1].padded == 4 * lengths[last] + 4 * 2  # a microbatch of that row, and one of blank rows
 
 
 def test_offloaded_optimizer_gives_the_same_losses(model, examples, tmp_path):
@@ -282,3 +285,25 @@ def test_rare_logging_still_notes_the_first_step(model, examples, folder):
     out = tune(examples, folder, settings(model, log_every=100))
     assert [line["step"] for line in noted(folder)] == [1]
     assert "6 steps of 8 rows" in (out / "README.md").read_text()
+
+
+def test_passes_cut_by_tokens_take_the_steps_of_microbatches_and_go_on_after_a_stop(model, examples, tmp_path):
+    """Steps of nine rows, the last of six; passes of other sizes, and blank ones where a step needs fewer."""
+    whole, halves, plain = (tmp_path / name for name in ("whole", "halves", "plain"))
+    for run in (whole, halves, plain):
+        run.mkdir()
+    same = {"examples_per_step": 9, "epochs": 1, "lora": {"rank": 4}}
+    by_tokens = settings(model, tokens_per_pass=500, **same)
+    undisturbed = tune(examples, whole, by_tokens)
+    with pytest.raises(Stopped, match="after step 2 of 3"):
+        tune(examples, halves, by_tokens, callbacks=[StopAt(halves, 2)])
+    assert weights_hash(tune(examples, halves, by_tokens)) == weights_hash(undisturbed)
+    tune(examples, plain, settings(model, microbatch=3, **same))
+    assert losses(whole)[0] == pytest.approx(losses(plain)[0], abs=1e-6)
+    assert losses(whole) == pytest.approx(losses(plain), abs=1e-4)
+    assert noted(whole)[0]["grad_norm"] == pytest.approx(noted(plain)[0]["grad_norm"], rel=1e-5)
+    plan = lay_out(examples, by_tokens)
+    lengths = [*(len(row.tokens) for row in rows(24)), 2]
+    cut = [[lengths[plan.order[place]] for place in places] for places in plan.batches]
+    assert all(len(one) == 1 or max(one) * len(one) <= 500 for one in cut) and [2] in cut
+    assert len({len(one) for one in cut}) > 1 and sorted(row for row in plan.order if row < 24) == [*range(24)]

@@ -36,6 +36,11 @@ for stage in (0, 3):
     folder.mkdir(exist_ok=True)
     made = settings(model, workers=2, zero_stage=stage, epochs=1, examples_per_step=20)
     tune(root / "left.jsonl", folder, made, callbacks=[Spy(folder / f"seen-{dist.get_rank()}")])
+for stage, kind, tokens in ((0, "answers", 500), (3, "answers", 500), (2, "scorer", 100)):
+    folder = root / f"two-dealt-{stage}"
+    folder.mkdir(exist_ok=True)
+    made = settings(model, workers=2, zero_stage=stage, epochs=1, examples_per_step=9, tokens_per_pass=tokens)
+    tune(root / ("rated.jsonl" if kind == "scorer" else "rows.jsonl"), folder, made, kind=kind)
 for stage in (2, 3):
     folder = root / f"two-scorers-{stage}"
     folder.mkdir(exist_ok=True)
@@ -69,6 +74,10 @@ def runs(tmp_path_factory):
     tune(left, root / "one-left", settings(model, zero_stage=0, epochs=1, examples_per_step=20))
     (root / "one-scorer").mkdir()
     tune(rated, root / "one-scorer", settings(model, lora={"rank": 4}), kind="scorer")
+    for kind, given in (("answers", rows), ("scorer", rated)):
+        (root / f"one-dealt-{kind}").mkdir()
+        made = settings(model, zero_stage=0, epochs=1, examples_per_step=9, microbatch=3)
+        tune(given, root / f"one-dealt-{kind}", made, kind=kind)
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     return root
 
@@ -115,6 +124,16 @@ def test_two_workers_see_the_rows_of_the_plan_each_microbatch_once_check_72(runs
     planned = [order[at : at + 2] for at in range(0, len(order), 2)]
     first, second = (Spy(runs / f"two-{stage}" / f"seen-{rank}").seen() for rank in range(2))
     assert first == planned[0::2] and second == planned[1::2]
+
+
+@pytest.mark.parametrize(("stage", "kind"), [(0, "answers"), (3, "answers"), (2, "scorer")])
+def test_two_workers_that_are_dealt_nine_rows_by_tokens_take_the_steps_of_one(runs, stage, kind):
+    one, two = runs / f"one-dealt-{kind}", runs / f"two-dealt-{stage}"
+    assert losses(two)[0] == pytest.approx(losses(one)[0], abs=1e-6) and len(losses(one)) == 3
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert noted(two)[0]["grad_norm"] == pytest.approx(noted(one)[0]["grad_norm"], rel=1e-5)
+    assert all(0.8 < line["busy_share"] <= 1 for line in noted(two))
+    assert noted(two)[0]["rank_tokens_per_s"] == pytest.approx(noted(two)[0]["useful_tokens_per_s"] / 2, abs=0.01)
 
 
 def test_checkpoint_has_a_part_of_every_rank_and_one_mark(runs):

@@ -35,7 +35,7 @@ def refused(plan):
         (shapes.LLAMA_3_70B, {"zero_stage": 2}, "at the very least 279.3 GiB of a card"),  # 2N + 18N/8
         (shapes.LLAMA_3_70B, {"zero_stage": 3}, "at the very least 147.8 GiB of a card"),  # 18N/8
         (shapes.LLAMA_3_70B, {"zero_stage": 3, "offload": "optimizer"}, "at the very least 1051.3 GiB of mem"),  # 16N
-        (shapes.LLAMA_3_70B, {"zero_stage": 3, "lora": {"rank": 16}}, ""),
+        (shapes.LLAMA_3_70B, {"zero_stage": 3, "lora": {"rank": 16}}, "asked whole, and its weights take 131.4 GiB"),
         (shapes.LLAMA_2_7B, {"zero_stage": 0}, "no fp32 master weights"),
     ],
 )
@@ -88,6 +88,11 @@ def test_zero_3_counts_a_replica_where_a_side_writes(tmp_path):
     for group in plan.groups:
         found = {part.name: part.bytes for part in group.parts()["writing"]}
         assert found["gathered replica"] == 2 * shapes.WEIGHTS["70b"]
+    wide = "8x8xH100-80GB:64cpu:2048GB"  # states alone would fit on so many
+    many = {"workers": 32, "gpus_per_worker": 1, "train": {**train, "examples_per_step": 32}}
+    assert "1 rank of attacker takes at the very least 168.4 GiB of a card" in refused(
+        planned(tmp_path, shapes.LLAMA_3_70B, "atm", wide, attacker=many, generator=many)
+    )
 
 
 def test_fractions_of_a_card_share_its_memory(tmp_path):
@@ -126,6 +131,46 @@ def test_answerers_are_counted_like_any_group(tmp_path):
     crowded = planned(tmp_path, shapes.LLAMA_2_7B, cluster=GPUS, evaluation={"answerers": {**ranks, "workers": 99}})
     (problem,) = [one for one in crowded.problems if one.sure]
     assert "evaluation.answerers.workers=99" in problem.text
+
+
+def test_writers_of_a_side_stand_beside_those_that_learn(tmp_path):
+    """Each holds all weights and a cache, and no optimizer."""
+    side = {"workers": 2, "gpus_per_worker": 1, "writers": {"workers": 3, "gpus_per_worker": 1}}
+    plan = planned(tmp_path, shapes.LLAMA_2_7B, "atm", attacker=side, generator={"workers": 1, "gpus_per_worker": 1})
+    assert plan.turns == [{"attacker": {"node 0": 2}, "attacker.writers": {"node 0": 3}, "generator": {"node 0": 1}}]
+    learns, writes, _ = plan.groups
+    assert [part.name for part in writes.parts()["states"]] == ["weights"] and "writing" in writes.parts()
+    assert writes.peak("gpu") < learns.peak("gpu")
+    crowded = planned(
+        tmp_path, shapes.LLAMA_2_7B, "atm", attacker={**side, "writers": {**side["writers"], "workers": 9}}
+    )
+    assert "attacker.writers.workers=9" in refused(crowded)
+
+
+def test_writers_of_70b_share_its_weights_over_the_cards_of_one_engine(tmp_path):
+    side = {"workers": 8, "gpus_per_worker": 1, "train": {"zero_stage": 3, "microbatch": 1, "examples_per_step": 8}}
+    own = {"workers": 1, "gpus_per_worker": 4}
+    more = {
+        "attacker": {**side, "engine": "vllm", "writers": own},
+        "generator": side,
+        "engines": {"tensor_parallel": 4},
+    }
+    plan = planned(tmp_path, shapes.LLAMA_3_70B, "atm", "8x8xH100-80GB:64cpu:2048GB", **more)
+    (writes,) = [group for group in plan.groups if group.role.name == "attacker.writers"]
+    assert writes.least("gpu") == 2 * shapes.WEIGHTS["70b"] // 4
+    assert not [problem for problem in plan.problems if "attacker.writers" in problem.text]
+
+
+def test_a_shared_base_is_counted_once_with_both_adapters(tmp_path):
+    side = {"workers": 2, "gpus_per_worker": 1, "train": {"zero_stage": 1, "lora": {"rank": 16}}}
+    apart = planned(tmp_path, shapes.LLAMA_2_7B, "atm", attacker=side, generator=side)
+    shared = planned(tmp_path, shapes.LLAMA_2_7B, "atm", attacker=side, generator=side, atm={"layout": "shared_base"})
+    (group,) = shared.groups
+    one, two = ({part.name: part.bytes for part in plan.groups[0].parts()["states"]} for plan in (apart, shared))
+    assert two["optimizer"] == 2 * one["optimizer"]
+    assert two["weights"] - one["weights"] == 2 * (apart.groups[0].held.trained)  # bfloat16
+    assert group.peak("gpu") < sum(group.peak("gpu") for group in apart.groups)
+    assert shared.turns == [{"attacker": {"node 0": 2}}]
 
 
 def test_what_is_not_known_stands_in_nobodys_way(tmp_path, monkeypatch):

@@ -121,3 +121,15 @@ def test_cards_are_those_that_nvidia_smi_names(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     found = seats.this_machine()
     assert (found.gpus, found.bfloat16) == (1, True) and found.gpu_gib == pytest.approx(79.6, abs=0.1)
+
+
+def test_more_than_two_groups_are_placed_one_after_another_in_an_order_that_fits():
+    """Writers with two cards each fit only where learners of one card each have not taken one of both machines."""
+    nodes = seats.parse("2x4xA100-80GB:64cpu")
+    roles = [role("learner", 3, gpus=1), role("other", 1, gpus=1), role("writer", 2, gpus=2)]
+    placed = seats.place(roles, nodes)
+    assert {name: sum(where.values()) for name, where in placed.items()} == {"learner": 3, "other": 1, "writer": 2}
+    for node in nodes:
+        assert sum(placed[one.name].get(node.name, 0) * one.gpus for one in roles) == 4
+    more = [*roles[:2], role("writer", 3, gpus=2)]
+    assert seats.place(more, nodes) is None and seats.short(more, nodes)

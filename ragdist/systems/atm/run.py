@@ -58,6 +58,8 @@ MITO_ALONE = (
     "atm.replay.",
 )
 """How settings begin that nothing reads before the generator's rows are made."""
+WRITES = {forging.forge, asking.ask_clean, asking.ask_template, asking.ask_attacked}
+"""Work in which a model writes and does not read."""
 OpenSides = Callable[[Start, Start], AbstractContextManager[tuple[Side, Side]]]
 """Seats attacker and generator for as long as the block lasts."""
 
@@ -215,6 +217,7 @@ class Game:
                 self.settings,
                 folder=self.journal.folder / forging_phase,
                 phase=forging_phase,
+                writes=True,
             ):
                 self.board.advance(0, **shard.notes)
                 forged.append(shard)
@@ -289,9 +292,8 @@ class Game:
         self.board.phase(phase, len(inputs))
         tuples = (one if isinstance(one, tuple) else (one,) for one in inputs)
         with span(phase):
-            return self.journal.shards(
-                phase, lambda folder: self._watched(side.each(work, tuples, *shared, folder=folder, phase=phase))
-            )
+            each = partial(side.each, work, tuples, *shared, phase=phase, writes=work in WRITES)
+            return self.journal.shards(phase, lambda folder: self._watched(each(folder=folder)))
 
     def _watched(self, shards: Iterable[MicrobatchRef]) -> Iterator[MicrobatchRef]:
         for shard in shards:

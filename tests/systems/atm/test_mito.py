@@ -39,14 +39,15 @@ def learned(**settings):
         logits = torch.tensor(padded).log().requires_grad_()
         labels = torch.tensor([row + [0] * (longest - len(row)) for row in LABELS])
         mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in LABELS])
-        return Answers(logits, labels, mask)
+        return logits, Answers(logits[mask], labels, mask)
 
-    both = slot(CLEAN), slot(ATTACKED)
+    (clean, shown), (attacked, lied) = slot(CLEAN), slot(ATTACKED)
+    both = shown, lied
     used = {"documents": 1} if settings.get("variant") == "released_code" else {"documents": 5}
     loss = atm.mito(resolve({"atm": settings, "contexts": used}).atm)
     made = loss(lambda _, slots=(0, 1): tuple(both[at] for at in slots), Batch(2, {}), total=TOTAL)
     made.scalar.backward()
-    return made.scalar.item(), *(one.logits_BAV.grad for one in both)
+    return made.scalar.item(), clean.grad, attacked.grad
 
 
 @pytest.mark.parametrize(

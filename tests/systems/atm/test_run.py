@@ -15,8 +15,9 @@ from ragdist.algo import sft
 from ragdist.config import AtmConfig, loader
 from ragdist.data.pipeline import Pipeline
 from ragdist.errors import TrainError
+from ragdist.lm import turns
 from ragdist.lm.load import load_tokenizer
-from ragdist.lm.resident import Resident
+from ragdist.lm.resident import Resident, SharedResidents
 from ragdist.local import LocalSide, SerialMapper
 from ragdist.records import Forgery
 from ragdist.storage import tables
@@ -25,6 +26,7 @@ from ragdist.systems.atm import report, training_rows
 from ragdist.systems.atm import run as atm
 from ragdist.systems.atm.live import Board
 from ragdist.systems.atm.training_rows import open_questions
+from ragdist.tracking.run import open_run
 from tests import game, tiny
 
 
@@ -35,6 +37,10 @@ def play(settings):
 
     @contextmanager
     def open_sides(attacker, generator):
+        if settings.atm.layout == "shared_base":
+            starts = zip(attacker, generator, strict=True)
+            yield turns.sides(LocalSide(settings, settings.attacker, SharedResidents, *starts))
+            return
         yield (
             LocalSide(settings, settings.attacker, Resident, attacker.source, attacker.version),
             LocalSide(settings, settings.generator, Resident, generator.source, generator.version),
@@ -232,3 +238,21 @@ def test_perplexity_depends_on_the_document_check_32(tmp_path, model):
         kind: training_rows.grade(generator, golden, found, here)[1]["perplexity_sum"] for kind, found in shown.items()
     }
     assert mean["golden"] < mean["forged"]
+
+
+def test_a_round_by_paged_is_the_round_by_transformers(tmp_path, model, run):
+    """The same texts, pairs and models; and metrics.jsonl says at each new version that the engine had its weights."""
+    engines = {"attacker": {"engine": "paged"}, "generator": {"engine": "paged"}, "engines": {"probe_tokens": 8}}
+    made = game.settings(tmp_path, model, atm={"rounds": 1}, **engines)
+    with open_run(made, "atm"):
+        play(made)
+    here = tmp_path / "runs" / "game"
+    for phase in ("forged", "graded", "pairs", "forged-again", "lists"):
+        assert rows(here, f"round-0/{phase}") == rows(run, f"round-0/{phase}") != []
+    for side in ("attacker", "generator"):
+        weights = [one / f"atm/round-0/{side}/model/model.safetensors" for one in (here, run)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    lines = map(json.loads, (here / "metrics.jsonl").read_text().splitlines())
+    proofs = [line for line in lines if line["phase"] == "probe"]
+    assert sorted(line["version"] for line in proofs) == [0, 0, 1, 1]
+    assert all(line["nats"] < 1e-4 and not line["fresh"] and line["engine"] == "paged" for line in proofs)
