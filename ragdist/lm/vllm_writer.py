@@ -48,6 +48,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "0" if torch.cuda.is_available() else "1",  # compiling takes longer than all that it gains
     "TOKENIZERS_PARALLELISM": "false",
 }
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -237,7 +238,7 @@ class _Process:
         with theirs, self._log().open("wb") as log:
             self.process = psutil.Popen(
                 [sys.executable, "-P", "-c", code],
-                env=os.environ | ENVIRONMENT | {"PYTHONPATH": path, "TMPDIR": self.folder.name},
+                env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
