@@ -417,7 +417,9 @@ def _seen(cache: Any, layer: int, key: Tensor, value: Tensor, about: dict[str, A
         states.index_copy_(0, about["write_index"][allocator.index], new)
     places_K, ends = about["read_index"][allocator.index], about["cu_seq_lens_k"][allocator.layer_type].tolist()
     if not len(places_K):  # all of them have just begun
-        yield from (tuple(new[start:end].transpose(0, 1)[None] for new in news) for start, end in pairwise(ends))
+        for start, end in pairwise(ends):
+            keys, values = (new[start:end].transpose(0, 1)[None] for new in news)
+            yield keys, values
         return
     first = places_K[torch.tensor(ends[:-1])].tolist()
     for (start, end), low in zip(pairwise(ends), first, strict=True):
