@@ -25,7 +25,7 @@ from tests.bench.raft_useful_tokens import MODEL, alone
 from tests.bench.trio_memory import resident_mb, used
 from tests.learning import LOSSES
 
-RANK, NEW_TOKENS, ROWS = 16, 16, 4
+RANK, NEW_TOKENS, ROWS = 16, 8, 2
 SIDES = ("attacker", "generator")
 LEARNS = ("dpo", "mito")
 
@@ -57,21 +57,23 @@ def settings() -> Settings:
     return resolve(about | {"attacker": side, "generator": side})
 
 
-def rows(made: Settings) -> list[Bundle]:
-    """Two answers to one prompt, or one after two: each loss takes them."""
+def rows(made: Settings, side: str) -> list[Bundle]:
+    """For the attacker two answers after one prompt, for the generator one answer after two."""
     encode = load_tokenizer(made.model).encode
-    answers = [tuple(encode(f" {colour}, I think.").ids) for colour in ("red", "blue")]
-    starts = [tuple(encode("The ball lies on the table. " * (4 + row) + "Its colour is").ids) for row in range(ROWS)]
-    return [
-        Bundle(id=f"{row}", tokens=tuple(start + answer for answer in answers), prompt_tokens=(len(start),) * 2)
-        for row, start in enumerate(starts)
-    ]
+    first, other = (tuple(encode(f" {colour}, I think.").ids) for colour in ("red", "blue"))
+    found = []
+    for row in range(ROWS):
+        clean, attacked = (tuple(encode("The ball is on the table. " * (2 + row + more)).ids) for more in (0, 3))
+        pairs = ((clean, first), (clean, other)) if side == "attacker" else ((clean, first), (attacked, first))
+        starts = tuple(len(start) for start, _ in pairs)
+        found.append(Bundle(id=f"{row}", tokens=tuple(start + answer for start, answer in pairs), prompt_tokens=starts))
+    return found
 
 
 def hold(who: str, folder: Path) -> dict[str, float]:
     """One side, or both, learn and write."""
     made = settings()
-    found, before = rows(made), resident_mb()
+    asked, before = {side: rows(made, side) for side in SIDES}, resident_mb()
     held: Any
     if who == "both":
         held = SharedResidents((MODEL, MODEL), made, made.attacker, (0, 0))
@@ -83,12 +85,13 @@ def hold(who: str, folder: Path) -> dict[str, float]:
     for role, side in enumerate(SIDES if who == "both" else (who,)):
         function, prepare = LOSSES[LEARNS[SIDES.index(side)]]
         (folder / side).mkdir(parents=True)
-        held.begin(ByRole(role, function) if who == "both" else function, found, prepare, folder / side)
+        held.begin(ByRole(role, function) if who == "both" else function, asked[side], prepare, folder / side)
         held.steps(1)
         held.finish()
     held.open_phase()
     for model in models:
-        for _ in model.write([Prompt(id=row.id, tokens=row.tokens[0]) for row in found], max_new_tokens=NEW_TOKENS):
+        prompts = [Prompt(id=row.id, tokens=row.tokens[0]) for row in asked["attacker"]]
+        for _ in model.write(prompts, max_new_tokens=NEW_TOKENS):
             pass
     held.close_phase()
     return used(before, loaded) | {"imports_mb": before}
