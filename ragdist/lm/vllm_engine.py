@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from ragdist.errors import first_line
+
 
 class Asked(NamedTuple):
     """A text to be written."""
@@ -118,4 +120,4 @@ def main(number: str) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # whoever asked is gone
     except Exception as error:  # vLLM's are of any kind; it goes to whoever asked, as an EngineError
-        pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        pipe.send(("failed", f"{type(error).__name__}: {first_line(error)}"))
