@@ -298,17 +298,16 @@ def play(made: Settings, model: Path, folder: Path, first: int = 0) -> dict[str,
     return said
 
 
-def adapters(model: str, folder: str, dtype: str, layouts: str, stages: str) -> None:
-    """Two ranks play in these layouts at these ZeRO stages."""
+def adapters(model: str, folder: str, dtype: str, layout: str, stages: str) -> None:
+    """Two ranks play at these ZeRO stages."""
     import torch.distributed as dist
 
-    for layout in layouts.split(","):
-        for stage in map(int, stages):
-            here = Path(folder) / layout / f"{stage}"
-            made = adapted(Path(model), layout, workers=2, dtype=dtype, zero_stage=stage)
-            said = play(made, Path(model), here, first=2 * dist.get_rank())
-            if dist.get_rank() == 0:
-                (here / "said.json").write_text(json.dumps(said))
+    for stage in map(int, stages):
+        here = Path(folder) / layout / f"{stage}"
+        made = adapted(Path(model), layout, workers=2, dtype=dtype, zero_stage=stage)
+        said = play(made, Path(model), here, first=2 * dist.get_rank())
+        if dist.get_rank() == 0:
+            (here / "said.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":

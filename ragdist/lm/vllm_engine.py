@@ -55,7 +55,7 @@ class Engine:
         for text in asked:
             how = SamplingParams(seed=text.seed, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False, **sampling)
             prompt = {"prompt_token_ids": list(text.tokens)}
-            self.inner.add_request(str(text.number), prompt, how, lora_request=self.adapter)  # type: ignore[arg-type]
+            self.inner.add_request(str(text.number), prompt, how, lora_request=self.adapter)
             self.under_way.add(str(text.number))
 
     def step(self) -> list[Finished]:

@@ -337,4 +337,5 @@ def release() -> str:
 
 def _rank(adapter: Path) -> int:
     about = json.loads((adapter / "adapter_config.json").read_text())
-    return max([about["r"], *(about.get("rank_pattern") or {}).values()])
+    ranks: list[int] = [about["r"], *(about.get("rank_pattern") or {}).values()]
+    return max(ranks)

@@ -25,7 +25,8 @@ def one(tmp_path_factory, folder):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, folder):
     root = tmp_path_factory.mktemp("two")
-    learning.two_ranks("adapters", folder, root, "float32", ",".join(LAYOUTS), "03")
+    for layout in LAYOUTS:
+        learning.two_ranks("adapters", folder, root, "float32", layout, "03")
     return root
 
 
