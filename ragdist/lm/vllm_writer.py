@@ -29,9 +29,9 @@ import psutil
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-import ragdist
 from ragdist.config import EnginesConfig, ModelConfig
 from ragdist.errors import EngineError
+from ragdist.lm import vllm_engine
 from ragdist.lm.load import dtype_of
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.vllm_engine import Asked, Finished
@@ -41,7 +41,7 @@ from ragdist.roles import Tokenizer
 from ragdist.tracking.progress import say
 
 SET_ANOTHER = "or set the engine to transformers"
-PLACE = str(Path(ragdist.__file__).parents[1])
+PLACE = str(Path(vllm_engine.__file__).parents[2])
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # it has a process of its own already
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -211,7 +211,7 @@ class VllmWriter:
         return ends_of(SimpleNamespace(generation_config=config), self.tokenizer)
 
     def _less(self) -> str:
-        return f"lower engines.max_sequences or engines.memory_share, {SET_ANOTHER}"
+        return f"change engines.memory_share or engines.max_sequences, {SET_ANOTHER}"
 
 
 class _DeadError(EngineError):
