@@ -114,6 +114,11 @@ class VllmWriter:
         """See `roles.EngineWriter`."""
         self.close()
 
+    def rest(self) -> None:
+        """On a card it ends, as others learn there; on a CPU it waits."""
+        if self.in_place:
+            self.close()
+
     def close(self) -> None:
         """See `roles.EngineWriter`."""
         if self._process:
