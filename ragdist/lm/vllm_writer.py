@@ -119,7 +119,7 @@ class VllmWriter:
         self.close()
 
     def rest(self) -> None:
-        """On a GPU it sleeps, its weights in the machine's memory; not tried on one so far. On a CPU it stays as it is."""
+        """On a GPU it sleeps, its weights in the machine's memory (not tried so far); on a CPU it stays as it is."""
         if self._process and self.in_place and not self._asleep:
             self._process.do("sleep")
             self._asleep = True
