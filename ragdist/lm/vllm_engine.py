@@ -86,6 +86,14 @@ class Engine:
         self.inner.add_lora(self.adapter)
         self._forget()
 
+    def sleep(self) -> None:
+        """Weights to the machine's memory; keys and values are let go."""
+        self.inner.sleep()
+
+    def wake(self) -> None:
+        """Back again."""
+        self.inner.wake_up()
+
     def _forget(self) -> None:
         """Lets go of what is kept of prompts that other weights read."""
         if not self.inner.reset_prefix_cache():

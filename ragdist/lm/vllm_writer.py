@@ -84,6 +84,7 @@ class VllmWriter:
         self._version = version
         self._base, self._adapter = self._parts(resolve(model))
         self._process: _Process | None = None
+        self._asleep = False
 
     @property
     def engine(self) -> str:
@@ -101,11 +102,14 @@ class VllmWriter:
         if adapter and (rank := _rank(adapter)) > self.rank:
             self.close()
             self.rank = rank
-        if self._process and adapter and base == self._base:
-            self._process.do("adapt", str(adapter))
-        elif self._process and not adapter and self.in_place:
-            self._process.do("reload", str(base))
-        else:
+        try:
+            if self._process and adapter and base == self._base:
+                self._open().do("adapt", str(adapter))
+            elif self._process and not adapter and self.in_place:
+                self._open().do("reload", str(base))
+            else:
+                self.close()
+        except _DeadError:
             self.close()
         self._base, self._adapter, self._version = base, adapter, version
         self._open()
@@ -115,15 +119,16 @@ class VllmWriter:
         self.close()
 
     def rest(self) -> None:
-        """On a card it ends, as others learn there; on a CPU it waits."""
-        if self.in_place:
-            self.close()
+        """On a GPU it sleeps, its weights in the machine's memory (not tried so far); on a CPU it stays as it is."""
+        if self._process and self.in_place and not self._asleep:
+            self._process.do("sleep")
+            self._asleep = True
 
     def close(self) -> None:
         """See `roles.EngineWriter`."""
         if self._process:
             self._process.end()
-        self._process = None
+        self._process, self._asleep = None, False
 
     def write(
         self,
@@ -174,17 +179,22 @@ class VllmWriter:
                 say(f"{error}; a fresh one writes what is missing of {len(missing)} prompts")
 
     def _open(self) -> _Process:
-        """The engine, started where there is none."""
+        """The engine, awake; started where there is none."""
+        if self._process and self._process.pipe.closed:  # it was ended
+            self.close()
         if self._process is None:
-            self._process = process = _Process(self._options(), self.config.deadline_s, self._less())
+            self._process = _Process(self._options(), self.config.deadline_s, self._less())
             if self._adapter:
-                process.do("adapt", str(self._adapter))
+                self._process.do("adapt", str(self._adapter))
+        if self._asleep:
+            self._process.do("wake")
+            self._asleep = False
         return self._process
 
     def _options(self) -> dict[str, Any]:
         """vLLM's EngineArgs."""
         on_gpu, share = torch.cuda.is_available(), self.config.memory_share
-        memory: dict[str, Any] = {"gpu_memory_utilization": share}
+        memory: dict[str, Any] = {"gpu_memory_utilization": share, "enable_sleep_mode": True}
         if not on_gpu:
             memory = {"kv_cache_memory_bytes": int(psutil.virtual_memory().available * share), "enforce_eager": True}
         if self.rank:

@@ -197,6 +197,10 @@ def test_engine_that_hangs_is_ended_and_named_with_its_setting(writer, monkeypat
     assert not engines()
 
 
+def test_asked_again_it_starts_again(writer):
+    assert write(writer, tiny.prompts(1), max_new_tokens=3)["prompt-0", 0].ids
+
+
 def test_engine_that_does_not_start_in_time_is_ended(config, tokenizer):
     made = VllmWriter(config, tokenizer, ENGINES.replaced("deadline_s", 1))
     with pytest.raises(EngineError, match=r"said nothing for 1 s .*engines\.deadline_s"):
