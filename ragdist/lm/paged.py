@@ -11,8 +11,10 @@ of a head, V vocabulary.
 
 from __future__ import annotations
 
+import atexit
 import queue
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +50,16 @@ CPU_PAGE = 64
 CPU_TOKENS = 2048
 """Most tokens of a step on a CPU."""
 LESS = "lower engines.max_sequences or engines.memory_share"
+
+
+_open_writers: weakref.WeakSet[PagedWriter] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """transformers' processor cleans up when it is collected, which fails in an interpreter that ends."""
+    for writer in list(_open_writers):
+        writer.close()
 
 
 class _Draws(NamedTuple):
@@ -279,6 +291,7 @@ class PagedWriter:
                 self.model.config._attn_implementation = before
             self._processor.warmup(self.model)
         self._manager = manager
+        _open_writers.add(self)
 
     def _pages(self) -> int:
         """As many as there may be texts, one more for those that are split, or as `engines.memory_share` has room."""
