@@ -6,6 +6,7 @@ probability does not depend on who computes it, nor on what a killed process had
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -24,6 +25,8 @@ from ragdist.lm.source import resolve
 from ragdist.lm.write import ModelWriter, writing_batches
 from ragdist.records import Example, Prompt, Written
 from ragdist.roles import EngineWriter, Pair, Writer
+
+log = logging.getLogger("ragdist")
 
 
 def prompt_batches(
@@ -140,7 +143,10 @@ def load_answerer(settings: Settings, sources: Sequence[str], base: SharedBase |
 
 def held(sources: Sequence[str], settings: Settings, _: AnswerersConfig, __: int) -> ModelAnswerer:
     """The plain object of a rank that answers."""
-    return load_answerer(settings, sources)
+    answerer = load_answerer(settings, sources)
+    for found in answerer.proofs:
+        log.info("probe: %s", found)
+    return answerer
 
 
 def held_scorer(

@@ -61,7 +61,9 @@ class CheckpointMixin:
         """The trainer's own, or one of `batches`."""
         if not self.batches:
             return super().get_train_dataloader()  # type: ignore[misc]
-        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+        return DataLoader(
+            self.train_dataset, batch_sampler=[list(batch) for batch in self.batches], collate_fn=self.data_collator
+        )
 
     def create_optimizer(self, *about: Any) -> torch.optim.Optimizer:
         """The trainer's own, which is asked for again and again; made ready to clip."""

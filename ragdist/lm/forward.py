@@ -128,7 +128,7 @@ class Sequences:
         wanted_N2 = self._tensor([(row, at) for rows in before for row, places in enumerate(rows) for at in places])
         self.passes.append(Pass([len(line) for line in lines], len(wanted_N2), torch.is_grad_enabled()))
         logits_NV = logits_at(self.model, *wanted_N2.unbind(1), input_ids=ids_BT, use_cache=False, **more)
-        parts = logits_NV.split([sum(map(len, rows)) for rows in before])
+        parts = torch.split(logits_NV, [sum(map(len, rows)) for rows in before])
         return tuple(Answers(part_NV, *self._labels(slot)) for part_NV, slot in zip(parts, slots, strict=True))
 
     def _labels(self, slot: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ def logits_at(model: Any, rows_N: Tensor, at_N: Tensor, **inputs: Any) -> Tensor
     """
     head = getattr(model, "module", model).get_output_embeddings()
     if head is None:
-        wanted_P, number_N = at_N.unique(return_inverse=True)
+        wanted_P, number_N = at_N.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         everywhere_BPV: Tensor = model(**inputs, logits_to_keep=wanted_P).logits
         return everywhere_BPV[rows_N, number_N]
 

@@ -11,14 +11,16 @@ of a head, V vocabulary.
 
 from __future__ import annotations
 
+import atexit
 import queue
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -48,6 +50,16 @@ CPU_PAGE = 64
 CPU_TOKENS = 2048
 """Most tokens of a step on a CPU."""
 LESS = "lower engines.max_sequences or engines.memory_share"
+
+
+_open_writers: weakref.WeakSet[PagedWriter] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """transformers' processor cleans up when it is collected, which fails in an interpreter that ends."""
+    for writer in list(_open_writers):
+        writer.close()
 
 
 class _Draws(NamedTuple):
@@ -279,13 +291,13 @@ class PagedWriter:
                 self.model.config._attn_implementation = before
             self._processor.warmup(self.model)
         self._manager = manager
+        _open_writers.add(self)
 
     def _pages(self) -> int:
         """As many as there may be texts, one more for those that are split, or as `engines.memory_share` has room."""
-        shape = self.model.config.get_text_config()
-        width: int = find_num_key_value_heads(shape) * find_head_dim(shape) * self.model.dtype.itemsize
-        one = 2 * shape.num_hidden_layers * width * self._page
-        room = int(psutil.virtual_memory().available * self.config.memory_share) // one
+        shape, weight = self.model.config.get_text_config(), self.model.dtype.itemsize
+        one: int = 2 * shape.num_hidden_layers * find_num_key_value_heads(shape) * find_head_dim(shape) * weight
+        room = int(psutil.virtual_memory().available * self.config.memory_share) // (one * self._page)
         return max(1, min(room, 2 * self.config.max_sequences))
 
 
@@ -308,7 +320,7 @@ def _numbers(name: str) -> tuple[int, int]:
 class _Slot(ContinuousBatchingLogitsProcessor):
     """A number of 32 bits for each text that gets a token."""
 
-    supported_kwargs: ClassVar[dict[str, type]] = {}
+    supported_kwargs: dict[str, type] = {}  # noqa: RUF012  transformers declares it so
     ignored_kwargs = ()
 
     def __init__(self, dtype: torch.dtype, value: Callable[[Any], float]) -> None:
@@ -418,12 +430,15 @@ def _seen(cache: Any, layer: int, key: Tensor, value: Tensor, about: dict[str, A
         states.index_copy_(0, about["write_index"][allocator.index], new)
     places_K, ends = about["read_index"][allocator.index], about["cu_seq_lens_k"][allocator.layer_type].tolist()
     if not len(places_K):  # all of them have just begun
-        kept, places_K = news, torch.arange(ends[-1])
-    first = places_K[torch.tensor(ends[:-1]).clamp(max=len(places_K) - 1)].tolist()
-    last = places_K[torch.tensor(ends[1:]) - 1].tolist()
-    for start, end, low, high in zip(ends, ends[1:], first, last, strict=False):
-        where = slice(low, high + 1) if high - low == end - start - 1 else places_K[start:end]
-        yield tuple(states[where].transpose(0, 1)[None] for states in kept)  # type: ignore[misc]
+        for start, end in pairwise(ends):
+            keys, values = (new[start:end].transpose(0, 1)[None] for new in news)
+            yield keys, values
+        return
+    first = places_K[torch.tensor(ends[:-1])].tolist()
+    for (start, end), low in zip(pairwise(ends), first, strict=True):
+        here = end - start <= allocator.tokens_per_page
+        where = slice(low, low + end - start) if here else places_K[start:end]
+        yield tuple(states[where].transpose(0, 1)[None] for states in kept)
 
 
 AttentionInterface.register(NAME, attend)

@@ -92,4 +92,4 @@ class ModelReader:
         shown = {"input_ids": ids_BT[:, start:], "past_key_values": cache, "use_cache": bool(begun)}
         logits_NV = logits_at(self.model, rows_N, at_N - start, **shown)
         logprobs_N = token_logprobs(Answers(logits_NV, labels_BT[:, 1:], mask_BT))
-        return [row.tolist() for row in logprobs_N.split(mask_BT.sum(1).tolist())]
+        return [row.tolist() for row in torch.split(logprobs_N, mask_BT.sum(1).tolist())]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from ragdist.errors import first_line
+
 
 class Asked(NamedTuple):
     """A text to be written."""
@@ -41,6 +43,8 @@ class Engine:
 
         self.inner = LLMEngine.from_engine_args(EngineArgs(**options))
         self.adapter: Any = None
+        self.adapters = 0
+        """That were there so far."""
         self.under_way: set[str] = set()
 
     def write(self, asked: Sequence[Asked], sampling: dict[str, Any]) -> None:
@@ -51,7 +55,7 @@ class Engine:
         for text in asked:
             how = SamplingParams(seed=text.seed, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False, **sampling)
             prompt = {"prompt_token_ids": list(text.tokens)}
-            self.inner.add_request(str(text.number), prompt, how, lora_request=self.adapter)  # type: ignore[arg-type]
+            self.inner.add_request(str(text.number), prompt, how, lora_request=self.adapter)
             self.under_way.add(str(text.number))
 
     def step(self) -> list[Finished]:
@@ -75,12 +79,20 @@ class Engine:
         """The adapter in `folder` from here on, under a number that none had before."""
         from vllm.lora.request import LoRARequest
 
-        old, number = self.adapter, self.adapter.lora_int_id + 1 if self.adapter else 1
-        self.adapter = LoRARequest(f"adapter-{number}", number, folder)
-        if old:
-            self.inner.remove_lora(old.lora_int_id)
+        if self.adapter:
+            self.inner.remove_lora(self.adapter.lora_int_id)
+        self.adapters += 1
+        self.adapter = LoRARequest(f"adapter-{self.adapters}", self.adapters, folder)
         self.inner.add_lora(self.adapter)
         self._forget()
+
+    def sleep(self) -> None:
+        """Weights to the machine's memory; keys and values are let go."""
+        self.inner.sleep()
+
+    def wake(self) -> None:
+        """Back again."""
+        self.inner.wake_up()
 
     def _forget(self) -> None:
         """Lets go of what is kept of prompts that other weights read."""
@@ -110,12 +122,12 @@ def serve(pipe: Connection) -> None:
         engine.inner.engine_core.shutdown()
 
 
-def main(number: str) -> None:
+def main(number: int) -> None:
     """Serves the connection with this file descriptor; what goes wrong is said to the other end."""
-    pipe = Connection(int(number))
+    pipe = Connection(number)
     try:
         serve(pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # whoever asked is gone
     except Exception as error:  # vLLM's are of any kind; it goes to whoever asked, as an EngineError
-        pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        pipe.send(("failed", f"{type(error).__name__}: {first_line(error)}"))

@@ -29,9 +29,9 @@ import psutil
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-import ragdist
 from ragdist.config import EnginesConfig, ModelConfig
 from ragdist.errors import EngineError
+from ragdist.lm import vllm_engine
 from ragdist.lm.load import dtype_of
 from ragdist.lm.source import adapter_base, resolve
 from ragdist.lm.vllm_engine import Asked, Finished
@@ -41,13 +41,14 @@ from ragdist.roles import Tokenizer
 from ragdist.tracking.progress import say
 
 SET_ANOTHER = "or set the engine to transformers"
-PLACE = str(Path(ragdist.__file__).parents[1])
+PLACE = str(Path(vllm_engine.__file__).parents[2])
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # it has a process of its own already
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "0" if torch.cuda.is_available() else "1",  # compiling takes longer than all that it gains
     "TOKENIZERS_PARALLELISM": "false",
 }
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -83,6 +84,7 @@ class VllmWriter:
         self._version = version
         self._base, self._adapter = self._parts(resolve(model))
         self._process: _Process | None = None
+        self._asleep = False
 
     @property
     def engine(self) -> str:
@@ -100,11 +102,14 @@ class VllmWriter:
         if adapter and (rank := _rank(adapter)) > self.rank:
             self.close()
             self.rank = rank
-        if self._process and adapter and base == self._base:
-            self._process.do("adapt", str(adapter))
-        elif self._process and not adapter and self.in_place:
-            self._process.do("reload", str(base))
-        else:
+        try:
+            if self._process and adapter and base == self._base:
+                self._open().do("adapt", str(adapter))
+            elif self._process and not adapter and self.in_place:
+                self._open().do("reload", str(base))
+            else:
+                self.close()
+        except _DeadError:
             self.close()
         self._base, self._adapter, self._version = base, adapter, version
         self._open()
@@ -113,11 +118,17 @@ class VllmWriter:
         """See `roles.EngineWriter`."""
         self.close()
 
+    def rest(self) -> None:
+        """On a GPU it sleeps, its weights in the machine's memory (not tried so far); on a CPU it stays as it is."""
+        if self._process and self.in_place and not self._asleep:
+            self._process.do("sleep")
+            self._asleep = True
+
     def close(self) -> None:
         """See `roles.EngineWriter`."""
         if self._process:
             self._process.end()
-        self._process = None
+        self._process, self._asleep = None, False
 
     def write(
         self,
@@ -168,17 +179,22 @@ class VllmWriter:
                 say(f"{error}; a fresh one writes what is missing of {len(missing)} prompts")
 
     def _open(self) -> _Process:
-        """The engine, started where there is none."""
+        """The engine, awake; started where there is none."""
+        if self._process and self._process.pipe.closed:  # it was ended
+            self.close()
         if self._process is None:
-            self._process = process = _Process(self._options(), self.config.deadline_s, self._less())
+            self._process = _Process(self._options(), self.config.deadline_s, self._less())
             if self._adapter:
-                process.do("adapt", str(self._adapter))
+                self._process.do("adapt", str(self._adapter))
+        if self._asleep:
+            self._process.do("wake")
+            self._asleep = False
         return self._process
 
     def _options(self) -> dict[str, Any]:
         """vLLM's EngineArgs."""
         on_gpu, share = torch.cuda.is_available(), self.config.memory_share
-        memory: dict[str, Any] = {"gpu_memory_utilization": share}
+        memory: dict[str, Any] = {"gpu_memory_utilization": share, "enable_sleep_mode": True}
         if not on_gpu:
             memory = {"kv_cache_memory_bytes": int(psutil.virtual_memory().available * share), "enforce_eager": True}
         if self.rank:
@@ -210,7 +226,7 @@ class VllmWriter:
         return ends_of(SimpleNamespace(generation_config=config), self.tokenizer)
 
     def _less(self) -> str:
-        return f"lower engines.max_sequences or engines.memory_share, {SET_ANOTHER}"
+        return f"change engines.memory_share or engines.max_sequences, {SET_ANOTHER}"
 
 
 class _DeadError(EngineError):
@@ -237,7 +253,7 @@ class _Process:
         with theirs, self._log().open("wb") as log:
             self.process = psutil.Popen(
                 [sys.executable, "-P", "-c", code],
-                env=os.environ | ENVIRONMENT | {"PYTHONPATH": path, "TMPDIR": self.folder.name},
+                env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -336,4 +352,5 @@ def release() -> str:
 
 def _rank(adapter: Path) -> int:
     about = json.loads((adapter / "adapter_config.json").read_text())
-    return max([about["r"], *(about.get("rank_pattern") or {}).values()])
+    ranks: list[int] = [about["r"], *(about.get("rank_pattern") or {}).values()]
+    return max(ranks)

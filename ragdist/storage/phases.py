@@ -19,6 +19,8 @@ from ragdist.roles import MicrobatchRef
 from ragdist.storage.atomic import atomic_folder, copy_linked, make_folder, read_json, translate_errors, write_json
 
 MODEL = "model"
+SPEED = {"seconds", "busy_share", "rank_tokens_per_s", "mfu", "hfu"}
+"""What is noted of a step that depends on machines and on how many ranks took it."""
 
 
 class PhaseCheckpoint:
@@ -43,7 +45,7 @@ class PhaseCheckpoint:
             found: list[dict[str, float]] = noted["steps"]
             return found
         steps = learn(self.folder / phase)
-        self.note(phase, {"steps": [{k: v for k, v in step.items() if k != "seconds"} for step in steps]})
+        self.note(phase, {"steps": [{k: v for k, v in step.items() if k not in SPEED} for step in steps]})
         return steps
 
     def done(self, phase: str) -> bool:

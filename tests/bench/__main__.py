@@ -48,6 +48,8 @@ WANTED = {
         "memory of ATM's two sides over one base / in two processes, after a phase each",
     ),
     "paged_forge": ("at least", 0.0, "forging by `attacker.engine=paged`, tokens per second / by our loop, on a CPU"),
+    "vllm_forge": ("at least", 0.0, "forging by `attacker.engine=vllm`, tokens per second / by our loop, on a CPU"),
+    "adapter_sync": ("at most", 3.0, "seconds until vLLM writes with the next version of an adapter"),
     "trio_memory": ("at most", 1.15, "memory of base, reciter, discoverer and scorer / of one base, after answers"),
 }
 KEPT = ("ragdist", "torch", "ray", "deepspeed", "trl", "transformers")
@@ -61,6 +63,9 @@ def main(only: list[str]) -> None:
     for name in only or WANTED:
         if name not in measured:
             measured |= importlib.import_module(f"tests.bench.{name}").run()
+        if name not in measured:
+            print(f"{name}: skipped, there is nothing here to measure; `make test-vllm` makes the environment")
+            continue
         found, packages = measured[name], versions()
         found |= {"machine": f"{packages['machine']}, {_processor()}", "date": time.strftime("%Y-%m-%d")}
         results[name] = found | {"versions": {key: packages[key] for key in KEPT}}

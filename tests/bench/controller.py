@@ -29,6 +29,8 @@ RANKS, CALLS, CPUS = int(os.environ.get("RAGDIST_BENCH_RANKS", "64")), 300, 0.01
 class Empty:
     """The plain object of a rank that has no model."""
 
+    version = 0
+
     def __init__(self, *_: Any) -> None: ...
 
     def open_phase(self) -> None:

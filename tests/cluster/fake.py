@@ -137,6 +137,8 @@ class Fake:
 class Light:
     """Needs nobody and nothing."""
 
+    version = 0
+
     def __init__(self, *_: Any) -> None: ...
 
     def open_phase(self) -> None:

@@ -117,12 +117,12 @@ class Stale(PagedWriter):
 
 def test_probe_of_an_engine_that_writes_with_the_model_is_near_zero_and_says_so(folder):
     held = resident(folder)
-    found = held.open_phase()
+    (found,) = held.open_phase()
     assert found["nats"] < 1e-5
     assert found == {"engine": "paged", "version": 0, "nats": found["nats"], "fresh": False}
-    assert held.open_phase() == {}  # proved already
+    assert held.open_phase() == []  # proved already
     plain = resident(folder, engine="transformers")
-    assert plain.open_phase() == {}
+    assert plain.open_phase() == []
     assert texts(held) == texts(plain)
 
 
@@ -133,7 +133,7 @@ def test_side_writes_by_paged_what_it_writes_by_transformers_round_after_round(t
         for version in range(3):
             proof = held.open_phase()
             said += [texts(held, samples=2, temperature=0.9), texts(held)]
-            assert (proof or {"version": version})["version"] == version
+            assert [one["version"] for one in proof] == [version] * (engine == "paged")
             said.append(dict(chain(*held.read(tiny.examples(4)))))
             said.append([line["loss"] for line in learning.learn(held, "sft", tmp_path / engine / str(version))])
         found[engine] = said
@@ -146,7 +146,7 @@ def test_keys_and_values_of_old_weights_are_caught_and_a_fresh_engine_helps(tmp_
     held._engine = held._writer = Stale(held.module, held.tokenizer, held._engines, 4096)
     held.open_phase()
     learning.learn(held, "sft", tmp_path)
-    found = held.open_phase()
+    (found,) = held.open_phase()
     assert found["fresh"] and found["version"] == 1 and found["nats"] < 1e-5
     assert "a fresh engine is started" in capsys.readouterr().err
     writer = ModelWriter(load_model(settings(tmp_path / "model").model), held.tokenizer, 4096)
@@ -158,7 +158,7 @@ def test_an_engine_beside_takes_up_what_was_published(tmp_path, folder):
     held._engine = held._writer = Beside(folder)
     held.open_phase()
     learning.learn(held, "sft", tmp_path)
-    assert held.open_phase()["nats"] < 1e-4
+    assert held.open_phase()[0]["nats"] < 1e-4
     assert held._engine.taken == [(0, folder), (1, tmp_path / "model")]
 
 
@@ -168,7 +168,7 @@ def test_an_engine_with_old_weights_gets_one_more_chance_and_then_ends_the_run(t
     held.open_phase()
     learning.learn(held, "sft", tmp_path)
     held._engine.deaf = 1
-    assert held.open_phase()["fresh"]
+    assert held.open_phase()[0]["fresh"]
     held._proved, held._engine.folder, held._engine.deaf = False, folder, 2
     with pytest.raises(EngineError, match=r"beside .* version 1 .* nats .*engines.probe_tolerance.* 0.001"):
         held.open_phase()
@@ -259,7 +259,7 @@ def test_reader_that_holds_other_weights_is_far_from_the_engine(folder, tmp_path
     model, other = (load_model(settings(where).model) for where in (folder, tiny.model_folder(tmp_path, seed=1)))
     tokenizer = load_tokenizer(settings(folder).model)
     writer = PagedWriter(model, tokenizer, settings(folder).engines, 4096)
-    asked = probe.prompts(tokenizer, 2, 0)
-    assert probe.apart(writer, ModelReader(model, 4096), asked, 6) < 1e-5
-    assert probe.apart(writer, ModelReader(other, 4096), asked, 6) > 0.1
+    found = probe.continued(writer, tokenizer, settings(folder).engines, seed=0)
+    assert probe.apart(found, ModelReader(model, 4096)) < 1e-5
+    assert probe.apart(found, ModelReader(other, 4096)) > 0.1
     writer.close()

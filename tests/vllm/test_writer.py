@@ -90,8 +90,7 @@ def ours(config, tokenizer, prompts, **how):
 
 def nats(writer, config, tokenizer):
     """How far it is from the model."""
-    asked = probe.prompts(tokenizer, 4, seed=0)
-    return probe.apart(writer, ModelReader(load_model(config), 4096), asked, 16)
+    return probe.apart(probe.continued(writer, tokenizer, ENGINES, seed=0), ModelReader(load_model(config), 4096))
 
 
 def test_greedy_texts_are_those_of_transformers(writer, config, tokenizer):
@@ -177,16 +176,16 @@ def test_other_version_than_asked_for_is_refused(writer):
         refuse_other(writer, 3)
 
 
-def test_engine_that_is_killed_costs_the_microbatch_once(writer, config, tokenizer):
-    """What is written already is not written again."""
-    prompts, found, (process,) = tiny.prompts(), {}, engines()
-    for texts in writer.write(prompts, max_new_tokens=40):
+def test_engine_that_is_killed_costs_what_is_not_written_and_a_fresh_one_writes_that(writer, config, tokenizer):
+    prompts, found, (process,) = tiny.prompts(20), {}, engines()  # of which 16 have room at a time
+    expected = write(writer, prompts, max_new_tokens=60)
+    for texts in writer.write(prompts, max_new_tokens=60):
         if not found:
             os.kill(process, signal.SIGKILL)
-        assert not found.keys() & {text.prompt_id for text in texts}
-        found |= {text.prompt_id: text for text in texts}
-    assert found == {id: text for (id, _), text in ours(config, tokenizer, prompts, max_new_tokens=40).items()}
-    assert engines() != [process]
+        assert not found.keys() & {(text.prompt_id, text.sample) for text in texts}
+        found |= {(text.prompt_id, text.sample): text for text in texts}
+    assert found == expected
+    assert len(engines()) == 1 and engines() != [process]
 
 
 def test_engine_that_hangs_is_ended_and_named_with_its_setting(writer, monkeypatch):
@@ -196,6 +195,10 @@ def test_engine_that_hangs_is_ended_and_named_with_its_setting(writer, monkeypat
     with pytest.raises(EngineError, match=r"vllm said nothing for 3 s and was ended; raise engines\.deadline_s"):
         write(writer, tiny.prompts())
     assert not engines()
+
+
+def test_asked_again_it_starts_again(writer):
+    assert write(writer, tiny.prompts(1), max_new_tokens=3)["prompt-0", 0].ids
 
 
 def test_engine_that_does_not_start_in_time_is_ended(config, tokenizer):
