@@ -9,6 +9,7 @@ from ragdist.errors import ConfigError, ModelError
 from ragdist.lm import checkpoints
 from ragdist.lm.learn import lay_out
 from ragdist.lm.resident import SharedResidents
+from ragdist.storage.phases import SPEED
 from tests import learning, tiny
 
 
@@ -82,10 +83,9 @@ def alone(tmp_path_factory, folder):
 
 
 def without_seconds(said):
-    """Metrics without times."""
+    """Metrics without how fast it was."""
     steps = {name: lines for name, lines in said.items() if name.startswith(("attacker", "generator"))}
-    timed = ("seconds", "tokens_per_second")
-    return said | {name: [{k: v for k, v in line.items() if k not in timed} for line in steps[name]] for name in steps}
+    return said | {name: [{k: v for k, v in line.items() if k not in SPEED} for line in steps[name]] for name in steps}
 
 
 def test_two_over_one_base_are_two_apart_to_the_bit(alone):
