@@ -20,7 +20,8 @@ from ragdist.algo import consistency, preference, sft
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.lm import zero
-from ragdist.lm.resident import Resident, SharedResidents
+from ragdist.lm.resident import Resident
+from ragdist.lm.residents import SharedResidents
 from ragdist.lm.turns import ByRole
 from ragdist.records import Bundle
 from tests import tiny

@@ -53,9 +53,9 @@ print(json.dumps(found))
 """
 
 
-def tuned(folder, template, wording):
+def tuned(folder, template, wording, **shape):
     """Settings of a model that is saved as a tuned one is, with its card."""
-    model = tiny.model_folder(folder)
+    model = tiny.model_folder(folder, **shape)
     (model / "chat_template.jinja").unlink()
     if template:
         (model / "chat_template.jinja").write_text(template)

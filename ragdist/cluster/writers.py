@@ -20,7 +20,8 @@ from ragdist.cluster.place import never
 from ragdist.cluster.ranks import GroupSpec
 from ragdist.config import Settings, SideConfig
 from ragdist.lm import probe, turns
-from ragdist.lm.resident import Resident, SharedResidents
+from ragdist.lm.resident import Resident
+from ragdist.lm.residents import SharedResidents
 from ragdist.lm.written import WritingModel
 from ragdist.roles import MicrobatchRef
 from ragdist.storage.tables import Work

@@ -16,7 +16,7 @@ from ragdist.errors import ConfigError, EngineError
 from ragdist.roles import EngineWriter, Tokenizer
 from ragdist.tracking.progress import say
 
-VLLM = "vllm==0.32.*"
+VLLM = "ragdist[vllm]"
 
 
 def check(engine: Engine, block: str) -> None:

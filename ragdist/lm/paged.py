@@ -2,11 +2,8 @@
 
 Keys and values lie in pages that texts with the same beginning share. There is no thread and nothing to move: this
 drives transformers' batch processor step by step, so an error arrives as itself, and a caller that stops early leaves
-nothing behind. On a CPU attention is `attend` below, on a GPU what `model.attention` names (flash attention has CUDA
-graphs; sdpa pays for all keys of a step, whosever they are).
-
-Axes: R texts of a step, Q their new tokens, K all tokens that those see, H query heads, G key and value heads, D size
-of a head, V vocabulary.
+nothing behind. On a CPU attention is `paged_steps.attend`, on a GPU what `model.attention` names (flash attention has
+CUDA graphs; sdpa pays for all keys of a step, whosever they are).
 """
 
 from __future__ import annotations
@@ -18,31 +15,22 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import torch
-from torch import Tensor
-from transformers import AttentionInterface, ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-    ContinuousBatchingLogitsProcessorList,
-)
+from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ragdist.algo.sampling import COLDEST, choose, choose_all
 from ragdist.config import EnginesConfig
 from ragdist.errors import EngineError, RagdistError, first_line
-from ragdist.lm import decode
 from ragdist.lm.memory import enough, give_back_freed_memory
+from ragdist.lm.paged_steps import NAME, Draws, processors
 from ragdist.lm.write import ends_of, key_of, written
 from ragdist.records import Prompt, Written
 from ragdist.roles import Tokenizer
 
-NAME = "ragdist_paged"
 PAGE = 256
 """Tokens of a page on a GPU, the fewest that texts share: what CUDA's kernels take."""
 CPU_PAGE = 64
@@ -60,14 +48,6 @@ def _close_all() -> None:
     """transformers' processor cleans up when it is collected, which fails in an interpreter that ends."""
     for writer in list(_open_writers):
         writer.close()
-
-
-class _Draws(NamedTuple):
-    """How a text is drawn."""
-
-    key: int
-    temperature: float
-    top_p: float
 
 
 class _Finished(NamedTuple):
@@ -100,7 +80,7 @@ class PagedWriter:
         self.tokenizer, self.config, self.tokens_per_batch = tokenizer, config, tokens_per_batch
         self.ends = ends_of(self.model, tokenizer)
         self._version, self._page = version, CPU_PAGE if self.model.device.type == "cpu" else PAGE
-        self._draws: dict[str, _Draws] = {}
+        self._draws: dict[str, Draws] = {}
         self._manager: Any = None
         self._processor: Any = None
         self._begun = False
@@ -151,15 +131,15 @@ class PagedWriter:
             EngineError: none was finished in `engines.deadline_s`, or this model or machine is not for this engine.
         """
 
-        def draws(prompt: Prompt, sample: int) -> _Draws:
-            return _Draws(key_of(seed, prompt.id, sample), temperature, top_p)
+        def draws(prompt: Prompt, sample: int) -> Draws:
+            return Draws(key_of(seed, prompt.id, sample), temperature, top_p)
 
         for prompt, texts in self._finished(prompts, max_new_tokens, samples, draws):
             yield [written(self.tokenizer, self.ends, prompt.id, text.sample, text.tokens) for text in texts]
 
     def scored(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
         """See `roles.EngineWriter`."""
-        greedy = _Draws(0, 0.0, 1.0)
+        greedy = Draws(0, 0.0, 1.0)
         found = {prompt.id: texts[0] for prompt, texts in self._finished(prompts, max_new_tokens, 1, lambda *_: greedy)}
         return [(found[prompt.id].tokens, found[prompt.id].logprobs) for prompt in prompts]
 
@@ -168,7 +148,7 @@ class PagedWriter:
         prompts: Sequence[Prompt],
         limit: int,
         samples: int,
-        draws: Callable[[Prompt, int], _Draws],
+        draws: Callable[[Prompt, int], Draws],
     ) -> Iterator[tuple[Prompt, list[_Finished]]]:
         """Each prompt with all its texts, in the order in which they are finished."""
         self._fit(max((len(prompt.tokens) for prompt in prompts), default=0) + limit)
@@ -200,7 +180,7 @@ class PagedWriter:
                     self._processor.reset()
                 self._begun = False
 
-    def _ask(self, number: int, prompt: Prompt, limit: int, draws: Sequence[_Draws]) -> None:
+    def _ask(self, number: int, prompt: Prompt, limit: int, draws: Sequence[Draws]) -> None:
         """One request, which splits into the samples when all but the last token of the prompt are read."""
         with self._attending():
             self._open()
@@ -283,7 +263,7 @@ class PagedWriter:
             before = self.model.config._attn_implementation
             manager: Any = self.model.init_continuous_batching(greedy, shape)
             manager.attention = NAME if on_cpu else self.model.config._attn_implementation
-            manager.logit_processor = _processors(self._draws)
+            manager.logit_processor = processors(self._draws)
             self.model.config._attn_implementation = manager.attention
             try:
                 self._processor = manager.batch_processor = manager._create_batch_processor()
@@ -315,130 +295,3 @@ def _numbers(name: str) -> tuple[int, int]:
         return int(number), int(child) + 1
     number, _, sample = name.partition("/")
     return int(number), int(sample or 0)
-
-
-class _Slot(ContinuousBatchingLogitsProcessor):
-    """A number of 32 bits for each text that gets a token."""
-
-    supported_kwargs: dict[str, type] = {}  # noqa: RUF012  transformers declares it so
-    ignored_kwargs = ()
-
-    def __init__(self, dtype: torch.dtype, value: Callable[[Any], float]) -> None:
-        self.dtype, self.value = dtype, value
-        self.held_R = torch.zeros(0)
-
-    def fill_defaults(self, int32_tensor: Tensor) -> None:
-        """Zeros: of a text that is not there."""
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Tensor:
-        """See transformers."""
-        values = [self.value(request.state) for request in requests_with_new_token]
-        return torch.tensor(values, dtype=self.dtype).view(torch.int32)
-
-    def __call__(self, scores: Any, tensor_arg: Tensor) -> Any:
-        """Keeps where the numbers are, for the last in the list."""
-        self.held_R = tensor_arg[: scores.shape[0]].view(self.dtype)
-        return scores
-
-
-class _Drawing(_Slot):
-    """The last: leaves what is drawn of a text to be drawn as the only token that is possible."""
-
-    def __init__(self, before: Sequence[_Slot], top_p: Callable[[Any], float]) -> None:
-        super().__init__(torch.float32, top_p)
-        self.high, self.low, self.place, self.temperature = before
-
-    def __call__(self, scores: Any, tensor_arg: Tensor) -> Any:
-        """[R, V] scores; as they are where the temperature is 0."""
-        super().__call__(scores, tensor_arg)
-        keys_R = (self.high.held_R.long() << 32) | (self.low.held_R.long() & 0xFFFFFFFF)
-        about = keys_R, self.place.held_R.long(), self.temperature.held_R, self.held_R
-        warm_R1 = (about[2] >= COLDEST)[:, None]
-        if scores.device.type == "cpu":
-            if not warm_R1.any():
-                return scores
-            chosen_R = _chosen(scores, *about)
-        else:
-            chosen_R = choose_all(scores, *about)
-        alone_RV = torch.full_like(scores, -torch.inf).scatter(1, chosen_R[:, None], 0.0)
-        return torch.where(warm_R1, alone_RV, scores)
-
-
-def _chosen(logits_RV: Tensor, keys_R: Tensor, places_R: Tensor, temperature_R: Tensor, top_p_R: Tensor) -> Tensor:
-    """[R] as `choose_all`, without noise for tokens that nobody can draw."""
-    chosen_R = torch.zeros_like(keys_R)
-    for temperature, top_p in {*zip(temperature_R.tolist(), top_p_R.tolist(), strict=True)}:
-        rows = ((temperature_R == temperature) & (top_p_R == top_p)).nonzero()[:, 0]
-        how = {"temperature": temperature, "top_p": top_p}
-        chosen_R[rows] = choose(logits_RV[rows], keys_R[rows], places_R[rows], **how)
-    return chosen_R
-
-
-def _processors(draws: dict[str, _Draws]) -> ContinuousBatchingLogitsProcessorList:
-    """What stands between logits and the largest of them; `draws` by the names of requests."""
-
-    def of(state: Any) -> _Draws:
-        return draws[state.request_id]
-
-    def place(state: Any) -> int:
-        # A request that made room for others comes back with its text as part of its prompt.
-        return int(state.position_offset - (state._true_initial_tokens or len(state.initial_tokens)))
-
-    high = _Slot(torch.int32, lambda state: of(state).key >> 32)
-    low = _Slot(torch.int32, lambda state: (of(state).key & 0xFFFFFFFF) - ((of(state).key & 0x80000000) << 1))
-    numbers = (high, low, _Slot(torch.int32, place), _Slot(torch.float32, lambda state: of(state).temperature))
-    every = [*numbers, _Drawing(numbers, lambda state: of(state).top_p)]
-    made = ContinuousBatchingLogitsProcessorList(LogitsProcessorList(every))
-    made.tensors_required = len(every)
-    return made
-
-
-def attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    cache: Any = None,
-    cu_seq_lens_q: Tensor | None = None,
-    **about: Any,
-) -> tuple[Tensor, None]:
-    """Attention of several texts in one line, [1, H, Q, D] to [1, Q, H, D]: each sees its own keys and no other's."""
-    if cache is None or cu_seq_lens_q is None:
-        raise EngineError("the model was asked by another while paged writes with it; wait for the texts")
-    scaling, out_1QHD = about.get("scaling"), query.new_empty(query.transpose(1, 2).shape)
-    seen = _seen(cache, module.layer_idx, key, value, about)
-    for (start, end), (keys_1GKD, values_1GKD) in zip(pairwise(cu_seq_lens_q.tolist()), seen, strict=True):
-        new, held = end - start, keys_1GKD.shape[2]
-        part = query[:, :, start:end], keys_1GKD, values_1GKD
-        if new == 1:
-            out_1QHD[:, start:end], _ = decode.attend(module, *part, None, scaling=scaling)
-        elif new:
-            mask_QK = None if new == held else torch.ones(new, held, dtype=torch.bool).tril(held - new)
-            out_1QHD[:, start:end], _ = sdpa_attention_forward(module, *part, mask_QK, scaling=scaling)
-    return out_1QHD, None
-
-
-def _seen(cache: Any, layer: int, key: Tensor, value: Tensor, about: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keeps new keys and values, [1, G, Q, D], and gives all that each text sees, [1, G, K, D]; where they lie in one
-    page, as they lie there: copying them is half of a step."""
-    allocator = cache.layer_to_allocator[layer]
-    kept = allocator._kv_token_views[layer]
-    news = [states[0].transpose(0, 1) for states in (key, value)]
-    for states, new in zip(kept, news, strict=True):
-        states.index_copy_(0, about["write_index"][allocator.index], new)
-    places_K, ends = about["read_index"][allocator.index], about["cu_seq_lens_k"][allocator.layer_type].tolist()
-    if not len(places_K):  # all of them have just begun
-        for start, end in pairwise(ends):
-            keys, values = (new[start:end].transpose(0, 1)[None] for new in news)
-            yield keys, values
-        return
-    first = places_K[torch.tensor(ends[:-1])].tolist()
-    for (start, end), low in zip(pairwise(ends), first, strict=True):
-        here = end - start <= allocator.tokens_per_page
-        where = slice(low, low + end - start) if here else places_K[start:end]
-        yield tuple(states[where].transpose(0, 1)[None] for states in kept)
-
-
-AttentionInterface.register(NAME, attend)

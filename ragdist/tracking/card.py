@@ -121,7 +121,7 @@ With transformers:
 {_transformers(asking)}
 ```
 
-With vLLM, `MODEL`, `tokenizer` and `text` as above, without the lines that say `model`:
+With vLLM, after the lines above from `import re` to `text = ...`, without the one that begins with `model`:
 
 ```python
 from vllm import LLM, SamplingParams

@@ -20,7 +20,8 @@ import torch
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.lm.load import load_tokenizer
-from ragdist.lm.resident import Resident, SharedResidents
+from ragdist.lm.resident import Resident
+from ragdist.lm.residents import SharedResidents
 from ragdist.lm.turns import ByRole
 from ragdist.records import Bundle, Prompt
 from tests.bench.raft_useful_tokens import MODEL, alone

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from ragdist.errors import ConfigError, ModelError
 from ragdist.lm import checkpoints
 from ragdist.lm.learn import lay_out
-from ragdist.lm.resident import SharedResidents
+from ragdist.lm.residents import SharedResidents
 from ragdist.storage.phases import SPEED
 from tests import learning, tiny
 

@@ -17,7 +17,8 @@ from ragdist.data.pipeline import Pipeline
 from ragdist.errors import TrainError
 from ragdist.lm import turns
 from ragdist.lm.load import load_tokenizer
-from ragdist.lm.resident import Resident, SharedResidents
+from ragdist.lm.resident import Resident
+from ragdist.lm.residents import SharedResidents
 from ragdist.local import LocalSide, SerialMapper
 from ragdist.records import Forgery
 from ragdist.storage import tables
