@@ -25,7 +25,6 @@ NEEDS = {
         "data/sources/test_given.py",
         *("data/retrieval/test_dense.py", "data/test_pipeline_retrieval.py"),
         *("systems/atm/test_run.py", "systems/atm/test_mito.py", "systems/atm/test_training_rows.py"),
-        "systems/atm/test_adapters.py",
         *("systems/duet/test_arbiters.py", "systems/duet/test_run.py", "systems/test_settled.py"),
         *("teacher/test_local.py", "teacher/test_endpoint.py"),
         *(
@@ -69,6 +68,16 @@ NEEDS = {
     ),
     "vllm": ("vllm",),
     "cluster": (
+        "systems/atm/test_adapters.py",
+        "systems/atm/test_run.py::test_a_round_by_paged_is_the_round_by_transformers",
+        "lm/test_engines.py::test_side_writes_by_paged_what_it_writes_by_transformers_round_after_round",
+        *(
+            f"lm/test_adapters.py::test_{name}"
+            for name in (
+                "two_over_one_base_are_two_apart_to_the_bit",
+                "adapter_that_learned_goes_on_like_one_that_was_loaded",
+            )
+        ),
         *("cluster", "multinode", "parity", "kube/test_start.py", "lm/test_resident.py"),
         "lm/test_adapter_ranks.py",
         *(

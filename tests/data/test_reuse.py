@@ -12,7 +12,7 @@ PATHS = {"folder", "questions", "packages", "benchmark", "revision"}
 """What lies there is an input of the stage: the digest of the files, versions of packages, the hub's commit."""
 CALLS = {"key_variable", "in_flight", "deadline_s", "attempts", "budget_tokens", "budget_usd"}
 PRICES = {"usd_per_million_read", "usd_per_million_written"}
-TEACHER = {"url", "model", "reasoning", *CALLS, *PRICES}
+TEACHER = {"url", "model", "engine", "reasoning", *CALLS, *PRICES}
 """Who the teacher is is an input of each stage; `reasoning` is whether there is one; calls change no reply."""
 
 

@@ -81,7 +81,7 @@ def test_merged_adapter_on_a_tied_weight_is_saved_as_trained(model, tmp_path, ta
     """T23: the head and the embedding are two weights from where one of them changed."""
     trained, out = adapted(model, targets), tmp_path / "model"
     trained.save_pretrained(out)
-    _merge(out, lambda: load_model(settings(model).model, training=True), settings(model).model)
+    _merge(out, out, lambda: load_model(settings(model).model, training=True), settings(model).model)
     assert not torch.allclose(logits(trained), logits(loaded(model)), atol=0.1)
     close(logits(AutoModelForCausalLM.from_pretrained(out)), logits(trained))
     apart = targets != "neither"
