@@ -37,7 +37,7 @@ CPU_PAGE = 64
 """On a CPU a page holds a whole text, rounded up to so many tokens."""
 CPU_TOKENS = 2048
 """Most tokens of a step on a CPU."""
-LESS = "lower engines.max_sequences or engines.memory_share"
+LESS = "lower engines.max_sequences, or change engines.memory_share"
 
 
 _open_writers: weakref.WeakSet[PagedWriter] = weakref.WeakSet()

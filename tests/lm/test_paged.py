@@ -225,3 +225,10 @@ def test_a_model_whose_layers_it_does_not_know_is_refused(tokenizer):
     writer = PagedWriter(MambaForCausalLM(shape), tokenizer, EnginesConfig(), 4096)
     with pytest.raises(EngineError, match=r"mamba.*set the engine to transformers"):
         write(writer, tiny.prompts())
+
+
+def test_too_little_memory_says_that_the_share_may_be_raised(model, tokenizer):
+    writer = PagedWriter(model, tokenizer, EnginesConfig(memory_share=1e-9), 4096)
+    with pytest.raises(EngineError, match=r"lower engines.max_sequences, or change engines.memory_share"):
+        write(writer, tiny.prompts())
+    writer.close()
