@@ -30,12 +30,13 @@ def never() -> bool:
 
 
 def rank_cpus(settings: Settings, block: str) -> float:
-    """CPU cores of one rank of a group: asked for, or an even share of this machine in all groups that are there at the
-    same time, or 1 on a joined cluster."""
-    together = next(blocks for blocks in settings.groups if block in blocks)
-    ranks = sum(settings.group(other).workers for other in together)
+    """CPU cores of one rank of a group: asked for, or an even share of what the groups that ask leave of this machine,
+    in all groups that are there at the same time, or 1 on a joined cluster."""
+    together = [settings.group(other) for other in next(blocks for blocks in settings.groups if block in blocks)]
     asked: float = settings.group(block).cpus_per_worker
-    return asked or session.even_share(settings.cluster, ranks)
+    taken = sum(group.workers * group.cpus_per_worker for group in together)
+    sharing = sum(group.workers for group in together if not group.cpus_per_worker)
+    return asked or session.even_share(settings.cluster, sharing, taken)
 
 
 def rank_threads(config: ClusterConfig, side: GroupConfig) -> float:

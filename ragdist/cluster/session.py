@@ -17,6 +17,7 @@ import ray
 
 from ragdist.cluster import gauges
 from ragdist.config import ClusterConfig
+from ragdist.config.hardware import LEAST_CPUS
 from ragdist.errors import ConfigError
 from ragdist.storage.secret import secret_file
 from ragdist.tracking.progress import say
@@ -78,11 +79,13 @@ def worker_cpus(config: ClusterConfig) -> float:
     return config.cpus_per_worker or even_share(config, config.workers)
 
 
-def even_share(config: ClusterConfig, workers: int) -> float:
-    """CPU cores of each of `workers` processes that share this machine; 1 on a cluster that was joined."""
+def even_share(config: ClusterConfig, workers: int, taken: float = 0.0) -> float:
+    """CPU cores of each of `workers` processes that share what others, who asked for `taken`, leave of this machine; 1
+    on a cluster that was joined."""
     if config.address or os.environ.get("RAY_ADDRESS"):
         return 1.0
-    return int(10_000 * _total("CPU") / workers) / 10_000  # Ray counts in 1/10000
+    left = max(_total("CPU") - taken, LEAST_CPUS * workers)
+    return int(10_000 * left / workers) / 10_000  # Ray counts in 1/10000
 
 
 def _knobs(config: ClusterConfig) -> dict[str, str]:

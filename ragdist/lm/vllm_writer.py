@@ -179,7 +179,19 @@ class VllmWriter:
                 say(f"{error}; a fresh one writes what is missing of {len(missing)} prompts")
 
     def _open(self) -> _Process:
-        """The engine, awake; started where there is none."""
+        """The engine, awake; started where there is none, once more where it dies meanwhile."""
+        try:
+            return self._awake()
+        except _DeadError as error:
+            self.close()
+            say(f"{error}, as it started; a fresh one is started")
+        try:
+            return self._awake()
+        except _DeadError as error:
+            self.close()
+            raise EngineError(f"{error} twice, as it started; {self._less()}") from None
+
+    def _awake(self) -> _Process:
         if self._process and self._process.pipe.closed:  # it was ended
             self.close()
         if self._process is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ragdist.config import DUET_ROLES, ClusterConfig, EvaluationConfig, GroupConfig, ModelConfig, Settings, TrainConfig
-from ragdist.config.hardware import native_bfloat16
+from ragdist.config.hardware import LEAST_CPUS, native_bfloat16
 from ragdist.errors import ConfigError
 from ragdist.plan import fits, shape, workload
 from ragdist.plan.fits import Load, PlannedGroup, Problem
@@ -162,7 +162,10 @@ def _tuned_groups(settings: Settings, job: Job, width: int, rows: RowCount, core
 def _sides(settings: Settings, width: int, cores: float | None) -> list[PlannedGroup]:
     """ATM's two groups; DPO's two answers follow one prompt, MITO's two prompts are in the graph together."""
     atm, longest, room = settings.atm, settings.model.max_tokens, settings.evaluation.tokens_per_batch
-    ranks = _ranks(settings)
+    together = [settings.group(block) for block in settings.groups[1]]
+    ranks = sum(group.workers for group in together if not group.cpus_per_worker)
+    if cores:  # those that ask for none share what the others leave
+        cores = max(cores - sum(group.workers * group.cpus_per_worker for group in together), LEAST_CPUS * ranks)
     groups = []
     for name, side, new, samples in (
         ("attacker", settings.attacker, atm.max_new_tokens, max(atm.samples, settings.evaluation.forgeries)),

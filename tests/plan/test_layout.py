@@ -161,6 +161,15 @@ def test_writers_of_70b_share_its_weights_over_the_cards_of_one_engine(tmp_path)
     assert not [problem for problem in plan.problems if "attacker.writers" in problem.text]
 
 
+def test_sides_share_what_writers_that_ask_leave_of_this_machine(tmp_path):
+    node = seats.Node(name="this machine", cpus=4.0, ram_gib=64.0, here=True)
+    own = {"attacker": {"writers": {"workers": 1, "cpus_per_worker": 3}}, "generator": {"workers": 1}}
+    folder = shapes.folder(tmp_path / "model", shapes.SMOLLM2_135M)
+    plan = layout.make(shapes.settings(folder, tmp_path / "runs", **own), "atm", [node])
+    assert [group.role.cpus for group in plan.groups] == [0.5, 3, 0.5]
+    assert not [problem for problem in plan.problems if problem.sure]
+
+
 def test_a_shared_base_is_counted_once_with_both_adapters(tmp_path):
     side = {"workers": 2, "gpus_per_worker": 1, "train": {"zero_stage": 1, "lora": {"rank": 16}}}
     apart = planned(tmp_path, shapes.LLAMA_2_7B, "atm", attacker=side, generator=side)

@@ -5,6 +5,8 @@ Engines are slow to start, so tests share one and come in an order: those that e
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -230,3 +232,31 @@ def test_smollm2_writes_what_transformers_writes():
         assert nats(made, config, tokenizer) < 1e-3
     finally:
         made.close()
+
+
+def test_engine_that_is_killed_as_it_starts_is_replaced_once(config, tokenizer, capsys):
+    """By its number, as soon as it is there; the second is killed too, or left alone."""
+    for both in (False, True):
+        made = VllmWriter(config, tokenizer, ENGINES)
+        killer = threading.Thread(target=kill_starting, args=(2 if both else 1,), daemon=True)
+        killer.start()
+        if both:
+            with pytest.raises(EngineError, match=r"ended with -9.* twice, as it started; lower engines"):
+                made.scored(tiny.prompts()[:1], 2)
+        else:
+            assert made.scored(tiny.prompts()[:1], 2)
+        made.close()
+        killer.join(10)
+        assert "a fresh one is started" in capsys.readouterr().err
+
+
+def kill_starting(times):
+    """Kills so many engines of this process, each a second after it began."""
+    seen = set()
+    while len(seen) < times:
+        for child in psutil.Process().children():
+            if child.pid not in seen and "vllm_engine" in " ".join(child.cmdline()):
+                seen.add(child.pid)
+                time.sleep(1)
+                child.kill()
+        time.sleep(0.05)
