@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ pytest.importorskip("vllm", reason="no vLLM here: `make test-vllm`")
 
 def test_program_of_the_card_gives_the_text_of_evaluate(tmp_path):
     settings = tuned(tmp_path / "model", tiny.TEMPLATE, {}, head_dim=32)
-    first, second, *_ = python_blocks(tmp_path / "model")
+    first, second, *_ = python_blocks(Path(settings.model.source))
     lines = [line for line in first.splitlines() if not line.startswith("model")]
     end = next(number for number, line in enumerate(lines) if line.startswith("text = ")) + 1
     on_cpu = 'LLM(MODEL, dtype="float32", enforce_eager=True, kv_cache_memory_bytes=2**30, '

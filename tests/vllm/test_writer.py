@@ -241,7 +241,7 @@ def test_engine_that_is_killed_as_it_starts_is_replaced_once(config, tokenizer, 
         killer = threading.Thread(target=kill_starting, args=(2 if both else 1,), daemon=True)
         killer.start()
         if both:
-            with pytest.raises(EngineError, match=r"ended with -9.* twice, as it started; lower engines"):
+            with pytest.raises(EngineError, match=r"ended with -9.* twice, as it started; change engines"):
                 made.scored(tiny.prompts()[:1], 2)
         else:
             assert made.scored(tiny.prompts()[:1], 2)
