@@ -216,6 +216,7 @@ def test_rank_with_adapters_killed_in_every_phase_leaves_the_same_bytes_in_eithe
     assert any(name.endswith("generator/model/adapter_model.safetensors") for name in with_adapters)
 
 
+@pytest.mark.again
 def test_driver_killed_between_phases_of_a_shared_base_goes_on_and_merges(with_adapters, model, tmp_path):
     """By the command, which then publishes the generator whole; the rounds keep adapters."""
     (tmp_path / "settings.yaml").write_text(loader.dump(adapted(tmp_path, model, "shared_base")))
