@@ -95,6 +95,11 @@ class TrainingThread(threading.Thread):
         if self.going:
             request_stop(self.lesson.folder)
 
+    def forget_the_request(self) -> None:
+        """For a request that came when the workers were past their last step; workers that may come yet keep it."""
+        if not self.given_up:
+            (self.lesson.folder / STOP).unlink(missing_ok=True)
+
     def look(self) -> None:
         """Takes notice of what the workers noted since the last look."""
         for raw in whole_lines(self._metrics, self._read):

@@ -78,6 +78,8 @@ class RayTuner:
                         raise errors.Stopped("stopped between two lessons; the same command goes on")
                     jobs[:] = [TrainingThread(lesson, self.settings, steps[lesson.name]) for lesson in lessons_at_once]
                     _watch(jobs, bar, stop)
+                    for job in jobs:
+                        job.forget_the_request()
                     _raise_what_went_wrong(jobs)
 
 

@@ -171,8 +171,8 @@ def test_stop_during_the_last_step_ends_the_call_and_the_next_goes_on(ray_here, 
     with pytest.raises(Stopped, match=r"stopped after .* the same command goes on"):
         train(short, examples, folder)
     interrupter.join()
-    assert train(short, examples, folder) == folder / MODEL
     assert not (folder / "stop").exists()
+    assert train(short, examples, folder) == folder / MODEL
 
 
 def test_error_of_a_worker_arrives_as_itself(ray_here, examples, tmp_path):
