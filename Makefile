@@ -10,7 +10,7 @@ BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
 ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm
-# Two processes of one thread each: on two cores, tests that compute little wait for nobody.
+# Two processes of one thread each: on two cores, tests that compute little or wait for processes wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm lint types bench docs site clean
@@ -37,7 +37,7 @@ test: install lint types
 
 # And clusters, kills, several ranks, whole jobs, several machines.
 test-all: test
-	$(BIN)/pytest -m 'cluster and $(ALWAYS)'
+	$(PAIR) -m 'cluster and $(ALWAYS)'
 	$(MAKE) test-clients
 	$(MAKE) test-vllm
 	$(MAKE) test-multinode

@@ -55,19 +55,13 @@ class WriterSide:
         return int(self.learners.version)
 
     def each(
-        self,
-        work: Work,
-        inputs: Iterable[tuple[MicrobatchRef, ...]],
-        *shared: Any,
-        folder: Path,
-        phase: str,
-        writes: bool = False,
+        self, work: Work, inputs: Iterable[tuple[MicrobatchRef, ...]], *shared: Any, writes: bool = False, **about: Any
     ) -> Iterator[MicrobatchRef]:
         """See `roles.Side`."""
         if writes and self._proved != self.version:
             self._take_up()
         group = self.writers if writes else self.learners
-        return group.each(work, inputs, *shared, folder=folder, phase=phase)
+        return group.each(work, inputs, *shared, **about)
 
     def _take_up(self) -> None:
         """Lets the writers hold what the learners hold, and has the learners read what those make of it.
@@ -92,17 +86,9 @@ class WriterSide:
         metrics("probe", group=name, **probe.proved(engine, self.version, off, renew, allowed))
         self._proved = self.version
 
-    def learn(
-        self,
-        loss: Callable[..., Any],
-        shards: Sequence[MicrobatchRef],
-        *,
-        prepare: Callable[..., Any] | None,
-        folder: Path,
-        phase: str,
-    ) -> list[dict[str, float]]:
+    def learn(self, loss: Callable[..., Any], shards: Sequence[MicrobatchRef], **about: Any) -> list[dict[str, float]]:
         """See `roles.Side`."""
-        return self.learners.learn(loss, shards, prepare=prepare, folder=folder, phase=phase)
+        return self.learners.learn(loss, shards, **about)
 
 
 def side(
