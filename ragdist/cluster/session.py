@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import ray
 
-from ragdist.cluster import gauges
+from ragdist.cluster import gauges, keeper
+from ragdist.cluster.workers import last_line
 from ragdist.config import ClusterConfig
 from ragdist.config.hardware import LEAST_CPUS
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, TrainError
 from ragdist.storage.secret import secret_file
 from ragdist.tracking.progress import say
 
@@ -125,21 +127,41 @@ def _started() -> Iterator[None]:
     RAY_AUTH_MODE stays unset: Ray reads it when it is imported, but turns tokens on by itself for a local cluster.
     """
     own = {"RAY_AUTH_TOKEN_PATH": str(secret_file("ray_token")), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-    home = tempfile.mkdtemp(prefix="ragdist-", dir="/tmp")  # Ray's sockets need a short path
-    with _environment(own), _quiet_ray():
+    home = Path(tempfile.mkdtemp(prefix="ragdist-", dir="/tmp"))  # Ray's sockets need a short path
+    with keeper.kept(home) as marks, _environment(own | marks), _quiet_ray():
+        try:
+            _start(home / "ray")  # below, because Ray opens it to everyone
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(folder: Path) -> None:
+    """Starts a Ray in `folder`. Ray's own handler of SIGTERM, which ends this process without a word, is not left.
+
+    Raises:
+        TrainError: one of its processes died, or said nothing in time.
+        KeyboardInterrupt: SIGTERM meanwhile.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
         ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            logging_level=logging.CRITICAL,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=f"{home}/ray",  # below, because Ray opens it to everyone
+            _temp_dir=str(folder),
         )
-        try:
-            yield
-        finally:
-            ray.shutdown()
-            shutil.rmtree(home, ignore_errors=True)  # a process of Ray may still be writing its last log
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        raise TrainError(
+            f"Ray did not start on this machine: {last_line(error)}; the same command starts it again"
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

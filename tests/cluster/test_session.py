@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -6,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
-from ragdist.cluster import session
+from ragdist.cluster import keeper, session
 from ragdist.config import ClusterConfig
 from ragdist.errors import ConfigError
 
@@ -49,6 +51,81 @@ def test_local_ray_is_private_has_tokens_says_one_line_and_leaves_nothing(tmp_pa
     token = tmp_path / "ragdist" / "ray_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert len(token.read_text()) == 64
+
+
+HELD = """
+import sys, time
+from ragdist import cli, runs
+from ragdist.cluster import session
+from ragdist.config import ClusterConfig
+
+def hold(*_):
+    with session.connect(ClusterConfig()):
+        print("up", flush=True)
+        time.sleep(100)
+
+runs.demo = hold
+cli.main(["demo"])
+"""
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Starts a command that holds a Ray of this machine; what of it is left at the end is ended."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    started = subprocess.Popen(
+        [sys.executable, "-c", HELD],
+        env=clean | {"XDG_STATE_HOME": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield started
+    started.kill()
+    started.communicate(timeout=30)
+
+
+def started_by(driver):
+    """What the driver has started, and all that lives in its Ray; waits until there is a GCS."""
+    while not (found := [one for one in psutil.Process(driver.pid).children(True) if "gcs_server" in one.name()]):
+        assert driver.poll() is None
+        time.sleep(0.02)
+    return found[0], found[0].environ()[keeper.HOME]
+
+
+def wait_until_gone(home):
+    deadline = time.monotonic() + 30
+    while keeper.living(home) or Path(home).exists():
+        assert time.monotonic() < deadline, keeper.living(home)
+        time.sleep(0.2)
+
+
+def test_R19_a_killed_driver_leaves_no_process_and_no_folder(driver):
+    assert driver.stdout.readline() == "up\n"
+    _, home = started_by(driver)
+    assert keeper.living(home) and Path(home).exists()
+    driver.kill()
+    wait_until_gone(home)
+
+
+def test_R23_sigterm_while_ray_starts_ends_as_a_stop(driver):
+    _, home = started_by(driver)
+    driver.send_signal(signal.SIGTERM)
+    said, progress = driver.communicate(timeout=60)
+    assert driver.returncode == 130, (said, progress)
+    assert "Traceback" not in progress and not said
+    wait_until_gone(home)
+
+
+def test_R24_gcs_that_dies_while_ray_starts_is_one_line(driver):
+    gcs, home = started_by(driver)
+    gcs.kill()
+    said, progress = driver.communicate(timeout=120)
+    assert driver.returncode == 1, (said, progress)
+    starting, why = progress.splitlines()
+    assert starting.endswith("starting Ray on this machine") and "Ray did not start on this machine: " in why
+    wait_until_gone(home)
 
 
 def test_connect_inside_a_session_joins_it_and_leaves_it_open(ray_here):
