@@ -266,11 +266,11 @@ class WorkerGroup(RankGroup):
             if self.plan.stop():
                 raise Stopped("stopped between microbatches; the finished ones are kept, the same command goes on")
             ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_S)
+            self._check_deadlines()  # of ranks that hang while others finish, too
             if ready and len(refs) > 1:
                 ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
             if ready:
                 return list(ready)
-            self._check_deadlines()
 
     def _check_deadlines(self) -> None:
         limit_s = self.plan.settings.cluster.deadline_s

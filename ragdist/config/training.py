@@ -255,7 +255,8 @@ class ClusterConfig(SettingsBlock):
     in_flight: int = Field(2, ge=1)
     """Microbatches under way for each rank of ATM's sides; bounds memory."""
     deadline_s: float = Field(1800, gt=0)
-    """Longest wait, in seconds, for one microbatch or batch of answers, or one optimizer step of a side."""
+    """Longest wait, in seconds, for one microbatch or batch of answers, or one optimizer step of a side; where learning
+    begins every microbatch is read once, and it has as many times that."""
     start_timeout_s: float = Field(600, gt=0)
     """Longest wait, in seconds, for workers to start, and with `run.mapper=ray` for one batch of records."""
     network_interface: str = ""

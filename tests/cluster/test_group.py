@@ -214,6 +214,29 @@ def test_a_rank_that_hangs_is_named(tmp_path):
         assert "attacker rank 0 on " in str(caught.value)
 
 
+@pytest.mark.parametrize("phase", ["forge", "begin", "step"])
+def test_R26_a_stopped_rank_is_named_when_its_deadline_has_passed_though_the_other_works(tmp_path, phase):
+    shards, began = fake.questions(tmp_path, 6), time.monotonic()
+
+    def stop(*_):
+        os.kill(side.pids[1], signal.SIGSTOP)
+
+    with group(tmp_path, workers=2, deadline_s=1.5) as side, pytest.raises(TrainError) as caught:
+        if phase == "step":
+            side.on_step = stop
+        else:
+            rows = list(side.each(fake.bundles, ((s,) for s in shards), folder=tmp_path / "rows", phase="rows"))
+            began = time.monotonic()
+            stop()
+        if phase == "begin":
+            side.learn(fake.plain_loss, rows[:2], prepare=None, folder=tmp_path / "attacker", phase="attacker")
+        elif phase == "step":
+            learned(side, shards, tmp_path)
+        forged(side, shards, tmp_path)
+    assert all(part in str(caught.value) for part in ("attacker rank 1 on ", "cluster.deadline_s")), caught.value
+    assert time.monotonic() - began < 20
+
+
 def test_a_stop_keeps_what_is_finished(tmp_path, alone):
     """A second process with the same folder goes on and makes the same."""
     shards, asked, steps = fake.questions(tmp_path, 12), [], []
