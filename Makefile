@@ -9,11 +9,11 @@ EXTRAS ?= dev
 BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
-ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm
+ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm and not kills
 # Two processes of one thread each: on two cores, tests that compute little or wait for processes wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm lint types bench docs site clean
+.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm test-kills lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -72,6 +72,10 @@ test-sweeps: install
 # Machines are network namespaces; skipped, and said so, where there is no root or no iproute2.
 test-multinode: install
 	$(BIN)/pytest -m 'multinode and not again' -rs tests/multinode
+
+# Jobs killed at random, 20 times, or N=200; other moments with SEED=1.
+test-kills: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m kills tests/kills
 
 # Skipped, and said so, where there is no GPU.
 test-gpu: install

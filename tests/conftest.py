@@ -67,6 +67,7 @@ NEEDS = {
         "tracking/test_run.py::test_a_killed_run_is_listed_as_killed_and_goes_on",
     ),
     "vllm": ("vllm",),
+    "kills": ("kills",),
     "cluster": (
         "systems/atm/test_adapters.py",
         "systems/atm/test_run.py::test_a_round_by_paged_is_the_round_by_transformers",

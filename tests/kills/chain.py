@@ -1,0 +1,221 @@
+"""A command that is killed again and again, at random moments and in random places, and then goes on to its end.
+
+Each attempt is the same command. What it leaves at its end is compared with what one leaves that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from ragdist.config.loader import dump
+from tests import game
+
+MARK = "RAGDIST_KILLS"
+"""In the environment of everything that an attempt starts."""
+ATTEMPT_S, GONE_S = 400, 30
+"""Longest time of an attempt, and longest wait until all of it is gone after its end."""
+PAUSED_S = 3.0
+VICTIMS = {
+    "driver": lambda process, driver: process.pid == driver,
+    "rank": lambda process, driver: bool(process.cmdline()) and process.cmdline()[0].startswith("ray::"),
+    "raylet": lambda process, driver: process.name() == "raylet",
+    "gcs": lambda process, driver: process.name() == "gcs_server",
+    "agent": lambda process, driver: any("agent" in Path(word).name for word in process.cmdline()[:4]),
+}
+WAYS = {
+    "killed": [(signal.SIGKILL, 0.0)],
+    "terminated": [(signal.SIGTERM, 0.0)],
+    "interrupted": [(signal.SIGINT, 0.0)],
+    "interrupted twice": [(signal.SIGINT, 1.0), (signal.SIGINT, 0.0)],
+    "paused": [(signal.SIGSTOP, PAUSED_S), (signal.SIGCONT, 0.0)],
+}
+PLACES = [("driver", "killed"), ("driver", "terminated"), ("driver", "interrupted"), ("driver", "interrupted twice")]
+PLACES += [(victim, "killed") for victim in ("rank", "rank", "raylet", "gcs", "agent")] + [("rank", "paused")]
+LEARN = {"examples_per_step": 4, "microbatch": 2, "checkpoint_every": 1, "learning_rate": 1e-3}
+FEW = {"epochs": 1, "checkpoint_every": 1, "examples_per_step": 2, "microbatch": 1}
+DUET = {role: {"train": FEW, "lora": {"rank": 2}} for role in ("reciter", "discoverer")}
+JOBS: dict[str, tuple[list[str], dict]] = {
+    "build": (["build"], {"run": {"mapper": "ray", "processes": 2}}),
+    "raft": (["train", "raft"], {"train": LEARN, "cluster": {"workers": 2}}),
+    "atm": (["train", "atm"], {"atm": {"rounds": 1}}),
+    "duet": (["train", "duet"], {"duet": {**DUET, "arbiters": ["alignment"], "dsf": False}, "retrieval": {"count": 3}}),
+    "evaluate": (["evaluate"], {"evaluation": {"answerers": {"workers": 2}, "tokens_per_batch": 512}}),
+    "sweep": (["sweep", "raft", "contexts.oracle_fraction=0.5,1"], {"train": LEARN | {"epochs": 1}}),
+}
+"""Command and settings, beside those of `game`."""
+
+
+@dataclass
+class Kill:
+    """One of them."""
+
+    job: str
+    victim: str
+    way: str
+    at_s: float
+    code: int
+    took_s: float
+    wrong: list[str] = field(default_factory=list)
+    """What should not have been."""
+
+
+class Chain:
+    """Attempts at one job in one folder.
+
+    Args:
+        job: a name in `JOBS`.
+        folder: a new one.
+        model: of the tiny kind.
+    """
+
+    def __init__(self, job: str, folder: Path, model: Path) -> None:
+        folder.mkdir(parents=True)
+        self.job, self.folder = job, folder
+        command, changes = JOBS[job]
+        blocks = {name: dict(block) for name, block in changes.items()}
+        blocks["run"] = {"name": "run", **blocks.get("run", {})}
+        settings = game.settings(folder, model, **blocks)
+        (folder / "settings.yaml").write_text(dump(settings))
+        (folder / "tmp").mkdir()
+        self.command = [sys.executable, "-m", "ragdist", *command[:2], str(folder / "settings.yaml"), *command[2:]]
+        if job in ("build", "evaluate"):
+            self.command = [sys.executable, "-m", "ragdist", job, str(folder / "settings.yaml")]
+
+    def undisturbed(self) -> float:
+        """Seconds from its start to its end."""
+        start = time.monotonic()
+        done = self.attempt()
+        assert done.code == 0 and not done.wrong, (done, self.said())
+        return time.monotonic() - start
+
+    def said(self) -> str:
+        """What the last attempt said."""
+        return (self.folder / "stderr").read_text()[-3000:]
+
+    def result(self) -> dict[str, str]:
+        """Digests of what must be as where nothing happened, by name."""
+        runs = self.folder / "runs"
+        found = {path.relative_to(runs): path.read_bytes() for path in runs.rglob("*.safetensors")}
+        found |= {path.relative_to(runs): path.read_bytes() for path in (runs / "data").rglob("rows.jsonl")}
+        for path in runs.rglob("summary.json"):
+            kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "minutes"}
+            found[path.relative_to(runs)] = json.dumps(kept, sort_keys=True).encode()
+        for path in runs.rglob("answers.parquet"):
+            found[path.relative_to(runs)] = repr(pq.read_table(path).to_pylist()).encode()
+        return {str(name): hashlib.sha256(raw).hexdigest()[:12] for name, raw in sorted(found.items())}
+
+    def attempt(self, victim: str = "nobody", way: str = "", at_s: float = 0.0) -> Kill:
+        """The command, from its start to its end, with a kill after so many seconds, or when there is such a victim."""
+        mark, start = uuid.uuid4().hex, time.monotonic()
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST"))}
+        own = {MARK: mark, "TMPDIR": str(self.folder / "tmp"), "XDG_STATE_HOME": str(self.folder / "state")}
+        with (self.folder / "stdout").open("w") as out, (self.folder / "stderr").open("w") as err:
+            driver = psutil.Popen(self.command, env=clean | own, stdout=out, stderr=err, cwd=self.folder)
+            try:
+                if victim != "nobody" and not self._hit(driver, mark, victim, way, at_s):
+                    victim = "nobody"
+                code = driver.wait(ATTEMPT_S)
+            except psutil.TimeoutExpired:
+                code = 124
+            finally:
+                left = self._gone(mark, driver)
+        kill = Kill(self.job, victim, way, at_s, code, time.monotonic() - start)
+        kill.wrong += [f"lives on: {name}" for name in left] + self._wrong(code, victim, way)
+        return kill
+
+    def _hit(self, driver: psutil.Popen, mark: str, victim: str, way: str, at_s: float) -> bool:
+        """Whether there was such a process before the end."""
+        with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
+            driver.wait(at_s)
+        while driver.poll() is None:
+            found = []
+            for process in living(mark):
+                with suppress(psutil.Error):
+                    found += [process] if VICTIMS[victim](process, driver.pid) else []
+            if found:
+                with suppress(psutil.Error):
+                    for number, pause_s in WAYS[way]:
+                        found[-1].send_signal(number)  # the youngest
+                        time.sleep(pause_s)
+                    return True
+            time.sleep(0.1)
+        return False
+
+    def _gone(self, mark: str, driver: psutil.Popen) -> list[str]:
+        """Names of what is still there a while after the end; it is ended."""
+        ends = time.monotonic() + GONE_S
+        while (left := living(mark)) and time.monotonic() < ends:
+            time.sleep(0.2)
+        names = []
+        for process in left:
+            with suppress(psutil.Error):
+                names.append(" ".join(process.cmdline()[:3])[:120])
+                process.kill()
+        with suppress(psutil.Error):
+            driver.kill()
+            driver.wait(10)
+        return names
+
+    def _wrong(self, code: int, victim: str, way: str) -> list[str]:
+        wanted = {0, 1} | ({130} if way.startswith(("term", "int")) else set())
+        wanted |= {"killed": {-signal.SIGKILL}, "interrupted twice": {-signal.SIGINT}}.get(way, set())
+        said, wrong = self.said(), []
+        if victim == "nobody":
+            wanted = {0}
+        if code not in wanted:
+            wrong.append(f"exit code {code}")
+        if "Traceback" in said:
+            wrong.append("a traceback")
+        if left := [path.name for path in (self.folder / "tmp").iterdir()]:
+            wrong.append(f"temporary files: {', '.join(left[:3])}")
+        return wrong
+
+
+def living(mark: str) -> list[psutil.Process]:
+    """All processes of an attempt."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def run(job: str, kills: int, seed: int, folder: Path, model: Path, say=sys.stdout.write) -> list[Kill]:
+    """So many kills of one job, in chains of at most five; the last entry of `wrong` of each chain is its result's."""
+    first, draw = Chain(job, folder / "undisturbed", model), random.Random(f"{seed} {job}")
+    length_s, done, chains = first.undisturbed(), [], 0
+    wanted = first.result()
+    say(f"{job}: {length_s:.0f} s undisturbed, {len(wanted)} files\n")
+    while sum(kill.victim != "nobody" for kill in done) < kills:
+        chain, chains = Chain(job, folder / f"chain-{chains}", model), chains + 1
+        for _ in range(5):
+            kill = chain.attempt(*draw.choice(PLACES), draw.uniform(0, 0.9 * length_s))
+            done.append(kill)
+            if kill.wrong:
+                kill.wrong.append(chain.said())
+            say(f"{job}: {kill.victim} {kill.way} at {kill.at_s:.0f} s: exit {kill.code}, {kill.wrong or 'well'}\n")
+            if kill.code == 0 or sum(one.victim != "nobody" for one in done) >= kills:
+                break
+        end = chain.attempt() if done[-1].code else done[-1]
+        done += [end] if end is not done[-1] else []
+        if end.code or chain.result() != wanted:
+            found = chain.result()
+            differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+            end.wrong.append(f"after it: exit {end.code}, differing {differing[:5]}; {chain.said()}")
+        say(f"{job}: chain of {chains}: {end.wrong or 'the same result'}\n")
+    return done
