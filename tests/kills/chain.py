@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,6 +102,19 @@ class Chain:
         done = self.attempt()
         assert done.code == 0 and not done.wrong, (done, self.said())
         return time.monotonic() - start
+
+    @contextmanager
+    def disk(self) -> Iterator[Callable[[int], None]]:
+        """The run's folder on a disk of its own, and what sets its size in bytes; wants root."""
+        runs = self.folder / "runs"
+        runs.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(runs)], check=True)
+        try:
+            yield lambda size: subprocess.run(
+                ["mount", "-o", f"remount,size={size}", str(runs)], check=True, capture_output=True
+            )
+        finally:
+            subprocess.run(["umount", "-l", str(runs)], check=True)
 
     def said(self) -> str:
         """What the last attempt said."""
