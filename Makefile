@@ -35,12 +35,11 @@ quick: install
 test: install lint types
 	$(PAIR) -m 'not cluster and $(ALWAYS)'
 
-# And clusters, kills, several ranks, whole jobs, several machines.
+# And clusters, kills, several ranks, whole jobs; then, two at a time, what waits for others most.
 test-all: test
 	$(PAIR) -m 'cluster and $(ALWAYS)'
-	$(MAKE) test-clients
-	$(MAKE) test-vllm
-	$(MAKE) test-multinode
+	$(MAKE) -j2 -Otarget test-clients test-vllm test-multinode
+	$(MAKE) test-kills
 
 # LangChain and LlamaIndex in an environment of their own: they want other versions than we do.
 test-clients: install .venv-clients/.made

@@ -65,7 +65,7 @@ OTHERS = (
 ELSEWHERE = re.compile(r"(^|=)/(shared|mnt)/")
 """Data that lies on a cluster's storage: what would run is planned."""
 SMALL = {
-    "model": {"source": "tiny", "max_tokens": 1024, "dtype": "auto"},
+    "model": {"source": "tiny", "max_tokens": 1024, "dtype": "float32"},
     "retrieval": {"kind": "bm25"},
     "chunks": {"tokens": 32, "overlap": 0},
     "contexts": {"documents": 3, "too_few": "fewer"},
