@@ -1,4 +1,4 @@
-"""Clears away a Ray of this machine when whoever started it has ended, however it ended: `python keeper.py HOME`.
+"""Clears away a Ray of this machine when whoever started it has ended, however it ended: `python keeper.py HOME FILES`.
 
 Run as a script, in a session of its own, where no signal of the driver's terminal reaches it. It reads a pipe that the
 driver holds open: its end is the driver's, by SIGKILL too.
@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,13 +30,14 @@ WAIT_S = 15.0
 def kept(home: Path) -> Iterator[dict[str, str]]:
     """A keeper of `home` for the block: what the environment of all processes that live there must hold.
 
-    Leaves when they are gone and the folder is removed.
+    Leaves when they are gone and the folder is removed, with what they left in a folder for temporary files.
     """
+    files = tempfile.mkdtemp(prefix="ragdist-")  # where the user wants them
     with subprocess.Popen(
-        [sys.executable, "-I", __file__, str(home)], stdin=subprocess.PIPE, start_new_session=True, cwd="/"
+        [sys.executable, "-I", __file__, str(home), files], stdin=subprocess.PIPE, start_new_session=True, cwd="/"
     ) as keeper:
         try:
-            yield {HOME: str(home)}
+            yield {HOME: str(home), "TMPDIR": files}
         finally:
             assert keeper.stdin is not None
             with suppress(BrokenPipeError):
@@ -54,8 +56,8 @@ def living(home: str) -> list[psutil.Process]:
     return found
 
 
-def clear(home: str) -> None:
-    """Ends what lives in `home`, and removes it."""
+def clear(home: str, files: str) -> None:
+    """Ends what lives in `home`, and removes both folders."""
     ends = time.monotonic() + GRACE_S
     while (left := living(home)) and time.monotonic() < ends:
         time.sleep(PAUSE_S)
@@ -65,11 +67,12 @@ def clear(home: str) -> None:
                 process.kill()
         psutil.wait_procs(left, GRACE_S)
         left = [process for process in living(home) if process.status() != psutil.STATUS_ZOMBIE]
-    shutil.rmtree(home, ignore_errors=True)
+    for folder in (home, files):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    clear(sys.argv[1])
+    clear(*sys.argv[1:])
