@@ -57,8 +57,8 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
         base: hub id under which others find the base model, for the card and the adapter; empty keeps what they name.
 
     Raises:
-        ModelError: there is no such model, a file of it is a link to elsewhere, an adapter is asked for and the model is
-            whole, or the model is of a kind that cannot be written as GGUF.
+        ModelError: there is no such model, a file of it is a link to elsewhere, an adapter is asked for and the model
+            is whole, or the model is of a kind that cannot be written as GGUF.
         StorageError: `to` holds something, or cannot be written.
     """
     from ragdist.lm.source import adapter_base, resolve

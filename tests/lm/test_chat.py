@@ -1,7 +1,9 @@
 """Chat templates of many manners: what goes in comes out, on any day, in bounded time, and as servers render it."""
 
 import pickle
+import resource
 import shutil
+import time
 
 import pytest
 from tokenizers import AddedToken
@@ -157,6 +159,46 @@ def test_template_that_does_not_end_is_ended(opened, monkeypatch):
     with pytest.raises(ModelError, match=r"longer than 0\.3 s"):
         tokenizer.chat("loop")
     assert tokenizer.chat("no") == "<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"
+
+
+GREEDY = {
+    "a long text": "{{ 'a' * 10 ** 10 }}",
+    "a long text of a name": "{% set n = 10 ** 10 %}{{ 'a' * n }}",
+    "a huge number": "{{ 10 ** (10 ** 9) }}",
+    "a text that doubles": "{% set ns = namespace(x='aa') %}{% for n in range(60) %}{% set ns.x = ns.x ~ ns.x %}"
+    "{% endfor %}",
+    "a list that doubles": "{% set ns = namespace(x=[1]) %}{% for n in range(60) %}{% set ns.x = ns.x + ns.x %}"
+    "{% endfor %}",
+    "a wide field": "{{ '%10000000000d' % 1 }}",
+    "a filter": "{{ 'a'|center(10 ** 10) }}",
+    "many characters": "{% for n in range(90000) %}{{ 'hundred characters of it, more or less' }}{% endfor %}",
+    "loops in loops": "{% for n in range(99999) %}{% for m in range(99999) %}{% endfor %}{% endfor %}",
+    "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ f(90) }}",
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_R9_template_that_takes_all_time_or_memory_costs_a_process_of_its_own(opened, monkeypatch, name):
+    monkeypatch.setattr(chat, "RENDER_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"chat template (takes|makes)") as raised:
+        opened(GREEDY[name] + CHATML)
+    assert time.monotonic() - began < 30 and "\n" not in str(raised.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20  # KB; ten GB were asked for
+
+
+def test_R9_template_that_makes_much_of_some_text_later_is_ended(opened):
+    much = "{% for n in range(99999) %}{{ m['content'] }}{% endfor %}"
+    tokenizer = opened(
+        CHATML.replace(
+            "{% for m in messages %}",
+            "{% for m in messages %}" + f"{{% if m['content'] == 'x' * 99 %}}{much}{{% endif %}}",
+        )
+    )
+    assert "no" in tokenizer.chat("no")
+    with pytest.raises(ModelError, match=r"makes [\d,]+ characters of a text"):
+        tokenizer.chat("x" * 99)
 
 
 @pytest.mark.parametrize("template", [LLAMA3_DAY, DYNAMIC_DAY, '{{ strftime_now("%d %b %Y %H:%M") }}' + CHATML])
