@@ -106,7 +106,7 @@ def _rows(path: Path) -> tuple[list[Any], int]:
     for line in whole_lines(path):
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         good += len(line)
     return rows, good

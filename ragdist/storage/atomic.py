@@ -119,16 +119,21 @@ def translate_errors(folder: Path, fix: str = "set run.folder=... to another pla
         raise StorageError(f"cannot write {reason}; free space there or {fix}") from None
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Writes `value` as JSON, replacing the file in one step."""
-    with atomic_file(path) as half:
+def write_json(path: Path, value: Any, sync: bool = False) -> Path:
+    """Writes `value` as JSON, replacing the file in one step; `sync` as `atomic_file` has it."""
+    with atomic_file(path, sync) as half:
         half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
     return path
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text())
+    """What `write_json` wrote. A StorageError if it is no JSON, as after a power failure or by another hand."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise StorageError(
+            f"{path} is broken: it is no JSON; copy it again, or remove it to have it made anew"
+        ) from None
 
 
 def read_texts(path: Path, *names: str) -> dict[str, str]:
@@ -136,7 +141,7 @@ def read_texts(path: Path, *names: str) -> dict[str, str]:
     power failure or by another hand."""
     try:
         found = read_json(path)
-    except ValueError:
+    except StorageError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
         raise StorageError(
