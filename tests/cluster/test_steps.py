@@ -36,10 +36,9 @@ def learn(folder, settings, step):
     write_json(folder / CHECKPOINTS / f"checkpoint-{step}" / ABOUT, {"ranks": 1, "said": {"loss": float(step)}})
     board = Board(1)
     board.phase(PHASE)
-    group = WorkerGroup(
-        GroupSpec("attacker", settings, settings.attacker, fake.Fake, folder), "", 0, on_step=board.step
-    )
-    group._ranks, group._spans, group._span = Ranks(step), lambda *_: None, lambda *_: None
+    plan = GroupSpec("attacker", settings, settings.attacker, fake.Fake, folder)
+    group = WorkerGroup(plan, "", 0, on_step=board.step)
+    group._ranks, group._spans, group._span = Ranks(plan, step), lambda *_: None, lambda *_: None
     group._learn(None, [], None, folder, PHASE)
 
 
