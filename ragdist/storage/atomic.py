@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,23 @@ def atomic_folder(path: Path, first_wins: bool = False) -> Iterator[Path]:
 
 
 def make_readable(folder: Path) -> None:
-    """Gives all that is in a folder to those who may read the folder: safetensors writes for its owner alone."""
+    """Gives all that is in a folder to those who may read the folder: safetensors writes for its owner alone. Whether
+    they come there is decided above."""
     mode = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def tighten(path: Path) -> bool:
+    """Makes a file its owner's alone, if that is this user; whether others could read it until now. What cannot be
+    changed, such as a secret that Kubernetes mounts, is as whoever put it there wants it."""
+    found = path.stat()
+    if found.st_uid != os.geteuid() or not found.st_mode & 0o077:
+        return False
+    with suppress(OSError):
+        path.chmod(found.st_mode & 0o700)
+        return True
+    return False
 
 
 def copy_linked(source: Path, target: Path) -> None:
@@ -94,11 +107,12 @@ def write_rows(path: Path, records: Iterable[object]) -> Path:
     return path
 
 
-def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents. A StorageError if it cannot be made or written."""
+def make_folder(folder: Path, *, private: bool = False) -> Path:
+    """The folder, made with its parents; a `private` one that is new is its owner's alone, until they open it. A
+    StorageError if it cannot be made or written."""
     with translate_errors(folder):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
         except FileNotFoundError as error:  # as /proc says of folders that it will not have
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from error
         if not os.access(folder, os.W_OK):

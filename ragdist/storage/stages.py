@@ -169,7 +169,7 @@ class Store:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        make_folder(self.folder)
+        make_folder(self.folder, private=True)
 
     def path(self, stage: Stage) -> Path:
         """Where the stage's output lies, or will."""

@@ -92,10 +92,10 @@ class ReplyCache:
             with ExitStack() as stack:
                 waited_for = "no new call begins, those under way are awaited"
                 self._stop = stack.enter_context(stop_on_signal(what=waited_for))
-                lock = make_folder(self.path.parent) / f".{self.path.name}.lock"
+                lock = make_folder(self.path.parent, private=True) / f".{self.path.name}.lock"
                 with translate_errors(self.path.parent):
                     stack.enter_context(locked(lock, self._waiting()))
-                self._file = stack.enter_context(LineFile(self.path))
+                self._file = stack.enter_context(LineFile(self.path, private=True))
                 self._take_in()
                 self._holding = stack.pop_all()
         self._holders += 1

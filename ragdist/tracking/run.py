@@ -143,7 +143,7 @@ def is_held(folder: Path) -> bool:
 def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
     """The run's folder, locked until the block ends; its state says how the block ended. A StorageError if the folder
     cannot be written, or another process works in it."""
-    run = RunFolder(make_folder(run_folder(settings, job)).resolve(), settings, job)
+    run = RunFolder(make_folder(run_folder(settings, job), private=True).resolve(), settings, job)
 
     def refuse(_: float) -> None:
         raise StorageError(

@@ -224,3 +224,11 @@ def test_R14_half_a_character_that_was_kept_before_is_marked(tmp_path):
 def test_R15_cost_below_nothing_that_was_kept_before_is_nothing(tmp_path):
     with (found := kept_with(tmp_path, read=-(10**6))).held():
         assert found.read == 2 * REPLY.read
+
+
+def test_S6_ledger_is_its_owners_alone_also_one_that_was_not(tmp_path):
+    with (first := ledger(tmp_path)).held():
+        assert first.path.stat().st_mode & 0o777 == 0o600
+    first.path.chmod(0o644)
+    with ledger(tmp_path).held():
+        assert first.path.stat().st_mode & 0o777 == 0o600
