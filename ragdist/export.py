@@ -57,8 +57,8 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
         base: hub id under which others find the base model, for the card and the adapter; empty keeps what they name.
 
     Raises:
-        ModelError: there is no such model, an adapter is asked for and the model is whole, or the model is of a kind
-            that cannot be written as GGUF.
+        ModelError: there is no such model, a file of it is a link to elsewhere, an adapter is asked for and the model
+            is whole, or the model is of a kind that cannot be written as GGUF.
         StorageError: `to` holds something, or cannot be written.
     """
     from ragdist.lm.source import adapter_base, resolve
@@ -66,6 +66,7 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
     with new_folder(to) as half:
         config = ModelConfig(source=str(_model_of(source)), max_tokens=64)  # nothing is read: any model is long enough
         folder = resolve(config)
+        _refuse_links(folder)
         is_adapter = bool(adapter_base(folder))
         if form == "adapter" and not is_adapter:
             raise ModelError(
@@ -77,7 +78,7 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
         elif is_adapter and form == "merged":
             _merge(config, folder, half)
         else:
-            for path in {path for pattern in KEPT for path in folder.glob(pattern)}:
+            for path in _kept(folder):
                 shutil.copy2(path, half / path.name)
         if form == "adapter" and base:
             adapter = half / "adapter_config.json"
@@ -226,6 +227,21 @@ def _model_of(source: str) -> str | Path:
             f"the run in {source} is {state} and has no tuned model; let `ragdist train` finish it, or name a model"
         )
     return Path(source) / "model"
+
+
+def _kept(folder: Path) -> set[Path]:
+    return {path for pattern in KEPT for path in folder.glob(pattern)}
+
+
+def _refuse_links(folder: Path) -> None:
+    """Holds a folder from outside to its own files, or a snapshot of the hub's cache to those of its repository."""
+    root = (folder.parent.parent if folder.parent.name == "snapshots" else folder).resolve()
+    for path in sorted(_kept(folder)):
+        if not path.resolve().is_relative_to(root):
+            raise ModelError(
+                f"{path} is a link to {path.resolve()}, outside the model's folder, which would be exported with it; "
+                "put the file itself there, or remove the link"
+            )
 
 
 def _gguf(source: str, config: ModelConfig, folder: Path, to: Path) -> None:

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from ragdist.errors import StorageError
+
 Split = Literal["train", "test"]
 Record = TypeVar("Record")
 HALVES = re.compile(r"[\ud800-\udfff]")
@@ -426,8 +428,16 @@ def as_row(record: object) -> dict[str, object]:
 
 
 def from_row(kind: type[Record], row: dict[str, object]) -> Record:
-    """The record that `as_row` and one trip through JSON made into `row`."""
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+    """The record that `as_row` and one trip through JSON made into `row`. A StorageError if it is a row of another
+    version, which has other fields."""
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+    except TypeError as error:
+        why = str(error).partition("() ")[2]
+        raise StorageError(
+            f"a kept row is no {kind.__name__} of this version of ragdist: it {why}; remove the file that holds it, "
+            "and it is made again"
+        ) from None
 
 
 RENAMED: dict[str, type] = {"Answered": Prediction}

@@ -97,6 +97,7 @@ class Proxy:
         self.closing = threading.Event()
         self.on_call: Callable[[int], object] = lambda number: None
         self.on_headers: Callable[[Message], object] = lambda headers: None
+        self.on_path: Callable[[str], object] = lambda path: None
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"proxy": self}))
         self._server.daemon_threads = True
@@ -204,6 +205,7 @@ class Handler(BaseHTTPRequestHandler):
         key = self.headers.get("Idempotency-Key", "")
         delivered = False
         self.proxy.on_headers(self.headers)
+        self.proxy.on_path(self.path)
         try:
             fault = self.proxy.begin(key, json.loads(body))
             if fault is None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -125,6 +126,30 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(base, tmp_path):
     with pytest.raises(ConfigError, match="--hub"):
         export.hand_on(lambda folder: {}, None, "", "model", False)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "tokenizer.json", "generation_config.json", "notes.json"])
+@pytest.mark.parametrize("form", ["merged", "gguf"])
+def test_S7_a_link_out_of_the_model_is_not_exported(base, tmp_path, name, form):
+    model = shutil.copytree(base, tmp_path / "model")
+    (tmp_path / "secret").write_text((base / name).read_text() if (base / name).exists() else "{}")
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match=rf"{name} is a link to .*secret, outside the model's folder"):
+        export.export_model(str(model), tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
+
+
+def test_S7_links_of_the_hubs_cache_are_its_files(base, tmp_path):
+    """There a snapshot is links to files of its repository."""
+    snapshot = tmp_path / "models--owner--tiny" / "snapshots" / "0123"
+    shutil.copytree(base, tmp_path / "models--owner--tiny" / "blobs")
+    snapshot.mkdir(parents=True)
+    for path in (tmp_path / "models--owner--tiny" / "blobs").iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    export.export_model(str(snapshot), tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_symlink()]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
 def ragdist(address, *arguments, token="hf_good"):

@@ -28,7 +28,7 @@ from ragdist.roles import MicrobatchRef
 from ragdist.storage import steps
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.tables import KEPT_TABLES, Done, MicrobatchTask, Work, kept
-from ragdist.tracking.run import metrics
+from ragdist.tracking.run import metrics, steps_told
 
 OBJECT_TRIES = 3
 Group = TypeVar("Group", bound=AbstractContextManager[Any])
@@ -207,6 +207,7 @@ class WorkerGroup(RankGroup):
         )[0]
         self._spans(phase, "begin", begun, time.time())
         steps.cut(folder, step, last_said(folder, step))
+        self._catch_up(folder, phase, total)
         while step < total:
             if self.plan.stop():
                 call(lambda rank: rank.checkpoint.remote(), f"{phase}: checkpoint")
@@ -221,6 +222,13 @@ class WorkerGroup(RankGroup):
         begun = time.time()
         call(lambda rank: rank.finish.remote(), f"{phase}: finish")
         self._spans(phase, "finish", begun, time.time())
+
+    def _catch_up(self, folder: Path, phase: str, total: int) -> None:
+        """Tells of steps that a killed driver had taken and could not tell of: the checkpoint came before its line."""
+        told = steps_told(phase)
+        for number, said in enumerate(steps.noted(folder), start=1):
+            if number not in told:
+                self.on_step(phase, number, total, said)
 
     def _submit(self, work: Work, shared: tuple[Any, ...], task: MicrobatchRun) -> Any:
         """Hands the task to the rank with the least to do."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 
 from ragdist.cluster import gauges, keeper
 from ragdist.cluster.workers import last_line
@@ -122,13 +123,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _started() -> Iterator[None]:
-    """A Ray of this machine, living in a folder that no other user can enter.
+    """A Ray of this machine, living in a folder that no other user can enter and listening on loopback alone.
 
     RAY_AUTH_MODE stays unset: Ray reads it when it is imported, but turns tokens on by itself for a local cluster.
     """
     own = {"RAY_AUTH_TOKEN_PATH": str(secret_file("ray_token")), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+    own[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes of Ray, as `_on_loopback` for this one
     home = Path(tempfile.mkdtemp(prefix="ragdist-", dir="/tmp"))  # Ray's sockets need a short path
-    with keeper.kept(home) as marks, _environment(own | marks), _quiet_ray():
+    with keeper.kept(home) as marks, _environment(own | marks), _on_loopback(), _quiet_ray():
         try:
             _start(home / "ray")  # below, because Ray opens it to everyone
             yield
@@ -162,6 +164,18 @@ def _start(folder: Path) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Has a Ray that starts meanwhile take 127.0.0.1 for its address, as it does by itself where it makes no clusters.
+    `_node_ip_address` cannot say so: Ray puts the machine's own address in its place."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

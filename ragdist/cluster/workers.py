@@ -62,7 +62,9 @@ class Rank:
         logs.note(**where)
         self.log = Path(log)
         self.model: Any = None
-        self._door = socket.create_server(("", 0), backlog=1024)  # held from here on: nobody else gets its port
+        ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        reach = ip if ip.startswith("127.") else ""  # a Ray of this machine is nobody else's
+        self._door = socket.create_server((reach, 0), backlog=1024)  # held from here on: nobody else gets its port
         self.folder: Path | None = None
         """Of the phase in which it learns."""
 

@@ -8,6 +8,7 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -139,11 +140,25 @@ class ChunksConfig(SettingsBlock):
         return self
 
 
+SECRET = re.compile(r"key|token|secret|sig|pass|pwd|auth|cred|code|session|jwt|sas", re.IGNORECASE)
+"""In names of parameters of an address that nobody else may see."""
+
+
+def _is_address(url: str) -> bool:
+    """Whether this is an HTTP address that may be kept and shown: no user, no fragment, and parameters of which neither
+    the names nor the values look like a secret."""
+    if not re.fullmatch(r"https?://[^/@\s?#\\]+(/[^@\s?#]*)?(\?[^@\s#]+)?", url):
+        return False
+    asked = parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    return all(not SECRET.search(name) and re.fullmatch(r"[\w.:-]{0,24}", value) for name, value in asked)
+
+
 class TeacherConfig(SettingsBlock):
     """Who writes questions and reasoned answers where the data has none: a local model or an OpenAI-compatible one."""
 
     url: str = ""
-    """Base address of an OpenAI-compatible endpoint (`https://host/v1`); empty loads `teacher.model` here."""
+    """Base address of an OpenAI-compatible endpoint (`https://host/v1`, perhaps with `?api-version=...`); redirects are
+    not followed. Empty loads `teacher.model` here."""
     model: str = ""
     """The endpoint's name of the model; without `teacher.url` a hub id, folder, `.gguf` or `package:NAME`, empty being
     `model.source`."""
@@ -219,10 +234,10 @@ class TeacherConfig(SettingsBlock):
 
     @model_validator(mode="after")
     def _endpoint_is_complete(self) -> TeacherConfig:
-        if self.url and not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", self.url):
+        if self.url and not _is_address(self.url):
             raise ValueError(
-                "teacher.url must be http(s)://host/path without a name or key in it; the key belongs into the "
-                f"environment variable that teacher.key_variable={self.key_variable!r} names"
+                "teacher.url must be http(s)://host/path, perhaps with ?api-version=..., without a name or key in it; "
+                f"the key belongs into the environment variable that teacher.key_variable={self.key_variable!r} names"
             )
         if self.url and not self.model:
             raise ValueError(f"teacher.url={self.url!r} needs teacher.model, the endpoint's name of the model")

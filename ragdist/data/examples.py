@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from ragdist.config import PromptsConfig
 from ragdist.data.prompts import golden_of, prompt, quotes_hold, target
 from ragdist.records import Chunk, Context, Example, Question
 from ragdist.roles import Mapper, Tokenizer
-from ragdist.storage.stages import CARD, Counted, Rows, Stage, Store
+from ragdist.storage.stages import CARD, Counted, Rows, Stage, Store, card_of
 
 Sibling = tuple[Rows[Context], Rows[Example]]
 
@@ -72,7 +71,9 @@ def siblings(contexts: Rows[Context], stage: Stage, store: Store) -> list[Siblin
     own = contexts.card
     found: dict[float, Sibling] = {}
     for path in store.folder.glob(f"contexts-*/{CARD}"):
-        card, other = json.loads(path.read_text()), Rows(path.parent, Context)
+        card, other = card_of(path.parent), Rows(path.parent, Context)
+        if card is None:
+            continue
         there = store.find(replace(stage, inputs={**stage.inputs, "contexts": other.fingerprint}), Example)
         if there and made_by(card) == made_by(own):
             found[card["settings"]["oracle_fraction"]] = (other, there)

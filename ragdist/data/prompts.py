@@ -326,7 +326,12 @@ def _words(piece: str) -> list[str]:
 
 
 def _begins(word: str, on_lines: bool) -> str:
-    """The first sign of a word that is whole or was broken before; a number alone is one at the start of a line."""
+    """The first sign of a word that is whole or was broken before; a number alone is one at the start of a line, and
+    tags are tags in capitals or small letters, with blanks in them or without."""
+    if word[0] == "<":
+        parts = (re.escape(part).replace(NUMBER, r"\d+") for part in re.findall(r"\w+|[^\w\s]", word[1:]))
+        rest = r"\s*".join(parts)
+        return rf"<(?=\\*\s*(?i:{rest}))"
     first, rest = (re.escape(part).replace(NUMBER, digits) for part, digits in ((word[0], r"\d"), (word[1:], r"\d+")))
     if word[0] != NUMBER:
         return rf"{first}(?=\\*{rest})"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ragdist.config import LoraConfig, ModelConfig, Settings, SideConfig
 from ragdist.errors import ConfigError
+from ragdist.lm import door
 from ragdist.lm.load import add_lora
 from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 from ragdist.storage.atomic import read_json
@@ -77,6 +78,7 @@ def _kept(model: Any, lora: LoraConfig, folder: Path) -> Any:
             f"{folder}: wanted an adapter LORA for CAUSAL_LM of rank {lora.rank} and alpha {lora.alpha}, got {got[0]} "
             f"for {got[1]} of rank {got[2]} and alpha {got[3]}; set this side's train.lora.rank and train.lora.alpha"
         )
-    return PeftModel.from_pretrained(
-        model, str(folder), is_trainable=True, autocast_adapter_dtype=False, torch_device="cpu"
-    )
+    with door.refused(f"{folder} does not fit its base", "tune the adapter again, or set the side's source to another"):
+        return PeftModel.from_pretrained(
+            model, str(folder), is_trainable=True, autocast_adapter_dtype=False, torch_device="cpu"
+        )

@@ -5,7 +5,7 @@
     what begins an answer       where `add_generation_prompt` ends elsewhere than an answer begins in the whole
                                 conversation (thoughts), the template is changed so that both are one
     what day it is              the template's own `strftime_now` says DAY
-    how long it takes           RENDER_S at most
+    how long it takes           RENDER_S at most; tried first in a process of its own, see `lm.template_trial`
 
 The template as it is settled here is the one that rows are rendered with and that is saved with a tuned model, so what
 was trained is what servers and exports render.
@@ -16,17 +16,21 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ragdist.errors import ModelError, first_line
+from ragdist.lm import template_trial
 
 log = logging.getLogger("ragdist")
 
@@ -108,6 +112,9 @@ def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
         template = _undated(str(tokenizer.get_chat_template()))
     except ValueError as error:
         raise ModelError(_why(source, f"its chat template cannot be read: {first_line(error):.200}")) from None
+    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    if problem := _endless(template, json.dumps(names), RENDER_S):
+        raise ModelError(_why(source, f"its chat template {problem}"))
     for folded in (False, True):
         for parts in (False, True):
             found = _tried(tokenizer, Chat(template, parts, folded, ""))
@@ -117,6 +124,25 @@ def open_chat(tokenizer: PreTrainedTokenizerBase, source: str) -> Chat | None:
                 return settled
             problems.append(found)
     raise ModelError(_why(source, problems[0]))
+
+
+@cache
+def _endless(template: str, names: str, seconds: float) -> str:
+    """What this template takes too much of, so that it cannot be rendered here; empty if it comes to an end."""
+    both = [Chat(template, parts, False, "").messages(USER, SYSTEM, ANSWER) for parts in (False, True)]
+    asked = {"template": template, "names": json.loads(names), "seconds": seconds}
+    asked["conversations"] = [messages[start:] for messages in both for start in (0, 1)]
+    done = subprocess.run(
+        [sys.executable, "-I", template_trial.__file__],
+        input=json.dumps(asked).encode(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return {
+        0: "",
+        -signal.SIGALRM: f"takes longer than {seconds:g} s",
+        template_trial.SIZE: "makes more than a million characters of a short conversation",
+    }.get(done.returncode, f"takes more than {template_trial.MOST_BYTES >> 20} MiB of memory, or breaks down")
 
 
 def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence[Message], *, begin: bool = True) -> str:
@@ -135,7 +161,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence
     """As `render`, but raises _Fails where another manner may work."""
     try:
         with _bounded(RENDER_S):
-            return str(
+            said = str(
                 tokenizer.apply_chat_template(
                     list(messages),
                     chat_template=chat.template,
@@ -149,6 +175,9 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence
         raise ModelError(_why(tokenizer.name_or_path, problem)) from None
     except Exception as error:  # whatever the code of a template makes of a text
         raise _Fails(f"its chat template fails: {type(error).__name__}: {first_line(error):.200}") from None
+    if len(said) > template_trial.longest(len(json.dumps(messages))):
+        raise ModelError(_why(tokenizer.name_or_path, f"its chat template makes {len(said):,} characters of a text"))
+    return said
 
 
 def own_words(tokenizer: PreTrainedTokenizerBase, chat: Chat | None) -> list[str]:

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ragdist.errors import ConfigError, ModelError, first_line
+from ragdist.errors import ConfigError, ModelError
+from ragdist.lm import door
+from ragdist.lm.door import MODULES
 from ragdist.lm.hub import snapshot
 from ragdist.lm.source import commit
 from ragdist.lm.zero import quiet
 from ragdist.storage.model_files import PACKAGE, in_package
 from ragdist.tracking.progress import say
 
-MODULES = "modules.json"
 """Marks the folder of a sentence-transformers model."""
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
 UNWANTED = ("onnx/*", "openvino/*")
@@ -103,20 +104,15 @@ class SentenceEmbedder:
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        try:
-            with quiet():
-                model = SentenceTransformer(
-                    str(self.folder),
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    model_kwargs={"use_safetensors": True},
-                )
-        except (OSError, ValueError, ImportError, KeyError) as error:  # what its readers make of a folder's content
-            reason = first_line(error)
-            raise ModelError(
-                f"retrieval.embedder={self.source!r} cannot be loaded ({reason}); wanted a sentence-transformers model "
-                "with .safetensors and no code of its own"
-            ) from None
+        what = f"retrieval.embedder={self.source!r} cannot be loaded"
+        wanted = "wanted a sentence-transformers model with .safetensors and no code of its own"
+        with door.refused(what, wanted), quiet():
+            model = SentenceTransformer(
+                str(self.folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
         if not callable(model.tokenizer):
             raise ModelError(f"retrieval.embedder={self.source!r} has no transformers tokenizer; set another one")
         return model
@@ -137,6 +133,7 @@ def resolve(source: str) -> Path:
         raise ModelError(
             f"retrieval.embedder={source!r} has no {MODULES} ({folder}); set it to a sentence-transformers model"
         )
+    door.check(folder, f"retrieval.embedder={source!r}")
     return folder
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ragdist.config import LoraConfig, ModelConfig
 from ragdist.config.block import digest
 from ragdist.config.hardware import native_bfloat16
 from ragdist.draws import rng_for
-from ragdist.errors import ConfigError, DataError, ModelError, first_line
+from ragdist.errors import ConfigError, DataError, ModelError, RagdistError, first_line
+from ragdist.lm import door
 from ragdist.lm.chat import USER, Breaker, Chat, breaker, open_chat, own_words, render
 from ragdist.lm.memory import enough, keep_freed_memory
 from ragdist.lm.source import adapter_base, resolve
@@ -82,30 +82,9 @@ def load_tokenizer(config: ModelConfig) -> ModelTokenizer:
     Raises:
         ModelError: there is no such model, or its tokenizer is absent or gives no character offsets.
     """
-    folder = _tokenizer_folder(config)
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(config), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model.source={config.source!r} has no tokenizer that loads ({first_line(error)}); "
-            "put the base model's tokenizer files into its folder"
-        ) from None
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"model.source={config.source!r} has a tokenizer without character offsets ({type(tokenizer).__name__}); "
-            "set model.source to a model with a tokenizer.json"
-        )
-    spoken = open_chat(tokenizer, config.source)
-    end = _end_of_answer(tokenizer, spoken)
-    if end is None:
-        raise ModelError(f"model.source={config.source!r}: its tokenizer names no token that ends a text (eos_token)")
-    harmless = breaker(tokenizer, own_words(tokenizer, spoken))
-    made_of = [tokenizer.backend_tokenizer.to_str(), end, harmless.words, harmless.joiner]
-    if spoken:
-        made_of += [spoken.template, spoken.whole, render(tokenizer, spoken, spoken.messages(USER))]
-    thoughts = frozenset(number for number, token in _special(tokenizer).items() if THOUGHT.search(token))
-    return ModelTokenizer(tokenizer, digest(made_of), end, spoken, harmless, thoughts)
+    what = f"model.source={config.source!r} has no tokenizer that loads"
+    with door.refused(what, "put the base model's tokenizer files into its folder"):
+        return _opened(config)
 
 
 def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedModel:
@@ -122,7 +101,9 @@ def load_model(config: ModelConfig, *, training: bool = False) -> PreTrainedMode
     if base and training:
         raise ModelError(ADAPTER_ALONE.format(config.source))
     with named(config, "a causal language model"):
-        model, _ = read(AutoModelForCausalLM, config, _base(config, base) if base else folder, training=training)
+        model, missing = read(AutoModelForCausalLM, config, _base(config, base) if base else folder, training=training)
+        if missing and not training:  # they would be drawn at random
+            raise ValueError(f"its files have no weights of {', '.join(sorted(missing)[:5])}")
         if base:
             model = with_adapter(model, folder)
     loaded: PreTrainedModel = model if training else model.eval()
@@ -230,12 +211,31 @@ def named(config: ModelConfig, wanted: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (RagdistError, torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError):
+        raise
+    except Exception as error:  # a folder from outside makes its readers raise anything
         raise ModelError(_why_not(config, error, wanted)) from None
-    except RuntimeError as error:  # transformers' word for weights of another shape, and torch's for much else
-        if "mismatched" not in str(error):
-            raise
-        raise ModelError(_why_not(config, ValueError("its weights have another shape"), wanted)) from None
+
+
+def _opened(config: ModelConfig) -> ModelTokenizer:
+    folder = _tokenizer_folder(config)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(config), local_files_only=True)
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"model.source={config.source!r} has a tokenizer without character offsets ({type(tokenizer).__name__}); "
+            "set model.source to a model with a tokenizer.json"
+        )
+    spoken = open_chat(tokenizer, config.source)
+    end = _end_of_answer(tokenizer, spoken)
+    if end is None:
+        raise ModelError(f"model.source={config.source!r}: its tokenizer names no token that ends a text (eos_token)")
+    harmless = breaker(tokenizer, own_words(tokenizer, spoken))
+    made_of = [tokenizer.backend_tokenizer.to_str(), end, harmless.words, harmless.joiner]
+    if spoken:
+        made_of += [spoken.template, spoken.whole, render(tokenizer, spoken, spoken.messages(USER))]
+    thoughts = frozenset(number for number, token in _special(tokenizer).items() if THOUGHT.search(token))
+    return ModelTokenizer(tokenizer, digest(made_of), end, spoken, harmless, thoughts)
 
 
 def _untie(model: Any) -> None:
@@ -256,7 +256,9 @@ def _trusted(config: ModelConfig) -> bool:
 
 
 def _why_not(config: ModelConfig, error: Exception, wanted: str) -> str:
-    what = f"model.source={config.source!r} does not load: {first_line(error)}"
+    shape = isinstance(error, RuntimeError) and "mismatched" in str(error)
+    said = "its weights have another shape" if shape else door.reason(error)
+    what = f"model.source={config.source!r} does not load: {said}"
     if "trust_remote_code" in str(error):
         return (
             f"model.source={config.source!r} comes with Python code of its own; "

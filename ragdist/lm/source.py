@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
 from ragdist.config import ModelConfig
-from ragdist.errors import ModelError, StorageError, first_line
+from ragdist.errors import ModelError, StorageError
+from ragdist.lm import door
 from ragdist.lm.hub import snapshot
 from ragdist.lm.zero import prepare, quiet
 from ragdist.storage.atomic import atomic_folder, make_readable, translate_errors
@@ -53,12 +53,17 @@ def commit(folder: Path) -> str:
 
 
 def adapter_base(folder: Path) -> str:
-    """The source of the base model of a folder that holds an adapter alone; empty for a whole model."""
+    """The source of the base model of a folder that holds an adapter alone; empty for a whole model. A ModelError if it
+    is an adapter of a kind that is not known, or of no model."""
     if not (folder / "adapter_config.json").exists() or (folder / "config.json").exists():
         return ""
     from peft import PeftConfig
 
-    return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path or ""
+    with door.refused(f"{folder} is no adapter that loads", "wanted one that peft knows; set model.source to another"):
+        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        if not isinstance(base, str) or not base:
+            raise ValueError(f"base_model_name_or_path={base!r} in its adapter_config.json names no model")
+    return base
 
 
 def refuse_other_base(config: ModelConfig, here: Path, adapter: Path) -> None:
@@ -89,6 +94,7 @@ def _checked(folder: Path, source: str) -> Path:
     if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
         raise ModelError(f"model.source={source!r} has no config.json ({folder}); set model.source to a model's folder")
     if any(folder.glob("*.safetensors")):
+        door.check(folder, f"model.source={source!r}")
         return folder
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
@@ -132,8 +138,10 @@ def _convert(gguf: Path, final: Path) -> None:
             model.save_pretrained(half)
             tokenizer.save_pretrained(half)
             make_readable(half)
-    except (ValueError, LookupError, struct.error) as error:  # what a torn or unknown file makes of its readers
-        reason = first_line(error)
-        raise ModelError(f"{gguf} cannot be converted ({reason}); set model.source to another model") from None
     except SafetensorError as error:
         raise StorageError(f"cannot write below {final.parent}: {error}; free space or set XDG_CACHE_HOME") from None
+    except OSError:
+        raise
+    except Exception as error:  # what a torn or unknown file makes of its readers
+        said = door.reason(error)
+        raise ModelError(f"{gguf} cannot be converted ({said}); set model.source to another model") from None

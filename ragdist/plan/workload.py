@@ -18,7 +18,7 @@ import yaml
 from ragdist.config import ModelConfig, PromptsConfig, Settings
 from ragdist.config.data import WORDING
 from ragdist.storage.atomic import read_json, write_json
-from ragdist.storage.stages import CARD, ROWS
+from ragdist.storage.stages import CARD, ROWS, card_of
 from ragdist.tracking.run import versions
 
 TOKENIZERS = "codecs.json"
@@ -140,7 +140,7 @@ def teacher(settings: Settings, here: Here | None = None) -> TeacherCalls | None
 def _rows_of(stage: str, settings: Settings, here: Here | None) -> int:
     """Rows of a finished stage; 0 where it is not finished."""
     found = _finished(settings, stage, here)
-    return int(read_json(found / CARD)["rows"]) if found else 0
+    return int((card_of(found) or {"rows": 0})["rows"]) if found else 0
 
 
 def _words(prompt: str) -> int:
@@ -196,7 +196,8 @@ def _finished(settings: Settings, stage: str, here: Here | None) -> Path | None:
 
 def _is_of(folder: Path, settings: Settings, tokenizer: str, sources: Sources | None) -> bool:
     """Whether this stage and all those before it were made with what these settings say."""
-    card = read_json(folder / CARD)
+    if (card := card_of(folder)) is None:
+        return False
     blocks = [settings.corpus, settings.chunks, settings.questions, settings.retrieval, settings.contexts]
     blocks.append(settings.teacher if card["name"] in TAUGHT else settings.prompts)
     blocks = [settings.corpus] if card["name"] == "documents" else blocks  # another block has a `near_duplicates` too

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from ragdist.config import ServeConfig
 from ragdist.errors import ConfigError
-from ragdist.storage.secret import secret_file, secret_path
+from ragdist.storage.secret import kept_secret, secret_file, secret_path
 from ragdist.tracking.progress import say
 
 TOKEN = "RAGDIST_TOKEN"
@@ -80,7 +80,7 @@ def fingerprint_of(token: str) -> str:
 
 
 def _token_file(config: ServeConfig) -> Path:
-    return Path(config.token_file).expanduser() if config.token_file else secret_file(OWN)
+    return kept_secret(Path(config.token_file).expanduser()) if config.token_file else secret_file(OWN)
 
 
 BACKLOG = 2048

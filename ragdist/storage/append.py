@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
-from ragdist.storage.atomic import make_folder, translate_errors
+from ragdist.storage.atomic import make_folder, tighten, translate_errors
 
 
 def whole_lines(path: Path, start: int = 0) -> Iterator[bytes]:
@@ -34,13 +34,15 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 class LineFile:
-    """A file that one process at a time appends lines to, as a context; what is added outlives the process. A
-    StorageError if the folder cannot be written, or its disk is full."""
+    """A file that one process at a time appends lines to, as a context; what is added outlives the process. A `private`
+    one is its owner's alone. A StorageError if the folder cannot be written, or its disk is full."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, private: bool = False) -> None:
         self._folder = make_folder(path.parent)
         with translate_errors(self._folder):
             self._file = path.open("ab+", buffering=0)
+            if private:
+                tighten(path)
 
     def write(self, lines: bytes) -> None:
         """Adds whole lines, all of them or none."""
@@ -106,7 +108,7 @@ def _rows(path: Path) -> tuple[list[Any], int]:
     for line in whole_lines(path):
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         good += len(line)
     return rows, good

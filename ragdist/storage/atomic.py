@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,23 @@ def atomic_folder(path: Path, first_wins: bool = False) -> Iterator[Path]:
 
 
 def make_readable(folder: Path) -> None:
-    """Gives all that is in a folder to those who may read the folder: safetensors writes for its owner alone."""
+    """Gives all that is in a folder to those who may read the folder: safetensors writes for its owner alone. Whether
+    they come there is decided above."""
     mode = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def tighten(path: Path) -> bool:
+    """Makes a file its owner's alone, if that is this user; whether others could read it until now. What cannot be
+    changed, such as a secret that Kubernetes mounts, is as whoever put it there wants it."""
+    found = path.stat()
+    if found.st_uid != os.geteuid() or not found.st_mode & 0o077:
+        return False
+    with suppress(OSError):
+        path.chmod(found.st_mode & 0o700)
+        return True
+    return False
 
 
 def copy_linked(source: Path, target: Path) -> None:
@@ -94,11 +107,12 @@ def write_rows(path: Path, records: Iterable[object]) -> Path:
     return path
 
 
-def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents. A StorageError if it cannot be made or written."""
+def make_folder(folder: Path, *, private: bool = False) -> Path:
+    """The folder, made with its parents; a `private` one that is new is its owner's alone, until they open it. A
+    StorageError if it cannot be made or written."""
     with translate_errors(folder):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
         except FileNotFoundError as error:  # as /proc says of folders that it will not have
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from error
         if not os.access(folder, os.W_OK):
@@ -119,16 +133,21 @@ def translate_errors(folder: Path, fix: str = "set run.folder=... to another pla
         raise StorageError(f"cannot write {reason}; free space there or {fix}") from None
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Writes `value` as JSON, replacing the file in one step."""
-    with atomic_file(path) as half:
+def write_json(path: Path, value: Any, sync: bool = False) -> Path:
+    """Writes `value` as JSON, replacing the file in one step; `sync` as `atomic_file` has it."""
+    with atomic_file(path, sync) as half:
         half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
     return path
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text())
+    """What `write_json` wrote. A StorageError if it is no JSON, as after a power failure or by another hand."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise StorageError(
+            f"{path} is broken: it is no JSON; copy it again, or remove it to have it made anew"
+        ) from None
 
 
 def read_texts(path: Path, *names: str) -> dict[str, str]:
@@ -136,7 +155,7 @@ def read_texts(path: Path, *names: str) -> dict[str, str]:
     power failure or by another hand."""
     try:
         found = read_json(path)
-    except ValueError:
+    except StorageError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
         raise StorageError(

@@ -11,10 +11,12 @@ Times and machines are not in it, so a run that was killed and went on leaves th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ragdist.errors import StorageError
 from ragdist.roles import MicrobatchRef
 from ragdist.storage.atomic import atomic_folder, copy_linked, make_folder, read_json, translate_errors, write_json
 
@@ -33,8 +35,11 @@ class PhaseCheckpoint:
         """The phase's shards by name: those that are noted, else what `make(folder of the phase)` yields in any order,
         each kept there before, then noted."""
         if (noted := self.read(phase)) is not None:
-            paths = [str(self.folder / phase / f"{row['name']}.parquet") for row in noted]
-            return [MicrobatchRef(**row, at=path, path=path) for row, path in zip(noted, paths, strict=True)]
+            with self._legible(phase):
+                if not isinstance(noted, list):
+                    raise TypeError
+                paths = [str(self.folder / phase / f"{row['name']}.parquet") for row in noted]
+                return [MicrobatchRef(**row, at=path, path=path) for row, path in zip(noted, paths, strict=True)]
         made = sorted(make(self.folder / phase), key=lambda shard: shard.name)
         self.note(phase, [_row(shard) for shard in made])
         return made
@@ -42,8 +47,8 @@ class PhaseCheckpoint:
     def learned(self, phase: str, learn: Callable[[Path], list[dict[str, float]]]) -> list[dict[str, float]]:
         """The metrics of each step of a phase that learned: those noted, else what `learn` gives, then noted."""
         if (noted := self.read(phase)) is not None:
-            found: list[dict[str, float]] = noted["steps"]
-            return found
+            with self._legible(phase):
+                return [dict(step) for step in noted["steps"]]
         steps = learn(self.folder / phase)
         self.note(phase, {"steps": [{k: v for k, v in step.items() if k not in SPEED} for step in steps]})
         return steps
@@ -81,7 +86,17 @@ class PhaseCheckpoint:
         path = self.folder / f"{phase}.json"
         make_folder(path.parent)
         with translate_errors(path.parent):
-            write_json(path, value)
+            write_json(path, value, sync=True)
+
+    @contextmanager
+    def _legible(self, phase: str) -> Iterator[None]:
+        try:
+            yield
+        except (TypeError, LookupError, ValueError):
+            raise StorageError(
+                f"{self.folder / phase}.json is not what a finished phase is noted by; remove it, and the phase is "
+                "done again"
+            ) from None
 
 
 def _row(shard: MicrobatchRef) -> dict[str, Any]:

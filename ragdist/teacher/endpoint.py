@@ -2,23 +2,25 @@
 
 busy (429), failing (5xx), silent, cut off, garbage     tried again, `Retry-After` honoured
 too long, filtered (400, 413, 422)                      a reply without text, remembered
-wrong key, address or model (401, 403, 404)             TeacherError, at once
+wrong key, address or model (3xx, 401, 403, 404)        TeacherError, at once
 budget spent, SIGINT, SIGTERM                           Stopped; no call begins, those under way are awaited and kept
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from ragdist.config import TeacherConfig
 from ragdist.config.block import digest
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 SHOWN = 300
 """Characters of an endpoint's message that are shown."""
+LONG_KEY = 16
+"""Characters of a key that no reply holds by chance."""
 AHEAD = 10_000
 """Replies that may wait for an earlier one; they wait on disk."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
@@ -150,10 +154,13 @@ class Endpoint:
 
     def _open(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+            address = urlsplit(self.config.url)
             self._client = AsyncOpenAI(
-                base_url=self.config.url,
+                base_url=address._replace(query="").geturl(),
+                default_query=dict(parse_qsl(address.query)),
+                http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # prompts go where they are sent
                 api_key=self._key or "none",
                 timeout=self.config.deadline_s,
                 max_retries=0,  # it would wait at most 60 s, whatever Retry-After says, and pays again after a restart
@@ -201,7 +208,8 @@ class Endpoint:
             asking.check()
             self.cache.check()
             try:
-                return completions.parse(request, await self._post(request, key))
+                reply = completions.parse(request, await self._post(request, key), self._shown)
+                return replace(reply, text=self._masked(reply.text)) if len(self._key) >= LONG_KEY else reply
             except completions.NotTaken as error:
                 if str(error) not in self._left_out:
                     self._left_out.add(str(error))
@@ -223,12 +231,22 @@ class Endpoint:
         except TimeoutError:
             raise Again(f"no reply within teacher.deadline_s={self.config.deadline_s:g}") from None
         except ValueError as error:  # JSON is promised, and does not come
-            raise Again(str(error)) from None
+            raise Again(self._shown(str(error))) from None
         except APIConnectionError as error:
-            raise Again(f"{error} ({error.__cause__})") from None
+            raise Again(self._shown(f"{error} ({error.__cause__})")) from None
         except APIStatusError as error:
-            said = error.response.text.replace(self._key or "\0", "***")[:SHOWN]
-            raise completions.judge(error.status_code, error.response.headers, said, asked, self.config) from None
+            status, headers, said = error.status_code, error.response.headers, error.response.text
+            raise completions.judge(status, headers, said, asked, self.config, self._shown) from None
+
+    def _shown(self, said: str) -> str:
+        """The beginning of what an endpoint says; it may repeat the key, as it is or as one of the ways to quote it."""
+        return self._masked(said)[:SHOWN]
+
+    def _masked(self, said: str) -> str:
+        key = self._key
+        for form in {key, repr(key)[1:-1], repr(key.encode())[2:-1], json.dumps(key)[1:-1], quote(key, safe="")} - {""}:
+            said = said.replace(form, "***")
+        return said
 
     def _pause(self, key: str, state: RetryCallState) -> float:
         """Seconds until the next try: what the endpoint asked for, else twice the last, less a share drawn by key."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ragdist.config import TeacherConfig
 from ragdist.errors import Stopped
@@ -39,6 +39,22 @@ class ReplyPosition(NamedTuple):
 def key_of(request: Request, fingerprint: str) -> str:
     """32 hexadecimal digits; equal for the same request, by id and by all that is sent, to the same teacher."""
     return hashlib.sha256(json.dumps([fingerprint, as_row(request)], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _reply_of(row: dict[str, Any]) -> Reply:
+    """The reply of a line, without fields of a later version; halves of characters joined, or marked as unknown.
+
+    Raises:
+        LookupError, TypeError: a field is missing, or of another kind.
+    """
+    texts = {name: row[name] for name in ("id", "text", "failed")}
+    counts = {name: row[name] for name in ("read", "written")}
+    if not all(isinstance(text, str) for text in texts.values()) or not isinstance(row["ended"], bool):
+        raise TypeError
+    if not all(type(count) is int for count in counts.values()):
+        raise TypeError
+    whole = {name: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for name, text in texts.items()}
+    return Reply(**whole, ended=row["ended"], **{name: max(0, count) for name, count in counts.items()})
 
 
 class ReplyCache:
@@ -76,10 +92,10 @@ class ReplyCache:
             with ExitStack() as stack:
                 waited_for = "no new call begins, those under way are awaited"
                 self._stop = stack.enter_context(stop_on_signal(what=waited_for))
-                lock = make_folder(self.path.parent) / f".{self.path.name}.lock"
+                lock = make_folder(self.path.parent, private=True) / f".{self.path.name}.lock"
                 with translate_errors(self.path.parent):
                     stack.enter_context(locked(lock, self._waiting()))
-                self._file = stack.enter_context(LineFile(self.path))
+                self._file = stack.enter_context(LineFile(self.path, private=True))
                 self._take_in()
                 self._holding = stack.pop_all()
         self._holders += 1
@@ -99,10 +115,7 @@ class ReplyCache:
         Raises:
             KeyError: there is none.
         """
-        place = self._places[bytes.fromhex(key)]
-        row = json.loads(self._file.read(*place))
-        del row["key"]
-        return Reply(**row)
+        return _reply_of(json.loads(self._file.read(*self._places[bytes.fromhex(key)])))
 
     def add(self, key: str, reply: Reply) -> None:
         """Keeps a reply: it outlives this process, and after `sync` the machine. May be called from several threads.
@@ -180,8 +193,9 @@ class ReplyCache:
         for line in whole_lines(self.path, self._end):
             try:
                 row = json.loads(line)
-                self._note(row["key"], row["read"], row["written"], not row["failed"], len(line))
-            except (ValueError, LookupError, TypeError):
+                reply = _reply_of(row)
+                self._note(row["key"], reply.read, reply.written, not reply.failed, len(line))
+            except (ValueError, LookupError, TypeError, RecursionError):
                 say(f"{self.path}: the line at byte {self._end} cannot be read and is left out")
                 self._end += len(line)
         self._file.cut(self._end)

@@ -28,7 +28,7 @@ from ragdist.config import KubeConfig, RunConfig, Settings
 from ragdist.config.block import digest
 from ragdist.config.loader import dump, flatten, load_kept
 from ragdist.errors import ConfigError, PartError, RagdistError, Stopped, StorageError
-from ragdist.storage.append import append_row
+from ragdist.storage.append import append_row, whole_lines
 from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
 from ragdist.storage.locks import is_locked, locked
 from ragdist.tracking import logs
@@ -143,7 +143,7 @@ def is_held(folder: Path) -> bool:
 def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
     """The run's folder, locked until the block ends; its state says how the block ended. A StorageError if the folder
     cannot be written, or another process works in it."""
-    run = RunFolder(make_folder(run_folder(settings, job)).resolve(), settings, job)
+    run = RunFolder(make_folder(run_folder(settings, job), private=True).resolve(), settings, job)
 
     def refuse(_: float) -> None:
         raise StorageError(
@@ -224,6 +224,12 @@ def append_metrics(folder: Path, phase: str, **values: Any) -> None:
     append_row(folder / "metrics.jsonl", {"time": round(time.time(), 3), "phase": phase, **values})
     for tell in listeners:
         tell(folder, phase, values)
+
+
+def steps_told(phase: str) -> set[int]:
+    """The steps of this phase that the open run's metrics.jsonl has a line for."""
+    lines = map(json.loads, whole_lines(_open[-1].folder / "metrics.jsonl")) if _open else ()
+    return {line["step"] for line in lines if line["phase"] == phase and "step" in line}
 
 
 @contextmanager

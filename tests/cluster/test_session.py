@@ -18,7 +18,7 @@ from ragdist.errors import ConfigError
 HERE = """
 import os, stat, sys
 from pathlib import Path
-import ray
+import psutil, ray
 from ragdist.cluster import session
 from ragdist.config import ClusterConfig
 
@@ -30,12 +30,17 @@ with session.connect(ClusterConfig()):
     home = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
     print(home, oct(home.stat().st_mode), os.environ["RAY_AUTH_MODE"])
     assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+    own = {os.getpid(), *(one.pid for one in psutil.Process().children(recursive=True))}
+    heard = [one for one in psutil.net_connections("inet") if one.status == psutil.CONN_LISTEN and one.pid in own]
+    assert len(heard) > 3  # the GCS, the raylet, agents, metrics
+    assert {one.laddr.ip.removeprefix("::ffff:") for one in heard} == {"127.0.0.1"}, heard  # S6
 assert not home.exists() and not ray.is_initialized()
 assert ray_variables() == before
 """
 
 
-def test_local_ray_is_private_has_tokens_says_one_line_and_leaves_nothing(tmp_path):
+def test_S6_local_ray_is_private_has_tokens_says_one_line_and_leaves_nothing(tmp_path):
+    """S6: it listens on loopback alone."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     run = subprocess.run(
         [sys.executable, "-c", HERE],

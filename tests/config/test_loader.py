@@ -145,3 +145,24 @@ def test_replaced_settings_are_checked_as_loaded_ones_and_the_old_ones_stay():
     ):
         with pytest.raises(ConfigError, match=said):
             first.replaced(changes)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://h/v1?api-key=abc", "https://h/v1?api_key=abc", "https://h/v1?token=x", "https://h/?sig=x&v=1"),
+        *("https://h/v1?code=abc", "https://h/v1?subscription-key=", "https://h/v1?x=sk-proj-1234567890abcdefghijk"),
+        *("https://me:sk-1@h/v1", "https://h/v1#sk-1", "https://h\\@evil/v1", "https://h/v1?next=https://evil"),
+    ],
+)
+def test_S3_an_address_with_a_secret_in_it_is_refused_and_not_repeated(url):
+    with pytest.raises(ConfigError, match=r"teacher\.url must be .*OPENAI_API_KEY") as raised:
+        loader.load([f"teacher.url={url}", "teacher.model=m"])
+    assert not [secret for secret in ("abc", "sk-", "evil") if secret in str(raised.value)]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://h/v1", "http://h:8000", "https://h/openai/deployments/x?api-version=2024-10-21"]
+)
+def test_R16_an_address_may_name_a_version(url):
+    assert loader.load([f"teacher.url={url}", "teacher.model=m"]).teacher.url == url

@@ -80,3 +80,21 @@ def test_adopted_phases_are_those_finished_elsewhere_and_not_here(tmp_path):
     assert (Path(here.model("round-0/a")) / "weights").read_text() == "there a"
     assert not (here.folder / "round-0" / "b").exists()
     here.adopt(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ["", '[{"name": "0', "{}", "7", '[{"name": "00000"}]', '[{"other": 1}]', "[[1]]"])
+def test_R13_half_a_journal_is_one_clear_line(tmp_path, content):
+    journal = PhaseCheckpoint(tmp_path)
+    (tmp_path / "round-0").mkdir()
+    (tmp_path / "round-0" / "forged.json").write_text(content)
+    with pytest.raises(StorageError, match=r"forged\.json .*remove it") as raised:
+        journal.shards("round-0/forged", lambda _: pytest.fail("made again"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"steps": 7}', '{"steps": [7]}'])
+def test_R13_half_a_journal_of_steps_is_one_clear_line(tmp_path, content):
+    (tmp_path / "round-0").mkdir()
+    (tmp_path / "round-0" / "attacker.json").write_text(content)
+    with pytest.raises(StorageError, match=r"attacker\.json .*remove it"):
+        PhaseCheckpoint(tmp_path).learned("round-0/attacker", lambda _: pytest.fail("made again"))

@@ -111,3 +111,69 @@ def test_card_is_json_with_what_made_it(tmp_path):
     rows = Store(tmp_path).make(STAGE, Hit, lambda: [])
     card = json.loads((rows.folder / "stage.json").read_text())
     assert (card["inputs"], card["settings"], card["rows"]) == ({"from": "abc"}, {"count": 2}, 0)
+
+
+HITS = [Hit(chunk_id=f"{number:03d}", score=float(number)) for number in range(9)]
+HARMS = {
+    "the last line is gone": lambda data: data[: data.rstrip(b"\n").rindex(b"\n") + 1],
+    "a line is cut": lambda data: data[:-5],
+    "a line is there twice": lambda data: data + data[:36],
+    "empty": lambda data: b"",
+}
+CHANGES = {
+    "another number": lambda data: data.replace(b"3.0", b"4.0"),
+    "two lines the other way round": lambda data: b"".join(sorted(data.splitlines(keepends=True), reverse=True)),
+    "no JSON": lambda data: data.replace(b"{", b"<"),
+    "no UTF-8": lambda data: data.replace(b"000", b"\xff00"),
+    "a list": lambda data: b"[" + b" " * (len(data) - 3) + b"]\n",
+    "another field": lambda data: data.replace(b"score", b"scope"),
+}
+
+
+def harmed(folder, change):
+    """A finished stage whose rows are no longer what they were."""
+    path = Store(folder).make(STAGE, Hit, lambda: HITS).path
+    path.write_bytes(change(path.read_bytes()))
+    return Store(folder)
+
+
+@pytest.mark.parametrize("name", HARMS)
+def test_R12_rows_of_another_size_are_noticed_where_the_stage_is_opened(tmp_path, name):
+    store = harmed(tmp_path, HARMS[name])
+    for use in (lambda: store.find(STAGE, Hit), lambda: store.make(STAGE, Hit, lambda: pytest.fail("made again"))):
+        with pytest.raises(StorageError, match=r"rows\.jsonl has \d+ bytes, its card says \d+: .*remove .*made again"):
+            use()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_R12_rows_of_the_same_size_are_held_to_their_digest_when_all_are_read(tmp_path, name):
+    rows = harmed(tmp_path, CHANGES[name]).find(STAGE, Hit)
+    with pytest.raises(StorageError, match=r"rows\.jsonl has .*remove .*made again") as raised:
+        list(rows)
+    assert "\n" not in str(raised.value)
+
+
+def test_R12_rows_that_are_gone_are_one_line(tmp_path):
+    store = Store(tmp_path)
+    store.make(STAGE, Hit, lambda: HITS).path.unlink()
+    with pytest.raises(StorageError, match="has no bytes"):
+        store.find(STAGE, Hit)
+
+
+def test_R12_card_of_an_earlier_version_is_good_and_its_count_is_held(tmp_path):
+    rows = Store(tmp_path).make(STAGE, Hit, lambda: HITS)
+    card = {key: value for key, value in rows.card.items() if key not in ("bytes", "digest")}
+    (rows.folder / "stage.json").write_text(json.dumps(card))
+    assert list(Store(tmp_path).find(STAGE, Hit)) == HITS
+    rows.path.write_bytes(HARMS["the last line is gone"](rows.path.read_bytes()))
+    with pytest.raises(StorageError, match=r"8 rows .* 9 rows"):
+        list(Store(tmp_path).find(STAGE, Hit))
+
+
+@pytest.mark.parametrize("card", [None, "", "{", "[]", '{"rows": "9"}', "\xff"])
+def test_R13_stage_whose_card_is_missing_or_torn_is_made_again(tmp_path, card):
+    folder = Store(tmp_path).make(STAGE, Hit, lambda: HITS).folder
+    (folder / "stage.json").unlink() if card is None else (folder / "stage.json").write_text(card, "latin-1")
+    assert Store(tmp_path).find(STAGE, Hit) is None
+    assert list(Store(tmp_path).make(STAGE, Hit, lambda: HITS[:2])) == HITS[:2]
+    assert len(Store(tmp_path).find(STAGE, Hit)) == 2

@@ -126,3 +126,83 @@ def test_wait_within_the_deadline_is_honoured_and_a_longer_one_ends():
 def test_end_names_the_knob(status):
     said = str(judge(status, {}, "no", ASKED, CONFIG))
     assert {401: "OPENAI_API_KEY", 404: "teacher.model='m'"}[status] in said
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        ({"prompt_tokens": 50, "completion_tokens": 20}, (50, 20)),
+        ({"prompt_tokens": "50", "completion_tokens": 20.0}, (50, 20)),
+        ({"prompt_tokens": -50, "completion_tokens": 20}, (0, 0)),
+        ({"prompt_tokens": 50, "completion_tokens": -1}, (0, 0)),
+        ({"prompt_tokens": 10**18, "completion_tokens": 1}, (0, 0)),
+        ({"prompt_tokens": None}, (0, 0)),
+    ],
+)
+def test_R15_usage_that_cannot_be_is_none(usage, cost):
+    said = json.loads(faults.completion("Because.")) | {"usage": usage}
+    found = parse(REQUEST, said)
+    assert (found.read, found.written) == cost
+
+
+@pytest.mark.parametrize("count", [float("inf"), float("nan"), [], {}, "many"])
+def test_R15_usage_that_is_no_number_is_tried_again(count):
+    with pytest.raises(Again):
+        parse(REQUEST, json.loads(faults.completion("Because.")) | {"usage": {"prompt_tokens": count or [1]}})
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "Be"}, {"type": "text", "text": "cause"}], "Because"),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "So"}], "So"),
+        ([{"type": "output_text", "text": "So"}, {"text": "!"}, " Yes"], "So! Yes"),
+        ([], ""),
+    ],
+)
+def test_R16_content_in_parts_is_its_text(content, text):
+    assert parse(REQUEST, {"choices": [{"message": {"content": content}}]}).text == text
+
+
+@pytest.mark.parametrize("content", [{"text": "So"}, 7, True])
+def test_R16_content_of_no_known_form_is_tried_again_and_not_paid_as_an_empty_reply(content):
+    with pytest.raises(Again, match="no chat completion"):
+        parse(REQUEST, {"choices": [{"message": {"content": content}}]})
+
+
+@pytest.mark.parametrize(
+    ("said", "option"),
+    [
+        ("invalid temperature: only 1 is allowed for this model", "temperature"),
+        ("temperature may only be set to 1 when thinking is enabled", "temperature"),
+        ("'temperature' must be 1", "temperature"),
+        ("This model doesn't support seed", "seed"),
+        ('{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"]}]}', "seed"),
+    ],
+)
+def test_R16_option_is_left_out_in_whatever_words_it_is_refused(said, option):
+    assert str(judge(400, {}, said, ASKED, CONFIG)) == option
+    assert type(judge(400, {}, said, ASKED, CONFIG)) is NotTaken
+
+
+@pytest.mark.parametrize(
+    "said", [TOO_LONG, "max_tokens is too large: 5000. This model supports at most 4096", "your prompt must be safe"]
+)
+def test_R16_what_is_no_option_is_not_left_out(said):
+    assert type(judge(400, {}, said, ASKED, CONFIG)) is Refused
+
+
+def test_R16_what_is_shown_is_not_what_is_judged():
+    def shown(said):
+        return said.replace("token", "***")
+
+    assert str(judge(400, {}, LIMIT, ASKED, CONFIG, shown)) == "max_tokens"
+    assert "4096 ***s" in str(judge(400, {}, TOO_LONG, ASKED, CONFIG, shown))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_S5_redirect_ends_with_the_place_it_points_to(status):
+    headers = {"location": "https://user:pw@other.example/v1/chat/completions?key=sk-1"}
+    said = str(judge(status, headers, "", ASKED, CONFIG))
+    assert "points to https://other.example/v1," in said and "teacher.url" in said
+    assert "sk-1" not in said and "pw" not in said

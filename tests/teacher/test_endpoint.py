@@ -353,3 +353,82 @@ def test_real_server_behind_a_bad_line_says_what_the_model_says_here(tmp_path):
     assert [(r.text, r.read, r.ended) for r in replies] == [
         (r.text, r.read, r.ended) for r in here.ask(asked, what="local")
     ]
+
+
+KEY = "sk-proj-1234567890abcdef"
+TELLS = {
+    "an error": faults.refusal(400, f"bad header Authorization: Bearer {KEY}"),
+    "an error, cut within the key": faults.refusal(400, "x" * 260 + KEY * 3),
+    "a body": faults.Fault(body=json.dumps({"echo": {"authorization": f"Bearer {KEY}"}}).encode()),
+    "a body, cut within the key": faults.Fault(body=json.dumps({"e": "x" * 60 + KEY}).encode()),
+    "a page": faults.Fault(body=f"<html>{KEY}</html>".encode()),
+    "a redirect": faults.Fault(307, {"Location": f"https://other.example/{KEY}/x?k={KEY}"}),
+    "a broken chunk": faults.Fault(headers={"Transfer-Encoding": "chunked"}, body=f"{KEY}\r\n".encode()),
+    "a reply": faults.Fault(body=faults.completion(f"Your key is {KEY}.")),
+    "a refusal": faults.refusal(400, f"too long: {KEY}"),
+}
+
+
+@pytest.mark.parametrize("name", TELLS)
+def test_S3_no_key_that_an_endpoint_repeats_is_shown_or_kept(endpoint, monkeypatch, tmp_path, caplog, capsys, name):
+    monkeypatch.setenv("SECRET", KEY)
+    said = ""
+    with faults.Proxy(fault=lambda *_: TELLS[name]) as proxy, caplog.at_level(logging.INFO):
+        try:
+            found = list(endpoint(proxy, key_variable="SECRET", attempts=1).ask(faults.requests(1), what="replies"))
+            said = repr(found)
+        except TeacherError as error:
+            said = str(error)
+    everywhere = [said, caplog.text, *capsys.readouterr()]
+    everywhere += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert said and not [text for text in everywhere if KEY[:10] in text]
+
+
+def test_R16_short_key_masks_no_message_that_is_judged(endpoint, monkeypatch):
+    monkeypatch.setenv("SECRET", "token")
+    limit = "Unsupported parameter: 'max_tokens' is not supported with this model."
+
+    def picky(number, _):
+        return faults.refusal(400, limit) if "max_tokens" in proxy.calls[number - 1][2] else None
+
+    with faults.Proxy() as proxy:
+        proxy.fault = picky
+        replies = list(endpoint(proxy, key_variable="SECRET", attempts=1).ask(faults.requests(2), what="replies"))
+        assert texts(replies) == heard(faults.requests(2))
+
+
+def test_S5_a_redirect_is_not_followed(endpoint):
+    with faults.Proxy() as other, faults.Proxy() as proxy:
+        proxy.fault = lambda *_: faults.Fault(307, {"Location": f"{other.url}/chat/completions"})
+        with pytest.raises(TeacherError, match=r"says 307 and points to http://127\.0\.0\.1/v1, .*set teacher\.url"):
+            list(endpoint(proxy).ask(faults.requests(1), what="replies"))
+        assert not other.calls
+
+
+def test_R16_parameters_of_the_address_stand_behind_the_path(endpoint):
+    with faults.Proxy() as proxy:
+        paths = []
+        proxy.on_path = paths.append
+        proxy.url += "/openai?api-version=2024-10-21"
+        assert list(endpoint(proxy).ask(faults.requests(1), what="replies"))
+    assert paths == ["/v1/openai/chat/completions?api-version=2024-10-21"]
+
+
+def test_R14_half_a_character_of_a_reply_is_marked_and_a_pair_is_one(endpoint):
+    said = {"choices": [{"message": {"content": "Port \ud83d\ude00 \ud800 8443."}}], "usage": {"prompt_tokens": 1}}
+    body = json.dumps(said).encode()
+    with faults.Proxy(fault=lambda *_: faults.Fault(body=body)) as proxy:
+        for _ in range(2):  # paid, and as it was kept
+            (reply,) = endpoint(proxy).ask(faults.requests(1), what="replies")
+            assert reply.text == "Port \U0001f600 \ufffd 8443."
+        assert len(proxy.calls) == 1
+
+
+def test_R15_a_budget_is_held_against_an_endpoint_that_counts_backwards(endpoint):
+    said = json.loads(faults.completion("Because.")) | {"usage": {"prompt_tokens": -1000, "completion_tokens": 5}}
+    backwards = faults.Fault(body=json.dumps(said).encode())
+    with (
+        faults.Proxy(fault=lambda *_: backwards) as proxy,
+        pytest.raises(TeacherError, match="does not say how many tokens"),
+    ):
+        list(endpoint(proxy, budget_tokens=90).ask(faults.requests(3), what="replies"))

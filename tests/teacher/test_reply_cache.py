@@ -176,3 +176,59 @@ def test_no_call_begins_when_a_budget_is_spent(tmp_path, settings, spent):
                 found.check()
         else:
             found.check()
+
+
+def kept_with(folder, **other):
+    """A ledger of three replies, the second with these fields."""
+    with (first := ledger(folder)).held():
+        for number in range(3):
+            first.add(key(number), REPLY)
+    lines = first.path.read_text().splitlines()
+    row = json.loads(lines[1])
+    lines[1] = json.dumps({name: value for name, value in (row | other).items() if value is not ...})
+    first.path.write_text("\n".join(lines) + "\n")
+    return ledger(folder)
+
+
+def test_R13_line_with_a_field_of_a_later_version_is_read(tmp_path):
+    with (found := kept_with(tmp_path, reasoning="Hm", cached=3)).held():
+        assert found.reply(key(1)) == REPLY
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"text": ...},
+        {"ended": ...},
+        {"read": ...},
+        {"text": None},
+        {"read": "x"},
+        {"written": 1.5},
+        {"id": []},
+        {"key": 7},
+    ],
+    ids=str,
+)
+def test_R13_line_of_another_form_is_left_out_and_said(tmp_path, capsys, other):
+    with (found := kept_with(tmp_path, **other)).held():
+        assert [key(number) in found for number in range(3)] == [True, False, True]
+        assert found.reply(key(2)) == REPLY
+    assert "cannot be read and is left out" in capsys.readouterr().err
+
+
+def test_R14_half_a_character_that_was_kept_before_is_marked(tmp_path):
+    with (found := kept_with(tmp_path, text="a \ud800", failed="\udfff")).held():
+        assert (found.reply(key(1)).text, found.reply(key(1)).failed) == ("a \ufffd", "\ufffd")
+
+
+def test_R15_cost_below_nothing_that_was_kept_before_is_nothing(tmp_path):
+    with (found := kept_with(tmp_path, read=-(10**6))).held():
+        assert found.read == 2 * REPLY.read
+
+
+def test_S6_ledger_is_its_owners_alone_also_one_that_was_not(tmp_path):
+    with (first := ledger(tmp_path)).held():
+        assert first.path.stat().st_mode & 0o777 == 0o600
+    first.path.chmod(0o644)
+    with ledger(tmp_path).held():
+        assert first.path.stat().st_mode & 0o777 == 0o600

@@ -1,6 +1,8 @@
 """A run's folder: one process at a time, and a state that says how it ended."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 from ragdist import results
 from ragdist.config import loader
 from ragdist.errors import ConfigError, Stopped, StorageError, TrainError
+from ragdist.storage.stages import Store
 from ragdist.tracking.progress import say
 from ragdist.tracking.run import is_held, metrics, open_run, run_folder, span
 
@@ -104,3 +107,16 @@ with open_run(loader.load(["run.folder={tmp_path}", "run.name=one"]), "raft"):
     assert [row["state"] for row in results.list_runs(tmp_path)] == ["killed"]
     with open_run(settings(tmp_path), "raft"):
         assert [row["state"] for row in results.list_runs(tmp_path)] == ["running"]
+
+
+def test_S6_a_new_run_is_its_owners_alone_and_one_that_was_opened_stays_open(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with open_run(settings(tmp_path), "raft") as run:
+            assert stat.S_IMODE(run.folder.stat().st_mode) == 0o700
+        run.folder.chmod(0o755)
+        with open_run(settings(tmp_path), "raft") as run:
+            assert stat.S_IMODE(run.folder.stat().st_mode) == 0o755
+        assert stat.S_IMODE(Store(tmp_path / "data").folder.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)

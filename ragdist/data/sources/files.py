@@ -19,7 +19,8 @@ from pyarrow import parquet
 
 from ragdist.data.sources import encodings, saved, sheets, values
 from ragdist.data.sources.columns import NoColumn
-from ragdist.data.sources.places import FileAddress, at
+from ragdist.data.sources.places import BUFFER, FileAddress, at
+from ragdist.data.sources.unpacking import Unpacked, excess
 from ragdist.data.sources.values import Number
 from ragdist.errors import DataError
 from ragdist.tracking.progress import say_once
@@ -68,8 +69,22 @@ def rows(place: FileAddress, broken: Broken, columns: Sequence[str] = ()) -> Num
 
     An object or a list of them (.json), parquet, a table with a header (.csv, .tsv, the first sheet of .xlsx), a folder
     that `datasets.save_to_disk` wrote, else JSONL; the text formats may be packed (.gz, .zst). `columns` are those of
-    documents, the first of which must be there, and of parquet nothing else is read; empty for questions.
+    documents, the first of which must be there, and of parquet nothing else is read; empty for questions. A row with
+    half a character in it, or with values deep in one another, cannot be used.
     """
+    yield from fit(_rows(place, broken, columns), broken)
+
+
+def fit(found: Iterable[tuple[str, dict[str, Any]]], broken: Broken) -> NumberedRows:
+    """The rows that can be used, as far as `values.unfit` tells."""
+    for where, row in found:
+        if problem := values.unfit(row):
+            broken.add(where, problem)
+        else:
+            yield where, row
+
+
+def _rows(place: FileAddress, broken: Broken, columns: Sequence[str]) -> NumberedRows:
     try:
         if place.is_folder:
             yield from saved.rows(place)
@@ -96,26 +111,28 @@ def suffixes(name: str) -> tuple[str, str]:
 
 @contextmanager
 def unpacked(place: FileAddress) -> Iterator[io.BufferedIOBase]:
-    """The bytes of a file as they were before it was packed, if it was."""
+    """The bytes of a file as they were before it was packed, if it was; an OSError once they are out of proportion."""
     packed = suffixes(place.inside)[1]
     with place.open() as opened:
         if packed == ".gz":
             with gzip.open(opened) as file:
-                yield file
+                yield io.BufferedReader(Unpacked(file, opened), BUFFER)  # type: ignore[arg-type]
         elif packed == ".zst":
             with pa.CompressedInputStream(opened, "zstd") as stream:
-                yield io.BufferedReader(stream)
+                yield io.BufferedReader(Unpacked(stream, opened), BUFFER)
         else:
             yield opened  # type: ignore[misc]
 
 
 def whole(place: FileAddress) -> bytes:
     """All bytes of a file, unpacked. A ValueError if there are more than LARGEST."""
+    data = io.BytesIO()
     with unpacked(place) as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
+        while data.tell() <= LARGEST and (piece := file.read(BUFFER)):
+            data.write(piece)
+    if data.tell() > LARGEST:
         raise ValueError(f"holds more than {LARGEST >> 20} MiB; save it as JSONL or parquet, which are read by the row")
-    return data
+    return data.getvalue()
 
 
 def json_lines(file: FileAddress | Path, broken: Broken) -> NumberedRows:
@@ -195,6 +212,9 @@ def _parquet(place: FileAddress, wanted: Sequence[str]) -> NumberedRows:
         there = file.schema_arrow.names
         if wanted and wanted[0] not in there:
             raise ValueError(f"no column `{wanted[0]}`, only {', '.join(there)}")
+        groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
+        if said := excess(sum(group.total_byte_size for group in groups), opened.seek(0, io.SEEK_END)):
+            raise ValueError(said)
         columns = [name for name in wanted or there if name in there]
         number = 0
         for batch in file.iter_batches(batch_size=1024, columns=columns):

@@ -38,7 +38,10 @@ def with_questions(settings: Settings, rows: QuestionRows | None) -> Settings:
     if rows is None:
         return settings
     text = _lines(rows)
-    path = make_folder(Path(settings.run.folder) / "data") / f"given-{hashlib.sha256(text).hexdigest()[:12]}.jsonl"
+    path = (
+        make_folder(Path(settings.run.folder) / "data", private=True)
+        / f"given-{hashlib.sha256(text).hexdigest()[:12]}.jsonl"
+    )
     with atomic_file(path) as half:
         half.write_bytes(text)
     values = settings.model_dump(mode="json")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ragdist.config import CorpusConfig
 from ragdist.data.sources import places
-from ragdist.data.sources.files import READ_ERRORS, Broken, json_lines
+from ragdist.data.sources.files import READ_ERRORS, Broken, fit, json_lines
 from ragdist.data.sources.public import BENCHMARKS, Benchmark, PublicRow
 from ragdist.errors import ConfigError, DataError
 from ragdist.storage.stages import Counted
@@ -59,7 +59,7 @@ def read(config: CorpusConfig) -> Counted[PublicRow]:
     counts |= {"licence": benchmark.licence, "citation": benchmark.citation}
     repeated, seen, policy = 0, set[str](), Broken(config.broken, [])
     for path, split in copy.files:
-        for where, row in progress(_rows(path, policy), f"rows of {path.name}"):
+        for where, row in progress(fit(_rows(path, policy), policy), f"rows of {path.name}"):
             try:
                 found = replace(benchmark.read(row, path.name), split=split)
             except (KeyError, TypeError, AttributeError, DataError) as error:

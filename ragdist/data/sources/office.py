@@ -10,9 +10,9 @@ import subprocess
 from functools import cache, partial
 
 from ragdist.data.matching import flat
-from ragdist.data.sources import sheets
 from ragdist.data.sources.markup import html
 from ragdist.data.sources.sections import Text
+from ragdist.data.sources.unpacking import check_zip
 from ragdist.errors import DataError
 
 FORMATS = ("epub", "odt", "rtf")
@@ -29,7 +29,7 @@ def read(data: bytes, *, form: str) -> Text:
         DataError: pandoc cannot read it, or takes more than it may.
     """
     if form != "rtf":
-        sheets.check_size(data)
+        check_zip(data)
     command = [
         pandoc(),
         "+RTS",

@@ -38,6 +38,8 @@ class FileAddress:
     """Its path below the folder that it was found in, with `/`; of a single file its name."""
     stamp: str = ""
     """Size and time of the last change, of a file in object storage; empty for a local one."""
+    leads: str = ""
+    """Where a link leads that leaves its folder: what is there is never read; empty for all else."""
 
     @property
     def remote(self) -> bool:
@@ -57,6 +59,8 @@ class FileAddress:
     def open(self) -> BinaryIO:
         """The file's bytes, from the beginning; can be sought in. A local file that cannot be read is an OSError, one
         in object storage a StorageError."""
+        if self.leads:
+            raise OSError(f"is a link to {self.leads}, outside its folder; put the file itself there, or remove it")
         if not self.remote:
             return Path(self.address).open("rb")
         system, path = _remote(self.address)
@@ -75,6 +79,8 @@ class FileAddress:
         ConfigError if it cannot be read."""
         if self.remote:
             return hashlib.sha256((self.stamp or _stamp(self.address)).encode()).digest()
+        if self.leads:
+            return hashlib.sha256(self.leads.encode(errors="surrogateescape")).digest()
         if self.is_folder:
             return bytes.fromhex(digest(files(self.address)))
         try:
@@ -95,8 +101,9 @@ def at(address: str) -> FileAddress:
 def files(folder: str) -> list[FileAddress]:
     """All files below a folder, in the order of their paths, part by part; none that is hidden or in a hidden folder.
 
-    Links to files are followed, links to folders are not. A ConfigError if there is no such folder, or it cannot be
-    read; a StorageError if object storage cannot be reached.
+    Links to files in the same folder are followed, links to folders are not. Those to files elsewhere are named and
+    cannot be opened, else a folder from outside would have documents made of a person's keys. A ConfigError if there is
+    no such folder, or it cannot be read; a StorageError if object storage cannot be reached.
     """
     local = _local(folder) if folder else Path()
     if local is None:
@@ -104,7 +111,7 @@ def files(folder: str) -> list[FileAddress]:
     if not folder or not local.is_dir():
         raise ConfigError(f"corpus.folder={folder!r} is no folder; corpus.source=folder needs one with documents in it")
     try:
-        return list(_walk(local, ""))
+        return list(_walk(local, "", os.path.realpath(local)))
     except OSError as error:
         raise ConfigError(
             f"{error.filename} cannot be read: {error.strerror}; make it readable, or set corpus.folder to another"
@@ -126,14 +133,16 @@ def digest(found: Iterable[FileAddress]) -> str:
     return whole.hexdigest()[:16]
 
 
-def _walk(folder: Path, below: str) -> Iterator[FileAddress]:
+def _walk(folder: Path, below: str, root: str) -> Iterator[FileAddress]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder / entry.name, f"{below}{entry.name}/")
+            yield from _walk(folder / entry.name, f"{below}{entry.name}/", root)
         elif entry.is_file():
-            yield FileAddress(entry.path, below + entry.name)
+            target = os.path.realpath(entry.path) if entry.is_symlink() else ""
+            leads = "" if not target or os.path.commonpath([root, target]) == root else target
+            yield FileAddress(entry.path, below + entry.name, leads=leads)
 
 
 def _local(address: str) -> Path | None:

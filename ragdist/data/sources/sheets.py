@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from itertools import islice
@@ -11,14 +10,10 @@ from typing import Any
 
 from ragdist.data.sources import values
 from ragdist.data.sources.places import FileAddress
-from ragdist.errors import DataError
+from ragdist.data.sources.unpacking import check_zip
 
 SUFFIXES = (".xlsx", ".xlsm", ".xls")
-LARGEST = 1 << 30
-"""Bytes of all parts of a file, unpacked."""
 COLUMNS = 1000
-OLE = b"\xd0\xcf\x11\xe0"
-"""Begins a workbook of the format before xlsx, and one with a password."""
 
 
 def rows(place: FileAddress, *, every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -47,32 +42,16 @@ def header(cells: Iterable[Any]) -> list[str]:
 
 def tables(data: bytes) -> Iterator[tuple[str, Iterator[tuple[int, list[Any]]]]]:
     """Each sheet's name and its rows that are not empty, with their numbers; cells beyond COLUMNS are not read. A
-    DataError if it is no workbook, or one that unpacks to more than LARGEST."""
+    DataError if it is no workbook, or one that unpacks to too much."""
     from openpyxl import load_workbook
 
-    check_size(data)
+    check_zip(data)
     book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
     try:
         for sheet in book.worksheets:
             yield sheet.title, _lines(sheet)
     finally:
         book.close()
-
-
-def check_size(data: bytes) -> None:
-    """Lets pass what is a zip file and unpacks to less than LARGEST, by what it says of its parts.
-
-    A part that unpacks to more than it says is an error of the reader's; all else is a DataError.
-    """
-    if data.startswith(OLE):
-        raise DataError("is of the format before xlsx, or has a password; save it as .xlsx without one")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts:
-            size = sum(part.file_size for part in parts.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-        raise DataError(f"is torn or of another format than its name says ({error})") from None
-    if size > LARGEST:
-        raise DataError(f"unpacks to {size >> 20} MiB, more than the {LARGEST >> 20} that are read; split it")
 
 
 def _lines(sheet: Any) -> Iterator[tuple[int, list[Any]]]:

@@ -9,9 +9,10 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ragdist.data.sources import sheets, tables
+from ragdist.data.sources import tables
 from ragdist.data.sources.sections import BETWEEN, Marks, Text, TextBlock, joined, one_line, visible
 from ragdist.data.sources.tables import TableCell
+from ragdist.data.sources.unpacking import check_zip
 from ragdist.errors import DataError
 
 
@@ -21,7 +22,7 @@ def pptx(data: bytes) -> Text:
     from pptx import Presentation
     from pptx.exc import PackageNotFoundError
 
-    sheets.check_size(data)
+    check_zip(data)
     try:
         slides = Presentation(io.BytesIO(data)).slides
     except (PackageNotFoundError, KeyError, ValueError) as error:

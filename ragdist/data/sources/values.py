@@ -7,11 +7,16 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from ragdist.records import HALVES
+
 WHOLE = 10**15
 """Below it every whole number is exact as a float."""
+DEEPEST = 100
+"""Lists and objects in one another; Python itself ends at ten times as many, wherever it is by then."""
 TRUTHS = ("False", "True")
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters that are drawn as nothing, and an empty Braille cell."""
@@ -36,6 +41,23 @@ class Number(float):
         number = super().__new__(cls, literal)
         number.literal = literal
         return number
+
+
+def unfit(row: Any) -> str:
+    """Why no row may hold this: half a character in a text or a name, or values too deep in one another; else empty."""
+    left = [(row, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > DEEPEST:
+            return f"its lists and objects lie more than {DEEPEST} deep in one another"
+        if isinstance(value, str):
+            if not value.isascii() and (half := HALVES.search(value)):
+                return f"holds the half character U+{ord(half[0]):04X}, which UTF-8 cannot write; leave it out"
+        elif isinstance(value, Mapping):
+            left += ((part, depth + 1) for pair in value.items() for part in pair)
+        elif isinstance(value, list | tuple):
+            left += ((part, depth + 1) for part in value)
+    return ""
 
 
 def missing(value: object) -> bool:

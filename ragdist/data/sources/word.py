@@ -11,7 +11,7 @@ from typing import Any
 from ragdist.data.sources import equations, tables
 from ragdist.data.sources.sections import Text, TextBlock, joined, one_line, visible
 from ragdist.data.sources.tables import TableCell
-from ragdist.errors import DataError
+from ragdist.data.sources.unpacking import check_zip
 
 WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 MATH = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
@@ -40,14 +40,13 @@ def docx(data: bytes) -> Text:
     end notes after the paragraph that refers to them.
 
     Not: headers, footers, comments, deleted and hidden text, numbers of lists. A docx does not say where its pages end.
-    A DataError if it is encrypted or in the format before docx.
+    A DataError if it is encrypted, in the format before docx, or unpacks to too much.
     """
     from docx.opc.constants import RELATIONSHIP_TYPE
     from docx.opc.pkgreader import PackageReader
     from docx.oxml.parser import parse_xml
 
-    if data.startswith(b"\xd0\xcf\x11\xe0"):
-        raise DataError("is encrypted or an old .doc; save it as .docx without a password")
+    check_zip(data)
     # Not docx.Document: its parts refer to one another, and folders of them fill the memory until a garbage collection.
     parts: dict[str, bytes] = {}
     for _, _, relation, blob in PackageReader.from_file(io.BytesIO(data)).iter_sparts():  # type: ignore[no-untyped-call]

@@ -20,7 +20,11 @@ from ragdist.tracking.progress import say
 ASKING = {"questions_per_chunk", "chunks", "ask", "temperature", "max_new_tokens"}
 ANSWERING = {"answer", "repair", "invalid", "max_new_tokens"}
 JUDGING = {"judge", "verdict"}
-LISTED = ("refused", "without_question", "names_document", "unanswerable", "invalid", "several_chunks")
+LISTED = (
+    *("refused", "without_question", "names_document", "asked_of_several", "near_own", "near_test"),
+    *("unanswerable", "invalid", "several_chunks", "judged_several"),
+)
+"""Why questions are left out, in the order in which they are."""
 
 
 class TeacherStages:
@@ -100,7 +104,8 @@ def _oracles(chunks: Mapping[str, Chunk]) -> asking.Sources:
 
 
 def _tell(asked: Rows[Question], counts: Mapping[str, Any]) -> None:
-    told = {**asked.card["counts"], **counts}
+    first = asked.card["counts"]
+    told = {**first, **counts, "refused": first["refused"] + counts["refused"]}
     if not told["taught"]:
         raise DataError(
             f"of {len(asked)} questions about {told['chunks']} chunks none is left: {_listed(told, LISTED)}; "

@@ -306,3 +306,51 @@ def test_answers_of_a_parquet_column_with_gaps(tmp_path):
     found = read(str(tmp_path / "q.parquet"), broken="skip", left_out=left_out)
     assert [q.answers for q, _, _ in found] == [("4",)]
     assert "q.parquet, row 2: column 'answers' holds nothing" in left_out[0]
+
+
+HALVES = {
+    "id": {"id": "a\ud800"},
+    "question": {"question": "Who \udfff wrote it?"},
+    "an answer": {"answers": ["x", "Goe\ud834the"]},
+    "a title": {"documents": [{"title": "\udc00", "text": "by x"}]},
+    "a text": {"documents": [{"title": "t", "text": "by x \ud83d"}]},
+    "reasoning": {"long_answer": "\ud83d"},
+    "a wrong answer": {"wrong_answers": ["\ud83d"]},
+    "the dataset": {"dataset": "\ud83d"},
+    "a column's name": {"\ud83d": 1},
+    "a note": {"meta": {"by": ["\ud83d"]}},
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+def test_R6_half_a_character_is_named_with_its_line_or_skipped(tmp_path, case):
+    path = write(tmp_path / "q.jsonl", ROW, {"question": "Q?", "answers": ["x"], **HALVES[case]})
+    with pytest.raises(DataError, match=r"q\.jsonl, line 2: holds the half character U\+D[0-9A-F]{3}"):
+        read(path)
+    assert [question.id for question, _, _ in read(path, broken="skip")] == ["q1"]
+
+
+def test_R6_half_a_character_in_bytes_or_in_a_cell_is_named_and_a_whole_pair_is_read(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'{"question": "Q \xed\xa0\x80?", "answers": ["x"]}\n')
+    with pytest.raises(DataError, match="line 1"):
+        read(str(path))
+    cells = tmp_path / "q.csv"
+    cells.write_text('question,answers\nQ?,"[""\\ud800""]"\n')
+    with pytest.raises(DataError, match="half character"):
+        read(str(cells))
+    whole = tmp_path / "w.jsonl"
+    whole.write_text('{"question": "Q \\ud83d\\ude00?", "answers": ["x"]}\n')
+    assert next(iter(read(str(whole))))[0].text == "Q \U0001f600?"
+
+
+@pytest.mark.parametrize("deep", [101, 900, 100_000])
+@pytest.mark.parametrize("signs", ["[]", "{}"])
+def test_R6_values_deep_in_one_another_are_named_with_their_line_or_skipped(tmp_path, deep, signs):
+    begin, end = ("[", "]") if signs == "[]" else ('{"a": ', "}")
+    path = write(tmp_path / "q.jsonl", ROW)
+    with open(path, "a") as file:
+        file.write(f'{{"question": "Q?", "answers": ["x"], "meta": {begin * deep}1{end * deep}}}\n')
+    with pytest.raises(DataError, match=r"q\.jsonl, line 2: .*(too deep|deep in one another)"):
+        read(path)
+    assert [question.id for question, _, _ in read(path, broken="skip")] == ["q1"]

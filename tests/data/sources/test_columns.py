@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
 from ragdist.config import ColumnsConfig, CorpusConfig
-from ragdist.data.sources import benchmarks, places, sheets
+from ragdist.data.sources import benchmarks, places, sheets, unpacking
 from ragdist.errors import DataError
 
 ROWS = [
@@ -185,7 +185,7 @@ BAD = {
     "q.txt": (b"question,answer", r"what is not named \.csv, .* is read as JSONL"),
     "empty.json": (b" ", "it is empty"),
     "q.xlsx": (b"PK\x03\x04 torn", "torn or of another format"),
-    "old.xls": (sheets.OLE + b"x" * 100, r"save it as \.xlsx"),
+    "old.xls": (unpacking.OLE + b"x" * 100, r"save it as \.xlsx"),
     "q.jsonl.zst": (b"no zstd", "cannot be read"),
     "q.csv": (b"", "no rows are there"),
     "q.json": (b"[" * 100_000, "cannot be read"),
@@ -208,7 +208,7 @@ def test_U2_a_folder_that_is_no_data_set_says_so(tmp_path):
 
 
 def test_U2_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sheets, "LARGEST", 1000)
+    monkeypatch.setattr(unpacking, "LARGEST", 1000)
     with pytest.raises(DataError, match="unpacks to"):
         read(write(tmp_path / "q.xlsx", ROWS))
 

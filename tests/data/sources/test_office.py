@@ -1,17 +1,21 @@
 """Documents in the formats of offices (U7): what pandoc and openpyxl read, bad and hostile ones named all at once."""
 
+import gzip
 import io
 import shutil
 import sys
+import tracemalloc
 import zipfile
 
 import openpyxl
+import pyarrow as pa
 import pypandoc
 import pytest
 from pptx import Presentation
+from pyarrow import parquet
 
 from ragdist.config import CorpusConfig
-from ragdist.data.sources import corpus, formats, office, places, sheets
+from ragdist.data.sources import corpus, formats, office, places, unpacking
 from ragdist.errors import DataError
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import CountedRows
@@ -122,7 +126,7 @@ def test_without_pandoc_one_line_says_what_to_install_beside_all_broken_files(do
 
 
 def test_U7_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(sheets, "LARGEST", 1 << 20)
+    monkeypatch.setattr(unpacking, "LARGEST", 1 << 20)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as parts:
         parts.writestr("content.xml", b"0" * (2 << 20))
@@ -142,3 +146,47 @@ def test_U7_a_folder_without_the_later_kinds_is_the_stage_that_it_was(tmp_path):
     assert corpus.later(places.files(str(tmp_path))) == []
     (tmp_path / "b.CSV").write_text("x")
     assert corpus.later(places.files(str(tmp_path))) == [".csv"]
+
+
+def packed(size, suffix):
+    """A zip file of a few KB whose part holds so many bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr(f"part.{suffix}", b" " * size)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["docx", "pptx", "xlsx", "xlsm", "odt", "epub"])
+def test_R8_a_document_that_unpacks_out_of_proportion_is_refused_before_it_is_read(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(unpacking, "FLOOR", 1 << 20)
+    (tmp_path / f"bomb.{suffix}").write_bytes(packed(2 << 20, "xml"))
+    with pytest.raises(DataError, match=rf"bomb\.{suffix}: .*unpacks to more than 1 MiB, 100 times its size"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["q.jsonl.gz", "q.json.gz", "q.csv.gz", "q.tsv.gz", "q.jsonl.zst", "q.json.zst"])
+def test_R8_a_packed_table_is_read_no_further_than_in_proportion(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(unpacking, "FLOOR", 2 << 20)
+    text = b'{"text": "' + b" " * (16 << 20) + b'"}\n'
+    codec = "gzip" if name.endswith("gz") else "zstd"
+    (tmp_path / name).write_bytes(pa.Codec(codec).compress(text, asbytes=True))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=rf"{name}.*unpacks to more than"):
+        read(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    tracemalloc.stop()
+
+
+def test_R8_a_parquet_file_that_unpacks_out_of_proportion_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "FLOOR", 1 << 20)
+    table = pa.table({"text": ["x" * (1 << 20)] * 8})
+    parquet.write_table(table, tmp_path / "bomb.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
+        read(tmp_path)
+
+
+def test_R8_a_file_that_packs_well_is_read(tmp_path):
+    line = b'{"text": "' + b"all work and no play makes a dull corpus " * 20_000 + b'"}\n'
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(line))
+    assert len((tmp_path / "d.jsonl.gz").read_bytes()) * 100 < len(line)
+    assert len(read(tmp_path)[0]) == 1

@@ -15,8 +15,9 @@ from pyarrow import fs
 from ragdist.config import CorpusConfig
 from ragdist.data.sources import corpus, places
 from ragdist.data.sources.files import Broken, json_lines
-from ragdist.errors import ConfigError, StorageError
+from ragdist.errors import ConfigError, DataError, StorageError
 from ragdist.local import SerialMapper
+from ragdist.storage.stages import CountedRows
 from tests import documents
 
 FILES = {
@@ -210,3 +211,29 @@ def test_unreadable_folder_is_named(tmp_path):
         pytest.skip("root reads everything")
     with pytest.raises(ConfigError, match="closed cannot be read"):
         places.files(str(tmp_path))
+
+
+def test_S7_a_link_out_of_the_folder_becomes_no_document_and_is_named(tmp_path):
+    (tmp_path / "docs" / "sub").mkdir(parents=True)
+    (tmp_path / "key.md").write_text("secret")
+    (tmp_path / "docs" / "a.md").write_text("first")
+    (tmp_path / "docs" / "sub" / "again.md").symlink_to("../a.md")
+    links = {
+        "environ.txt": "/proc/self/environ",
+        "key.md": "../key.md",
+        "rows.jsonl": "../key.md",
+        "twice.md": "key.md",
+    }
+    for name, target in links.items():
+        (tmp_path / "docs" / name).symlink_to(target)
+    found = places.files(str(tmp_path / "docs"))
+    rows = CountedRows(corpus.read(found, CorpusConfig(source="folder", folder="x", broken="skip"), SerialMapper()))
+    assert [document.text for document in rows] == ["first"]
+    named = rows.counts["broken"]
+    assert len(named) == 4 and all("outside its folder" in line for line in named)
+    assert {line.partition(": ")[0].rpartition("/")[2] for line in named} == set(links)
+    with pytest.raises(DataError, match=r"environ\.txt.*is a link to /proc/.*/environ, outside its folder"):
+        list(corpus.read(found, CorpusConfig(source="folder", folder="x"), SerialMapper()))
+    first = places.digest(found)
+    (tmp_path / "key.md").write_text("another secret")
+    assert places.digest(places.files(str(tmp_path / "docs"))) == first

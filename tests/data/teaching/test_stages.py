@@ -1,6 +1,7 @@
 """A folder of documents and a teacher by rules: what is asked for again, and what is not."""
 
 import json
+import re
 
 import pytest
 
@@ -21,7 +22,7 @@ from ragdist.errors import ConfigError, DataError, Stopped
 from ragdist.local import SerialMapper
 from ragdist.storage.stages import Store
 from tests import tiny
-from tests.scripted_teacher import ScriptedTeacher, kind
+from tests.scripted_teacher import ScriptedTeacher, kind, reply
 
 THINGS = ("port", "owner", "colour", "height", "weight", "price")
 TEACHER = TeacherConfig(questions_per_chunk=2)
@@ -190,3 +191,17 @@ def test_questions_per_chunk_are_for_a_folder():
         Settings(teacher=TEACHER)
     with pytest.raises(ValueError, match=r"teacher\.answer has no \{documents\}"):
         TeacherConfig(answer="{question}")
+
+
+def test_R17_every_question_that_is_left_out_is_listed(folder, capsys):
+    """Four chunks are refused; two others have their two questions in common."""
+
+    def manner(request):
+        house = kind(request) == "ask" and (found := re.search(r"of house (\d+) is", request.text)) and int(found[1])
+        if house in (1, 2, 3, 4):
+            return reply("", failed="content filter")
+        return "1. What is the thing of all houses?\n2. What is the other thing here?" if house in (5, 6) else None
+
+    pipeline(settings(folder), ScriptedTeacher(manner)).make("taught")
+    said = next(line for line in capsys.readouterr().err.splitlines() if " hold; " in line)
+    assert "refused 4" in said and "asked of several 4" in said and "none left out" not in said
