@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os.path
 import re
 import shutil
 import tempfile
@@ -24,7 +25,16 @@ from ragdist.config import ModelConfig, Settings
 from ragdist.config.loader import load_kept
 from ragdist.data import prompts
 from ragdist.errors import ConfigError, ModelError, StorageError
-from ragdist.storage.atomic import atomic_folder, copy_linked, make_readable, read_json, translate_errors, write_json
+from ragdist.storage.atomic import (
+    atomic_folder,
+    copy_linked,
+    make_folder,
+    make_readable,
+    read_json,
+    read_texts,
+    translate_errors,
+    write_json,
+)
 from ragdist.tracking import card
 from ragdist.tracking.card import CARD
 from ragdist.tracking.progress import say
@@ -208,9 +218,11 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         StorageError: `to` holds something, or cannot be written.
     """
+    to = Path(os.path.abspath(to))  # `.` and `..` have no name to write beside
     with translate_errors(to, "give --to another place"):
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")
+        make_folder(to.parent)
         with atomic_folder(to) as half:
             yield half
             make_readable(half)
@@ -221,7 +233,7 @@ def _model_of(source: str) -> str | Path:
     if not (Path(source) / "state.json").exists():
         return source
     if not (Path(source) / "model").is_dir():
-        state = read_json(Path(source) / "state.json")["state"]
+        state = read_texts(Path(source) / "state.json", "state")["state"]
         raise ModelError(
             f"the run in {source} is {state} and has no tuned model; let `ragdist train` finish it, or name a model"
         )

@@ -39,7 +39,7 @@ from ragdist.evaluation.sheet import (
     kept,
 )
 from ragdist.storage.append import whole_lines
-from ragdist.storage.atomic import atomic_file, translate_errors
+from ragdist.storage.atomic import atomic_file, read_json, translate_errors
 from ragdist.tracking.progress import visible
 from ragdist.tracking.timeline import TABLE
 
@@ -244,7 +244,7 @@ def beside(folder: Path) -> Beside:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -17,7 +17,7 @@ from ragdist.records import as_row
 
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 }
 
 
@@ -120,24 +120,25 @@ def translate_errors(folder: Path, fix: str = "set run.folder=... to another pla
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Writes `value` as JSON, replacing the file in one step."""
-    with atomic_file(path) as half:
-        half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    """Writes `value` as JSON, replacing the file in one step that outlives the machine."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    with atomic_file(path, sync=True) as half:
+        half.write_bytes(text.encode(errors="backslashreplace"))  # a half character becomes its escape in JSON
     return path
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text())
+    """What `write_json` wrote. A StorageError if it is no JSON, as after a power failure or by another hand."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise StorageError(f"{path} is broken: wanted JSON; copy it again, or make the run again") from None
 
 
 def read_texts(path: Path, *names: str) -> dict[str, str]:
     """These texts of an object that `write_json` wrote. A StorageError if the file holds something else, as after a
     power failure or by another hand."""
-    try:
-        found = read_json(path)
-    except ValueError:
-        found = None
+    found = read_json(path)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
         raise StorageError(
             f"{path} is broken: wanted a JSON object with {', '.join(names)}; copy it again, or make the run again"
