@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,10 @@ def _listed(state: Path) -> dict[str, Any]:
         row |= read_texts(state, "job", "state")
         said = read_json(state)
         row |= {key: said[key] for key, kind in _KINDS.items() if isinstance(said.get(key), kind)}
+        time.localtime(row["time"])
         row["scores"] = _scores(folder / "summary.json")
+    except (OverflowError, ValueError, OSError):
+        row["time"] = state.stat().st_mtime  # a moment that no calendar has
     except StorageError as error:
         row["error"] = str(error)
     if row["state"] == "running" and not is_held(folder):
@@ -95,7 +99,7 @@ def _listed(state: Path) -> dict[str, Any]:
     return {"name": folder.name, **row}
 
 
-_KINDS = {"time": float, "pid": int, "error": str}
+_KINDS: dict[str, Any] = {"time": int | float, "pid": int, "error": str}
 
 
 def _scores(summary: Path) -> list[Any]:

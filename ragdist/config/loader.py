@@ -100,7 +100,9 @@ def resolve(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(whole)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+        found = error.errors()
+        more = [f"and {len(found) - MOST_TOLD} more"] if len(found) > MOST_TOLD else []
+        raise ConfigError("\n".join([*map(_explain, found[:MOST_TOLD]), *more])) from None
 
 
 def _with_source(corpus: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -211,12 +213,14 @@ WANTED = {
     "string_type": "wanted text, in quotes where it has braces",
 }
 """Pydantic's kinds of error in plain words; of others its own message is plain."""
+MOST_TOLD, LONGEST_KEY = 20, 100
+"""Errors that are told at once; characters of a key in them."""
 ABBREVIATED = 0.95
 """Likeness of a name to its first letters: `lr` to `learning_rate`."""
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"])[:LONGEST_KEY]
     if error["type"] == "extra_forbidden" and key in MOVED:
         return f"no such setting any more: {key!r}; set {MOVED[key]!r} (`ragdist settings` lists all)"
     if error["type"] == "extra_forbidden":
