@@ -219,10 +219,11 @@ def new_folder(to: Path) -> Iterator[Path]:
         StorageError: `to` holds something, or cannot be written.
     """
     to = Path(os.path.abspath(to))  # `.` and `..` have no name to write beside
-    with translate_errors(to, "give --to another place"):
+    fix = "give --to another place"
+    with translate_errors(to, fix):
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")
-        make_folder(to.parent)
+        make_folder(to.parent, fix)
         with atomic_folder(to) as half:
             yield half
             make_readable(half)

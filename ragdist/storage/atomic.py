@@ -20,6 +20,8 @@ UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 }
 
+ELSEWHERE = "set run.folder=... to another place"
+
 
 # JSONEncoder.encode builds this very function again for every row, at half of the cost of the row.
 _pieces = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
@@ -94,9 +96,9 @@ def write_rows(path: Path, records: Iterable[object]) -> Path:
     return path
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, fix: str = ELSEWHERE) -> Path:
     """The folder, made with its parents. A StorageError if it cannot be made or written."""
-    with translate_errors(folder):
+    with translate_errors(folder, fix):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:  # as /proc says of folders that it will not have
@@ -107,7 +109,7 @@ def make_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def translate_errors(folder: Path, fix: str = "set run.folder=... to another place", what: str = "") -> Iterator[None]:
+def translate_errors(folder: Path, fix: str = ELSEWHERE, what: str = "") -> Iterator[None]:
     """Turns a full disk or a forbidden folder into one clear error, a StorageError; `fix` is what helps apart from free
     space, `what` is written."""
     try:
