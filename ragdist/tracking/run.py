@@ -39,7 +39,8 @@ log = logging.getLogger("ragdist")
 STATE, LOCK = "state.json", ".lock"
 PATIENCE_S = 1.0
 """How long the lock of a run may be held by who only looks whether it is."""
-BEFORE_WORK = {STATE, LOCK, "settings.yaml", "versions.json", "metrics.jsonl", "log.txt", "log.jsonl", "trackers"}
+BEFORE_WORK = {STATE, LOCK, "settings.yaml", "versions.json", "metrics.jsonl", "log.txt", "log.jsonl"}
+BEFORE_WORK |= {"logs", "trackers"}
 """What lies in a run's folder before the run has made anything."""
 listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""

