@@ -141,8 +141,8 @@ def _fields(block: SettingsBlock, prefix: str = "") -> Iterator[tuple[str, Any, 
 def markdown() -> str:
     """docs/settings.md: every setting, from the sentences in `config`."""
     lines = ["# Settings", "", "Made from `ragdist/config/` by `make docs`; a test holds it current.", ""]
-    lines += ["A settings file is YAML with these keys; on the command line each is `key=value`. A file is UTF-8; a key"]
-    lines += ["that stands twice is refused, as are tags; what looks like a date or a time stays text.", ""]
+    lines += ["A settings file is YAML with these keys; on the command line each is `key=value`. A file is UTF-8; what"]
+    lines += ["stands twice is refused, as are tags; what looks like a date or a time stays text.", ""]
     owner = None
     for key, kind, default, sentence in describe():
         block = key.rpartition(".")[0]
