@@ -2,7 +2,7 @@
 
 make quick        what is in no line: no Ray, no model, nothing that takes seconds
 make test         and `model` and `long`
-make test-all     and `cluster`; then those of vLLM and of several machines
+make test-all     and `cluster`; then broken input, those of vLLM and of several machines
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ NEEDS = {
         "tracking/test_run.py::test_a_killed_run_is_listed_as_killed_and_goes_on",
     ),
     "vllm": ("vllm",),
+    "faults": tuple(f"faults/test_{name}.py" for name in ("settings", "arguments", "questions", "runs")),
     "cluster": (
         "systems/atm/test_adapters.py",
         "systems/atm/test_run.py::test_a_round_by_paged_is_the_round_by_transformers",

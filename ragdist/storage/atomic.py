@@ -34,6 +34,8 @@ def atomic_file(path: Path, sync: bool = False) -> Iterator[Path]:
     """A name beside `path` to write a file at; it takes the place of `path` when the block ends well, else it goes. Of
     several processes that write it at once, the last one wins; `sync` flushes it to the disk first, so that a machine
     that loses its power keeps it whole."""
+    if path.exists() and not path.is_file():  # a device would be renamed away
+        raise StorageError(f"{path} is there already and is no file; name another place")
     half = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # two machines may have a process of one number
     try:
         yield half
