@@ -83,7 +83,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _listed(state: Path) -> dict[str, Any]:
-    folder, row = state.parent, {"job": "", "state": "broken", "time": state.stat().st_mtime, "scores": [], "error": ""}
+    folder, row = state.parent, dict[str, Any](job="", state="broken", scores=[], error="")
+    row["time"] = state.stat().st_mtime
     try:
         row |= read_texts(state, "job", "state")
         said = read_json(state)

@@ -193,8 +193,6 @@ def test_R4_same_key_twice_in_an_override_is_refused_and_twice_on_the_command_li
     ],
 )
 def test_R5_true_and_false_are_no_numbers(key, written):
-    if key not in loader.flatten(loader.load([])):
-        pytest.skip(f"{key} is no setting")
     line = refused(f"{key}={written}")
     assert key in line and "true and false" in line
 

@@ -63,4 +63,11 @@ def runs(folder: Path) -> None:
         pass
 
 
-BASES = {"settings": documents, "arguments": documents, "questions": documents, "corpus": documents, "runs": runs}
+BASES = {
+    "settings": documents,
+    "overrides": documents,
+    "arguments": documents,
+    "questions": documents,
+    "corpus": documents,
+    "runs": runs,
+}

@@ -27,9 +27,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: a name that is no folder may be one of the hub
 
+import typer.main
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
@@ -42,6 +44,8 @@ SECONDS = float(os.environ.get("SECONDS") or (150 if INPUTS <= 5000 else 1e9))
 DEADLINE_S = 20.0
 """Of one command on a busy machine; nothing here is large."""
 CASES = Path(__file__).parent / "cases"
+COMMANDS = typer.main.get_command(cli.app)
+"""Built once: for each call that takes longer than most of them."""
 PROGRESS = re.compile(r"\d\d:\d\d:\d\d ")
 WORDS = st.text(st.characters(exclude_categories=(), exclude_characters="/"), max_size=12).filter(
     lambda word: word != ".."
@@ -128,7 +132,8 @@ def run(case: Case, base: Path) -> tuple[str, int]:
 def call(arguments: list[str]) -> tuple[Any, str, str]:
     """Exit code, or what was raised; stdout; stderr."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _no_input(), _in_time():
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with streams[0], streams[1], mock.patch.object(cli, "app", COMMANDS), _no_input(), _in_time():
         try:
             cli.main(arguments)
             code: Any = "no exit"

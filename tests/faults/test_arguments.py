@@ -34,7 +34,7 @@ COMMANDS = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("arguments", 0.25, documents) as made:
+    with Surface("arguments", 0.15, documents) as made:
         yield made
 
 

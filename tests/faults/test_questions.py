@@ -35,7 +35,7 @@ DOCUMENTS = st.tuples(SUFFIXES, st.one_of(st.binary(max_size=200), spoiled(PAGE)
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("questions", 0.25, documents) as made:
+    with Surface("questions", 0.2, documents) as made:
         yield made
 
 

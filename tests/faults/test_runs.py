@@ -19,7 +19,7 @@ COMMANDS = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("runs", 0.05, runs) as made:
+    with Surface("runs", 0.2, runs) as made:
         yield made
 
 

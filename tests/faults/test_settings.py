@@ -31,7 +31,13 @@ COMMANDS = st.sampled_from([["settings"], ["settings", "--json"], ["plan", "raft
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("settings", 0.35, documents) as made:
+    with Surface("settings", 0.15, documents) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def typed():
+    with Surface("overrides", 0.2, documents) as made:
         yield made
 
 
@@ -43,5 +49,5 @@ def test_settings_files(surface, command, content, overrides):
 
 @given(COMMANDS, st.lists(OVERRIDES, min_size=1, max_size=4))
 @share(0.2)
-def test_overrides(surface, command, overrides):
-    surface.run(Case([*command, "s.yaml", *overrides]))
+def test_overrides(typed, command, overrides):
+    typed.run(Case([*command, "s.yaml", *overrides]))
