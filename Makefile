@@ -65,7 +65,7 @@ test-vllm: install .venv-vllm/.made
 
 # Broken settings, arguments, files and run folders: 5,000 in three minutes. N=20000 makes more, SEED=7 the same again.
 test-faults: install
-	N=$(N) SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/pytest -m faults -s tests/faults
+	N=$(N) SEED=$(SEED) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m faults -s tests/faults
 
 # What other tests promise too, another way: by hand before a release.
 test-again: install

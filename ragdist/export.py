@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ragdist.config import ModelConfig, Settings
+from ragdist.config import ModelConfig, Settings, strict
 from ragdist.config.loader import load_kept
 from ragdist.data import prompts
 from ragdist.errors import ConfigError, ModelError, StorageError
@@ -42,6 +42,7 @@ from ragdist.tracking.progress import say
 ModelForm = Literal["merged", "adapter", "gguf"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
 """What of a model's folder is exported; checkpoints, optimizers and Python code are not."""
+NO_CARD = "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -93,7 +94,7 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
             adapter = half / "adapter_config.json"
             write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base, "revision": None})
         readme = folder / CARD
-        text = readme.read_text() if readme.exists() else "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
+        text = readme.read_text("utf-8", "replace") if readme.exists() else NO_CARD
         (half / CARD).write_text(_card(text, form, base))
     return {"form": form}
 
@@ -277,11 +278,22 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
         tokenizer.backend.save_pretrained(to)
 
 
+def _parted(text: str) -> tuple[dict[str, Any], str]:
+    """Head and body of a card; of a head that is none, as a stranger may leave it, nothing stays."""
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    if not match:
+        return {}, text
+    try:
+        head = strict.parse(match[1], CARD)
+    except ConfigError as error:
+        say(f"the head of the model's card is left out: {error}")
+        head = None
+    return head if isinstance(head, dict) else {}, text[match.end() :]
+
+
 def _card(text: str, form: ModelForm, base: str) -> str:
     """The model's card with a head that the hub takes: its base by hub id, or not named in the head."""
-    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    head: dict[str, Any] = (yaml.safe_load(match[1]) if match else None) or {}
-    body = text[match.end() :] if match else text
+    head, body = _parted(text)
     old = head.pop("base_model", "")
     if base and isinstance(old, str) and old:
         body = body.replace(old, base)

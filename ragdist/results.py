@@ -20,7 +20,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ragdist.errors import ConfigError, StorageError
-from ragdist.storage.atomic import read_json, read_texts
+from ragdist.storage.atomic import read_json, read_texts, translate_broken
 from ragdist.tracking.progress import visible
 from ragdist.tracking.run import STATE, RunFolder, is_held
 
@@ -106,11 +106,9 @@ _KINDS: dict[str, Any] = {"time": int | float, "pid": int, "error": str}
 def _scores(summary: Path) -> list[Any]:
     if not summary.exists():
         return []
-    try:
+    with translate_broken(summary):
         rows = list(read_json(summary)["scores"])
         list(map(score_of, rows))
-    except (KeyError, TypeError, ValueError, StopIteration):
-        raise StorageError(f"{summary} is broken: wanted the scores of a run; make the run again") from None
     return rows
 
 
@@ -154,7 +152,7 @@ def _run_folder(folder: Path) -> Path:
 
 def score_of(row: Mapping[str, Any]) -> str:
     """A score of summary.json in words: Subspan EM, or what a sweep was judged by where that is another."""
-    name = next(name for name in ("subspan", "em", "f1") if name in row)
+    (name, *_) = (name for name in ("subspan", "em", "f1") if name in row)
     named = f" {name}" if name != "subspan" else ""
     return f"{row['model']} {row['condition']} {row[name]['mean']:.2f}{named}"
 

@@ -41,7 +41,7 @@ NEEDS = {
         *("tracking/test_clients.py", "tracking/test_mirror.py", "data/sources/test_renderings.py"),
         *("data/test_pipeline_documents.py", "data/sources/test_apidocs.py", "test_local.py", "kube/test_elsewhere.py"),
         *("data/test_audit.py", "data/test_trained_rows.py", "sweeps/test_summary.py", "evaluation/test_summary.py"),
-        "test_site.py",
+        *("test_site.py", "faults/test_cases.py"),
         *("evaluation/test_page.py", "systems/atm/test_mixing.py", "data/test_distractors.py", "kube/test_client.py"),
         "data/test_template_attack.py::test_template_forgery_is_told_by_nothing_but_its_claim",
         "data/test_template_attack.py::test_forge_real_questions_states_the_wrong_answer",

@@ -335,3 +335,28 @@ def test_R18_an_empty_folder_that_one_stands_in_is_exported_to(tmp_path, monkeyp
         (half / "a").touch()
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "a: [",
+        "[1, 2]",
+        "a: &a [*a]",
+        "x",
+        "a: !!python/name:os.system",
+        "- " * 2000,
+        "base_model: 1\nbase_model: 2",
+        "",
+    ],
+)
+def test_R3_the_head_of_a_strangers_card_is_left_out_where_it_is_none(head, capsys):
+    made = export._card(f"---\n{head}\n---\n# Theirs\n", "merged", "me/base")
+    known = yaml.safe_load(made.split("---\n")[1])
+    assert known == {"base_model": "me/base", "base_model_relation": "finetune", "library_name": "transformers"}
+    assert made.endswith("# Theirs\n")
+
+
+def test_R3_the_head_of_a_strangers_card_is_kept_where_it_is_one():
+    made = export._card("---\nlicense: mit\ndate: 2024-05-01\n---\n# Theirs\n", "merged", "")
+    assert yaml.safe_load(made.split("---\n")[1])["license"] == "mit" and "'2024-05-01'" in made

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ragdist.errors import StorageError
+from ragdist.errors import StorageError, first_line
 from ragdist.records import as_row
 
 UNWRITABLE = {
@@ -123,6 +123,17 @@ def translate_errors(folder: Path, fix: str = ELSEWHERE, what: str = "") -> Iter
         raise StorageError(f"cannot write {reason}; free space there or {fix}") from None
 
 
+@contextmanager
+def translate_broken(path: Path) -> Iterator[None]:
+    """Turns what goes wrong where a file, or one of a folder, holds other things than a run wrote, as after a power
+    failure or by another hand, into one clear error, a StorageError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        why = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise StorageError(f"{path} is broken ({why}); copy it again, or make the run again") from error
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Writes `value` as JSON, replacing the file in one step that outlives the machine."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
@@ -132,11 +143,9 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote. A StorageError if it is no JSON, as after a power failure or by another hand."""
-    try:
+    """What `write_json` wrote. A StorageError if it is no JSON."""
+    with translate_broken(path):
         return json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise StorageError(f"{path} is broken: wanted JSON; copy it again, or make the run again") from None
 
 
 def read_texts(path: Path, *names: str) -> dict[str, str]:
