@@ -9,11 +9,11 @@ EXTRAS ?= dev
 BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
-ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm and not kills
+ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm and not kills and not faults
 # Two processes of one thread each: on two cores, tests that compute little or wait for processes wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm test-kills lint types bench docs site clean
+.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm test-kills test-faults lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -38,7 +38,7 @@ test: install lint types
 # And clusters, kills, several ranks, whole jobs; then, two at a time, what waits for others most.
 test-all: test
 	$(PAIR) -m 'cluster and $(ALWAYS)'
-	$(MAKE) -j2 -Otarget test-clients test-vllm test-multinode
+	$(MAKE) -j2 -Otarget test-clients test-vllm test-multinode test-faults
 	$(MAKE) test-kills
 
 # LangChain and LlamaIndex in an environment of their own: they want other versions than we do.
@@ -60,6 +60,10 @@ test-vllm: install .venv-vllm/.made
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "import site; print(site.getsitepackages()[0])")')" > \
 	  $$(.venv-vllm/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
 	touch $@
+
+# Broken settings, arguments, files and run folders: 5,000 in three minutes. N=20000 makes more, SEED=7 the same again.
+test-faults: install
+	N=$(N) SEED=$(SEED) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m faults -s tests/faults
 
 # What other tests promise too, another way: by hand before a release.
 test-again: install

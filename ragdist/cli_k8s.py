@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ragdist.results import print_json, show
+from ragdist.results import complain, print_json, show
+from ragdist.tracking.progress import relayed
 
 UNCHECKED = 3
 """Exit code of a check that found nothing, but had no schema for Ray's objects."""
@@ -45,11 +45,11 @@ def render(
     job, *settings = arguments
     if job == "serve":
         for path in planning.render_service(settings[0] if settings else "", settings[1:], to):
-            sys.stdout.write(f"{path}\n")
+            show(f"{path}\n", plain=True)
         return
     load = trials.load if job.startswith("sweep") else loader.load
     for path in planning.render(load(settings), job, to, standing, from_runs):  # type: ignore[arg-type]
-        sys.stdout.write(f"{path}\n")
+        show(f"{path}\n", plain=True)
 
 
 @k8s.command("check")
@@ -67,10 +67,10 @@ def check_folder(
     if as_json:
         print_json(dataclasses.asdict(checked))
     else:
-        sys.stdout.write("".join(f"{finding}\n" for finding in checked.findings))
-    sys.stderr.write(f"{checked.objects} objects, {len(checked.findings)} findings\n")
+        show("".join(f"{finding}\n" for finding in checked.findings), plain=True)
+    complain(f"{checked.objects} objects, {len(checked.findings)} findings")
     if checked.unchecked:
-        sys.stderr.write(f"schema not checked of {checked.unchecked} Ray objects; name its folder with --crds\n")
+        complain(f"schema not checked of {checked.unchecked} Ray objects; name its folder with --crds")
     raise typer.Exit(1 if checked.findings else UNCHECKED if checked.unchecked else 0)
 
 
@@ -79,7 +79,7 @@ def submit(folder: Folder, context: Context = "") -> None:
     """Send the objects and begin the job; one that ended resumes from its run folder."""
     from ragdist.kube import client
 
-    sys.stdout.write(f"{client.submit(folder, client.Cluster(context))}\n")
+    show(f"{client.submit(folder, client.Cluster(context))}\n", plain=True)
 
 
 @k8s.command()
@@ -94,7 +94,7 @@ def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> No
         print_json(dataclasses.asdict(found))
     else:
         tries = f", {found.failed} tries failed" if found.failed else ""
-        sys.stdout.write(f"{found.name}: {found.state} {found.job}{tries} {found.message}".strip() + "\n")
+        show(f"{found.name}: {found.state} {found.job}{tries} {found.message}".strip() + "\n", plain=True)
         table = Table("pod", "group", "phase", "why")
         for pod in found.pods:
             table.add_row(pod.name, pod.group, pod.phase, pod.why)
@@ -113,7 +113,7 @@ def logs(
     from ragdist.kube import client
 
     for line in client.logs(folder, client.Cluster(context), follow):
-        sys.stdout.write(f"{line}\n")
+        show(f"{relayed(line)}\n", plain=True)
 
 
 @k8s.command()
@@ -126,4 +126,4 @@ def delete(
     from ragdist.kube import client
 
     for name in client.delete(folder, client.Cluster(context), storage):
-        sys.stdout.write(f"{name}\n")
+        show(f"{name}\n", plain=True)

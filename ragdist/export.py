@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os.path
 import re
 import shutil
 import tempfile
@@ -20,11 +21,20 @@ from typing import Any, Literal
 
 import yaml
 
-from ragdist.config import ModelConfig, Settings
+from ragdist.config import ModelConfig, Settings, strict
 from ragdist.config.loader import load_kept
 from ragdist.data import prompts
 from ragdist.errors import ConfigError, ModelError, StorageError
-from ragdist.storage.atomic import atomic_folder, copy_linked, make_readable, read_json, translate_errors, write_json
+from ragdist.storage.atomic import (
+    atomic_folder,
+    copy_linked,
+    make_folder,
+    make_readable,
+    read_json,
+    read_texts,
+    translate_errors,
+    write_json,
+)
 from ragdist.tracking import card
 from ragdist.tracking.card import CARD
 from ragdist.tracking.progress import say
@@ -32,6 +42,7 @@ from ragdist.tracking.progress import say
 ModelForm = Literal["merged", "adapter", "gguf"]
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*", "NOTICE*")
 """What of a model's folder is exported; checkpoints, optimizers and Python code are not."""
+NO_CARD = "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -84,7 +95,7 @@ def export_model(source: str, to: Path, form: ModelForm = "merged", base: str = 
             adapter = half / "adapter_config.json"
             write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base, "revision": None})
         readme = folder / CARD
-        text = readme.read_text() if readme.exists() else "---\ntags: [ragdist]\n---\n\nExported by ragdist.\n"
+        text = readme.read_text("utf-8", "replace") if readme.exists() else NO_CARD
         (half / CARD).write_text(_card(text, form, base))
     return {"form": form}
 
@@ -209,9 +220,12 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         StorageError: `to` holds something, or cannot be written.
     """
-    with translate_errors(to, "give --to another place"):
+    to = Path(os.path.abspath(to))  # `.` and `..` have no name to write beside
+    fix = "give --to another place"
+    with translate_errors(to, fix):
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise StorageError(f"{to} is there already and not empty; give --to a folder that is not there yet")
+        make_folder(to.parent, fix)
         with atomic_folder(to) as half:
             yield half
             make_readable(half)
@@ -222,7 +236,7 @@ def _model_of(source: str) -> str | Path:
     if not (Path(source) / "state.json").exists():
         return source
     if not (Path(source) / "model").is_dir():
-        state = read_json(Path(source) / "state.json")["state"]
+        state = read_texts(Path(source) / "state.json", "state")["state"]
         raise ModelError(
             f"the run in {source} is {state} and has no tuned model; let `ragdist train` finish it, or name a model"
         )
@@ -280,11 +294,22 @@ def _merge(config: ModelConfig, adapter: Path, to: Path) -> None:
         tokenizer.backend.save_pretrained(to)
 
 
+def _parted(text: str) -> tuple[dict[str, Any], str]:
+    """Head and body of a card; of a head that is none, as a stranger may leave it, nothing stays."""
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    if not match:
+        return {}, text
+    try:
+        head = strict.parse(match[1], CARD)
+    except ConfigError as error:
+        say(f"the head of the model's card is left out: {error}")
+        head = None
+    return head if isinstance(head, dict) else {}, text[match.end() :]
+
+
 def _card(text: str, form: ModelForm, base: str) -> str:
     """The model's card with a head that the hub takes: its base by hub id, or not named in the head."""
-    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    head: dict[str, Any] = (yaml.safe_load(match[1]) if match else None) or {}
-    body = text[match.end() :] if match else text
+    head, body = _parted(text)
     old = head.pop("base_model", "")
     if base and isinstance(old, str) and old:
         body = body.replace(old, base)

@@ -15,7 +15,7 @@ from ragdist.config import PartsConfig, Settings
 from ragdist.config.engines import named
 from ragdist.parts import Parts, Retriever
 from ragdist.plan.workload import note_tokenizer
-from ragdist.storage.atomic import read_json
+from ragdist.storage.atomic import read_texts
 from ragdist.storage.stages import Store
 from ragdist.tracking.run import STATE
 
@@ -175,7 +175,7 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
 
     Parts(retriever).refuse_missing(PartsConfig(retriever=settings.parts.retriever))
     settings = settings.unchecked("parts", PartsConfig())
-    is_duet = read_json(folder / STATE)["job"] == "duet"
+    is_duet = read_texts(folder / STATE, "job")["job"] == "duet"
     models = [folder / role / "model" for role in (RECITER, DISCOVERER)] if is_duet else [folder / "model"]
     noted, stages = library.read(folder), library.data_folder(folder, settings)
     if noted is None:

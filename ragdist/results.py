@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, StorageError
+from ragdist.storage.atomic import read_json, read_texts, translate_broken
 from ragdist.tracking.progress import visible
-from ragdist.tracking.run import RunFolder, is_held
+from ragdist.tracking.run import STATE, RunFolder, is_held
 
 if TYPE_CHECKING:
     from ragdist.evaluation.comparison import Comparison, Metric
@@ -71,17 +75,41 @@ def conclude(run: RunFolder, report: Report | Rounds | DuetReport, answers: Sequ
 def list_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs below `folder`, newest first: name, job, state, when, and scores if it has any.
 
-    A run that says it is running but whose folder nobody holds was killed; the same command goes on with it.
+    A run that says it is running but whose folder nobody holds was killed; the same command goes on with it. One whose
+    files are broken is listed with what is wrong with them.
     """
-    found = []
-    for state in folder.glob("*/state.json"):
-        row = {"name": state.parent.name, **json.loads(state.read_text())}
-        if row["state"] == "running" and not is_held(state.parent):
-            row["state"] = "killed"
-        summary = state.parent / "summary.json"
-        row["scores"] = json.loads(summary.read_text())["scores"] if summary.exists() else []
-        found.append(row)
+    found = [_listed(state) for state in folder.glob(f"*/{STATE}")]
     return sorted(found, key=lambda row: row["time"], reverse=True)
+
+
+def _listed(state: Path) -> dict[str, Any]:
+    folder, row = state.parent, dict[str, Any](job="", state="broken", scores=[], error="")
+    row["time"] = state.stat().st_mtime
+    try:
+        row |= read_texts(state, "job", "state")
+        said = read_json(state)
+        row |= {key: said[key] for key, kind in _KINDS.items() if isinstance(said.get(key), kind)}
+        time.localtime(row["time"])
+        row["scores"] = _scores(folder / "summary.json")
+    except (OverflowError, ValueError, OSError):
+        row["time"] = state.stat().st_mtime  # a moment that no calendar has
+    except StorageError as error:
+        row["error"] = str(error)
+    if row["state"] == "running" and not is_held(folder):
+        row["state"] = "killed"
+    return {"name": folder.name, **row}
+
+
+_KINDS: dict[str, Any] = {"time": int | float, "pid": int, "error": str}
+
+
+def _scores(summary: Path) -> list[Any]:
+    if not summary.exists():
+        return []
+    with translate_broken(summary):
+        rows = list(read_json(summary)["scores"])
+        list(map(score_of, rows))
+    return rows
 
 
 def compare_runs(folders: Sequence[Path], metric: Metric = "subspan", model: str = "") -> Comparison:
@@ -124,7 +152,7 @@ def _run_folder(folder: Path) -> Path:
 
 def score_of(row: Mapping[str, Any]) -> str:
     """A score of summary.json in words: Subspan EM, or what a sweep was judged by where that is another."""
-    name = next(name for name in ("subspan", "em", "f1") if name in row)
+    (name, *_) = (name for name in ("subspan", "em", "f1") if name in row)
     named = f" {name}" if name != "subspan" else ""
     return f"{row['model']} {row['condition']} {row[name]['mean']:.2f}{named}"
 
@@ -183,12 +211,25 @@ def show_exported(made: Any, as_json: bool) -> None:
     show("".join(f"{place}\n" for place in (made.folder, made.url) if place), plain=True)
 
 
+class _Plainly(Console):
+    """Prints tables in which no text is markup, and none steers the terminal."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how | {"markup": False, "emoji": False})
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):  # of texts that were made elsewhere
+            yield Segment(text if control else visible(text), style, control)
+
+
 def show(what: Any, plain: bool = False, width: int = 120) -> None:
-    """A table, or text as it is; as wide as the terminal or COLUMNS says, else `width` characters."""
+    """A table, or text; as wide as the terminal or COLUMNS says, else `width` characters. What is neither markup nor
+    meant to steer a terminal does not, wherever it comes from."""
     if plain:
-        sys.stdout.write(what)
+        sys.stdout.write(visible(what))
+        sys.stdout.flush()
     else:
-        Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else width).print(what)
+        _Plainly(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else width).print(what)
 
 
 def complain(text: str) -> None:

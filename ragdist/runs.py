@@ -12,10 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import yaml
-
 from ragdist import players, results
-from ragdist.config import Settings, loader
+from ragdist.config import Settings, loader, strict
 from ragdist.config.loader import SYSTEMS, load
 from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError
@@ -318,8 +316,11 @@ def build(
     attack: Attack | None = None,
 ) -> list[tuple[str, Rows[Any]]]:
     """The data pipeline's stages up to `until`, each made now or found: (name, rows); the others as for `raft`."""
+    from ragdist.data.pipeline import stages_until
+
     own = Parts(retriever, attack)
     settings = with_questions(own.noted(settings), questions)
+    stages_until(until, settings.teacher)
     check_data(settings)
     with players.pipeline(settings, own) as pipeline:
         return pipeline.make(until)
@@ -400,8 +401,8 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
     """
     from ragdist.data import starter
 
-    paths = [argument for argument in arguments if not _is_setting(argument)]
-    wanted = loader.nested([argument for argument in arguments if _is_setting(argument)])
+    paths = [argument for argument in arguments if not loader.is_setting(argument)]
+    wanted = loader.nested([argument for argument in arguments if loader.is_setting(argument)])
     system: Job = paths.pop(0) if paths and paths[0] in SYSTEMS else "raft"  # type: ignore[assignment]
     given, own = starter.sort(paths), loader.resolve(wanted)
     if to.exists() and not force:
@@ -413,7 +414,7 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
         demos = {"raft": "raft-demo.yaml", "atm": "atm-tiny.yaml", "duet": "duet-demo.yaml"}
         text = settings_file(demos[system] if machine == "laptop" else f"{system}.yaml").read_text()
     text = starter.with_settings(text, wanted)
-    settings = loader.resolve(yaml.safe_load(text))
+    settings = loader.resolve(strict.parse(text, str(to)))
     with translate_errors(to.parent):
         to.write_text(text)
     for warning in too_few_to_judge(check_data(settings)) if paths else ():
@@ -421,10 +422,6 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
     if machine == "kuberay":
         return [f"ragdist k8s render {system} {to} -o manifests"]
     return [f"ragdist plan {system} {to}", f"ragdist train {system} {to}"]
-
-
-def _is_setting(argument: str) -> bool:
-    return "=" in argument and not Path(argument).expanduser().exists()
 
 
 def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:

@@ -2,7 +2,7 @@
 
 make quick        what is in no line: no Ray, no model, nothing that takes seconds
 make test         and `model` and `long`
-make test-all     and `cluster`; then those of vLLM and of several machines
+make test-all     and `cluster`; then broken input, those of vLLM and of several machines
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NEEDS = {
         *("tracking/test_clients.py", "tracking/test_mirror.py", "data/sources/test_renderings.py"),
         *("data/test_pipeline_documents.py", "data/sources/test_apidocs.py", "test_local.py", "kube/test_elsewhere.py"),
         *("data/test_audit.py", "data/test_trained_rows.py", "sweeps/test_summary.py", "evaluation/test_summary.py"),
-        "test_site.py",
+        *("test_site.py", "faults/test_cases.py"),
         *("evaluation/test_page.py", "systems/atm/test_mixing.py", "data/test_distractors.py", "kube/test_client.py"),
         "data/test_template_attack.py::test_template_forgery_is_told_by_nothing_but_its_claim",
         "data/test_template_attack.py::test_forge_real_questions_states_the_wrong_answer",
@@ -68,6 +68,7 @@ NEEDS = {
     ),
     "vllm": ("vllm",),
     "kills": ("kills",),
+    "faults": tuple(f"faults/test_{name}.py" for name in ("settings", "arguments", "questions", "runs")),
     "cluster": (
         "systems/atm/test_adapters.py",
         "systems/atm/test_run.py::test_a_round_by_paged_is_the_round_by_transformers",

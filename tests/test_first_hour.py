@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 import ragdist
-from ragdist import planning, results, runs
+from ragdist import export, planning, players, results, runs
 from ragdist.config import loader
 from ragdist.data.sources import check
-from ragdist.errors import ConfigError, DataError
+from ragdist.errors import ConfigError, DataError, StorageError
 from ragdist.plan import fits, layout, seats
 from tests.test_cli import ragdist as command
 
@@ -307,3 +307,56 @@ def test_U15_the_width_of_tables_is_that_of_columns(monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", str(width))
         widths.append(max(map(len, command(capsys, "settings", "retrieval")[1].splitlines())))
     assert widths == [70, 110, 150]
+
+
+@pytest.mark.parametrize("until", ["nope", "", "Examples", "asked", "documents"])
+def test_R18_a_stage_that_is_none_is_refused_before_a_model_is_looked_for(mine, capsys, monkeypatch, until):
+    monkeypatch.setattr(players, "pipeline", None)
+    code, _, err = command(capsys, "build", *MINE, "--until", until)
+    assert code == 2 and err == f"no stage {until!r}; with these settings the stages are {', '.join(STAGES_HERE)}\n"
+
+
+STAGES_HERE = ("chunks", "questions", "forgeries", "candidates", "contexts", "examples")
+
+
+@pytest.mark.parametrize(
+    "to",
+    ["/", ".", "..", "documents/..", "questions.csv", "questions.csv/x", "/proc/x/y", "x" * 300, "/dev/null"],
+)
+def test_R18_an_export_has_a_new_folder_of_its_own_or_is_one_line(mine, to):
+    with pytest.raises(StorageError, match="--to"), export.new_folder(Path(to)):
+        pytest.fail("nothing is written")
+
+
+def test_R18_an_empty_folder_that_one_stands_in_is_exported_to(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with export.new_folder(Path(".")) as half:
+        (half / "a").touch()
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "a: [",
+        "[1, 2]",
+        "a: &a [*a]",
+        "x",
+        "a: !!python/name:os.system",
+        "- " * 2000,
+        "base_model: 1\nbase_model: 2",
+        "",
+    ],
+)
+def test_R3_the_head_of_a_strangers_card_is_left_out_where_it_is_none(head, capsys):
+    made = export._card(f"---\n{head}\n---\n# Theirs\n", "merged", "me/base")
+    known = yaml.safe_load(made.split("---\n")[1])
+    assert known == {"base_model": "me/base", "base_model_relation": "finetune", "library_name": "transformers"}
+    assert made.endswith("# Theirs\n")
+
+
+def test_R3_the_head_of_a_strangers_card_is_kept_where_it_is_one():
+    made = export._card("---\nlicense: mit\ndate: 2024-05-01\n---\n# Theirs\n", "merged", "")
+    assert yaml.safe_load(made.split("---\n")[1])["license"] == "mit" and "'2024-05-01'" in made

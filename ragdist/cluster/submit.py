@@ -25,7 +25,7 @@ from ragdist.cluster import session
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped, TrainError
-from ragdist.tracking.progress import say
+from ragdist.tracking.progress import relayed, say
 from ragdist.tracking.run import run_folder
 
 EXCLUDED = (
@@ -165,7 +165,7 @@ def _follow(client: JobSubmissionClient, order: Order, name: str, out: TextIO) -
             heard = time.monotonic()
             if sent.exit_code is not None:
                 if sent.exit_code and not log.shown:  # its process never began
-                    out.write(f"{client.get_job_info(name).message}\n")
+                    out.write(relayed(f"{client.get_job_info(name).message}\n"))
                 return sent
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             if time.monotonic() - heard > LOST_S:
@@ -190,7 +190,7 @@ class _Log:
         """Writes what is new until the head ends the stream, which begins with the log's first character."""
         seen = 0
         async for text in self.client.tail_job_logs(self.name):
-            self.out.write(text[max(0, self.shown - seen) :])
+            self.out.write(relayed(text[max(0, self.shown - seen) :]))
             self.out.flush()
             seen += len(text)
             self.shown = max(self.shown, seen)

@@ -15,6 +15,22 @@ from pydantic import AfterValidator, Field, model_validator
 from ragdist.config.block import SettingsBlock
 from ragdist.config.engines import Engine
 
+SWEPT = ("trials", "common")
+"""Folders of a sweep's run in which other runs lie."""
+LONGEST_NAME = 255
+"""Bytes, as file systems allow."""
+
+
+def _folder_name(name: str) -> str:
+    """The name as it is. A ValueError if a folder of that name would lie elsewhere than among the runs, be part of
+    another run, or be shared by all of them; parts of a sweep's run are named by the sweep."""
+    above, *below = parts = name.split("/")
+    if name and ({"", ".", ".."} & {*parts} or (below and below[0] not in SWEPT) or above == "data"):
+        raise ValueError("wanted the name of a folder below run.folder, without /, and not data, . or ..")
+    if name.strip() != name or not name.isprintable() or max(len(part.encode()) for part in parts) > LONGEST_NAME:
+        raise ValueError(f"wanted at most {LONGEST_NAME} bytes of characters that are seen, and no blank at an end")
+    return name
+
 
 class RunConfig(SettingsBlock):
     """Where a run keeps what it makes."""
@@ -22,7 +38,7 @@ class RunConfig(SettingsBlock):
     folder: Annotated[str, AfterValidator(os.path.expanduser)] = "runs"
     """Parent of all run folders and of `data/`, the stages that runs share. Workers on other machines need to see
     it."""
-    name: str = ""
+    name: Annotated[str, AfterValidator(_folder_name)] = ""
     """Name of the run's folder. Empty: the job's name and a fingerprint of the settings, so the same command resumes
     where it stopped."""
 

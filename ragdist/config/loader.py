@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import os.path
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
@@ -12,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from ragdist.config import Settings
+from ragdist.config import Settings, strict
 from ragdist.config.block import SettingsBlock
 from ragdist.errors import ConfigError
 
@@ -58,8 +60,12 @@ def changed(settings: Kind, changes: Mapping[str, Any]) -> Kind:
 
 
 def _undotted(item: tuple[Any, Any]) -> dict[str, Any]:
-    key, value = item
-    return _nested(str(key), value.model_dump(mode="json") if isinstance(value, SettingsBlock) else value)
+    return _nested(str(item[0]), item[1])
+
+
+def is_setting(argument: str) -> bool:
+    """Whether this is `key=value`, and not a file of that name."""
+    return "=" in argument and not os.path.isfile(os.path.expanduser(argument))
 
 
 def load_kept(path: Path) -> Settings:
@@ -68,7 +74,8 @@ def load_kept(path: Path) -> Settings:
         raise ConfigError(f"{path} is empty, and holds a run's settings; copy it again, or make the run again")
     for key in MOVED:
         block, _, name = key.partition(".")
-        values[block] = {other: value for other, value in values.get(block, {}).items() if other != name}
+        if isinstance(kept := values.get(block), dict):
+            values[block] = {other: value for other, value in kept.items() if other != name}
     return resolve(values)
 
 
@@ -78,9 +85,9 @@ def _said(argument: str | Path) -> Mapping[str, Any]:
             f"{argument!r:.80} is no settings: give a YAML file, key=value, values by key, or a list of these"
         )
     argument = str(argument)
-    key, equals, text = argument.partition("=")
-    if equals and not Path(argument).expanduser().is_file():
-        return _nested(key.strip(), _parse(text, f"value of {key}"))
+    if is_setting(argument):
+        key, _, text = argument.partition("=")
+        return _nested(key.strip(), strict.parse(text, f"value of {key[:80]}"))
     return _read(argument)
 
 
@@ -93,7 +100,9 @@ def resolve(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(whole)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+        found = error.errors()
+        more = [f"and {len(found) - MOST_TOLD} more"] if len(found) > MOST_TOLD else []
+        raise ConfigError("\n".join([*map(_explain, found[:MOST_TOLD]), *more])) from None
 
 
 def _with_source(corpus: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -132,7 +141,8 @@ def _fields(block: SettingsBlock, prefix: str = "") -> Iterator[tuple[str, Any, 
 def markdown() -> str:
     """docs/settings.md: every setting, from the sentences in `config`."""
     lines = ["# Settings", "", "Made from `ragdist/config/` by `make docs`; a test holds it current.", ""]
-    lines += ["A settings file is YAML with these keys; on the command line each is `key=value`.", ""]
+    lines += ["A settings file is YAML with these keys; on the command line each is `key=value`. A file is UTF-8; what"]
+    lines += ["stands twice is refused, as are tags; what looks like a date or a time stays text.", ""]
     owner = None
     for key, kind, default, sentence in describe():
         block = key.rpartition(".")[0]
@@ -164,42 +174,34 @@ def _kind(kind: Any) -> str:
 
 
 def _read(path: str) -> Mapping[str, Any]:
+    what = f"settings file {path[:200]!r}"
     try:
-        text = Path(path).expanduser().read_text()
-    except OSError as error:
+        with open(os.path.expanduser(path), "rb") as file:
+            content = file.read(strict.MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
         if path in SYSTEMS:
             raise ConfigError(
                 f"{path!r} is a system, and this command takes settings alone, the same for all systems; leave it out"
             ) from None
-        raise ConfigError(
-            f"settings file {path!r} cannot be read: {error.strerror}; give a YAML file or key=value"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"settings file {path!r} cannot be read: {error}; save it as UTF-8") from None
-    values = _parse(text, f"settings file {path!r}") or {}
+        reason = getattr(error, "strerror", "") or error
+        raise ConfigError(f"{what} cannot be read: {reason}; give a YAML file or key=value") from None
+    values = strict.parse(strict.decoded(content, what), what) or {}
     if not isinstance(values, Mapping):
-        raise ConfigError(f"settings file {path!r} holds a {type(values).__name__}, wanted keys and values")
+        raise ConfigError(f"{what} holds a {type(values).__name__}, wanted keys and values")
     return values
 
 
-def _parse(text: str, what: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
-
-
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    head, dot, rest = key.partition(".")
-    return {head: _nested(rest, value) if dot else value}
+    names = reversed(key.split(".", strict.MOST_DEPTH))
+    return cast(dict[str, Any], reduce(lambda inner, name: {name: inner}, names, value))
 
 
-def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+def _merge(into: dict[str, Any], new: Mapping[str, Any], above: str = "") -> None:
     for key, value in new.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+            _merge(into[key], value, f"{above}{key}.")
         else:
-            into[key] = json.loads(json.dumps(value, default=str)) if isinstance(value, Mapping) else value
+            into[str(key)] = strict.plain(value, f"{above}{key}")
 
 
 WANTED = {
@@ -208,15 +210,18 @@ WANTED = {
     **dict.fromkeys(("int_from_float", "int_parsing", "int_type"), "wanted a whole number"),
     **dict.fromkeys(("float_parsing", "float_type"), "wanted a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "wanted true or false"),
+    "truth": "true and false, which YAML also reads from yes, no, on and off, are no value of it",
     "string_type": "wanted text, in quotes where it has braces",
 }
 """Pydantic's kinds of error in plain words; of others its own message is plain."""
+MOST_TOLD, LONGEST_KEY = 20, 100
+"""Errors that are told at once; characters of a key in them."""
 ABBREVIATED = 0.95
 """Likeness of a name to its first letters: `lr` to `learning_rate`."""
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"])[:LONGEST_KEY]
     if error["type"] == "extra_forbidden" and key in MOVED:
         return f"no such setting any more: {key!r}; set {MOVED[key]!r} (`ragdist settings` lists all)"
     if error["type"] == "extra_forbidden":
@@ -226,7 +231,7 @@ def _explain(error: Any) -> str:
         return problem  # of several settings together: it names them itself
     below = next((f"{known}=..." for known, *_ in describe() if known.startswith(f"{key}.")), f"{key}.NAME=...")
     problem = WANTED.get(error["type"], "").format(below=below) or problem[0].lower() + problem[1:]
-    return f"{key}={error['input']!r}: {problem}; set {key}=... or change it in the settings file"
+    return f"{key}={error['input']!r:.200}: {problem}; set {key}=... or change it in the settings file"
 
 
 def _nearest(key: str) -> str:

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings
+from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings, TeacherConfig
 from ragdist.data import chunks, contexts, distractors, examples, matching, questions, template_attack
 from ragdist.data.examples import Sibling
 from ragdist.data.own_attack import OwnAttack
@@ -53,6 +53,16 @@ LEFT_OUT = (
 """Counts of the stages that say how many questions make no training row."""
 
 
+def stages_until(until: str, config: TeacherConfig) -> list[str]:
+    """The stages that a teacher with these settings leaves to make, up to one. A ConfigError if it is none of them."""
+    unused = {"asked", "taught"} if not config.questions_per_chunk else set()
+    unused |= {"selected"} if not config.reasoning else set()
+    stages = [name for name in STAGES if name not in unused]
+    if until not in stages:
+        raise ConfigError(f"no stage {until!r}; with these settings the stages are {', '.join(stages)}")
+    return stages[: stages.index(until) + 1]
+
+
 @dataclass(eq=False)
 class Pipeline:
     """The stages of one settings file. Asking for one makes those before it; a finished one is only opened."""
@@ -71,13 +81,7 @@ class Pipeline:
     def make(self, until: str) -> list[tuple[str, Rows[Any]]]:
         """The stages up to and with `until`, in order; afterwards a teacher's model is out of memory. A ConfigError if
         there is no stage of that name."""
-        config = self.settings.teacher
-        unused = {"asked", "taught"} if not config.questions_per_chunk else set()
-        unused |= {"selected"} if not config.reasoning else set()
-        stages = [name for name in STAGES if name not in unused]
-        if until not in stages:
-            raise ConfigError(f"no stage {until!r}; with these settings the stages are {', '.join(stages)}")
-        made = [(name, getattr(self, name)) for name in stages[: stages.index(until) + 1]]
+        made = [(name, getattr(self, name)) for name in stages_until(until, self.settings.teacher)]
         if self.teacher:
             self.teacher.close()
         return made

@@ -18,7 +18,7 @@ from ragdist.data.teaching.replies import declines
 from ragdist.errors import ConfigError
 from ragdist.evaluation.cases import Case
 from ragdist.records import Chunk, Forgery, OpenQuestion, Page, Prediction, Question
-from ragdist.storage.atomic import atomic_file, read_json, translate_errors
+from ragdist.storage.atomic import atomic_file, read_texts, translate_errors
 
 ANSWERS = "answers.parquet"
 Kind = Literal["oracle", "distractor", "retrieved", "forged"]
@@ -207,7 +207,7 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def nothing(folder: Path, name: str) -> ConfigError:
     """Why a folder has no such file of a finished run that this version can read, and what to do."""
-    state = read_json(folder / "state.json")["state"] if (folder / "state.json").is_file() else ""
+    state = read_texts(folder / "state.json", "state")["state"] if (folder / "state.json").is_file() else ""
     if state == "finished":
         why = (
             "another version of ragdist finished it; the command that began it leaves this version's report, and asks "

@@ -39,7 +39,7 @@ from ragdist.evaluation.sheet import (
     kept,
 )
 from ragdist.storage.append import whole_lines
-from ragdist.storage.atomic import atomic_file, translate_errors
+from ragdist.storage.atomic import atomic_file, read_json, translate_broken, translate_errors
 from ragdist.tracking.progress import visible
 from ragdist.tracking.timeline import TABLE
 
@@ -225,26 +225,25 @@ def themed(drawn: bytes, name: str) -> str:
 
 
 def beside(folder: Path) -> Beside:
-    """What a run's folder has to show beside its report."""
-    state = _json(folder / "state.json")
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.get("time", 0)))
-    summary = _json(folder / "summary.json")
+    """What a run's folder has to show beside its report. A StorageError if a file there is broken."""
     places = [folder, *(path.parent for path in sorted(folder.glob("*/metrics.jsonl")))]
-    lines = [(place, row) for place in places for row in map(json.loads, whole_lines(place / "metrics.jsonl"))]
-    minutes = sorted(summary.get("minutes", {}).items(), key=lambda item: -item[1])
-    names = ("settings.yaml", "best.yaml", "versions.json", "audit.json")
-    return Beside(
-        name=folder.resolve().name,
-        about=f"{state.get('job', '')}, {when}" if state else "",
-        curves=curves((place.name if place != folder else "", row) for place, row in lines),
-        bars=bars(folder, [row for place, row in lines if place == folder]),
-        minutes=minutes,
-        files=[(name, visible((folder / name).read_text())) for name in names if (folder / name).is_file()],
-    )
+    texts = [folder / name for name in ("settings.yaml", "best.yaml", "versions.json", "audit.json")]
+    with translate_broken(folder):
+        state, summary = _json(folder / "state.json"), _json(folder / "summary.json")
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.get("time", 0)))
+        lines = [(place, row) for place in places for row in map(json.loads, whole_lines(place / "metrics.jsonl"))]
+        return Beside(
+            name=folder.resolve().name,
+            about=f"{state.get('job', '')}, {when}" if state else "",
+            curves=curves((place.name if place != folder else "", row) for place, row in lines),
+            bars=bars(folder, [row for place, row in lines if place == folder]),
+            minutes=sorted(summary.get("minutes", {}).items(), key=lambda item: -item[1]),
+            files=[(path.name, visible(path.read_text("utf-8", "replace"))) for path in texts if path.is_file()],
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -23,8 +23,11 @@ from typing import NamedTuple
 
 from ragdist.errors import ConfigError
 
-CARDS = re.compile(r"(?:(?P<count>\d+)x)?(?P<gpus>\d+)x(?P<name>[A-Za-z][\w.]*)-(?P<gib>\d+)Gi?B", re.ASCII)
-CORES = re.compile(r"(?:(?P<count>\d+)x)?(?P<cpus>\d+)cpu", re.ASCII)
+NUMBER = r"[1-9]\d{0,5}"
+COUNT = rf"(?:(?P<count>{NUMBER})x)?"
+CARDS = re.compile(rf"{COUNT}(?P<gpus>{NUMBER})x(?P<name>[A-Za-z][\w.]*)-(?P<gib>{NUMBER})Gi?B", re.ASCII)
+CORES = re.compile(rf"{COUNT}(?P<cpus>{NUMBER})cpu", re.ASCII)
+MOST_NODES = 4096
 GIB = 2**30
 ACCELERATORS = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd", "/dev/accel", "/dev/vfio")
 """One of them is there on a machine with cards of any maker."""
@@ -116,7 +119,10 @@ def parse(spec: str) -> list[Node]:
             node = replace(node, bfloat16=card not in NO_BFLOAT16)
         for part in parts:
             node = _with(node, part, group)
-        for _ in range(int(said["count"] or 1)):
+        count = int(said["count"] or 1)
+        if len(nodes) + count > MOST_NODES:
+            raise ConfigError(f"--nodes has more than {MOST_NODES:,} machines in {group[:80]!r}; describe fewer")
+        for _ in range(count):
             nodes.append(replace(node, name=f"node {len(nodes)}"))
     return nodes
 
@@ -126,7 +132,7 @@ def _with(node: Node, part: str, group: str) -> Node:
     key, equals, value = part.partition("=")
     if equals and key and value:
         return replace(node, labels={**node.labels, key: value})
-    number = re.fullmatch(r"(\d+)(cpu|Gi?B)", part, re.ASCII)
+    number = re.fullmatch(rf"({NUMBER})(cpu|Gi?B)", part, re.ASCII)
     if not number:
         raise _unreadable(group)
     size = float(number[1])
@@ -135,8 +141,8 @@ def _with(node: Node, part: str, group: str) -> Node:
 
 def _unreadable(group: str) -> ConfigError:
     return ConfigError(
-        f"--nodes has {group!r}; wanted machines such as 2x8xA100-80GB:128cpu:1024GB or 4x64cpu:256GB:pool=attack, "
-        "with commas between them"
+        f"--nodes has {group[:80]!r}; wanted machines such as 2x8xA100-80GB:128cpu:1024GB or "
+        "4x64cpu:256GB:pool=attack, with commas between them, and numbers of 1 to 999999"
     )
 
 

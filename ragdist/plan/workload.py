@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from ragdist.config import ModelConfig, PromptsConfig, Settings
+from ragdist.config import ModelConfig, PromptsConfig, Settings, strict
 from ragdist.config.data import WORDING
+from ragdist.errors import RagdistError
 from ragdist.storage.atomic import read_json, write_json
 from ragdist.storage.stages import CARD, ROWS, card_of
 from ragdist.tracking.run import versions
@@ -89,16 +88,16 @@ def speed(settings: Settings) -> tuple[float, str] | None:
     for state in sorted(Path(settings.run.folder).glob("*/state.json"), key=lambda path: -path.stat().st_mtime):
         folder = state.parent
         try:
-            ran = yaml.safe_load((folder / "settings.yaml").read_text())
+            ran = strict.parse((folder / "settings.yaml").read_text(), "")
             same = (
-                json.loads(state.read_text())["job"] == "raft"
-                and json.loads((folder / "versions.json").read_text())["machine"] == machine
+                read_json(state)["job"] == "raft"
+                and read_json(folder / "versions.json")["machine"] == machine
                 and ran["model"]["source"] == settings.model.source
                 and ran["model"]["dtype"] == settings.model.dtype
                 and ran["cluster"].items() <= settings.cluster.model_dump(mode="json").items()
             )
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if same else []
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RagdistError):
             continue  # half-written, or a run of another version: nothing to learn from
         found = [line["useful_tokens_per_s"] for line in lines if "useful_tokens_per_s" in line]
         if found:

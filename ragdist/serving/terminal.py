@@ -31,7 +31,7 @@ def talk(service: Service, timeout_s: float, as_json: bool = False) -> None:
             sys.stderr.write(f"{visible(str(error)) or f'no answer within {timeout_s:g} s'}\n")
             continue
         if as_json:
-            sys.stdout.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+            sys.stdout.write(visible(json.dumps(asdict(answer), ensure_ascii=False)) + "\n")
         else:
             sys.stdout.write("\n")
             sys.stderr.write(visible(about(answer)) + "\n")

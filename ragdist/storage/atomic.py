@@ -12,13 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ragdist.errors import StorageError
+from ragdist.errors import StorageError, first_line
 from ragdist.records import as_row
 
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 }
+
+ELSEWHERE = "set run.folder=... to another place"
 
 
 # JSONEncoder.encode builds this very function again for every row, at half of the cost of the row.
@@ -32,6 +34,8 @@ def atomic_file(path: Path, sync: bool = False) -> Iterator[Path]:
     """A name beside `path` to write a file at; it takes the place of `path` when the block ends well, else it goes. Of
     several processes that write it at once, the last one wins; `sync` flushes it to the disk first, so that a machine
     that loses its power keeps it whole."""
+    if path.exists() and not path.is_file():  # a device would be renamed away
+        raise StorageError(f"{path} is there already and is no file; name another place")
     half = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # two machines may have a process of one number
     try:
         yield half
@@ -107,10 +111,10 @@ def write_rows(path: Path, records: Iterable[object]) -> Path:
     return path
 
 
-def make_folder(folder: Path, *, private: bool = False) -> Path:
+def make_folder(folder: Path, fix: str = ELSEWHERE, *, private: bool = False) -> Path:
     """The folder, made with its parents; a `private` one that is new is its owner's alone, until they open it. A
     StorageError if it cannot be made or written."""
-    with translate_errors(folder):
+    with translate_errors(folder, fix):
         try:
             folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
         except FileNotFoundError as error:  # as /proc says of folders that it will not have
@@ -121,7 +125,7 @@ def make_folder(folder: Path, *, private: bool = False) -> Path:
 
 
 @contextmanager
-def translate_errors(folder: Path, fix: str = "set run.folder=... to another place", what: str = "") -> Iterator[None]:
+def translate_errors(folder: Path, fix: str = ELSEWHERE, what: str = "") -> Iterator[None]:
     """Turns a full disk or a forbidden folder into one clear error, a StorageError; `fix` is what helps apart from free
     space, `what` is written."""
     try:
@@ -133,30 +137,35 @@ def translate_errors(folder: Path, fix: str = "set run.folder=... to another pla
         raise StorageError(f"cannot write {reason}; free space there or {fix}") from None
 
 
-def write_json(path: Path, value: Any, sync: bool = False) -> Path:
-    """Writes `value` as JSON, replacing the file in one step; `sync` as `atomic_file` has it."""
-    with atomic_file(path, sync) as half:
-        half.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+@contextmanager
+def translate_broken(path: Path) -> Iterator[None]:
+    """Turns what goes wrong where a file, or one of a folder, holds other things than a run wrote, as after a power
+    failure or by another hand, into one clear error, a StorageError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        why = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise StorageError(f"{path} is broken ({why}); copy it again, or make the run again") from error
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes `value` as JSON, replacing the file in one step that outlives the machine."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    with atomic_file(path, sync=True) as half:
+        half.write_bytes(text.encode(errors="backslashreplace"))  # a half character becomes its escape in JSON
     return path
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote. A StorageError if it is no JSON, as after a power failure or by another hand."""
-    try:
+    """What `write_json` wrote. A StorageError if it is no JSON."""
+    with translate_broken(path):
         return json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise StorageError(
-            f"{path} is broken: it is no JSON; copy it again, or remove it to have it made anew"
-        ) from None
 
 
 def read_texts(path: Path, *names: str) -> dict[str, str]:
     """These texts of an object that `write_json` wrote. A StorageError if the file holds something else, as after a
     power failure or by another hand."""
-    try:
-        found = read_json(path)
-    except StorageError:
-        found = None
+    found = read_json(path)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
         raise StorageError(
             f"{path} is broken: wanted a JSON object with {', '.join(names)}; copy it again, or make the run again"

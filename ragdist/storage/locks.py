@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,13 +35,16 @@ def locked(path: Path, busy: Callable[[float], object] = lambda waited_s: None) 
 
 
 def is_locked(path: Path) -> bool:
-    """Whether anyone holds the lock; makes no file."""
-    if not path.exists():
+    """Whether anyone holds the lock, or may, as the file cannot be read; writes nothing. For the moment of the look
+    nobody else can take it."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    lock = _lock(path)
-    free = _acquired(lock)
-    lock.release()
-    return not free
+    except (BlockingIOError, PermissionError):
+        return True
+    return False
 
 
 def _lock(path: Path) -> FileLock:

@@ -86,7 +86,7 @@ class PhaseCheckpoint:
         path = self.folder / f"{phase}.json"
         make_folder(path.parent)
         with translate_errors(path.parent):
-            write_json(path, value, sync=True)
+            write_json(path, value)
 
     @contextmanager
     def _legible(self, phase: str) -> Iterator[None]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ragdist.config import EvaluationConfig, Settings, SweepConfig, loader
+from ragdist.config import EvaluationConfig, Settings, SweepConfig, loader, strict
 from ragdist.draws import rng_for
 from ragdist.errors import ConfigError
 from ragdist.records import as_row
@@ -83,9 +83,9 @@ def load(arguments: Sequence[str]) -> Settings:
     """
     plain, fixed = [], set()
     for argument in arguments:
-        key, equals, text = argument.partition("=")
+        key, _, text = argument.partition("=")
         key = key.strip()
-        if equals and not key.startswith("sweep.") and not Path(argument).is_file():
+        if loader.is_setting(argument) and not key.startswith("sweep."):
             if (several := _several(text)) is not None:
                 plain.append(f"sweep.over={yaml.safe_dump({key: several}, default_flow_style=True, width=math.inf)}")
                 continue
@@ -101,8 +101,8 @@ def _several(text: str) -> Any:
     if found := RANGE.fullmatch(text.strip()):
         return {"low": float(found[1]), "high": float(found[2]), "log": bool(found[3])}
     try:
-        values = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
+        values = strict.parse(f"[{text}]", "")
+    except ConfigError:
         return None  # the loader says what is wrong with it
     return values if len(values) > 1 else None
 

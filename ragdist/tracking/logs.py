@@ -10,14 +10,18 @@ A process keeps what is true of all its lines (`note`), a block of work adds to 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ragdist.tracking.progress import visible
 
 _here: dict[str, Any] = {}
 
@@ -45,12 +49,33 @@ def phase(name: str) -> dict[str, Any]:
     return {"round": int(match[1]), "phase": match[2]} if match else {"round": None, "phase": name}
 
 
-class Lines(logging.FileHandler):
-    """Appends each record to a file as a line of JSON."""
+class Log(logging.FileHandler):
+    """Appends each record to a file, for people. A full disk is silent here: what the run itself writes says so."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, delay=True)  # nothing said, no file
+        super().__init__(path, encoding="utf-8", delay=True, errors="backslashreplace")  # nothing said, no file
+        self.setFormatter(_ForPeople("%(asctime)s %(levelname)s %(name)s %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+class Lines(Log):
+    """Appends each record as a line of JSON, for machines."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.setFormatter(_Json())
+
+
+class _ForPeople(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class _Json(logging.Formatter):

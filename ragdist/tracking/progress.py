@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -13,12 +14,23 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 LINE_EVERY_S = 10.0
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb"  # direction and ends of lines, no width
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # names of files that are not UTF-8; letters that nobody sees
+)
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 def visible(text: str) -> str:
-    """The text with what steers terminals, or turns the direction of writing, as the escapes of JSON."""
-    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+    """The text with what steers terminals, turns the direction of writing, is not seen or is no character, as the
+    escapes of JSON. All that comes from outside goes through here on its way to a terminal or a log."""
+    return _HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+def relayed(text: str) -> str:
+    """A piece of another program's log: as `visible`, its colours left out and its progress bars below each other."""
+    return visible(_COLOUR.sub("", text).replace("\r", "\n"))
 
 
 def say(text: str) -> None:
@@ -46,16 +58,17 @@ class Bar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            text = TextColumn("{task.description}", markup=False)
+            columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(what, total=total)
+            self._task = self._bar.add_task(visible(what), total=total)
             self._bar.start()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more items are done; `note` stands beside the bar (a loss, a rate)."""
         self.done += count
         if self._bar:
-            self._bar.update(self._task, advance=count, description=f"{self.what} {note}".strip())
+            self._bar.update(self._task, advance=count, description=visible(f"{self.what} {note}".strip()))
         elif time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
             of = f" of {self.total}" if self.total else ""

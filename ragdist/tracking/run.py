@@ -29,7 +29,7 @@ from ragdist.config.block import digest
 from ragdist.config.loader import dump, flatten, load_kept
 from ragdist.errors import ConfigError, PartError, RagdistError, Stopped, StorageError
 from ragdist.storage.append import append_row, whole_lines
-from ragdist.storage.atomic import make_folder, read_json, translate_errors, write_json
+from ragdist.storage.atomic import atomic_file, make_folder, read_texts, translate_errors, write_json
 from ragdist.storage.locks import is_locked, locked
 from ragdist.tracking import logs
 from ragdist.tracking.progress import say
@@ -37,6 +37,11 @@ from ragdist.tracking.progress import say
 Item = TypeVar("Item")
 log = logging.getLogger("ragdist")
 STATE, LOCK = "state.json", ".lock"
+PATIENCE_S = 1.0
+"""How long the lock of a run may be held by who only looks whether it is."""
+BEFORE_WORK = {STATE, LOCK, "settings.yaml", "versions.json", "metrics.jsonl", "log.txt", "log.jsonl"}
+BEFORE_WORK |= {"logs", "trackers"}
+"""What lies in a run's folder before the run has made anything."""
 listeners: list[Callable[[Path, str, Mapping[str, Any]], None]] = []
 """Each is told folder, phase and values of every line that this process adds to a metrics.jsonl."""
 PLACES = ("workers", "cpus_per_worker", "gpus_per_worker", "labels", "resources")
@@ -145,20 +150,20 @@ def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
     cannot be written, or another process works in it."""
     run = RunFolder(make_folder(run_folder(settings, job), private=True).resolve(), settings, job)
 
-    def refuse(_: float) -> None:
-        raise StorageError(
-            f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
-        )
+    def refuse(waited_s: float) -> None:
+        if waited_s > PATIENCE_S:
+            raise StorageError(
+                f"another process works in {run.folder}; wait for it, or set run.name=... to start a run of its own"
+            )
 
     with translate_errors(run.folder), locked(run.folder / LOCK, refuse):
         _refuse_other_settings(run)
-        (run.folder / "settings.yaml").write_text(dump(settings))
+        with atomic_file(run.folder / "settings.yaml", sync=True) as half:
+            half.write_text(dump(settings), "utf-8")
         run.write_json("versions.json", versions())
         run.set_state("running")
-        handler = logging.FileHandler(run.folder / "log.txt")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        lines = logs.Lines(run.folder / "log.jsonl")
-        for kept in (handler, lines):
+        handlers = [logs.Log(run.folder / "log.txt"), logs.Lines(run.folder / "log.jsonl")]
+        for kept in handlers:
             log.addHandler(kept)
         log.setLevel(logging.INFO)
         _open.append(run)
@@ -177,14 +182,14 @@ def open_run(settings: Settings, job: str) -> Iterator[RunFolder]:
         finally:
             here.close()
             _open.remove(run)
-            for kept in (handler, lines):
+            for kept in handlers:
                 log.removeHandler(kept)
                 kept.close()
 
 
 def _refuse_other_settings(run: RunFolder) -> None:
     """A run resumes with what it began with; where it runs and what is asked of it afterwards may change."""
-    if not (run.folder / "settings.yaml").exists():
+    if not (run.folder / "settings.yaml").exists() or _made_nothing(run.folder):
         return
     began, asked = (
         {key: value for key, value in flatten(settings).items() if not key.startswith(MAY_CHANGE[run.job])}
@@ -200,11 +205,21 @@ def _refuse_other_settings(run: RunFolder) -> None:
         )
 
 
+def _made_nothing(folder: Path) -> bool:
+    """Whether a run ended in this folder before it had made anything."""
+    if {path.name for path in folder.iterdir()} - BEFORE_WORK:
+        return False
+    try:
+        return read_texts(folder / STATE, "state")["state"] != "finished"
+    except (StorageError, FileNotFoundError):
+        return True
+
+
 def owner(folder: Path) -> tuple[str, str]:
     """Name and job of the run that a folder is part of; its own name and no job where it is part of none."""
     for above in (folder, *folder.parents):
         if (above / STATE).exists():
-            return above.name, str(read_json(above / STATE)["job"])
+            return above.name, read_texts(above / STATE, "job")["job"]
     return folder.name, ""
 
 

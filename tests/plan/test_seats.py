@@ -98,6 +98,26 @@ def test_machines_that_cannot_be_read_are_an_error(spec):
         seats.parse(spec)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("9999999999x8xA100-80GB", "999999x8xA100-80GB", "4000x4cpu,4000x4cpu", "1x0cpu", "0x4cpu", "1x0xA100-80GB"),
+        *(
+            "1x8xA100-0GB",
+            "1x4cpu:0GB",
+            f"1x{'9' * 5000}cpu",
+            "1x8xA100-80GB:0cpu",
+            f"1x4cpu:{'9' * 400}GB",
+            "1x\u0966cpu",
+        ),
+    ],
+)
+def test_R18_numbers_of_machines_that_nobody_has_are_refused(spec):
+    with pytest.raises(ConfigError, match="--nodes has") as error:
+        seats.parse(spec)
+    assert len(str(error.value)) < 300
+
+
 def test_this_machine_is_as_psutil_sees_it():
     import psutil
     import torch

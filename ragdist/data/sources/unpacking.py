@@ -22,7 +22,9 @@ def check_zip(data: bytes) -> None:
     A part that unpacks to more than it says is an error of the reader's; all else is a DataError.
     """
     if data.startswith(OLE):
-        raise DataError("is of a format before docx and xlsx, or has a password; save it as .xlsx, .docx or .pptx without one")
+        raise DataError(
+            "is of a format before docx and xlsx, or has a password; save it as docx, xlsx or pptx without one"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:
             size = sum(part.file_size for part in parts.infolist())

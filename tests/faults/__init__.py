@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from ragdist.records import Request
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,223 @@
+"""Commands on broken input: each ends in time, with 0 or 2 and a reason in a line, and leaves nothing half made.
+
+    make test-faults              5,000 inputs, at most three minutes
+    make test-faults N=20000      more of them, for as long as they take
+    make test-faults SEED=7       those of an earlier time, which said its seed
+
+A failure is made small and kept below cases/, where `test_cases.py` runs it from then on with the quick tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import typer.main
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import strategies as st
+
+from ragdist import cli
+
+INPUTS = int(os.environ.get("N") or 5000)
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
+BUDGET_S = float(os.environ.get("BUDGET_S") or (130 if INPUTS <= 5000 else 1e9))
+"""Of all surfaces together; their shares of it are those of the inputs."""
+DEADLINE_S = 20.0
+"""Of one command on a busy machine; nothing here is large."""
+FINDS = (0, 1, 2, 3)
+"""How a command may end that says by its code what it found."""
+CASES = Path(__file__).parent / "cases"
+COMMANDS = typer.main.get_command(cli.app)
+"""Built once: for each call that takes longer than most of them."""
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d ")
+WORDS = st.text(st.characters(exclude_categories=(), exclude_characters="/"), max_size=12).filter(
+    lambda word: word != ".."
+)
+"""Nothing leads out of the folder: a command that reads all of a machine does not end in time, and rightly."""
+HOSTILE = st.sampled_from(
+    [
+        *("", " ", "-", "--", "=", "~x", "\x1b[31m", "\u202e", "\udce9", "[/INST]", "é" * 300, "%s", "{x}", "x\0y"),
+        *("nan", ".inf", "-1", "0", "1e999", "9" * 30, "2026-11-27", "on", "null", "[]", "{}", "[" * 200, "\t", "\n"),
+        *("!!binary aGk=", "&a [*a]", "<<: 1", "a: b: c", "'", '"', "# x", "\\", "$(date)", "`date`", "*"),
+    ]
+)
+
+
+class Late(BaseException):
+    """The command did not end."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command and the files that it finds. Example: Case(["settings", "s.yaml"], {"s.yaml": b"seed: x"})"""
+
+    arguments: list[str]
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By their paths below the folder that the command runs in; some lie there anyway."""
+
+
+def share(part: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A test that gets this part of all inputs and of the time."""
+
+    def wrap(test: Callable[..., None]) -> Callable[..., None]:
+        quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+        most = max(1, int(INPUTS * part))
+        how = settings(max_examples=most, deadline=None, suppress_health_check=quiet, database=None)
+        return seed(SEED)(how(test))
+
+    return wrap
+
+
+class Surface:
+    """Runs the cases of one kind of input, until its time is over."""
+
+    def __init__(self, name: str, part: float, base: Callable[[Path], object] = lambda folder: None) -> None:
+        self.name, self.end = name, BUDGET_S * part
+        self.base = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
+        self.count, self.ended, self.begun = 0, Counter[int](), 0.0
+        base(self.base)
+
+    def __enter__(self) -> Surface:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.base, ignore_errors=True)
+        print(f"{self.name}: {self.count} inputs, ended with {dict(self.ended)}, SEED={SEED}")  # noqa: T201
+
+    def run(self, case: Case) -> None:
+        """Fails, with the case kept, where the command does not end as it should."""
+        self.begun = self.begun or time.monotonic()
+        if time.monotonic() - self.begun > self.end:
+            return
+        problem, code = run(case, self.base)
+        self.count += 1
+        if problem:
+            raise AssertionError(f"{keep(case, self.name)}: {problem}")
+        self.ended[code] += 1
+
+
+def run(case: Case, base: Path) -> tuple[str, int]:
+    """What is wrong with the end of this command in a copy of the folder `base`, if anything; and its exit code."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder, contextlib.chdir(folder):
+        shutil.copytree(base, ".", dirs_exist_ok=True)
+        for name, content in case.files.items():
+            path = Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        before = {str(path) for path in Path().rglob("*")}
+        code, out, err = call(case.arguments)
+        if code not in (FINDS if case.arguments[:2] == ["k8s", "check"] else (0, 2)):
+            return f"ended with {code!r}: {err[-3000:]}", 1
+        made = sorted({str(path) for path in Path().rglob("*")} - before)
+        return _problem(code, out, err, made), code
+
+
+def call(arguments: list[str]) -> tuple[Any, str, str]:
+    """Exit code, or what was raised; stdout; stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with streams[0], streams[1], mock.patch.object(cli, "app", COMMANDS), _no_input(), _in_time():
+        try:
+            cli.main(arguments)
+            code: Any = "no exit"
+        except SystemExit as ended:
+            code = ended.code or 0
+        except BaseException as error:  # what is looked for
+            code = type(error).__name__
+            err.write("".join(traceback.format_exception(error)[-12:]))
+    return code, out.getvalue(), err.getvalue()
+
+
+@contextlib.contextmanager
+def _no_input() -> Iterator[None]:
+    before, sys.stdin = sys.stdin, io.StringIO("")
+    try:
+        yield
+    finally:
+        sys.stdin = before
+
+
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise Late(f"did not end within {DEADLINE_S:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _problem(code: int, out: str, err: str, made: list[str]) -> str:
+    said = [line for line in err.splitlines() if not PROGRESS.match(line)]
+    if "Traceback" in err or "Logging error" in err:
+        return f"a traceback: {err[-2000:]}"
+    if steering := {c for c in out + err if (ord(c) < 32 and c not in "\t\n") or 127 <= ord(c) < 160 or c == "\u202e"}:
+        return f"{steering} reach the terminal: {(out + err)[:500]!r}"
+    if code == 2 and not said and "Usage:" not in out:  # a command without arguments shows its help
+        return "exit code 2 without a reason"
+    if (
+        code == 2
+        and not err.lstrip().startswith("Usage:")
+        and (len(said) > 30 or max(map(len, said), default=0) > 4000)
+    ):
+        return f"{len(said)} lines, the longest of {max(map(len, said))} characters: {err[:1000]}"
+    if half := [name for name in made if name.endswith(".tmp")]:
+        return f"left {half}"
+    if code == 2 and [name for name in made if name.startswith("out")]:
+        return f"failed and made {made}"
+    return ""
+
+
+def keep(case: Case, surface: str) -> Path:
+    """Writes the case down; the smallest comes last, and alone stays."""
+    files = {name: base64.b64encode(content).decode() for name, content in case.files.items()}
+    text = json.dumps({"surface": surface, "arguments": case.arguments, "files": files}, indent=1)
+    for older in CASES.glob(f"{surface}-new-*.json"):
+        older.unlink()
+    CASES.mkdir(exist_ok=True)
+    path = CASES / f"{surface}-new-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+    path.write_text(text + "\n")
+    return path
+
+
+def kept(path: Path) -> tuple[str, Case]:
+    """The surface and the case that were written down."""
+    row = json.loads(path.read_text())
+    return row["surface"], Case(row["arguments"], {n: base64.b64decode(text) for n, text in row["files"].items()})
+
+
+def spoiled(content: bytes) -> st.SearchStrategy[bytes]:
+    """The content cut, emptied, doubled, with bytes changed, or with something put in."""
+    at = st.integers(0, max(0, len(content) - 1))
+    put = st.one_of(st.binary(max_size=8), HOSTILE.map(lambda text: text.encode(errors="surrogateescape")))
+    return st.one_of(
+        st.just(b""),
+        at.map(lambda n: content[:n]),
+        at.map(lambda n: content[n:]),
+        st.tuples(at, put).map(lambda found: content[: found[0]] + found[1] + content[found[0] :]),
+        st.tuples(at, put).map(lambda found: content[: found[0]] + found[1] + content[found[0] + len(found[1]) :]),
+        st.just(content + content),
+        st.just(b"\0" * len(content)),
+    )

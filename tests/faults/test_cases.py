@@ -1,0 +1,24 @@
+"""What `make test-faults` once found, small: it is found no more."""
+
+import pytest
+
+from tests.faults import calls
+from tests.faults.bases import BASES
+
+FOUND = sorted(calls.CASES.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """One folder for each surface that has a case."""
+    made = {}
+    for name in {calls.kept(path)[0] for path in FOUND}:
+        made[name] = tmp_path_factory.mktemp(name)
+        BASES[name](made[name])
+    return made
+
+
+@pytest.mark.parametrize("path", FOUND, ids=[path.stem for path in FOUND])
+def test_a_case_that_was_found_once(path, bases):
+    surface, case = calls.kept(path)
+    assert calls.run(case, bases[surface])[0] == ""

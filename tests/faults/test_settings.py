@@ -1,0 +1,53 @@
+"""Settings files and overrides."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragdist.config import Settings, loader
+from tests.faults.bases import documents
+from tests.faults.calls import HOSTILE, WORDS, Case, Surface, share, spoiled
+
+KEYS = st.one_of(st.sampled_from(sorted(loader.flatten(Settings()))), WORDS, HOSTILE)
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS, HOSTILE, st.dates().map(str))
+VALUES = st.recursive(
+    LEAVES, lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(WORDS, below, max_size=3))
+)
+SAID = st.tuples(KEYS, st.one_of(VALUES.map(str), HOSTILE, WORDS))
+OVERRIDES = SAID.map("=".join).map(lambda text: text.replace("\0", ""))
+WHOLE = loader.dump(loader.load(["corpus.folder=documents", "corpus.questions=[q.csv]"])).encode()
+FILES = st.one_of(
+    spoiled(WHOLE),
+    st.dictionaries(KEYS, VALUES, max_size=4).map(lambda values: repr(values).encode(errors="surrogatepass")),
+    st.lists(st.tuples(KEYS, VALUES), max_size=4).map(
+        lambda rows: "".join(f"{key}: {value}\n" for key, value in rows).encode(errors="surrogatepass")
+    ),
+    st.binary(max_size=200),
+)
+COMMANDS = st.sampled_from([["settings"], ["settings", "--json"], ["plan", "raft"], ["plan", "atm", "--json"]])
+
+
+@pytest.fixture(scope="module")
+def surface():
+    with Surface("settings", 0.15, documents) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def typed():
+    with Surface("overrides", 0.2, documents) as made:
+        yield made
+
+
+@given(COMMANDS, FILES, st.lists(OVERRIDES, max_size=2))
+@share(0.15)
+def test_settings_files(surface, command, content, overrides):
+    surface.run(Case([*command, "s.yaml", *overrides], {"s.yaml": content}))
+
+
+@given(COMMANDS, st.lists(OVERRIDES, min_size=1, max_size=4))
+@share(0.2)
+def test_overrides(typed, command, overrides):
+    typed.run(Case([*command, "s.yaml", *overrides]))
