@@ -145,7 +145,7 @@ def translate_broken(path: Path) -> Iterator[None]:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         why = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise StorageError(f"{path} is broken ({why}); copy it again, or make the run again") from error
+        raise StorageError(f"{path} is broken ({why}); copy it again, or remove it to have it made anew") from error
 
 
 def write_json(path: Path, value: Any) -> Path:
