@@ -18,7 +18,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from ragdist.config import ModelConfig
 from ragdist.errors import ModelError
-from ragdist.lm.load import load_model, named
+from ragdist.lm import door, zero
+from ragdist.lm.load import load_model
 from ragdist.lm.score import HEAD, load_scorer, reading_last
 from ragdist.lm.source import adapter_base, refuse_other_base, resolve
 
@@ -55,7 +56,7 @@ class SharedBase:
             itself: PreTrainedModel = around(self.model)
             return itself
         if adapter_base(folder):
-            return self._adapted(around(self.model), folder, asked, "CAUSAL_LM")
+            return self._adapted(around(self.model), folder, "CAUSAL_LM")
         return load_model(asked)
 
     def classifier(self, source: str | Path) -> PreTrainedModel:
@@ -66,11 +67,11 @@ class SharedBase:
         Raises:
             ModelError: there is no such model, or it is an adapter of another base or for another task.
         """
-        asked, folder = self._find(source)
+        _, folder = self._find(source)
         if not adapter_base(folder):
             whole: PreTrainedModel = load_scorer(self.config, folder)
             return whole
-        model = self._adapted(self._headed(), folder, asked, "SEQ_CLS")
+        model = self._adapted(self._headed(), folder, "SEQ_CLS")
         model.get_submodule(HEAD).float()  # as in `load_scorer`: confidences that are close are distinguished
         role: PreTrainedModel = reading_last(model)
         return role
@@ -97,7 +98,7 @@ class SharedBase:
         setattr(model, model.base_model_prefix, around(below))
         return model
 
-    def _adapted(self, model: Any, folder: Path, asked: ModelConfig, task: str) -> PreTrainedModel:
+    def _adapted(self, model: Any, folder: Path, task: str) -> PreTrainedModel:
         """`model` with the adapter of this folder built in."""
         from peft import PeftModel
         from peft.utils import ModulesToSaveWrapper
@@ -107,12 +108,9 @@ class SharedBase:
         kind = f"{shape['peft_type']} for {shape['task_type']}"
         if kind != f"LORA for {task}":
             raise ModelError(f"{folder}: wanted an adapter LORA for {task}, got {kind}")
-        try:
-            with named(asked, "an adapter of the base"):
-                model = PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=True).get_base_model()
-        except (RuntimeError, KeyError) as error:  # another shape, no head
-            reason = str(error).strip().rpartition("\n")[2].strip()
-            raise ModelError(f"{folder} does not fit model.source={self.config.source!r}: {reason}") from None
+        what = f"{folder} does not fit model.source={self.config.source!r}"
+        with door.refused(what, "tune the adapter again, or set model.source to its base"), zero.quiet():
+            model = PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=True).get_base_model()
         for name, part in model.named_children():
             if isinstance(part, ModulesToSaveWrapper):
                 setattr(model, name, part.modules_to_save["default"])  # the head, without the one it was made from

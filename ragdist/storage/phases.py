@@ -64,7 +64,8 @@ class PhaseCheckpoint:
     def read(self, phase: str) -> Any:
         """What the phase's file holds, or None."""
         path = self.folder / f"{phase}.json"
-        return read_json(path) if path.exists() else None
+        with self._legible(phase):
+            return read_json(path) if path.exists() else None
 
     def adopt(self, other: Path) -> None:
         """Takes over the finished phases of another run's folder that this one does not have; files are shared.
@@ -92,7 +93,7 @@ class PhaseCheckpoint:
     def _legible(self, phase: str) -> Iterator[None]:
         try:
             yield
-        except (TypeError, LookupError, ValueError):
+        except (StorageError, TypeError, LookupError, ValueError):
             raise StorageError(
                 f"{self.folder / phase}.json is not what a finished phase is noted by; remove it, and the phase is "
                 "done again"

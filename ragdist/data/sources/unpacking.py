@@ -23,7 +23,7 @@ def check_zip(data: bytes) -> None:
     """
     if data.startswith(OLE):
         raise DataError(
-            "is of a format before docx and xlsx, or has a password; save it as docx, xlsx or pptx without one"
+            "is of a format before docx and xlsx, or has a password; save it as .xlsx, .docx or .pptx without one"
         )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:
