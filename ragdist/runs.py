@@ -6,6 +6,7 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,7 +21,7 @@ from ragdist.errors import ConfigError
 from ragdist.parts import Attack, Callback, Metric, Parts, Retriever
 from ragdist.planning import check_data, check_plan, refuse_unknown_job, too_few_to_judge
 from ragdist.results import Run
-from ragdist.storage.atomic import translate_errors
+from ragdist.storage.atomic import named_file
 from ragdist.storage.stages import Rows
 from ragdist.systems.atm.training_rows import open_questions
 from ragdist.tracking.progress import say
@@ -405,7 +406,7 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
     wanted = loader.nested([argument for argument in arguments if loader.is_setting(argument)])
     system: Job = paths.pop(0) if paths and paths[0] in SYSTEMS else "raft"  # type: ignore[assignment]
     given, own = starter.sort(paths), loader.resolve(wanted)
-    if to.exists() and not force:
+    if os.path.exists(to) and not force:
         raise ConfigError(f"{to} is there already; give another name with --to, or replace it with --force")
     if paths:
         with players.mapper(own) as mapper:
@@ -415,8 +416,8 @@ def init(arguments: Sequence[str], machine: Machine | None, to: Path, force: boo
         text = settings_file(demos[system] if machine == "laptop" else f"{system}.yaml").read_text()
     text = starter.with_settings(text, wanted)
     settings = loader.resolve(strict.parse(text, str(to)))
-    with translate_errors(to.parent):
-        to.write_text(text)
+    with named_file(to, "give --to another place") as half:
+        half.write_text(text, "utf-8")
     for warning in too_few_to_judge(check_data(settings)) if paths else ():
         say(warning)
     if machine == "kuberay":

@@ -14,6 +14,7 @@ from ragdist import export, planning, players, results, runs
 from ragdist.config import loader
 from ragdist.data.sources import check
 from ragdist.errors import ConfigError, DataError, StorageError
+from ragdist.evaluation import page
 from ragdist.plan import fits, layout, seats
 from tests.test_cli import ragdist as command
 
@@ -360,3 +361,22 @@ def test_R3_the_head_of_a_strangers_card_is_left_out_where_it_is_none(head, caps
 def test_R3_the_head_of_a_strangers_card_is_kept_where_it_is_one():
     made = export._card("---\nlicense: mit\ndate: 2024-05-01\n---\n# Theirs\n", "merged", "")
     assert yaml.safe_load(made.split("---\n")[1])["license"] == "mit" and "'2024-05-01'" in made
+
+
+@pytest.mark.parametrize("place", ["questions.csv/x/s.yaml", "/proc/x/s.yaml", "documents", "x" * 300])
+def test_R18_a_file_that_cannot_be_where_it_is_wanted_is_one_line(mine, place, capsys):
+    code, _, err = command(capsys, "init", "--to", place, "--force")
+    assert code == 2 and err.count("\n") == 1 and not list(mine.rglob("*.tmp"))
+    with pytest.raises(StorageError):
+        page.save(Path(place), "x")
+
+
+def test_R18_a_device_is_not_replaced(mine):
+    os.mkfifo("pipe")
+    with pytest.raises(StorageError, match="is no file"):
+        page.save(Path("pipe"), "x")
+    assert Path("pipe").is_fifo()
+
+
+def test_R18_a_file_is_written_into_a_folder_that_is_not_there_yet(mine, capsys):
+    assert command(capsys, "init", "--to", "new/below/s.yaml")[0] == 0 and loader.load("new/below/s.yaml")

@@ -19,6 +19,7 @@ from ragdist.data.distractors import Pool, telling
 from ragdist.data.prompts import quotes, quotes_hold
 from ragdist.data.questions import LABELS, text_key
 from ragdist.records import Chunk, Context, Example, Question
+from ragdist.storage.atomic import named_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -378,8 +379,8 @@ def picture(found: Audit, path: Path) -> Path:
     _draw_lengths(lengths, found)
     for axes in (share, positions, lengths):
         axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with named_file(path, "give --picture another place") as half:
+        figure.savefig(half, format="png")
     return path
 
 

@@ -39,7 +39,7 @@ from ragdist.evaluation.sheet import (
     kept,
 )
 from ragdist.storage.append import whole_lines
-from ragdist.storage.atomic import atomic_file, read_json, translate_broken, translate_errors
+from ragdist.storage.atomic import named_file, read_json, translate_broken
 from ragdist.tracking.progress import visible
 from ragdist.tracking.timeline import TABLE
 
@@ -96,7 +96,7 @@ def write(folder: Path) -> Path:
 
 def save(path: Path, page: str) -> Path:
     """Puts the page there, replacing what is there in one step."""
-    with translate_errors(path.parent, fix="name another place"), atomic_file(path) as half:
+    with named_file(path, "name another place") as half:
         half.write_text(page, encoding="utf-8")
     return path
 

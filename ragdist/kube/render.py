@@ -26,6 +26,7 @@ from ragdist.kube import objects, pods
 from ragdist.kube.objects import JOB, RUN, Manifest, named
 from ragdist.kube.pods import SERVE, KubeJob, Pods
 from ragdist.plan.layout import Plan
+from ragdist.storage.atomic import make_folder
 from ragdist.tracking.run import run_folder
 
 SETTINGS_FOLDER = "/etc/ragdist"
@@ -62,7 +63,7 @@ def render(settings: Settings, job: KubeJob, plan: Plan, standing: bool = False)
 
 def write(manifests: dict[str, list[Manifest]], folder: Path) -> list[Path]:
     """Writes the files and a kustomization of them, in place of what was rendered there before; other files stay."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "give --to another place")
     for name in set(FILES) - manifests.keys():
         (folder / name).unlink(missing_ok=True)
     listed = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(manifests)}

@@ -148,6 +148,15 @@ def translate_broken(path: Path) -> Iterator[None]:
         raise StorageError(f"{path} is broken ({why}); copy it again, or remove it to have it made anew") from error
 
 
+@contextmanager
+def named_file(path: Path, fix: str) -> Iterator[Path]:
+    """As `atomic_file`, for a place that a person names: its folder is made first. A StorageError, with `fix` in it, if
+    nothing can be written there."""
+    make_folder(path.parent, fix)
+    with translate_errors(path.parent, fix), atomic_file(path) as half:
+        yield half
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Writes `value` as JSON, replacing the file in one step that outlives the machine."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
