@@ -9,11 +9,11 @@ EXTRAS ?= dev
 BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
-ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm and not kills and not faults
+ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm and not kills and not faults and not apiserver
 # Two processes of one thread each: on two cores, tests that compute little or wait for processes wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm test-kills test-faults lint types bench docs site clean
+.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm test-kills test-faults test-apiserver lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -83,6 +83,11 @@ test-kills: install
 # Skipped, and said so, where there is no GPU.
 test-gpu: install
 	$(BIN)/pytest -m gpu -rs tests/gpu
+
+# A real API server, built once from Debian's sources into ~/.cache/ragdist/apiserver: six minutes of a core, 130 MB to load.
+test-apiserver: install
+	sh tests/apiserver/build.sh
+	$(BIN)/pytest -m apiserver -rs tests/apiserver
 
 lint: install
 	$(BIN)/ruff check .

@@ -25,8 +25,9 @@ def render(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="raft|duet|atm|sweep-raft|sweep-atm|serve RUN [SETTINGS.yaml] [KEY=VALUE]...",
-            help="Which job, or which finished run is to be served (its folder on the storage), and settings.",
+            metavar="raft|duet|atm|sweep-raft|sweep-atm|serve RUN|monitoring [SETTINGS.yaml] [KEY=VALUE]...",
+            help="Which job, which finished run is to be served (its folder on the storage), or a PodMonitor and a "
+            "dashboard of all runs; and settings.",
         ),
     ],
     to: Annotated[Path, typer.Option("--to", "-o", metavar="DIR", help="Folder to write.")],
@@ -36,6 +37,9 @@ def render(
     from_runs: Annotated[
         bool, typer.Option("--from-runs", help="Size pods by the rows that runs of this machine made.")
     ] = False,
+    nodes: Annotated[
+        str, typer.Option(help="Refuse what these machines cannot do, as `ragdist plan` reads them.")
+    ] = "",
 ) -> None:
     """Write the manifests of a job or a service: pods, slots and memory as these settings ask for."""
     from ragdist import planning
@@ -44,12 +48,13 @@ def render(
 
     job, *settings = arguments
     if job == "serve":
-        for path in planning.render_service(settings[0] if settings else "", settings[1:], to):
-            show(f"{path}\n", plain=True)
-        return
-    load = trials.load if job.startswith("sweep") else loader.load
-    for path in planning.render(load(settings), job, to, standing, from_runs):  # type: ignore[arg-type]
-        show(f"{path}\n", plain=True)
+        paths = planning.render_service(settings[0] if settings else "", settings[1:], to)
+    elif job == "monitoring":
+        paths = planning.render_monitoring(settings, to)
+    else:
+        load = trials.load if job.startswith("sweep") else loader.load
+        paths = planning.render(load(settings), job, to, standing, from_runs, nodes)  # type: ignore[arg-type]
+    show("".join(f"{path}\n" for path in paths), plain=True)
 
 
 @k8s.command("check")
@@ -84,7 +89,7 @@ def submit(folder: Folder, context: Context = "") -> None:
 
 @k8s.command()
 def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> None:
-    """How the job stands, and what each pod waits for. Exits 1 if it failed for good."""
+    """How the job stands, and what each pod waits for. Exits 1 if it failed for good, was refused or was stopped."""
     from rich.table import Table
 
     from ragdist.kube import client
@@ -94,12 +99,13 @@ def status(folder: Folder, context: Context = "", as_json: AsJson = False) -> No
         print_json(dataclasses.asdict(found))
     else:
         tries = f", {found.failed} tries failed" if found.failed else ""
-        show(f"{found.name}: {found.state} {found.job}{tries} {found.message}".strip() + "\n", plain=True)
+        show(" ".join(f"{found.name}: {found.state} {found.job}{tries} {found.message}".split()) + "\n", plain=True)
         table = Table("pod", "group", "phase", "why")
         for pod in found.pods:
             table.add_row(pod.name, pod.group, pod.phase, pod.why)
         if found.pods:
             show(table, width=160)
+        show("".join(f"{warning}\n" for warning in found.warnings), plain=True)
     client.finished(found)
 
 

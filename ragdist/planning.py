@@ -151,7 +151,7 @@ def _here(settings: Settings) -> Here:
 
 
 def render(
-    settings: Settings, job: KubeJob, folder: Path, standing: bool = False, from_runs: bool = False
+    settings: Settings, job: KubeJob, folder: Path, standing: bool = False, from_runs: bool = False, nodes: str = ""
 ) -> list[Path]:
     """Writes the Kubernetes manifests of a job with these settings; returns the files.
 
@@ -162,17 +162,51 @@ def render(
         standing: a RayCluster that stays, in place of a RayJob.
         from_runs: sizes pods by the rows that runs of this machine made; else what is written depends on settings and
             the model's files alone.
+        nodes: the cluster's machines, as `plan` takes them, to hold the job against; empty knows nothing of them.
 
     Raises:
-        ConfigError: settings that cannot work in pods, or a model of unknown memory.
+        ConfigError: settings that cannot work in pods, or not on these machines, or a model of unknown memory.
     """
     refuse_unknown_job(job)
     from ragdist.kube import pods, render
-    from ragdist.plan import layout
+    from ragdist.plan import fits, layout, seats
 
-    made = layout.make(settings, pods.system(job), None, _here(settings) if from_runs else None)
-    layout.check(made)
-    return render.write(render.render(settings, job, made, standing), folder)
+    here = _here(settings) if from_runs else None
+    made = layout.make(settings, pods.system(job), None, here)
+    layout.check(layout.make(settings, pods.system(job), seats.parse(nodes), here) if nodes else made)
+    for warning in () if nodes else fits.wide(made.model, made.width, made.groups):
+        say(f"warning: {warning}")
+    return _write(render.render(settings, job, made, standing), folder)
+
+
+def render_monitoring(arguments: Sequence[Source], folder: Path) -> list[Path]:
+    """Writes the manifests by which Prometheus and Grafana see all runs of `kube.namespace`; returns the files.
+
+    Args:
+        arguments: settings, of which those of `kube` count.
+        folder: where to.
+
+    Raises:
+        ConfigError: settings that Kubernetes would refuse.
+    """
+    from ragdist.kube import monitoring
+
+    return _write(monitoring.manifests(loader.load(arguments)), folder)
+
+
+def _write(manifests: dict[str, list[dict[str, Any]]], folder: Path) -> list[Path]:
+    """Writes what the API server would not refuse for a name, a key, a port or a quantity."""
+    from ragdist.kube import names, render
+    from ragdist.kube.findings import Manifest
+
+    for file, documents in manifests.items():
+        for document in (Manifest(file, body) for body in documents):
+            for wrong in names.problems(document):
+                raise ConfigError(
+                    f"Kubernetes would refuse {document.kind}/{document.name}, {wrong.path}: {wrong.what}; wanted "
+                    f"{wrong.wanted}; change the setting of kube.* that says so"
+                )
+    return render.write(manifests, folder)
 
 
 def render_service(run: str, arguments: Sequence[Source], folder: Path) -> list[Path]:
@@ -186,10 +220,10 @@ def render_service(run: str, arguments: Sequence[Source], folder: Path) -> list[
     Raises:
         ConfigError: settings that cannot work in pods, or no memory of a replica.
     """
-    from ragdist.kube import render, service
+    from ragdist.kube import service
 
     values = loader.nested(arguments)
-    return render.write(service.manifests(run, loader.resolve(values), _for_replicas(values)), folder)
+    return _write(service.manifests(run, loader.resolve(values), _for_replicas(values)), folder)
 
 
 def _for_replicas(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -69,6 +69,7 @@ NEEDS = {
     "vllm": ("vllm",),
     "kills": ("kills",),
     "faults": tuple(f"faults/test_{name}.py" for name in ("settings", "arguments", "questions", "runs")),
+    "apiserver": ("apiserver",),
     "cluster": (
         "systems/atm/test_adapters.py",
         "systems/atm/test_run.py::test_a_round_by_paged_is_the_round_by_transformers",

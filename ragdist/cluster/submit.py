@@ -13,7 +13,8 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,6 +39,8 @@ LOST_S = 60.0
 """Longest time, in seconds, that a head may not answer while its job is followed."""
 NO_AGENT = "No available agent"
 """What a head says in its first seconds."""
+TAKEN = "already exists"
+"""What it says of a submission's id that another has."""
 RUN, JOB = "ragdist.run", "ragdist.job"
 """Of a submission's metadata."""
 
@@ -89,17 +92,37 @@ def submit(order: Order, out: TextIO | None = None) -> Submission:
         TrainError: it was lost sight of, which does not end the job.
     """
     session.refuse_relative(order.settings.run.folder)
+    order = replace(order, address=_dashboard(order.address))
     with _explained(order.address):
         client = JobSubmissionClient(order.address)
-        attempts = [found for found in client.list_jobs() if (found.metadata or {}).get(RUN) == order.name]
-        going = [found for found in attempts if not found.status.is_terminal()]
-        if going:
-            found = str(going[0].submission_id)
-            say(f"{order.name} is under way as {found}; nothing is sent")
-        else:
-            found = _send(client, order, f"{order.name}-{1 + _highest(attempts)}")
-            say(f"{order.name} is sent as {found}; stop it by `ray job stop --address {order.address} {found}`")
+        found = _under_way(client, order)
     return _follow(client, order, found, out) if out else _seen(client, order, found)
+
+
+def _dashboard(address: str) -> str:
+    """The address with its scheme: one without would be taken for that of Ray's own port, and waited for."""
+    found = address if "://" in address else f"http://{address}"
+    if not found.startswith(("http://", "https://")):
+        raise ConfigError(f"--address {address} is no dashboard; give http://host:8265, or host:8265")
+    return found
+
+
+def _under_way(client: JobSubmissionClient, order: Order) -> str:
+    """The submission that is under way, sent now if there is none; another's, where that comes between."""
+    for taken in count():
+        attempts = [found for found in client.list_jobs() if (found.metadata or {}).get(RUN) == order.name]
+        if going := [found for found in attempts if not found.status.is_terminal()]:
+            say(f"{order.name} is under way as {going[0].submission_id}; nothing is sent")
+            return str(going[0].submission_id)
+        try:
+            found = _send(client, order, f"{order.name}-{1 + _highest(attempts) + taken}")
+        except RuntimeError as error:
+            if TAKEN not in str(error):
+                raise
+        else:
+            say(f"{order.name} is sent as {found}; stop it by `ray job stop --address {order.address} {found}`")
+            return found
+    raise AssertionError
 
 
 def entrypoint(order: Order) -> str:

@@ -15,10 +15,11 @@ from ragdist.errors import ConfigError
 from ragdist.kube import pods, service
 from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups, volume_at
 from ragdist.kube.hardening import size
+from ragdist.kube.names import QUEUE
 from ragdist.kube.pods import WorkerRequest
 from ragdist.kube.schema import Loader
+from ragdist.plan.seats import unreserved
 
-QUEUE = "kueue.x-k8s.io/queue-name"
 COMMAND = re.compile(r"ragdist (?:train (raft|duet|atm)|(sweep (?:raft|atm))) (\S+)((?: \S+=\S*)*)")
 CHANGES = re.compile(r"\$|`|\bdate\b|\buuidgen\b")
 """What makes an entrypoint another one each time."""
@@ -34,9 +35,9 @@ def problems(documents: Sequence[Manifest]) -> Found:
         found = cluster(document)
         if found:
             yield from ((document, problem) for problem in _shut_off(*found, policies))
+            yield from ((document, problem) for problem in _queued(document, *found))
         if document.kind == "RayJob":
             yield from ((document, problem) for problem in _resumes(document))
-            yield from ((document, problem) for problem in _queued(document))
             yield from _runs(document, documents)
         if document.kind == "RayService":
             yield from ((document, problem) for problem in _serves(document))
@@ -82,17 +83,17 @@ def _resumes(document: Manifest) -> Iterator[Violation]:
         )
 
 
-def _queued(document: Manifest) -> Iterator[Violation]:
-    """What Kueue needs of a job that it admits."""
+def _queued(document: Manifest, path: str, cluster: Body) -> Iterator[Violation]:
+    """What Kueue needs of a job or cluster that it admits."""
     if not at(document.body, "metadata.labels", {}).get(QUEUE):
         return
-    spec = at(document.body, "spec", {})
-    if not spec.get("shutdownAfterJobFinishes"):
-        yield Violation("spec.shutdownAfterJobFinishes", "not true", f"true with label {QUEUE}")
-    if at(spec, "rayClusterSpec.enableInTreeAutoscaling"):
-        yield Violation("spec.rayClusterSpec.enableInTreeAutoscaling", "true", f"none with label {QUEUE}")
+    spec, wanted = at(document.body, "spec", {}), f"with label {QUEUE}"
+    if document.kind == "RayJob" and not spec.get("shutdownAfterJobFinishes"):
+        yield Violation("spec.shutdownAfterJobFinishes", "not true", f"true {wanted}")
+    if cluster.get("enableInTreeAutoscaling"):
+        yield Violation(f"{path}.enableInTreeAutoscaling", "true", f"none {wanted}")
     if spec.get("clusterSelector"):
-        yield Violation("spec.clusterSelector", "set", f"none with label {QUEUE}")
+        yield Violation("spec.clusterSelector", "set", f"none {wanted}")
 
 
 def _runs(job: Manifest, documents: Sequence[Manifest]) -> Found:
@@ -215,10 +216,11 @@ def _stored(path: str, spec: Body, folder: str) -> Iterator[Violation]:
 def _placed(path: str, spec: Body, settings: Settings, job: str) -> Iterator[Violation]:
     groups = mappings(spec, "workerGroupSpecs")
     for request in pods.requests(settings, job):
-        fits = [group for group in groups if request.labels.items() <= at(group, "labels", {}).items()]
+        asked = unreserved(request.labels)
+        fits = [group for group in groups if asked.items() <= at(group, "labels", {}).items()]
         room = sum(number(group.get("maxReplicas")) * _room(group, request) for group in fits)
         if room < request.ranks:
-            labelled = "".join(f", labelled {key}={value}" for key, value in request.labels.items())
+            labelled = "".join(f", labelled {key}={value}" for key, value in asked.items())
             each = f"{request.cpus:g} CPUs and {request.gpus:g} GPUs{labelled}"
             wanted = f"slots for {request.ranks} ranks of {request.name} with {each}"
             yield Violation(f"{path}.workerGroupSpecs", f"slots for {room}", wanted)

@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from ragdist.errors import ConfigError
-from ragdist.kube import bundle, core, hardening, rules
+from ragdist.kube import bundle, core, hardening, names, rules
 from ragdist.kube.findings import Finding, Manifest, Violation
 from ragdist.kube.schema import KINDS, Loader, Schemas
 
+WITHOUT_SCHEMA = ("PodMonitor",)
+"""Kinds of other operators that we render."""
 KUSTOMIZE = "kustomize.config.k8s.io/"
 
 
@@ -57,13 +59,14 @@ def _finding(document: Manifest, problem: Violation) -> Finding:
 
 def _of_one(document: Manifest, schemas: Schemas | None) -> Iterator[Violation]:
     yield from hardening.in_clear(document.body)
+    yield from names.problems(document)
     if document.kind in KINDS:
         if schemas:
             yield from schemas.problems(document)
         if document.kind in rules.LONGEST:
             yield from rules.problems(document)
             yield from hardening.problems(document)
-    else:
+    elif document.kind not in WITHOUT_SCHEMA:
         yield from core.problems(document)
 
 

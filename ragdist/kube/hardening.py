@@ -16,9 +16,9 @@ SECRET_VALUE = re.compile(
 PINNED = re.compile(r".+(@sha256:[0-9a-f]{64}|:(?!latest$)[A-Za-z0-9_][A-Za-z0-9_.-]*)")
 LEAST_GRACE_S = 60
 """Seconds: Ray drains a machine in 30, and a rank saves after the step that it is in."""
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]*)")
+UNITS = {"": 1.0} | {unit: 1000.0 ** (power - 3) for power, unit in enumerate(("n", "u", "m", "", "k", *"MGTPE"))}
+UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", 1)}
+QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)(|[KMGTPE]i|[numkMGTPE])")
 
 
 def problems(document: Manifest) -> Iterator[Violation]:
@@ -88,9 +88,15 @@ def _container(path: str, container: Body, pod_context: Body) -> Iterator[Violat
         yield Violation(f"{path}.image", repr(image), "a tag other than latest, or a digest")
     for number, variable in enumerate(mappings(container, "env")):
         name = str(variable.get("name", ""))
-        if SECRET_NAME.search(name) and not name.endswith("_PATH") and variable.get("value"):
+        if secret(name, variable.get("value")):
             where = f"{path}.env[{number}].value"
             yield Violation(where, f"the value of {name}", "valueFrom.secretKeyRef, or envFrom a secret")
+
+
+def secret(name: str, value: Any) -> bool:
+    """Whether a variable of this name and value is one."""
+    named = SECRET_NAME.search(name) and not name.endswith("_PATH")
+    return bool(value and (named or SECRET_VALUE.search(str(value))))
 
 
 def _shared_memory(path: str, group: Body) -> Iterator[Violation]:
@@ -112,7 +118,7 @@ def _shared_memory(path: str, group: Body) -> Iterator[Violation]:
 def size(quantity: Any) -> float | None:
     """Bytes (or units) of a Kubernetes quantity such as 4Gi; None where it is none."""
     match = QUANTITY.fullmatch(str(quantity))
-    return float(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
+    return float(match[1]) * UNITS[match[2]] if match else None
 
 
 def in_clear(body: Any, path: str = "") -> Iterator[Violation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ragdist.config import AnswerersConfig, GroupConfig, Settings
@@ -12,7 +12,7 @@ from ragdist.errors import ConfigError
 from ragdist.plan import memory
 from ragdist.plan.fits import CLOSE, PlannedGroup
 from ragdist.plan.layout import DRIVER, RAY, Plan
-from ragdist.plan.seats import GIB, Role, unreserved
+from ragdist.plan.seats import GIB, Role
 
 KubeJob = Literal["raft", "duet", "atm", "sweep-raft", "sweep-atm"]
 SERVE = "serve"
@@ -87,7 +87,7 @@ def requests(settings: Settings, job: str) -> list[WorkerRequest]:
     ]
     answerers = settings.answerers(gpu_here=False)
     if answerers.workers and not _fit(answerers, found[0], times):
-        found.append(replace(_request("answerers", answerers, times), labels=answerers.labels))
+        found.append(_request("answerers", answerers, times))
     if job.startswith("sweep") and settings.sweep.gpus_per_trial:
         found.append(WorkerRequest(name="trials", ranks=times, cpus=0, gpus=settings.sweep.gpus_per_trial))
     return found
@@ -103,7 +103,7 @@ def _request(name: str, group: GroupConfig, times: int) -> WorkerRequest:
         ranks=group.workers * times,
         cpus=group.cpus_per_worker or 1.0,
         gpus=group.gpus_per_worker,
-        labels=unreserved(group.labels),
+        labels=group.labels,
         resources={kind: count for kind, count in group.resources.items() if count},
     )
 

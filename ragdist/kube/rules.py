@@ -11,8 +11,6 @@ import yaml
 from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 LONGEST = {"RayJob": 47, "RayCluster": 53, "RayService": 47}
 TOKENS_SINCE = (2, 52)
 RESOURCES = ("num-cpus", "num-gpus", "memory", "resources")
@@ -201,9 +199,6 @@ def _group(path: str, name: str, group: Body, spec: Body) -> Iterator[Violation]
         yield Violation(f"{path}.rayStartParams", ", ".join(doubled), f"none beside {path}.resources")
     if isinstance(params, dict) and "labels" in params:
         yield Violation(f"{path}.rayStartParams.labels", str(params["labels"]), f"{path}.labels instead")
-    for key, value in at(group, "labels", {}).items():
-        if not LABEL_KEY.fullmatch(str(key)) or not LABEL_VALUE.fullmatch(str(value)):
-            yield Violation(f"{path}.labels", f"{key}: {value}", "a key and a value as Kubernetes' labels are")
     if name != "head":
         yield from _replicas(path, group, spec)
 

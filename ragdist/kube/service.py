@@ -16,7 +16,7 @@ import yaml
 from ragdist.config import Settings
 from ragdist.errors import ConfigError
 from ragdist.kube import objects, pods, render
-from ragdist.kube.objects import JOB, RUN, Manifest, named
+from ragdist.kube.objects import Manifest, named
 from ragdist.kube.pods import SERVE
 
 ENTRY = "ragdist.asking:serve_application"
@@ -42,8 +42,9 @@ def manifests(run: str, settings: Settings, told: Mapping[str, Any]) -> dict[str
     kube, serve = settings.kube, settings.serve
     folder = PurePosixPath(kube.mount) / run
     _refuse(folder, settings)
-    name = render.name_of(f"{folder.name}-serve")
-    labels = {"app.kubernetes.io/name": "ragdist", RUN: name, JOB: SERVE}
+    usual = folder.parent == PurePosixPath(kube.mount) / Settings().run.folder
+    name = render.name_of(f"{folder.name if usual else folder}-serve")
+    labels = objects.labels(settings, name, SERVE)
     spec = {
         "serveConfigV2": yaml.safe_dump(_config(folder, settings, told), sort_keys=False, allow_unicode=True),
         "excludeHeadPodFromServeSvc": True,
@@ -55,7 +56,8 @@ def manifests(run: str, settings: Settings, told: Mapping[str, Any]) -> dict[str
         "network.yaml": objects.policies(settings, name, labels),
         "service.yaml": [named("ray.io/v1", "RayService", name, settings, labels, spec=spec)],
     }
-    found["network.yaml"][0]["spec"]["ingress"] += objects.clients(settings, serve.port)
+    ingress = found["network.yaml"][0]["spec"]["ingress"]
+    ingress += objects.clients(settings, serve.port) + objects.monitors(kube, serve.port)
     return {file: documents for file, documents in found.items() if documents}
 
 
@@ -70,6 +72,8 @@ def _refuse(folder: PurePosixPath, settings: Settings) -> None:
         )
     if kube.queue:
         raise ConfigError(f"kube.queue={kube.queue} admits jobs that end, and a service does not; leave it out")
+    if kube.deadline_s:
+        raise ConfigError(f"kube.deadline_s={kube.deadline_s} ends a job, and a service stays; leave it out")
     if not settings.serve.port:
         raise ConfigError("serve.port=0 takes any free port, which a Service could not name; set serve.port")
 

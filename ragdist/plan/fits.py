@@ -21,6 +21,8 @@ CLOSE = 0.9
 """Share of a machine's or card's memory from which a plan is near the limit."""
 KEPT = 0.75
 """Share of the counted activations without which no step can do, whatever the kernel, LoRA or not."""
+USUAL_CARD = 80
+"""GiB of a card that most have none larger than."""
 Crowd = Sequence[tuple["PlannedGroup", int]]
 """Groups that share a machine or a card, and how many ranks of each."""
 
@@ -134,6 +136,13 @@ def unasked(model: Shape | None, width: int, node: Node | None) -> Iterator[str]
             f"a model is asked whole, and its weights take {width * model.weights / GIB:.1f} GiB of a card of "
             f"{node.name}, which has {node.gpu_gib:.1f}; set model.source to a smaller model"
         )
+
+
+def wide(model: Shape | None, width: int, groups: Sequence[PlannedGroup]) -> Iterator[str]:
+    """What a card that nobody told of may not hold: a model is asked whole, whatever its training is divided by."""
+    size = width * model.weights / GIB if model else 0
+    if size > USUAL_CARD and any(group.role.gpus for group in groups):
+        yield f"a model is asked whole, and its weights take {size:.1f} GiB of a card; --nodes holds it against yours"
 
 
 def _no_slots(roles: Sequence[Role], groups: Sequence[PlannedGroup], nodes: Sequence[Node]) -> str:

@@ -60,8 +60,14 @@ MAY_CHANGE = {
     "sweep-atm": ATM_MAY_CHANGE,
 }
 """What a run may resume with differently: where and how it runs. ATM's rounds are judged as they go."""
+KUBE_LATER = (
+    *("clients", "env", "labels", "annotations", "priority_class", "user", "resources", "group_node_labels"),
+    *("group_taints", "submitter_retries", "dns_namespace", "dns_addresses", "metadata_servers"),
+    "prometheus_namespace",
+)
+"""Of `kube`, all of which is counted in at its defaults."""
 NAMES_NOTHING = (
-    *("serve", "engines", "kube.clients", "run.keep_checkpoints", "evaluation.answerers"),
+    *("serve", "engines", *(f"kube.{name}" for name in KUBE_LATER), "run.keep_checkpoints", "evaluation.answerers"),
     *("attacker.writers", "generator.writers"),
 )
 """Settings of later versions that say where and how a job runs."""

@@ -2,13 +2,17 @@
 
 import json
 import os
+import socket
 import subprocess
+import threading
 
 import pytest
 
 from ragdist import cli
 from ragdist.errors import ConfigError, TrainError
 from ragdist.kube import client, render
+from ragdist.kube.findings import Manifest
+from ragdist.kube.request import TakenError, path_of
 from tests.kube.bundles import load, rendered, settings_of
 from tests.kube.server import TOKEN, emulated, kubeconfig
 from tests.kube.test_manifests import needs_kubectl
@@ -142,6 +146,287 @@ def test_a_folder_that_is_not_ours_is_not_sent(bundle, tmp_path):
         client.status(tmp_path / "empty", None)
     with pytest.raises(TrainError):
         client.finished(client.Status("a", "Failed", "FAILED", 1, "", ()))
+
+
+def put(server, kind, body):
+    """An object on the server, as a controller would have made it."""
+    server.objects[kind, "ragdist", body["metadata"]["name"]] = body
+
+
+def mounting(kind, name, claim="ragdist", run="other", owner=None, **status):
+    """An object whose pods mount a claim."""
+    about = {"name": name, "namespace": "ragdist", "labels": {"ragdist.io/run": run}}
+    about |= {"ownerReferences": [{"kind": "RayJob", "name": owner}]} if owner else {}
+    pod_spec = {"volumes": [{"name": "s", "persistentVolumeClaim": {"claimName": claim}}]}
+    group = {"template": {"spec": pod_spec}}
+    ray = {"headGroupSpec": group, "workerGroupSpecs": [group]}
+    spec = {
+        "Pod": pod_spec,
+        "RayCluster": ray,
+        "RayJob": {"rayClusterSpec": ray},
+        "RayService": {"rayClusterConfig": ray},
+    }
+    version = "v1" if kind == "Pod" else "ray.io/v1"
+    return {"apiVersion": version, "kind": kind, "metadata": about, "spec": spec[kind], "status": status}
+
+
+@pytest.mark.parametrize(
+    ("plural", "user", "refused"),
+    [
+        ("v1/pods", mounting("Pod", "look", phase="Running"), "Pod/look"),
+        ("v1/pods", mounting("Pod", "look", phase="Pending"), "Pod/look"),
+        ("v1/pods", mounting("Pod", "look", phase="Succeeded"), ""),
+        ("v1/pods", mounting("Pod", "look", claim="mine", phase="Running"), ""),
+        ("v1/pods", mounting("Pod", "head", run="night", phase="Running"), ""),  # its own
+        ("ray.io/v1/rayjobs", mounting("RayJob", "day", jobDeploymentStatus="Running"), "RayJob/day"),
+        ("ray.io/v1/rayjobs", mounting("RayJob", "day", jobDeploymentStatus="Suspended"), "RayJob/day"),  # no pod yet
+        ("ray.io/v1/rayjobs", mounting("RayJob", "day", jobDeploymentStatus="Failed"), ""),
+        ("ray.io/v1/rayservices", mounting("RayService", "asked"), "RayService/asked"),
+        ("ray.io/v1/rayclusters", mounting("RayCluster", "stays"), "RayCluster/stays"),
+        (
+            "ray.io/v1/rayclusters",
+            mounting("RayCluster", "day-x", owner="day"),
+            "",
+        ),  # its job is over, or is found itself
+    ],
+)
+def test_K4_storage_that_another_run_uses_is_not_removed(plural, user, refused, server, bundle, capsys):
+    command(capsys, "submit", bundle)
+    put(server, plural, user)
+    before = kept(server)
+    code, out, err = command(capsys, "delete", bundle, "--storage")
+    if refused:
+        assert code == 2 and not out and f"claim ragdist is used by {refused}" in err and len(err.splitlines()) == 1
+        assert kept(server) == before  # the job goes on too
+        code, out, _ = command(capsys, "delete", bundle)
+        assert code == 0 and "PersistentVolumeClaim/ragdist" not in out
+    else:
+        assert code == 0 and "PersistentVolumeClaim/ragdist" in out.split()
+
+
+def waiting(reason, message="", name="ray"):
+    return {"name": name, "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+KILLED = {"reason": "OOMKilled", "exitCode": 137}
+
+
+@pytest.mark.parametrize(
+    ("phase", "status", "why"),
+    [
+        (
+            "Pending",
+            {
+                "initContainerStatuses": [waiting("ImagePullBackOff", "no such image", "wait-gcs-ready")],
+                "containerStatuses": [waiting("PodInitializing")],
+            },
+            "wait-gcs-ready: ImagePullBackOff no such image",
+        ),
+        (
+            "Pending",
+            {"initContainerStatuses": [{"name": "setup", "state": {"terminated": {"reason": "Error", "exitCode": 1}}}]},
+            "setup: Error (exit code 1)",
+        ),
+        ("Failed", {"reason": "Evicted", "message": "low on memory"}, "Evicted low on memory"),
+        (
+            "Running",
+            {"containerStatuses": [{"name": "ray", "state": {"terminated": KILLED}}]},
+            "OOMKilled (exit code 137)",
+        ),
+        (
+            "Running",
+            {
+                "containerStatuses": [
+                    {"name": "ray", "restartCount": 2, "state": {"running": {}}, "lastState": {"terminated": KILLED}}
+                ]
+            },
+            "restarted 2 times, the last: OOMKilled (exit code 137)",
+        ),
+        (
+            "Running",
+            {
+                "containerStatuses": [
+                    {"name": "ray", "state": {"running": {}}},
+                    waiting("CrashLoopBackOff", "back-off", "autoscaler")
+                    | {"restartCount": 3, "lastState": {"terminated": {"reason": "Error", "exitCode": 2}}},
+                ]
+            },
+            "CrashLoopBackOff back-off (restarted 3 times, the last: Error (exit code 2))",
+        ),
+        ("Succeeded", {"containerStatuses": [{"state": {"terminated": {"reason": "Completed", "exitCode": 0}}}]}, ""),
+        ("Pending", {"containerStatuses": [waiting("ContainerCreating")]}, "FailedMount no claim ragdist"),
+    ],
+)
+def test_K6_status_says_what_pods_wait_for_and_died_of(phase, status, why, server, bundle, capsys):
+    command(capsys, "submit", bundle)
+    put(server, "v1/pods", pod("g-1", "generator", phase, **status))
+    put(server, "v1/events", event("Pod", "g-1", "FailedMount", "no claim ragdist"))
+    code, out, _ = command(capsys, "status", bundle, "--json")
+    assert code == 0 and [one["why"] for one in json.loads(out)["pods"]] == [why]
+
+
+def event(kind, name, reason, message, warns="Warning"):
+    about = {"name": f"{name}.{reason}".lower(), "namespace": "ragdist"}
+    told = {"apiVersion": "v1", "kind": "Event", "metadata": about, "type": warns, "reason": reason, "message": message}
+    return told | {"involvedObject": {"kind": kind, "name": name}, "lastTimestamp": "2026-01-01T00:00:00Z"}
+
+
+def test_K6_pods_that_were_refused_are_told_by_the_ray_cluster_and_its_events(server, bundle, capsys):
+    command(capsys, "submit", bundle)
+    set_status(server, jobDeploymentStatus="Initializing", rayClusterName="night-x7")
+    quota = 'pods "night-x7-attacker" is forbidden: exceeded quota'
+    conditions = [
+        {"type": "HeadPodReady", "status": "True", "message": "ready"},
+        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateWorkerPod", "message": quota},
+    ]
+    about = {"name": "night-x7", "namespace": "ragdist"}
+    ray = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": about, "status": {"conditions": conditions}}
+    put(server, "ray.io/v1/rayclusters", ray)
+    put(server, "v1/events", event("RayCluster", "night-x7", "FailedToCreateWorkerPod", quota))
+    put(server, "v1/events", event("RayCluster", "other", "FailedToCreateWorkerPod", "not ours"))
+    put(server, "v1/events", event("RayCluster", "night-x7", "Created", "all is well", "Normal"))
+    told = json.loads(command(capsys, "status", bundle, "--json")[1])
+    assert told["message"] == quota
+    assert told["warnings"] == [f"RayCluster/night-x7: FailedToCreateWorkerPod {quota}"]
+    assert "exceeded quota" in command(capsys, "status", bundle)[1]
+    server["get /api/v1/namespaces/ragdist/events"] << 403 << {"message": "you may not"}
+    code, out, _ = command(capsys, "status", bundle)  # a role without events
+    assert code == 0 and "exceeded quota" in out
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ({"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "name too long"}, 1),
+        ({"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded"}, 1),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, 1),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, 0),
+        ({"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED", "failed": 1}, 0),
+    ],
+)
+def test_K6_status_ends_as_the_job_did(status, code, server, bundle, capsys):
+    command(capsys, "submit", bundle)
+    set_status(server, **status)
+    found, out, err = command(capsys, "status", bundle)
+    assert found == code and status.get("message", "") in out + err
+    submitted = command(capsys, "submit", bundle)
+    over = status["jobDeploymentStatus"] != "Retrying"
+    assert submitted[0] == (0 if over else 2)  # what was refused can be sent again, once mended
+
+
+class Cut:
+    """A log of which the first answers break off; `None` is the end of one that does not."""
+
+    def __init__(self, *answers, phases=("Running",)):
+        self.answers, self.phases = list(answers), list(phases)
+        self.asked = 0
+
+    def call(self, method, path, **query):
+        if path.endswith("/pods"):
+            return {"items": [pod("try-1")]}
+        return {"status": {"phase": self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]}}
+
+    def stream(self, path, **query):
+        self.asked += 1
+        *parts, end = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        yield from parts
+        if end is not None:
+            raise ConfigError(end)
+
+
+def test_K10_a_log_that_is_cut_goes_on_where_it_broke_off(bundle, monkeypatch):
+    monkeypatch.setattr(client, "POLL_S", 0)
+    cut = Cut(
+        [b"one\ntw", "reset"],
+        ["no route"],
+        [b"one\n", None],
+        [b"on", b"e\ntwo\nthr", b"ee", None],
+        phases=[*["Running"] * 4, "Succeeded"],
+    )
+    assert list(client.logs(bundle, cut, follow=True)) == ["one", "two", "three"]
+    assert cut.asked == 4
+    gone = Cut([b"one\n", "reset"], ["not found"])
+    monkeypatch.setattr(
+        gone, "call", lambda method, path, **query: {"items": [pod("try-1")]} if path.endswith("/pods") else None
+    )
+    assert list(client.logs(bundle, gone, follow=True)) == ["one"]  # who deletes the job ends the watching
+    once = Cut([b"one\n", "reset"])
+    with pytest.raises(ConfigError, match="reset"):
+        list(client.logs(bundle, once))
+    assert once.asked == 1
+    monkeypatch.setattr(client, "LOST_S", 0)
+    with pytest.raises(ConfigError, match="reset"):
+        list(client.logs(bundle, Cut([b"one\n", "reset"]), follow=True))
+
+
+def test_K10_a_connection_that_breaks_is_one_line(bundle, tmp_path, monkeypatch, capsys):
+    """A real socket that ends in the middle of a chunked answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        for answer in (json.dumps({"items": [pod("try-1")]}).encode(), None):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                if answer:
+                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n"
+                    connection.sendall(head.encode() + answer)
+                else:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nround \r\n9\r\n1\n")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "cut", address)))
+    monkeypatch.setattr(client, "LOST_S", 0)
+    code, out, err = command(capsys, "logs", bundle, "--follow")
+    thread.join(20)
+    listener.close()
+    assert code == 2 and out in ("", "round 1\n") and "broke off" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "- 1", "7", "{apiVersion: v1, kind: Config, current-context: x}", "clusters: {a: 1}"]
+)
+def test_K10_a_kubeconfig_that_is_none_is_one_line(text, bundle, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken").write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "broken"))
+    code, _, err = command(capsys, "status", bundle)
+    assert code == 2 and "KUBECONFIG" in err and len(err.splitlines()) == 1
+
+
+def test_K10_a_server_that_is_no_kubernetes_is_one_line(server, bundle, capsys):
+    server["get /apis/ray.io/v1/namespaces/ragdist/rayjobs/night"] << b"<html>log in</html>"
+    code, _, err = command(capsys, "status", bundle)
+    assert code == 2 and "is no Kubernetes" in err and len(err.splitlines()) == 1
+
+
+def test_K10_who_submits_at_once_disturbs_nobody(server, bundle, capsys):
+    """An object that another makes in between is changed, and of two jobs there is one."""
+    made = server.objects
+    command(capsys, "submit", bundle)
+    set_status(server, jobDeploymentStatus="Running")
+    found = client.Cluster()
+    (job,) = load(bundle / "job.yaml")
+    with pytest.raises(TakenError):
+        found.call("POST", path_of(job, named=False), job)
+    (account,) = load(bundle / "access.yaml")
+    blind = Blind(found)
+    client._send(Manifest("access.yaml", account), blind)
+    assert blind.asked == ["GET", "POST", "PATCH"] and made
+    with pytest.raises(TakenError):
+        client._send(Manifest("job.yaml", job), Blind(found))
+
+
+class Blind:
+    """A cluster that does not see at first what somebody else makes at that moment."""
+
+    def __init__(self, cluster):
+        self.cluster, self.asked = cluster, []
+
+    def call(self, method, path, body=None, **query):
+        self.asked.append(method)
+        return None if self.asked == ["GET"] else self.cluster.call(method, path, body, **query)
 
 
 @needs_kubectl

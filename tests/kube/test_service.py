@@ -8,7 +8,7 @@ import yaml
 from ragdist import planning
 from ragdist.config import loader
 from ragdist.errors import ConfigError
-from ragdist.kube import check
+from ragdist.kube import check, service
 from tests.kube.bundles import CRDS, load, needs_crds, plant
 from tests.kube.test_check import paths_after
 from tests.kube.test_client import command, kept, server  # noqa: F401  # a fixture
@@ -189,3 +189,18 @@ def test_from_submit_to_delete(server, bundle, capsys):  # noqa: F811
     assert loader.load(application["args"]["settings"]).retrieval.count == 2
     assert command(capsys, "delete", bundle)[1].split()[0] == "RayService/night-serve"
     assert kept(server) == ["PersistentVolumeClaim"]
+
+
+def test_K8_K9_K11_a_service_is_watched_has_a_name_of_its_own_and_no_deadline():
+    found = service.manifests(
+        "runs/demo", loader.load([*TOLD, "kube.memory_gib=6", "kube.prometheus_namespace=monitoring"]), {}
+    )
+    ports = [rule["ports"][0]["port"] for rule in found["network.yaml"][0]["spec"]["ingress"][1:]]
+    assert {8080, 8000} <= set(ports)
+    names = {
+        service.manifests(run, loader.load([*TOLD, "kube.memory_gib=6"]), {})["service.yaml"][0]["metadata"]["name"]
+        for run in ("runs/demo", "runs/Demo", "other/demo", "/shared/other/Demo", "demo")
+    }
+    assert len(names) == 5 and "demo-serve" in names
+    with pytest.raises(ConfigError, match=r"kube\.deadline_s=60"):
+        service.manifests("runs/demo", loader.load([*TOLD, "kube.memory_gib=6", "kube.deadline_s=60"]), {})
