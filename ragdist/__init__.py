@@ -17,7 +17,7 @@ from ragdist.errors import PartError, RagdistError
 from ragdist.parts import Attack, Callback, Event, Metric, Parts, Retriever
 from ragdist.records import Chunk, Question
 from ragdist.results import Run, compare_runs, list_runs
-from ragdist.runs import atm, audit, build, demo, duet, evaluate, export_data, export_model, raft, sweep
+from ragdist.runs import atm, audit, build, demo, duet, evaluate, export_data, export_model, gate, raft, sweep
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "evaluate",
     "export_data",
     "export_model",
+    "gate",
     "list_runs",
     "load",
     "open_service",

@@ -291,16 +291,73 @@ def submit(
         sys.exit(sent.exit_code)
 
 
+Models = Annotated[list[str] | None, typer.Option(help="Folder or hub id, or LABEL=SOURCE; repeat for several.")]
+Attacks = Annotated[list[str] | None, typer.Option(help="Name of an attack; repeat for several.")]
+
+
 @app.command()
 def evaluate(
     settings: Arguments = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Folder or hub id, or LABEL=SOURCE; repeat for several.")
-    ] = None,
+    model: Models = None,
+    attack: Attacks = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Lists of many sizes and shares of forged documents.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask models the test questions: closed book, oracle, oracle absent, retrieved, attacked."""
-    show_run(runs.evaluate(loader.load(settings or []), model or []), as_json)
+    """Ask models the test questions: with honest lists, and under attack.
+
+    Closed book, oracle, oracle absent, retrieved, attacked; by attacks of your choice; over a grid of lists.
+    """
+    show_run(runs.evaluate(runs.with_suite(loader.load(settings or []), attack, grid), model or []), as_json)
+
+
+@app.command()
+def matrix(settings: Arguments = None, model: Models = None, attack: Attacks = None, as_json: AsJson = False) -> None:
+    """Models against attacks: all, or those of --attack.
+
+    Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
+    """
+    show_run(runs.evaluate(runs.with_suite(loader.load(settings or []), attack or ["all"]), model or []), as_json)
+
+
+@app.command("attacks")
+def show_attacks(as_json: AsJson = False) -> None:
+    """Attacks by name, and which of them models may learn from."""
+    from ragdist.data.attacks import registry
+
+    keys = ("name", "purpose", "about", "source")
+    rows = [{key: str(getattr(attack, key)) for key in keys} for attack in registry.every()]
+    if as_json:
+        return print_json(rows)
+    table = Table("attack", "for", "what it does", "source")
+    for row in rows:
+        table.add_row(*row.values())
+    show(table)
+
+
+@app.command()
+def gate(
+    settings: Arguments = None,
+    model: Models = None,
+    max_misled: Annotated[
+        float | None, typer.Option(help="Most that an attack may turn wrong of what is right without it, 0 to 1.")
+    ] = None,
+    min_clean: Annotated[float | None, typer.Option(help="Least Subspan EM where nobody attacks, 0 to 1.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")] = None,
+    sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Exit 1, with the reason, where a model is misled too often.
+
+    Asks as `evaluate` does, and nothing again.
+    """
+    results.refuse_no_file(path for path in (junit, sarif) if path)
+    verdict = runs.gate(loader.load(settings or []), model or [], max_misled=max_misled, min_clean=min_clean)
+    place = next((name for name in settings or [] if Path(name).is_file()), "settings.yaml")
+    results.write_verdict(verdict, place, junit, sarif)
+    print_json(verdict.sheet().numbers) if as_json else results.show_sheet(verdict.sheet())
+    if verdict.failed:
+        complain(verdict.why)
+        sys.exit(1)
 
 
 @app.command()
@@ -309,7 +366,10 @@ def build(
     until: Annotated[str, typer.Option(help="Last stage to make.")] = "examples",
     as_json: AsJson = False,
 ) -> None:
-    """Make the data: chunks, questions, forgeries, candidates, contexts, examples. Finished stages are reused."""
+    """Make the data, stage by stage; finished ones are reused.
+
+    Stages are chunks, questions, forgeries, candidates, contexts, examples.
+    """
     made = runs.build(loader.load(settings or []), until)
     if as_json:
         return print_json([{"stage": name, "rows": len(rows), "folder": str(rows.folder)} for name, rows in made])
@@ -327,7 +387,10 @@ def audit(
     picture: Annotated[Path | None, typer.Option(help="Write a PNG here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What the training data really is: realised P%, oracle positions, duplicates, leakage, quotes, lengths."""
+    """What the training data really is.
+
+    Realised P%, oracle positions, duplicates, leakage, quotes, lengths.
+    """
     from ragdist.data import audit as auditing
 
     found = runs.audit(loader.load(settings or []), picture)
@@ -385,7 +448,10 @@ def show_settings(
     markdown: Annotated[bool, typer.Option(help="All settings as a page of documentation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """All settings with a sentence each, or those of a SECTION; with a file or overrides, the values as resolved."""
+    """All settings with a sentence each, or those of a SECTION.
+
+    With a file or overrides, the values as resolved.
+    """
     if markdown:
         return show(loader.markdown(), plain=True)
     rows = [row for row in loader.describe() if not settings or _is_below(row[0], settings)]

@@ -113,6 +113,12 @@ def check_plan(settings: Settings, job: Job) -> None:
         ConfigError: something surely cannot fit.
         ModelError: `model.source` names a package that is not there.
     """
+    config = settings.evaluation
+    if job != "raft" and (config.attacks or config.grid.attack):
+        raise ConfigError(
+            f"evaluation.attacks and evaluation.grid are asked by RAFT and `ragdist evaluate`, not by {job}; leave "
+            "them out, and evaluate the models that it tunes"
+        )
     tuned = (run_folder(settings, job) / "model").exists()
     count = None if tuned else check_data(settings)
     from ragdist.cluster import session
@@ -134,11 +140,17 @@ def check_data(settings: Settings) -> QuestionCount:
     """Counts the questions that are named, before anything heavy is loaded.
 
     Raises:
-        ConfigError: files or a folder are not there.
+        ConfigError: files or a folder are not there, or an attack, or a model is to learn from one that is held out.
         DataError: a question file cannot be used, or there are no documents.
     """
+    from ragdist.data.attacks import registry
     from ragdist.data.sources import check
+    from ragdist.evaluation import suite
 
+    for name in settings.atm.replay.attacks:
+        if name != "earlier":
+            registry.for_training(name)
+    suite.plan_of(settings)
     return check.questions(settings)
 
 

@@ -129,7 +129,8 @@ class Forgery:
     text: str
     states: str
     """The wrong answer that it argues for; empty where its attacker was told none."""
-    method: Literal["template", "dataset", "attacker", "injection", "own"]
+    method: str
+    """dataset, attacker (of ATM), own (of the user's), else the name of the attack."""
     round: int = -1
     """ATM's round that it was written in; -1 outside ATM."""
     attacker: int = -1

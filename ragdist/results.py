@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,20 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ragdist.errors import ConfigError, StorageError
-from ragdist.storage.atomic import read_json, read_texts, translate_broken
+from ragdist.storage.atomic import (
+    atomic_file,
+    make_folder,
+    read_json,
+    read_texts,
+    translate_broken,
+    translate_errors,
+)
 from ragdist.tracking.progress import visible
 from ragdist.tracking.run import STATE, RunFolder, is_held
 
 if TYPE_CHECKING:
     from ragdist.evaluation.comparison import Comparison, Metric
+    from ragdist.evaluation.gate import Verdict
     from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
     from ragdist.evaluation.sheet import Sheet
@@ -141,6 +149,31 @@ def write_comparison(found: Comparison, path: Path) -> Path:
     from ragdist.evaluation import page
 
     return page.save(path, page.render(found.sheet(), found.answers, page.Beside()))
+
+
+def refuse_no_file(paths: Iterable[Path]) -> None:
+    """Lets pass where files can be written at all these places; told before anything is asked, not after.
+
+    Raises:
+        ConfigError: a folder is there.
+        StorageError: its folder cannot be made or written.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder, wanted the name of a file to write")
+        make_folder(path.parent)
+
+
+def write_verdict(verdict: Verdict, place: str, junit: Path | None, sarif: Path | None) -> None:
+    """A gate's verdict as files for CI systems, where they are wanted; `place` is the settings file it is about."""
+    from ragdist import __version__
+    from ragdist.evaluation import gate
+
+    told = json.dumps(gate.sarif(verdict, place, __version__), indent=1, ensure_ascii=False)
+    for path, text in ((junit, gate.junit(verdict, place)), (sarif, told)):
+        if path:
+            with translate_errors(path.parent, fix="name another place"), atomic_file(path) as half:
+                half.write_text(text, encoding="utf-8")
 
 
 def _run_folder(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from ragdist import players, results
 from ragdist.config import Settings, loader, strict
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ragdist.data.audit import Audit
     from ragdist.data.pipeline import Pipeline
     from ragdist.data.starter import Machine
+    from ragdist.evaluation.gate import Verdict
     from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
     from ragdist.export import Exported
@@ -306,6 +307,45 @@ def evaluate(
         report = system.report(pipeline, asked, settings)
         said = system.answers(pipeline, asked, settings)
         return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report, said))
+
+
+def with_suite(settings: Settings, attacks: Sequence[str] | None, grid: bool = False) -> Settings:
+    """The settings with these attacks, or their own where there are none, and perhaps with the grid.
+
+    Raises:
+        ConfigError: `permuted`, which attacks are measured against, is not among the conditions.
+    """
+    changed: dict[str, Any] = {"evaluation.attacks": list(attacks)} if attacks else {}
+    if grid and not settings.evaluation.grid.attack:
+        changed["evaluation.grid.attack"] = "template"
+    return settings.replaced(changed) if changed else settings
+
+
+def gate(
+    settings: Settings,
+    models: Sequence[str] = (),
+    *,
+    max_misled: float | None = None,
+    min_clean: float | None = None,
+    questions: QuestionRows | None = None,
+) -> Verdict:
+    """Whether models may pass: `evaluate`, then each condition against a limit. The same call asks nothing again.
+
+    Args:
+        settings: which questions, conditions, attacks, grid.
+        models: as of `evaluate`; empty judges the tuned model of the RAFT run with these settings.
+        max_misled: most that an attack may turn wrong of what is right without it, a share.
+        min_clean: least Subspan EM where nobody attacks.
+        questions: as for `raft`.
+
+    Raises:
+        ConfigError: a limit is no share, none is given, or nothing was asked that it could judge; as of `evaluate`.
+    """
+    from ragdist.evaluation import gate as gating
+
+    limits = gating.Limits(max_misled, min_clean)
+    models = models or [f"{label}={source}" for label, source in [*_models_of(settings).items()][-1:]]
+    return gating.judge(cast("Report", evaluate(settings, models, questions).report), limits)
 
 
 def build(

@@ -35,6 +35,7 @@ NEEDS = {
             "test_export.py",
             "test_own_parts.py",
             "test_sweeping.py",
+            "evaluation/test_suite_run.py",
         ),
     ),
     "long": (
@@ -45,6 +46,7 @@ NEEDS = {
         *("evaluation/test_page.py", "systems/atm/test_mixing.py", "data/test_distractors.py", "kube/test_client.py"),
         "data/test_template_attack.py::test_template_forgery_is_told_by_nothing_but_its_claim",
         "data/test_template_attack.py::test_forge_real_questions_states_the_wrong_answer",
+        "evaluation/test_robustness.py::test_pictures_are_drawn_with_every_number",
         "evaluation/test_sheet.py::test_nothing_of_a_picture_overlaps_or_is_cut_off",
         "kube/test_check.py::test_whatever_shape_an_object_has_it_is_read",
         "data/retrieval/test_bm25.py::test_search_does_not_depend_on_workers_or_order_of_chunks",

@@ -38,6 +38,7 @@ from ragdist.config.training import (
     ClusterConfig,
     Condition,
     EvaluationConfig,
+    GridConfig,
     GroupConfig,
     LoraConfig,
     MixConfig,

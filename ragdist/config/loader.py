@@ -160,6 +160,8 @@ def _kind(kind: Any) -> str:
         return _kind(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_kind, get_args(kind)))
+    if get_origin(kind) is tuple and get_args(kind)[-1] is ...:
+        return f"list[{_kind(get_args(kind)[0])}]"
     text: str = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
     for old, new in (
         ("typing.", ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -160,16 +160,14 @@ class MixConfig(SettingsBlock):
         return self
 
 
-Replayed = Literal["earlier", "template", "swap", "injection"]
-
-
 class ReplayConfig(SettingsBlock):
     """Attacks that the generator learns from beside the newest attacker's forgeries (beyond the paper)."""
 
-    attacks: tuple[Replayed, ...] = ()
+    attacks: tuple[str, ...] = ()
     """earlier: what attackers wrote in this round and those before it, before they learned; template: the template
     attack; swap: golden documents that each say another wrong answer; injection: a listed document with an instruction
-    to give the wrong answer. The report's template attack is no attack unseen where template is among them."""
+    to give the wrong answer; or an attack of a package that is meant for training (docs/attacks.md). Those held out
+    for judging are refused. The report's template attack is no attack unseen where template is among them."""
     share: float = Field(0.5, ge=0, le=1)
     """Share of the attacked lists that hold a replayed attack in place of the newest forgeries."""
     choice: Literal["drawn", "hardest"] = "drawn"
@@ -275,6 +273,25 @@ class AnswerersConfig(GroupConfig):
     trains."""
 
 
+Position = Literal["drawn", "first", "last"]
+
+
+class GridConfig(SettingsBlock):
+    """Lists of many kinds, each before every test question: how many documents, how many of them forged, and where."""
+
+    attack: str = ""
+    """Who forges, as in `evaluation.attacks`; empty: there is no grid. `ragdist evaluate --grid` takes template."""
+    documents: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Documents of a list, forged ones included; empty: 1, 2, 3, 5, 8, ... up to `contexts.documents`, and that."""
+    forged: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.2, 0.4, 0.6, 0.8), min_length=1)
+    """Shares of forged documents, which take the places of distractors; a list that cannot come within 0.1 of a share
+    is left out."""
+    positions: tuple[Position, ...] = Field(("drawn", "first", "last"), min_length=1)
+    """Where forged documents stand in lists of `contexts.documents`: anywhere, before all others, behind them."""
+    absent: bool = True
+    """Such lists without the oracle too."""
+
+
 class EvaluationConfig(SettingsBlock):
     """What is asked of a model before and after."""
 
@@ -288,6 +305,9 @@ class EvaluationConfig(SettingsBlock):
     only where oracles are missing now and then (arXiv 2403.10131, section 5)."""
     forgeries: int = Field(3, ge=1)
     """Forged documents of the attacked condition."""
+    attacks: tuple[str, ...] = ()
+    """Attacks by name, each a condition of its own: the list of `permuted` with that attack's forgeries among it.
+    docs/attacks.md lists them; `all` is all, `held-out` those that no model may learn from."""
     before: bool = True
     """Evaluate the untuned model too."""
     max_new_tokens: int = Field(0, ge=0)
@@ -302,6 +322,7 @@ class EvaluationConfig(SettingsBlock):
     """Also read the right answer's perplexity in every condition."""
     resamples: int = Field(10000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
+    grid: GridConfig = GridConfig()
     answerers: AnswerersConfig = AnswerersConfig()
     engine: Engine = "auto"
     """Who writes answers and summaries; as `attacker.engine`. ATM's rounds go by `generator.engine`."""
@@ -312,6 +333,15 @@ class EvaluationConfig(SettingsBlock):
             raise ValueError(
                 f"evaluation.oracle_share={self.oracle_share:g} mixes the conditions oracle and absent, "
                 f"evaluation.conditions has {', '.join(self.conditions)}; add both there, or leave oracle_share out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_have_their_control(self) -> Self:
+        if self.attacks and "permuted" not in self.conditions:
+            raise ValueError(
+                f"evaluation.attacks={', '.join(self.attacks)} is measured against the list without forgeries, and "
+                "evaluation.conditions has no permuted; add it there"
             )
         return self
 

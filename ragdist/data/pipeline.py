@@ -19,8 +19,12 @@ from typing import Any
 
 from ragdist.config import ColumnsConfig, ContextsConfig, CorpusConfig, PromptsConfig, Settings, TeacherConfig
 from ragdist.data import chunks, contexts, distractors, examples, matching, questions, template_attack
+from ragdist.data.attacks import Attack
+from ragdist.data.attacks.forging import Tally, forge_all
+from ragdist.data.attacks.own import OwnAttack
+from ragdist.data.attacks.plugin import aim
+from ragdist.data.attacks.taught import replied
 from ragdist.data.examples import Sibling
-from ragdist.data.own_attack import OwnAttack
 from ragdist.data.retrieval import hybrid
 from ragdist.data.retrieval.kept import KeptRetriever
 from ragdist.data.retrieval.own import OwnRetriever
@@ -46,6 +50,8 @@ SHOWABLE = {"documents", "too_many_oracles"}
 CANDIDATES = {"documents", "distractors", "hard_share", "filter_answers", "too_few"}
 CONTEXTS = {"oracle_fraction", "draw", "documents", "too_few"}
 QUOTES = {"answer", "invalid_quotes"}
+SPARE = 4
+"""Other documents that are drawn for each one that an attack may write: some are drawn twice, or hold the answer."""
 LEFT_OUT = (
     *("duplicates", "train_in_test", "too_many_oracles", "without_oracle_dropped", "train_over_cap"),
     *("invalid_quotes_dropped", "cut_answers_dropped"),
@@ -174,23 +180,14 @@ class Pipeline:
     def forged(self, name: str, questions: Sequence[Question], **made_by: Any) -> Rows[Forgery]:
         """Likewise for these questions, as a stage of that name; `made_by` are the settings that chose them."""
         count, seed = self.settings.evaluation.forgeries, self.settings.seed
-        inputs = {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
         if self.parts.attack:
-            made_by["attack"] = self.settings.parts.attack
-            attack = OwnAttack(self.parts.attack, self.kept_by("attack"))
+            own = OwnAttack(self.parts.attack, self.kept_by("attack")).attack
+            return self._attacked(name, questions, own, count, attack=self.settings.parts.attack, **made_by)
 
         def produce() -> Counted[Forgery]:
             given = self._given_forgeries
-            by_id, ids = self._chunks, [*self._chunks]
-            pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
             counts = Counter(given=0, given_truthful=0)
-            for question in questions:
-                drawn = [ids[at % len(ids)] for at in draws(seed, "imitated", question.id, 1 + count)] if ids else []
-                others = [by_id[i] for i in (*question.near_miss_ids[:count], *drawn[1:])]
-                sources = [by_id[i] for i in question.oracle_ids or question.near_miss_ids[:1] or drawn[:1]]
-                if self.parts.attack:
-                    yield from attack.forge(question, sources, count)
-                    continue
+            for question, sources, others, pool in self._material(questions, count, [*self._chunks]):
                 own = template_attack.checked(question, given.get(question.id, ()))
                 counts["given"] += len(own)
                 counts["given_truthful"] += sum(forgery.truthful for forgery in own)
@@ -200,8 +197,49 @@ class Pipeline:
                 yield from own
             return counts
 
-        stage = Stage(name, inputs, {"count": count, "seed": seed, **made_by}, version=2)
+        stage = Stage(name, self._forged_of, {"count": count, "seed": seed, **made_by}, version=2)
         return self.store.make(stage, Forgery, produce)
+
+    def attacked(self, attack: Attack, questions: Sequence[Question], count: int) -> Rows[Forgery]:
+        """Forged documents by an attack, at most `count` for each of these questions."""
+        return self._attacked(f"forgeries-{attack.name}", questions, attack, count, attack=attack.version)
+
+    def _attacked(
+        self, name: str, questions: Sequence[Question], by: Attack, count: int, **made_by: Any
+    ) -> Rows[Forgery]:
+        seed, config = self.settings.seed, self.settings.teacher
+        teacher = self.teacher if by.asks and (config.url or config.model) else None
+        made_by |= {"teacher": teacher.fingerprint} if teacher else {}
+
+        def produce() -> Counted[Forgery]:
+            tally = Tally()
+            # In the order of ids, so that no other question's place in a file changes what is drawn.
+            material = self._material(questions, SPARE * count, sorted(self._chunks))
+            aims = (aim(*about, count=count, seed=seed) for about in material)
+            yield from forge_all(by, replied(aims, by, teacher) if teacher else aims, tally)
+            if teacher:
+                teacher.close()
+            return tally.counts
+
+        stage = Stage(name, self._forged_of, {"count": count, "seed": seed, **made_by}, version=3)
+        return self.store.make(stage, Forgery, produce)
+
+    @property
+    def _forged_of(self) -> dict[str, str]:
+        return {"questions": self.questions.fingerprint, "chunks": self.chunks.fingerprint}
+
+    def _material(
+        self, questions: Iterable[Question], count: int, ids: Sequence[str]
+    ) -> Iterator[tuple[Question, list[Chunk], list[Chunk], list[str]]]:
+        """Each question with documents to falsify, documents about other things, and answers of other questions."""
+        by_id = self._chunks
+        pool = sorted({answer for question in self.questions for answer in question.answers[:1]})
+        for question in questions:
+            numbers = draws(self.settings.seed, "imitated", question.id, 1 + count) if ids else ()
+            drawn = [ids[at % len(ids)] for at in numbers]
+            others = [by_id[i] for i in (*question.near_miss_ids[:count], *drawn[1:])]
+            sources = [by_id[i] for i in question.oracle_ids or question.near_miss_ids[:1] or drawn[:1]]
+            yield question, sources, others, pool
 
     @cached_property
     def candidates(self) -> Rows[Candidates]:

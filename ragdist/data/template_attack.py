@@ -103,8 +103,7 @@ def forge(
     form is taken from `pool` where the question lists none, a sentence from `others` where a copy has none to leave
     out. A DataError if there is no wrong answer to argue for.
     """
-    rng = rng_for(seed, "forgeries", question.id)
-    wrong = rng.choice(_candidates(question, pool, rng)[: TOP if question.wrong_answers else 1])
+    wrong = wrong_answer(question, pool, seed)
     found = [falsified(question, source, wrong) for source in sources] or [Falsified("", "", -1)]
     found = [one for one in found if not says_right(question, one.title, one.text)]
     # Of several documents, those that hold the answer are the ones worth forging.
@@ -134,7 +133,7 @@ def forge(
     return forged, missed
 
 
-def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:
+def checked(question: Question | OpenQuestion, forgeries: Iterable[Forgery]) -> list[Forgery]:
     """Forgeries that came with the data, each with a word on whether it gives a right answer and the wrong one."""
     return [
         replace(
@@ -144,6 +143,12 @@ def checked(question: Question, forgeries: Iterable[Forgery]) -> list[Forgery]:
         )
         for forgery in forgeries
     ]
+
+
+def wrong_answer(question: Question | OpenQuestion, pool: Sequence[str], seed: int) -> str:
+    """The wrong answer that forgeries agree on. A DataError if there is none."""
+    rng = rng_for(seed, "forgeries", question.id)
+    return rng.choice(_candidates(question, pool, rng)[: TOP if question.wrong_answers else 1])
 
 
 def wrong_answers(question: Question | OpenQuestion, pool: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
@@ -200,7 +205,7 @@ def falsified(question: Question | OpenQuestion, document: Showable, wrong: str)
 
 def says_right(question: Question | OpenQuestion, title: str, text: str) -> bool:
     """Whether a document gives a right answer by its words; a word like `no` says nothing of what a text argues."""
-    whole, answers = f"{title}\n{text}", [answer for answer in question.answers if not _is_label(answer)]
+    whole, answers = f"{title}\n{text}", [answer for answer in question.answers if not is_label(answer)]
     return says(whole, answers, question.topic) or (not question.topic and any(shows(whole, one) for one in answers))
 
 
@@ -248,7 +253,7 @@ def _defaults(answers: Iterable[str], parameter: str, text: str) -> list[tuple[i
 
 def _stands(question: Question | OpenQuestion, text: str, wrong: str) -> list[tuple[int, int]]:
     """Where a right answer stands in the text, from the front; where two overlap, the place of both."""
-    answers = [answer for answer in question.answers if not _is_label(answer)]
+    answers = [answer for answer in question.answers if not is_label(answer)]
     found = [(answer, place) for answer in answers for place in spans(text, answer, within=True)]
     return _merged([_whole(text, place, answer, wrong) for answer, place in found])
 
@@ -301,7 +306,8 @@ def _replaced(text: str, places: Sequence[tuple[int, int]], wrong: str) -> str:
     return "".join([*parts, text[at:]])
 
 
-def _is_label(answer: str) -> bool:
+def is_label(answer: str) -> bool:
+    """Whether it is yes, no or maybe, which says nothing of what a text argues."""
     return flat(answer).casefold() in LABELS
 
 

@@ -40,7 +40,8 @@ class Case:
 
     id: str
     """Also the prompt's."""
-    condition: Condition
+    condition: str
+    """One of `config.Condition`, an attack's name, or that of a cell of the grid."""
     question_id: str
     documents: tuple[Chunk | Forgery, ...]
     """In the order they are shown."""
@@ -63,7 +64,7 @@ class KeptCase:
     """A Case as a stage holds it: its documents by id, its prompt as tokens."""
 
     id: str
-    condition: Condition
+    condition: str
     question_id: str
     document_ids: tuple[str, ...]
     oracle_ids: tuple[str, ...]
@@ -96,13 +97,30 @@ def kept_cases(
     """
     forged = list(forgeries)
     inputs = {"questions": digest(questions), "forgeries": digest(forged)}
-    read: dict[str, Any] = {"contexts": settings.contexts.model_dump(mode="json"), "prompts": settings.prompts.named()}
-    read |= settings.evaluation.model_dump(mode="json", include=ASKED) | {"documents": settings.retrieval.count}
-    room = {"max_tokens": settings.model.max_tokens, "answer_tokens": settings.answer_tokens, "seed": settings.seed}
-    stage = Stage("cases", inputs, {**read, **room, "made_by": dict(made_by)}, version=VERSION + answers.VERSION)
-    rows = store.make(stage, KeptCase, lambda: map(_kept, make(by_question(forged))))
-    by_id: dict[str, Chunk | Forgery] = {**chunks, **{forgery.id: forgery for forgery in forged}}
+    asked = settings.evaluation.model_dump(mode="json", include=ASKED) | {"documents": settings.retrieval.count}
+    read = {**named_by(settings), **asked, "made_by": dict(made_by)}
+    stage = Stage("cases", inputs, read, version=VERSION + answers.VERSION)
+    return found_again(store, stage, chunks, forged, lambda: make(by_question(forged)))
+
+
+def found_again(
+    store: Store,
+    stage: Stage,
+    chunks: Mapping[str, Chunk],
+    forgeries: Iterable[Forgery],
+    make: Callable[[], Iterable[Case]],
+) -> list[Case]:
+    """The cases of a stage, made now or found; they show these chunks and forgeries."""
+    rows = store.make(stage, KeptCase, lambda: map(_kept, make()))
+    by_id: dict[str, Chunk | Forgery] = {**chunks, **{forgery.id: forgery for forgery in forgeries}}
     return [_of_kept(row, by_id) for row in rows]
+
+
+def named_by(settings: Settings) -> dict[str, Any]:
+    """What of the settings every case depends on."""
+    read: dict[str, Any] = {"contexts": settings.contexts.model_dump(mode="json"), "prompts": settings.prompts.named()}
+    room = {"max_tokens": settings.model.max_tokens, "answer_tokens": settings.answer_tokens, "seed": settings.seed}
+    return read | room
 
 
 def _kept(case: Case) -> KeptCase:
@@ -176,7 +194,7 @@ def make_cases(
             if condition in ("permuted", "attacked"):
                 strewn = forged if condition == "attacked" else ()
                 shown = permuted(shown, strewn, f"attacked/{question.id}", settings.seed)
-            yield _case(question, condition, tuple(shown), forged, tokenizer, settings)
+            yield make_case(question, condition, tuple(shown), forged, tokenizer, settings)
     if conditions and not allowed:
         raise DataError(
             f"none of {len(questions)} test questions can be asked under {', '.join(conditions)}; raise "
@@ -206,14 +224,15 @@ def _shown_ids(
     return contexts.assemble(question, candidates[question.id], keep, config, seed).chunk_ids
 
 
-def _case(
+def make_case(
     question: Question,
-    condition: Condition,
+    condition: str,
     shown: tuple[Chunk | Forgery, ...],
     forged: tuple[Forgery, ...],
     tokenizer: Tokenizer,
     settings: Settings,
 ) -> Case:
+    """The question with these documents before it; `forged` are its forgeries, shown or not."""
     asked = replace(question, reasoning="")
     oracles = [at for at, document in enumerate(shown) if document.id in question.oracle_ids]
     answer = (*tokenizer.encode(prompts.target(asked, settings.prompts, oracles)).ids, tokenizer.end)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from ragdist.config import Condition
+from ragdist.evaluation import robustness, robustness_sheet
 from ragdist.evaluation.answers import Labels
 from ragdist.evaluation.apicalls import ApiCalls
 from ragdist.evaluation.intervals import ENOUGH, Change, Interval, note, signed
+from ragdist.evaluation.robustness import Robustness
 from ragdist.evaluation.sheet import (
     COLOURS,
     Block,
@@ -147,6 +149,8 @@ class Report:
     """Questions with a known oracle that have no forgery, as no document could be made false."""
     metric: str = ""
     """Name of the user's own metric; empty without one."""
+    robustness: Robustness | None = None
+    """What the robustness suite found, where it was asked."""
 
     @property
     def models(self) -> list[str]:
@@ -218,6 +222,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "oracle_share": report.oracle_share,
         "unforged": report.unforged,
         "floor": plain(report.floor) if report.floor else None,
+        **({"robustness": robustness.as_json(report.robustness)} if report.robustness else {}),
     }
 
 
@@ -249,6 +254,7 @@ def blocks(report: Report) -> list[Block]:
             long=True,
         ),
         *utilization(report.utilizations),
+        *(robustness_sheet.blocks(report.robustness) if report.robustness else ()),
         _details(report),
         _bars(report),
     ]

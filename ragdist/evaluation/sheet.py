@@ -136,7 +136,36 @@ class Picture:
         return 4.2 + 0.2 * math.ceil(len(labels) / columns)
 
 
-Block = Table | Notes | Picture
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heat:
+    """A panel of the PNG with shares as colours. Example: Heat(rows=["RAFT"], columns=["ocr"], values=[[0.6]])."""
+
+    title: str = ""
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    """By row and column, between 0 and 1; None is left blank."""
+    x: str = ""
+    y: str = ""
+
+    @property
+    def width(self) -> float:
+        """Inches: numbers in cells stay apart, and names beside them have room."""
+        return max(5.2, 0.62 * len(self.columns) + 0.08 * max(map(len, self.rows), default=0) + 1.6)
+
+    @property
+    def height(self) -> float:
+        """Inches; long names below stand upright."""
+        return 1.6 + 0.45 * len(self.rows) + 0.07 * max(map(len, self.columns), default=0)
+
+    @property
+    def bars(self) -> list[Series]:
+        """None: it stands beside curves."""
+        return []
+
+
+Panel = Picture | Heat
+Block = Table | Notes | Panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +182,9 @@ class Sheet:
     """What came of it in words, a sentence each, the one to be quoted first."""
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[Panel]:
         """The panels of the PNG."""
-        return [block for block in self.blocks if isinstance(block, Picture)]
+        return [block for block in self.blocks if isinstance(block, Panel)]
 
 
 def counted(*counts: int) -> str:
@@ -285,12 +314,12 @@ def picture(sheet: Sheet, path: Path) -> Path:
     return path
 
 
-def figure(pictures: Sequence[Picture]) -> Figure:
+def figure(pictures: Sequence[Panel]) -> Figure:
     """The panels in rows, each with its own legend below."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    rows: list[list[Picture]] = [[]]
+    rows: list[list[Panel]] = [[]]
     for one in map(_drawable, pictures):
         if rows[-1] and (one.bars or rows[-1][0].bars or sum(other.width for other in (one, *rows[-1])) > WIDEST):
             rows.append([])
@@ -304,15 +333,20 @@ def figure(pictures: Sequence[Picture]) -> Figure:
         ratios = [one.width for one in row]
         panels = band.subfigures(1, len(row), squeeze=False, width_ratios=ratios)[0] if row else ()
         for panel, one in zip(panels, row, strict=True):
-            _draw(panel, one, one.width * width / sum(ratios))
+            inches = one.width * width / sum(ratios)
+            _draw_heat(panel, one, inches) if isinstance(one, Heat) else _draw(panel, one, inches)
     return out
 
 
-def _drawable(picture: Picture) -> Picture:
+def _drawable(picture: Panel) -> Panel:
     """The picture with texts in which nothing is a formula or a control character, as matplotlib and SVG have none."""
 
     def of(text: str) -> str:
         return visible(text).replace("$", "\\$")
+
+    if isinstance(picture, Heat):
+        rows, columns = [*map(of, picture.rows)], [*map(of, picture.columns)]
+        return replace(picture, title=of(picture.title), rows=rows, columns=columns, x=of(picture.x), y=of(picture.y))
 
     series = [
         replace(one, label=of(one.label), marks=[mark._replace(text=of(mark.text)) for mark in one.marks])
@@ -343,6 +377,26 @@ def _draw(panel: Any, picture: Picture, width: float) -> None:
     axes.set(xlabel=picture.x, ylabel=picture.y, axisbelow=True)
     axes.grid(axis="y" if picture.ticks else "both", color="#e3e6ea")
     axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=9)
+
+
+def _draw_heat(panel: Any, heat: Heat, width: float) -> None:
+    """The cells as squares of colour with their numbers, into a part of the figure that is so many inches wide."""
+    axes = panel.subplots()
+    values = [[math.nan if value is None else value for value in row] for row in heat.values]
+    axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolors="#ffffff", linewidth=1)
+    for y, row in enumerate(heat.values):
+        for x, value in enumerate(row):
+            if value is not None:
+                ink = "#fdfdfd" if value < 0.5 else "#111111"  # neither is a colour that a dark page turns round
+                axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=9, color=ink)
+    upright = 90 if max(map(len, heat.columns), default=0) > 3 else 0
+    axes.set_xticks([at + 0.5 for at in range(len(heat.columns))], heat.columns, rotation=upright)
+    axes.set_yticks([at + 0.5 for at in range(len(heat.rows))], heat.rows)
+    axes.invert_yaxis()
+    axes.set_title(textwrap.fill(heat.title, int(10 * width)), loc="left", fontsize=11)
+    axes.set(xlabel=heat.x, ylabel=heat.y)
+    axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=9)
 
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ragdist.config import Settings
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import apidocs
-from ragdist.evaluation import apicalls, kept_answers, predictions
+from ragdist.evaluation import apicalls, kept_answers, predictions, robustness, suite
 from ragdist.evaluation.ask import ask_cases, kept_predictions
 from ragdist.evaluation.cases import Case, kept_cases, make_cases
 from ragdist.evaluation.kept_answers import KeptAnswer
@@ -104,7 +104,8 @@ def evaluate(
 def cases(
     pipeline: Pipeline, questions: Sequence[Question], settings: Settings, forgeries: Iterable[Forgery] | None = None
 ) -> list[Case]:
-    """These questions under every condition of `evaluation.conditions` that they allow; made once for all who ask.
+    """These questions under every condition of `evaluation.conditions` that they allow, and all that the robustness
+    suite asks of the test questions; made once for all who ask.
 
     Args:
         pipeline: the corpus.
@@ -125,7 +126,8 @@ def cases(
 
     found_by = pipeline.found_by if "retrieved" in settings.evaluation.conditions else {}
     given = pipeline.forgeries if forgeries is None else forgeries
-    return kept_cases(pipeline.store, made_by | found_by, questions, chunks, given, settings, make)
+    every = kept_cases(pipeline.store, made_by | found_by, questions, chunks, given, settings, make)
+    return every + (suite.cases(pipeline, made_by, questions, settings) if forgeries is None else [])
 
 
 def _asked(
@@ -156,7 +158,11 @@ def report(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Set
     tests = test_questions(pipeline)
     floor = apidocs.floor(train, tests) if settings.corpus.source == "apidocs" else {}
     judge = apicalls.Judge(tests, pipeline.chunk_by_id)
-    return summarise(scored(pipeline, asked), tests, settings, floor, api_judge=judge)
+    judged = scored(pipeline, asked)
+    found = summarise(judged, tests, settings, floor, api_judge=judge)
+    if not (plan := suite.plan_of(settings)):
+        return found
+    return replace(found, robustness=robustness.of(judged, plan, suite.left_out(plan, pipeline, tests), settings))
 
 
 def scored(pipeline: Pipeline, asked: Mapping[str, list[Prediction]]) -> Mapping[str, list[Prediction]]:

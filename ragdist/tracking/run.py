@@ -24,7 +24,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ragdist.config import KubeConfig, RunConfig, Settings
+from ragdist.config import GridConfig, KubeConfig, RunConfig, Settings
 from ragdist.config.block import digest
 from ragdist.config.loader import dump, flatten, load_kept
 from ragdist.errors import ConfigError, PartError, RagdistError, Stopped, StorageError
@@ -73,6 +73,8 @@ NAMES_NOTHING = (
 """Settings of later versions that say where and how a job runs."""
 LATER: Mapping[str, Sequence[Any]] = {
     "evaluation.oracle_share": [None],
+    "evaluation.attacks": [[]],
+    "evaluation.grid": [GridConfig().model_dump(mode="json")],
     "duet.evidence_from": [["retrieved", "attacked", "absent"]],
     "duet.abstain_below": [0.0],
     "atm.layout": ["separate"],

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ragdist.evaluation.intervals import Interval
 from ragdist.evaluation.sheet import (
+    Heat,
     Mark,
     Notes,
     Picture,
@@ -88,6 +89,11 @@ def curves(count):
     return Picture(title="log perplexity of the right answer after a forgery", series=series, x="weight", y="EM")
 
 
+def heat(columns, name):
+    values = [[None, *[0.5] * (columns - 1)]] * 4
+    return Heat(title="A title", rows=["RAFT + ATM"] * 4, columns=[name] * columns, values=values, x="x", y="y")
+
+
 CONDITIONS = ("no documents", "oracle present", "the same, permuted", "oracle absent", "retrieved", "template attack")
 
 
@@ -99,8 +105,9 @@ CONDITIONS = ("no documents", "oracle present", "the same, permuted", "oracle ab
         [bars(2, CONDITIONS)],
         [bars(9, CONDITIONS[:2]), bars(3, CONDITIONS[:3]), *[curves(3)] * 3],
         [curves(8)] * 5,
+        [heat(17, "injection-completion"), *[heat(5, "4")] * 3, curves(6), curves(3)],
     ],
-    ids=["none", "empty", "two models", "a trio", "a sweep"],
+    ids=["none", "empty", "two models", "a trio", "a sweep", "a matrix"],
 )
 def test_nothing_of_a_picture_overlaps_or_is_cut_off(pictures):
     made = figure(pictures)

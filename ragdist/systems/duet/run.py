@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from ragdist.algo.arbiter import best_margin
-from ragdist.config import DUET_ROLES, Condition, Settings, uneven
+from ragdist.config import DUET_ROLES, Condition, GridConfig, Settings, uneven
 from ragdist.config import Arbiter as Kind
 from ragdist.data.matching import Form
 from ragdist.data.pipeline import Pipeline
@@ -204,6 +204,7 @@ class Duet:
 
     def _asking(self, conditions: Sequence[Condition]) -> Settings:
         settings = self.settings.unchecked("evaluation.conditions", tuple(conditions))
+        settings = settings.unchecked("evaluation.attacks", ()).unchecked("evaluation.grid", GridConfig())
         return settings.unchecked("evaluation.perplexity", False)
 
     def teach(self, held: Said, learned: Sequence[Judgement]) -> dict[str, Path]:

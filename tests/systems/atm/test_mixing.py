@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from scipy.stats import binomtest, chisquare
 
 from ragdist.config import Settings
+from ragdist.data.attacks.orders import ORDERS
 from ragdist.systems.atm import mixing
 from ragdist.systems.atm.forging import forge
 from ragdist.systems.atm.training_rows import attacked_lists
@@ -95,7 +96,7 @@ def test_replayed_attacks_state_wrong_answers_and_never_the_right_one():
 
 def test_hardest_noise_is_that_under_which_the_answer_is_least_likely():
     """A model for which an injected instruction makes every right answer improbable."""
-    order = mixing.ORDERS[0].split("{")[0]
+    order = ORDERS[0].split("{")[0]
 
     def score(example):
         said = tiny.tokenizer().decode(example.tokens[: example.prompt_tokens])
