@@ -21,12 +21,11 @@ from rich.text import Text
 
 from ragdist.errors import ConfigError, StorageError
 from ragdist.storage.atomic import (
-    atomic_file,
     make_folder,
+    named_file,
     read_json,
     read_texts,
     translate_broken,
-    translate_errors,
 )
 from ragdist.tracking.progress import visible
 from ragdist.tracking.run import STATE, RunFolder, is_held
@@ -161,7 +160,7 @@ def refuse_no_file(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder, wanted the name of a file to write")
-        make_folder(path.parent)
+        make_folder(path.parent, "name another place")
 
 
 def write_verdict(verdict: Verdict, place: str, junit: Path | None, sarif: Path | None) -> None:
@@ -172,7 +171,7 @@ def write_verdict(verdict: Verdict, place: str, junit: Path | None, sarif: Path 
     told = json.dumps(gate.sarif(verdict, place, __version__), indent=1, ensure_ascii=False)
     for path, text in ((junit, gate.junit(verdict, place)), (sarif, told)):
         if path:
-            with translate_errors(path.parent, fix="name another place"), atomic_file(path) as half:
+            with named_file(path, "name another place") as half:
                 half.write_text(text, encoding="utf-8")
 
 
