@@ -9,6 +9,7 @@ import sysconfig
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from pathlib import Path
@@ -81,11 +82,13 @@ def functions(packages: Sequence[str]) -> list[Function]:
 
 def origin(package: str) -> Path:
     """The package's `__init__.py`, or the file of a module on its own; the package is not imported. A DataError if it
-    is not installed."""
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.origin:
-        raise DataError(f"package {package!r} is not installed; install it or change corpus.packages")
-    return Path(spec.origin)
+    is not installed, or not written in Python."""
+    with suppress(ValueError):  # as of `__main__`
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        frozen = getattr(spec and spec.loader_state, "filename", None)  # of those that Python itself begins with
+        if file := frozen or (spec and spec.has_location and spec.origin):
+            return Path(file)
+    raise DataError(f"package {package!r} is not installed as Python files; install it or change corpus.packages")
 
 
 class _Finder(griffe.ModuleFinder):

@@ -131,3 +131,10 @@ def test_versions_name_what_the_chunks_depend_on(tmp_path, monkeypatch):
     assert apidocs.versions(["own_module"])["own_module"] != before
     with pytest.raises(DataError, match="not installed"):
         apidocs.versions(["no_such_package"])
+    assert len(apidocs.versions(["codecs"])["codecs"]) > 3  # frozen, and a file beside
+
+
+@pytest.mark.parametrize("name", ["sys", "__main__", "_frozen_importlib", "os.path", ""])
+def test_what_has_no_python_files_is_named(name):
+    with pytest.raises(DataError, match="not installed as Python files"):
+        apidocs.versions([name])
