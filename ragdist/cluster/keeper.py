@@ -56,17 +56,21 @@ def living(home: str) -> list[psutil.Process]:
     return found
 
 
-def clear(home: str, files: str) -> None:
-    """Ends what lives in `home`, and removes both folders."""
-    ends = time.monotonic() + GRACE_S
-    while (left := living(home)) and time.monotonic() < ends:
-        time.sleep(PAUSE_S)
-    while left:  # what one of them started meanwhile as well
+def end(home: str) -> None:
+    """Kills what lives in `home`, and what that starts meanwhile."""
+    while left := [process for process in living(home) if process.status() != psutil.STATUS_ZOMBIE]:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, GRACE_S)
-        left = [process for process in living(home) if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def clear(home: str, files: str) -> None:
+    """Ends what lives in `home` a moment later, and removes both folders."""
+    ends = time.monotonic() + GRACE_S
+    while living(home) and time.monotonic() < ends:
+        time.sleep(PAUSE_S)
+    end(home)
     for folder in (home, files):
         shutil.rmtree(folder, ignore_errors=True)
 

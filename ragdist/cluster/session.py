@@ -49,7 +49,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         return
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     say(f"joining the cluster at {address}" if address else "starting Ray on this machine")
-    with _environment(_knobs(config)), _joined(address) if address else _started(), gauges.kept():
+    with _environment(_knobs(config)), _joined(address) if address else _started(config.start_timeout_s), gauges.kept():
         _wait_for_room(config, deadline_s=config.start_timeout_s if address else 0.0)
         yield
 
@@ -122,30 +122,34 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _started() -> Iterator[None]:
+def _started(limit_s: float) -> Iterator[None]:
     """A Ray of this machine, living in a folder that no other user can enter and listening on loopback alone.
 
     RAY_AUTH_MODE stays unset: Ray reads it when it is imported, but turns tokens on by itself for a local cluster.
     """
     own = {"RAY_AUTH_TOKEN_PATH": str(secret_file("ray_token")), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+    own["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"  # nobody starts it again
     own[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes of Ray, as `_on_loopback` for this one
     home = Path(tempfile.mkdtemp(prefix="ragdist-", dir="/tmp"))  # Ray's sockets need a short path
     with keeper.kept(home) as marks, _environment(own | marks), _on_loopback(), _quiet_ray():
         try:
-            _start(home / "ray")  # below, because Ray opens it to everyone
+            _start(home, limit_s)
             yield
         finally:
             ray.shutdown()
 
 
-def _start(folder: Path) -> None:
-    """Starts a Ray in `folder`. Ray's own handler of SIGTERM, which ends this process without a word, is not left.
+def _start(home: Path, limit_s: float) -> None:
+    """Starts a Ray in `home`. Ray's own handler of SIGTERM, which ends this process without a word, is not left.
 
     Raises:
-        TrainError: one of its processes died, or said nothing in time.
+        TrainError: one of its processes died, or it is not up in time.
         KeyboardInterrupt: SIGTERM meanwhile.
     """
     before = signal.getsignal(signal.SIGTERM)
+    deadline = threading.Timer(limit_s, keeper.end, [str(home)])  # Ray itself waits for ever where a worker is lost
+    deadline.daemon = True
+    deadline.start()
     try:
         ray.init(
             address="local",
@@ -153,15 +157,17 @@ def _start(folder: Path) -> None:
             log_to_driver=False,
             logging_level=logging.CRITICAL,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(folder),
+            _temp_dir=str(home / "ray"),  # below, because Ray opens it to everyone
         )
     except SystemExit:
         raise KeyboardInterrupt from None
     except Exception as error:
+        late = f"not up after {limit_s:g} s (cluster.start_timeout_s)" * deadline.finished.is_set()
         raise TrainError(
-            f"Ray did not start on this machine: {last_line(error)}; the same command starts it again"
+            f"Ray did not start on this machine: {late or last_line(error)}; the same command starts it again"
         ) from None
     finally:
+        deadline.cancel()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 

@@ -89,6 +89,7 @@ class Chain:
         command, changes = JOBS[job]
         blocks = {name: dict(block) for name, block in changes.items()}
         blocks["run"] = {"name": "run", **blocks.get("run", {})}
+        blocks["cluster"] = {"start_timeout_s": 90, **blocks.get("cluster", {})}
         settings = game.settings(folder, model, **blocks)
         (folder / "settings.yaml").write_text(dump(settings))
         (folder / "tmp").mkdir()
