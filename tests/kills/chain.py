@@ -127,7 +127,11 @@ class Chain:
         found = {path.relative_to(runs): path.read_bytes() for path in runs.rglob("*.safetensors")}
         found |= {path.relative_to(runs): path.read_bytes() for path in (runs / "data").rglob("rows.jsonl")}
         for path in runs.rglob("summary.json"):
-            kept = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("minutes", "idle_share")}
+            kept = {
+                name: value
+                for name, value in json.loads(path.read_text()).items()
+                if name not in ("minutes", "idle_share")
+            }
             found[path.relative_to(runs)] = json.dumps(kept, sort_keys=True).encode()
         for path in runs.rglob("answers.parquet"):
             found[path.relative_to(runs)] = repr(pq.read_table(path).to_pylist()).encode()
