@@ -291,7 +291,10 @@ def submit(
         sys.exit(sent.exit_code)
 
 
-Models = Annotated[list[str] | None, typer.Option(help="Folder or hub id, or LABEL=SOURCE; repeat for several.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(help="Folder, hub id or address (https://host/v1#NAME), or LABEL=SOURCE; repeat for several."),
+]
 Attacks = Annotated[list[str] | None, typer.Option(help="Name of an attack; repeat for several.")]
 
 

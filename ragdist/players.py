@@ -127,6 +127,13 @@ def answerers(settings: Settings, folder: Path, *, heeds: bool = True) -> Answer
     return RankAnswerers(settings.unchecked("evaluation.answerers", config), folder, heeds=heeds)
 
 
+def asked(settings: Settings, folder: Path) -> Answerers:
+    """Who is asked by the source of a model: an endpoint where that is an address, else whom `answerers` names."""
+    from ragdist.teacher.answering import AnswerersAnywhere
+
+    return AnswerersAnywhere(settings.teacher, Path(settings.run.folder) / "data", lambda: answerers(settings, folder))
+
+
 @contextmanager
 def mapper(settings: Settings) -> Iterator[Mapper]:
     """Who cuts documents and tokenizes rows."""

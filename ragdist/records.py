@@ -287,6 +287,24 @@ class Prompt:
     model: int = 0
     """Which of the models that are open together it is for."""
 
+    @property
+    def content(self) -> tuple[int | str, ...]:
+        """All that its model is shown."""
+        return self.tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPrompt(Prompt):
+    """A prompt as messages too, for models whose tokens nobody knows; `tokens` are those of `model.source`."""
+
+    system: str
+    user: str
+
+    @property
+    def content(self) -> tuple[int | str, ...]:
+        """The two messages."""
+        return self.system, self.user
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
@@ -380,7 +398,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a teacher is asked, in one message. Example: Request(id="77...", text="Write 2 questions ...")."""
+    """What a teacher is asked, in a message. Example: Request(id="77...", text="Write 2 questions ...")."""
 
     id: str
     """Names what the reply is for; two requests with the same wording and another id are paid for twice."""
@@ -388,6 +406,8 @@ class Request:
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
+    system: str = ""
+    """The system message; none where it is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from ragdist import players, results
 from ragdist.config import Settings, loader, strict
+from ragdist.config.address import address_of
 from ragdist.config.loader import SYSTEMS, load
 from ragdist.data.sources.given import QuestionRows, with_questions
 from ragdist.errors import ConfigError
@@ -280,8 +281,8 @@ def evaluate(
 
     Args:
         settings: which questions, which conditions.
-        models: folders or hub ids, each perhaps as `label=source`; empty takes the base model and the tuned model
-            of the RAFT run with these settings.
+        models: folders, hub ids, or addresses of OpenAI-compatible endpoints (`https://host/v1#MODEL`), each perhaps
+            as `label=source`; empty takes the base model and the tuned model of the RAFT run with these settings.
         questions: as for `raft`.
         retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
         attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
@@ -289,7 +290,9 @@ def evaluate(
         callbacks: are told how the run goes; see `parts.Callback`.
 
     Raises:
-        ConfigError: no model is named and there is no tuned one.
+        ConfigError: no model is named and there is no tuned one; two have one label; an address is none, or an
+            endpoint is to give perplexities.
+        TeacherError: an endpoint cannot be reached, refuses the key, or kept failing; what it answered is kept.
         PartError: a part of the user's own raised.
     """
     from ragdist.systems import raft as system
@@ -297,16 +300,16 @@ def evaluate(
 
     own = Parts(retriever, attack, metric)
     settings = own.noted(settings)
-    named = dict(_labelled(model) for model in models) or _models_of(settings)
-    for source in named.values():
-        results.refuse_unknown(source)
+    named = _named(models, settings)
     settings = with_questions(settings, questions)
     check_data(settings)
     with open_run(settings, "evaluate") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
-        asked = system.evaluate(pipeline, named, players.answerers(settings, run.folder), run.folder, settings)
+        asked = system.evaluate(pipeline, named, players.asked(settings, run.folder), run.folder, settings)
         report = system.report(pipeline, asked, settings)
         said = system.answers(pipeline, asked, settings)
-        return Run(run.folder, Path(list(named.values())[-1]), report, results.conclude(run, report, said))
+        label, source = list(named.items())[-1]
+        model = Path(label if address_of(source) else source)
+        return Run(run.folder, model, report, results.conclude(run, report, said))
 
 
 def with_suite(settings: Settings, attacks: Sequence[str] | None, grid: bool = False) -> Settings:
@@ -500,7 +503,26 @@ def settings_file(name: str) -> Path:
     raise ConfigError(f"no settings file {name!r} comes with ragdist")
 
 
+def _named(models: Sequence[str], settings: Settings) -> dict[str, str]:
+    """The sources of models by label; those of the RAFT run with these settings where none are named."""
+    named = [_labelled(model) for model in models] or [*_models_of(settings).items()]
+    labels = [label for label, _ in named]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ConfigError(f"{len(twice)} models are called {twice[0]!r}; name them as --model LABEL=SOURCE")
+    for label, source in named:
+        if not address_of(source):
+            results.refuse_unknown(source)
+        elif settings.evaluation.perplexity:
+            raise ConfigError(
+                f"evaluation.perplexity=true reads probabilities of tokens, which the endpoint of {label} does not "
+                "give; set evaluation.perplexity=false"
+            )
+    return dict(named)
+
+
 def _labelled(model: str) -> tuple[str, str]:
+    if address := address_of(model):
+        return address.label, model
     label, equals, source = model.partition("=")
     return (label, source) if equals else (Path(model).name or model, model)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os.path
-import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ragdist.config.address import is_address
 from ragdist.config.block import SettingsBlock
 from ragdist.config.engines import Engine
 
@@ -156,19 +155,6 @@ class ChunksConfig(SettingsBlock):
         return self
 
 
-SECRET = re.compile(r"key|token|secret|sig|pass|pwd|auth|cred|code|session|jwt|sas", re.IGNORECASE)
-"""In names of parameters of an address that nobody else may see."""
-
-
-def _is_address(url: str) -> bool:
-    """Whether this is an HTTP address that may be kept and shown: no user, no fragment, and parameters of which neither
-    the names nor the values look like a secret."""
-    if not re.fullmatch(r"https?://[^/@\s?#\\]+(/[^@\s?#]*)?(\?[^@\s#]+)?", url):
-        return False
-    asked = parse_qsl(urlsplit(url).query, keep_blank_values=True)
-    return all(not SECRET.search(name) and re.fullmatch(r"[\w.:-]{0,24}", value) for name, value in asked)
-
-
 class TeacherConfig(SettingsBlock):
     """Who writes questions and reasoned answers where the data has none: a local model or an OpenAI-compatible one."""
 
@@ -250,7 +236,7 @@ class TeacherConfig(SettingsBlock):
 
     @model_validator(mode="after")
     def _endpoint_is_complete(self) -> TeacherConfig:
-        if self.url and not _is_address(self.url):
+        if self.url and not is_address(self.url):
             raise ValueError(
                 "teacher.url must be http(s)://host/path, perhaps with ?api-version=..., without a name or key in it; "
                 f"the key belongs into the environment variable that teacher.key_variable={self.key_variable!r} names"

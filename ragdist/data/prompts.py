@@ -21,7 +21,7 @@ from ragdist.data.matching import contains, quoted_in, verbatim, words
 from ragdist.data.questions import LABELS
 from ragdist.data.thoughts import without_thoughts
 from ragdist.errors import DataError
-from ragdist.records import OpenQuestion, Prompt, Question
+from ragdist.records import ChatPrompt, OpenQuestion, Prompt, Question, as_row
 from ragdist.roles import Tokenizer
 
 PLAIN = "Give only the shortest exact answer."
@@ -153,11 +153,35 @@ def shown_as(document: Document) -> Shortened:
     )
 
 
+def chat(
+    prompt: Prompt,
+    question: str,
+    documents: Sequence[Showable],
+    tokenizer: Tokenizer,
+    config: PromptsConfig,
+    *,
+    max_tokens: int,
+    room: int,
+) -> ChatPrompt:
+    """What `prompt` gave for the same arguments, with its messages."""
+    shown = documents
+    if prompt.cut_tokens:
+        render = renderer(question, tokenizer, config)
+        shown = _fitted(documents, (render,), tokenizer, id=prompt.id, max_tokens=max_tokens, room=room).shown
+    user, system = messages(question, shown, config)
+    return ChatPrompt(**as_row(prompt), user=user, system=system)  # type: ignore[arg-type]
+
+
+def messages(question: str, shown: Sequence[Showable], config: PromptsConfig) -> tuple[str, str]:
+    """The user's message and the system's."""
+    return user_text(question, shown, config), config.system if shown else config.system_closed
+
+
 def renderer(question: str, tokenizer: Tokenizer, config: PromptsConfig) -> Callable[[Sequence[Showable]], str]:
     """What makes the whole text of a prompt of the documents that are shown with this question."""
 
     def render(shown: Sequence[Showable]) -> str:
-        return tokenizer.chat(user_text(question, shown, config), config.system if shown else config.system_closed)
+        return tokenizer.chat(*messages(question, shown, config))
 
     return render
 

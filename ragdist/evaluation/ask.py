@@ -99,9 +99,9 @@ def ask_cases(
 
 def _by_prompt(cases: Iterable[Case]) -> dict[str, list[Case]]:
     """The cases by the first of those with the same prompt to the same model."""
-    groups: dict[tuple[int, tuple[int, ...]], list[Case]] = {}
+    groups: dict[tuple[int, tuple[int | str, ...]], list[Case]] = {}
     for case in cases:
-        groups.setdefault((case.prompt.model, case.prompt.tokens), []).append(case)
+        groups.setdefault((case.prompt.model, case.prompt.content), []).append(case)
     return {group[0].id: group for group in groups.values()}
 
 

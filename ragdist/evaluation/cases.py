@@ -19,7 +19,7 @@ from ragdist.data import contexts, prompts
 from ragdist.data.contexts import permuted
 from ragdist.errors import DataError
 from ragdist.evaluation import answers
-from ragdist.records import Candidates, Chunk, Forgery, Hit, Prompt, Question
+from ragdist.records import Candidates, ChatPrompt, Chunk, Forgery, Hit, Prompt, Question
 from ragdist.roles import Retriever, Tokenizer
 from ragdist.storage.stages import Stage, Store
 from ragdist.storage.tables import digest
@@ -200,6 +200,20 @@ def make_cases(
             f"none of {len(questions)} test questions can be asked under {', '.join(conditions)}; raise "
             "questions.test_fraction or questions.test_rows, or add closed_book to evaluation.conditions"
         )
+
+
+def as_chats(
+    cases: Iterable[Case], questions: Iterable[Question], tokenizer: Tokenizer, settings: Settings
+) -> list[Case]:
+    """The cases with their prompts as messages too; documents are cut as they are for `model.source`."""
+    texts = {question.id: question.text for question in questions}
+
+    def spoken(case: Case) -> ChatPrompt:
+        room = max(settings.answer_tokens, len(case.answer))
+        about = (texts[case.question_id], case.documents, tokenizer, settings.prompts)
+        return prompts.chat(case.prompt, *about, max_tokens=settings.model.max_tokens, room=room)
+
+    return [replace(case, prompt=spoken(case)) for case in cases]
 
 
 def _allowed(condition: Condition, question: Question, forged: Sequence[Forgery]) -> bool:

@@ -71,7 +71,7 @@ def fingerprint(asked: Sequence[Case], questions: Mapping[str, Question], settin
     for case in asked:
         question = questions[case.question_id]
         judged_by = [question.answers, question.dataset, question.all_answers_required, question.oracle_ids, case.wrong]
-        digest.update(json.dumps([case.id, case.prompt.tokens, case.answer, judged_by]).encode())
+        digest.update(json.dumps([case.id, case.prompt.content, case.answer, judged_by]).encode())
     return digest.hexdigest()[:16]
 
 

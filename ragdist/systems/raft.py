@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ragdist.config import Settings
+from ragdist.config.address import address_of
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import apidocs
 from ragdist.evaluation import apicalls, kept_answers, predictions, robustness, suite
 from ragdist.evaluation.ask import ask_cases, kept_predictions
-from ragdist.evaluation.cases import Case, kept_cases, make_cases
+from ragdist.evaluation.cases import Case, as_chats, kept_cases, make_cases
 from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
 from ragdist.evaluation.summary import summarise
@@ -95,8 +96,12 @@ def evaluate(
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
     tests = test_questions(pipeline)
     every = cases(pipeline, tests, settings) if models else []
+    elsewhere = {label for label, source in models.items() if address_of(source)}
+    chats = as_chats(every, tests, pipeline.tokenizer, settings) if elsewhere else []
     return {
-        label: _asked(label, source, every, tests, answerers, folder / EVALUATION, settings)
+        label: _asked(
+            label, source, chats if label in elsewhere else every, tests, answerers, folder / EVALUATION, settings
+        )
         for label, source in models.items()
     }
 

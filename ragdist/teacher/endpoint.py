@@ -223,7 +223,9 @@ class Endpoint:
         from openai import APIConnectionError, APIStatusError
 
         asked = completions.options(request, self._left_out)
-        body = {"model": self.config.model, "messages": [{"role": "user", "content": request.text}], **asked}
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        body = {"messages": [*system, {"role": "user", "content": request.text}], **asked}
+        body |= {"model": self.config.model} if self.config.model else {}
         options = {"headers": {"Idempotency-Key": key}}  # a gateway that heeds it does not charge twice either
         try:
             async with asyncio.timeout(self.config.deadline_s):

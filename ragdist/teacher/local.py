@@ -66,7 +66,7 @@ class LocalTeacher:
         answerer, tokenizer = self._opened = self._opened or self._stack.enter_context(self.open_model())
         failed, prompts = {}, {}
         for key, request in missing.items():
-            tokens = tuple(tokenizer.encode(tokenizer.chat(request.text)).ids)
+            tokens = tuple(tokenizer.encode(tokenizer.chat(request.text, request.system)).ids)
             if len(tokens) + request.max_new_tokens > self.model.max_tokens:
                 why = f"{len(tokens)} tokens and {request.max_new_tokens} new ones are over model.max_tokens"
                 failed[key] = Reply(id=request.id, text="", ended=True, read=0, written=0, failed=why)

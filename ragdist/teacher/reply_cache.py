@@ -38,7 +38,8 @@ class ReplyPosition(NamedTuple):
 
 def key_of(request: Request, fingerprint: str) -> str:
     """32 hexadecimal digits; equal for the same request, by id and by all that is sent, to the same teacher."""
-    return hashlib.sha256(json.dumps([fingerprint, as_row(request)], sort_keys=True).encode()).hexdigest()[:32]
+    asked = {name: value for name, value in as_row(request).items() if name != "system" or value}  # once there was none
+    return hashlib.sha256(json.dumps([fingerprint, asked], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _reply_of(row: dict[str, Any]) -> Reply:

@@ -137,7 +137,7 @@ class Proxy:
             server.request("POST", path, body, {"Content-Type": "application/json"})
             found = server.getresponse()
             return found.status, found.read()
-        message = json.loads(body)["messages"][0]["content"]
+        message = json.loads(body)["messages"][-1]["content"]
         self.closing.wait(self.delay_s(message) if callable(self.delay_s) else self.delay_s)
         return 200, completion(answer_to(message), usage=self.usage)
 
