@@ -33,7 +33,7 @@ def world(tmp_path_factory):
     (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     settings = loader.load(
         [
-            *(f"run.folder={folder}/runs", f"model.source={run}/model", "model.max_tokens=400", "model.dtype=float32"),
+            *(f"run.folder={folder}/runs", f"model.source={run}/model", "model.max_tokens=220", "model.dtype=float32"),
             *("corpus.source=records", f"corpus.questions=[{folder}/q.jsonl]", "contexts.documents=3"),
             *("contexts.distractors=random", "contexts.filter_answers=false", "evaluation.forgeries=2"),
             *("evaluation.conditions=[closed_book,oracle,permuted]", "evaluation.max_new_tokens=6"),
