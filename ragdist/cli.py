@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import typer.completion
@@ -21,6 +21,9 @@ from ragdist.config import loader
 from ragdist.errors import ConfigError, DataError, RagdistError, Stopped
 from ragdist.results import complain, print_json, show, show_exported, show_run, show_sweep
 from ragdist.sweeps import trials
+
+if TYPE_CHECKING:
+    from ragdist.evaluation.service import RagService
 
 
 class Commands(typer.core.TyperGroup):
@@ -298,19 +301,36 @@ Models = Annotated[
 Attacks = Annotated[list[str] | None, typer.Option(help="Name of an attack; repeat for several.")]
 
 
+ServiceAt = Annotated[str, typer.Option("--service", help="Address of a whole RAG service, asked in place of models.")]
+CorpusTo = Annotated[Path | None, typer.Option(help="Folder that the service reads.")]
+Then = Annotated[str, typer.Option(help="Command that has the service read it; none waits for Enter.")]
+
+
+def _service(address: str, folder: Path | None, command: str) -> RagService | None:
+    from ragdist.evaluation.service import RagService
+
+    if bool(address) != bool(folder) or (command and not address):
+        raise ConfigError("--service ADDRESS and --corpus-to FOLDER go together, perhaps with --then COMMAND")
+    return RagService(address, folder, command) if folder else None
+
+
 @app.command()
 def evaluate(
     settings: Arguments = None,
     model: Models = None,
     attack: Attacks = None,
     grid: Annotated[bool, typer.Option("--grid", help="Lists of many sizes and shares of forged documents.")] = False,
+    service: ServiceAt = "",
+    corpus_to: CorpusTo = None,
+    then: Then = "",
     as_json: AsJson = False,
 ) -> None:
     """Ask models the test questions: with honest lists, and under attack.
 
     Closed book, oracle, oracle absent, retrieved, attacked; by attacks of your choice; over a grid of lists.
     """
-    show_run(runs.evaluate(runs.with_suite(loader.load(settings or []), attack, grid), model or []), as_json)
+    asked = runs.with_suite(loader.load(settings or []), attack, grid)
+    show_run(runs.evaluate(asked, model or [], service=_service(service, corpus_to, then)), as_json)
 
 
 @app.command()
@@ -347,6 +367,9 @@ def gate(
     min_clean: Annotated[float | None, typer.Option(help="Least Subspan EM where nobody attacks, 0 to 1.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")] = None,
     sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 here.")] = None,
+    service: ServiceAt = "",
+    corpus_to: CorpusTo = None,
+    then: Then = "",
     as_json: AsJson = False,
 ) -> None:
     """Exit 1, with the reason, where a model is misled too often.
@@ -354,7 +377,10 @@ def gate(
     Asks as `evaluate` does, and nothing again.
     """
     results.refuse_no_file(path for path in (junit, sarif) if path)
-    verdict = runs.gate(loader.load(settings or []), model or [], max_misled=max_misled, min_clean=min_clean)
+    at = _service(service, corpus_to, then)
+    verdict = runs.gate(
+        loader.load(settings or []), model or [], max_misled=max_misled, min_clean=min_clean, service=at
+    )
     place = next((name for name in settings or [] if Path(name).is_file()), "settings.yaml")
     results.write_verdict(verdict, place, junit, sarif)
     print_json(verdict.sheet().numbers) if as_json else results.show_sheet(verdict.sheet())

@@ -299,11 +299,13 @@ class ChatPrompt(Prompt):
 
     system: str
     user: str
+    corpus: str = ""
+    """Names the documents that a service finds its own among; empty where all that is shown stands in the messages."""
 
     @property
     def content(self) -> tuple[int | str, ...]:
-        """The two messages."""
-        return self.system, self.user
+        """The two messages, and perhaps where more is found."""
+        return (self.system, self.user, *filter(None, [self.corpus]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

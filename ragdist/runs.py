@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.gate import Verdict
     from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
+    from ragdist.evaluation.service import RagService
     from ragdist.export import Exported
     from ragdist.plan.layout import Job
     from ragdist.sweeping import Swept
@@ -276,8 +277,9 @@ def evaluate(
     attack: Attack | None = None,
     metric: Metric | None = None,
     callbacks: Iterable[Callback] = (),
+    service: RagService | None = None,
 ) -> Run:
-    """Asks models the test questions in every condition.
+    """Asks models the test questions in every condition, or a service under attack.
 
     Args:
         settings: which questions, which conditions.
@@ -288,6 +290,7 @@ def evaluate(
         attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
         metric: scores answers beside Subspan EM, EM and F1; see `parts.Metric`.
         callbacks: are told how the run goes; see `parts.Callback`.
+        service: a whole RAG service, which is asked alone, by `evaluation.attacks`; see `evaluation.service`.
 
     Raises:
         ConfigError: no model is named and there is no tuned one; two have one label; an address is none, or an
@@ -300,13 +303,19 @@ def evaluate(
 
     own = Parts(retriever, attack, metric)
     settings = own.noted(settings)
-    named = _named(models, settings)
+    if service and (models or not address_of(_labelled(service.source)[1])):
+        raise ConfigError("a service is asked alone; give --service http(s)://host/path#NAME, and no --model")
+    named = _named([service.source] if service else models, settings)
     settings = with_questions(settings, questions)
     check_data(settings)
     with open_run(settings, "evaluate") as run, follow(run, callbacks), players.pipeline(settings, own) as pipeline:
-        asked = system.evaluate(pipeline, named, players.asked(settings, run.folder), run.folder, settings)
+        answerers = players.asked(settings, run.folder)
+        if service:
+            asked, said = system.evaluate_service(pipeline, service, named, answerers, run.folder, settings)
+        else:
+            asked = system.evaluate(pipeline, named, answerers, run.folder, settings)
+            said = system.answers(pipeline, asked, settings)
         report = system.report(pipeline, asked, settings)
-        said = system.answers(pipeline, asked, settings)
         label, source = list(named.items())[-1]
         model = Path(label if address_of(source) else source)
         return Run(run.folder, model, report, results.conclude(run, report, said))
@@ -331,6 +340,7 @@ def gate(
     max_misled: float | None = None,
     min_clean: float | None = None,
     questions: QuestionRows | None = None,
+    service: RagService | None = None,
 ) -> Verdict:
     """Whether models may pass: `evaluate`, then each condition against a limit. The same call asks nothing again.
 
@@ -340,6 +350,7 @@ def gate(
         max_misled: most that an attack may turn wrong of what is right without it, a share.
         min_clean: least Subspan EM where nobody attacks.
         questions: as for `raft`.
+        service: as of `evaluate`.
 
     Raises:
         ConfigError: a limit is no share, none is given, or nothing was asked that it could judge; as of `evaluate`.
@@ -347,8 +358,9 @@ def gate(
     from ragdist.evaluation import gate as gating
 
     limits = gating.Limits(max_misled, min_clean)
-    models = models or [f"{label}={source}" for label, source in [*_models_of(settings).items()][-1:]]
-    return gating.judge(cast("Report", evaluate(settings, models, questions).report), limits)
+    if not (models or service):
+        models = [f"{label}={source}" for label, source in [*_models_of(settings).items()][-1:]]
+    return gating.judge(cast("Report", evaluate(settings, models, questions, service=service).report), limits)
 
 
 def build(

@@ -37,6 +37,7 @@ NEEDS = {
             "test_own_parts.py",
             "test_sweeping.py",
             "evaluation/test_suite_run.py",
+            "evaluation/test_service.py",
         ),
     ),
     "long": (

@@ -121,7 +121,7 @@ def judge(report: Report, limits: Limits) -> Verdict:
     found = tuple(_scenarios(report, limits))
     for kind, value, fix in (
         ("misled", limits.max_misled, "give evaluation.attacks, or attacked and permuted in evaluation.conditions"),
-        ("clean", limits.min_clean, "give oracle or permuted in evaluation.conditions"),
+        ("clean", limits.min_clean, "give oracle, permuted or retrieved in evaluation.conditions"),
     ):
         if value is not None and not any(one.kind == kind for one in found):
             raise ConfigError(f"nothing was asked that a limit on {kind} answers could judge; {fix}")
@@ -133,9 +133,9 @@ def _scenarios(report: Report, limits: Limits) -> Iterator[Scenario]:
         return Scenario(kind=kind, model=model, name=name, rows=rows, value=value, limit=limit)
 
     if (least := limits.min_clean) is not None:
-        for cell in report.cells:
-            if cell.condition in ("oracle", "permuted"):
-                yield demand("clean", cell.model, title(report, cell.condition), cell.rows, cell.subspan, least)
+        listed = [cell for cell in report.cells if cell.condition in ("oracle", "permuted")]
+        for cell in listed or [cell for cell in report.cells if cell.condition == "retrieved"]:
+            yield demand("clean", cell.model, title(report, cell.condition), cell.rows, cell.subspan, least)
     if (most := limits.max_misled) is not None:
         for attack in report.attacks:
             if attack.metric == HEADLINE:

@@ -104,7 +104,7 @@ def of(asked: Mapping[str, Iterable[Prediction]], plan: Plan, notes: Sequence[st
     gaps, areas = list[Single](), list[Single]()
     for model in asked:
         mine = {condition: group for (name, condition), group in groups.items() if name == model}
-        clean = mine.get("permuted", {})
+        clean = mine.get("permuted") or mine.get("retrieved", {})  # a service is shown no list
         under = [
             Pair(one.name, one.purpose == "judging", clean, mine.get(one.name, {})).shared() for one in plan.attacks
         ]

@@ -27,6 +27,7 @@ from ragdist.evaluation.ask import ask_cases, kept_predictions
 from ragdist.evaluation.cases import Case, as_chats, kept_cases, make_cases
 from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
+from ragdist.evaluation.service import RagService, ask, phases
 from ragdist.evaluation.summary import summarise
 from ragdist.records import Forgery, Prediction, Question
 from ragdist.roles import Answerers, TrainingJob, Tuner
@@ -104,6 +105,23 @@ def evaluate(
         )
         for label, source in models.items()
     }
+
+
+def evaluate_service(
+    pipeline: Pipeline,
+    service: RagService,
+    named: dict[str, str],
+    answerers: Answerers,
+    folder: Path,
+    settings: Settings,
+) -> tuple[dict[str, list[Prediction]], list[KeptAnswer]]:
+    """A service's answers to every test question over each corpus, alone and as they are kept."""
+    (label, source), tests = *named.items(), test_questions(pipeline)
+    found = phases(pipeline, [question for question in tests if question.oracle_ids], settings)
+    with span(f"evaluate {label}"):
+        said = ask(service, (label, source), found, tests, answerers, folder / EVALUATION, settings)
+    asked = {label: said}
+    return asked, kept_answers.rows(asked, [case for phase in found for case in phase.cases], tests, settings.seed)
 
 
 def cases(

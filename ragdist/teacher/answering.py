@@ -63,7 +63,7 @@ class EndpointAnswerer:
         asked = [cast(ChatPrompt, prompt) for prompt in prompts if prompt.id not in done]
         requests = (
             Request(
-                id=content_id(one.system, one.user),  # of what is sent alone: what is equal is paid for once
+                id=content_id(*map(str, one.content)),  # of what is sent alone: what is equal is paid for once
                 text=one.user,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,

@@ -9,6 +9,7 @@ from ragdist import asking, cli
 from ragdist.config import loader
 from ragdist.errors import ConfigError
 from ragdist.evaluation import kept_answers
+from ragdist.evaluation.service import RagService
 from tests.evaluation.test_suite_run import ROWS
 from tests.serving.finished import raft_run
 from tests.serving.listening import listening
@@ -50,7 +51,7 @@ def rows_of(folder):
     return found
 
 
-def test_an_endpoint_gives_the_rows_of_the_folder_and_is_not_asked_again(world, monkeypatch, caplog):
+def test_an_endpoint_gives_the_rows_of_the_folder_and_is_not_asked_again(world, monkeypatch):
     settings, run = world
     monkeypatch.setenv("OPENAI_API_KEY", TOKEN)
     with asking.served(run, ["serve.waiting=64"], TOKEN) as app, listening(app) as address:
@@ -68,6 +69,20 @@ def test_an_endpoint_gives_the_rows_of_the_folder_and_is_not_asked_again(world, 
     assert rows_of(other.folder)["there"] == found["there"]
     kept = [path for path in (run.parents[2] / "runs").rglob("*") if path.is_file()]
     assert kept and not any(TOKEN.encode() in path.read_bytes() for path in kept)
+
+
+def test_a_run_that_is_served_answers_as_a_service_what_evaluate_gives_it_to_retrieve(tmp_path, monkeypatch):
+    run = raft_run(tmp_path, "evaluation.conditions=[retrieved,permuted]", "evaluation.attacks=[flood]")
+    monkeypatch.setenv("OPENAI_API_KEY", TOKEN)
+    settings = loader.load_kept(run / "settings.yaml").replaced("run.name", "judged")
+    here = rows_of(ragdist.evaluate(settings, [f"here={run}/model"]).folder)["here"]
+    with asking.served(run, [], TOKEN) as app, listening(app) as address:
+        service = RagService(f"there={address}/v1#tiny", tmp_path / "docs", "true")
+        there = rows_of(ragdist.evaluate(settings, service=service).folder)["there"]
+    retrieved = [
+        [(row["question_id"], row["text"]) for row in rows if row["condition"] == "retrieved"] for rows in (here, there)
+    ]
+    assert retrieved[0] == retrieved[1] and len(retrieved[0]) == 1 and len(there) == 2
 
 
 @pytest.mark.parametrize(
