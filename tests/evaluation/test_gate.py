@@ -105,7 +105,7 @@ def test_a_limit_that_nothing_can_be_held_against_is_refused():
     plain = replace(report(), attacks=(), robustness=None)
     with pytest.raises(ConfigError, match=r"a limit on misled answers could judge; give evaluation\.attacks"):
         judge(plain, BOTH)
-    with pytest.raises(ConfigError, match="a limit on clean answers could judge; give oracle or permuted"):
+    with pytest.raises(ConfigError, match="a limit on clean answers could judge; give oracle, permuted"):
         judge(replace(plain, cells=()), Limits(None, 0.5))
 
 
@@ -151,7 +151,7 @@ def test_sarif_says_what_code_scanning_wants():
 @pytest.fixture
 def judged(monkeypatch):
     def put(verdict):
-        monkeypatch.setattr(runs, "gate", lambda settings, models, **limits: judge(verdict, Limits(**limits)))
+        monkeypatch.setattr(runs, "gate", lambda settings, models, service, **limits: judge(verdict, Limits(**limits)))
 
     return put
 
