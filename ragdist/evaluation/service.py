@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,8 @@ class RagService:
             with atomic_folder(self.ours) as half:
                 (half / MARK).touch()
                 for one in documents:  # names tell no forged one from others
-                    (half / f"{content_id(one.id)}.txt").write_text(f"{one.title}\n{one.text}\n", "utf-8")
+                    said = f"{' '.join(one.title.splitlines())}\n{one.text}\n"
+                    (half / f"{content_id(one.id)}.txt").write_text(said, "utf-8", "backslashreplace")
         if not self.command:
             say(f"{self.ours} holds the corpus ({attack}); press Enter when the service has read it")
             sys.stdin.readline()
@@ -159,13 +161,13 @@ def ask(
     label, source = named
     asked = [replace(question, oracle_ids=()) for question in questions]  # nobody knows what it finds
     predictions = list[Prediction]()
-    with service.held():
+    with service.held(), ExitStack() as until:
+        opened = cache(lambda: until.enter_context(answerers.open(source)))
         for name, documents, cases in found:
             about = (cases, asked, folder / name, settings)
             kept = kept_predictions(label, [source], *about)
             if kept is None:
                 service.show(name, documents)
-                with answerers.open(source) as answerer:
-                    kept = ask_cases(label, [source], answerer, *about)
+                kept = ask_cases(label, [source], opened(), *about)
             predictions += kept
     return predictions

@@ -45,6 +45,8 @@ class EndpointAnswerer:
     def __init__(self, address: Address, config: TeacherConfig, folder: Path) -> None:
         self.endpoint = Endpoint(config.replaced("url", address.url).replaced("model", address.model), folder)
         self.label = address.label
+        self.heard = False
+        """Whether any text came."""
 
     def write(
         self,
@@ -58,7 +60,7 @@ class EndpointAnswerer:
         """See `roles.Answerer`; of ChatPrompts. What is refused for good (too long, filtered) is an empty text.
 
         Raises:
-            TeacherError: as `roles.Teacher`; or all texts are empty.
+            TeacherError: as `roles.Teacher`; or all texts are empty, and so were those of earlier calls.
         """
         asked = [cast(ChatPrompt, prompt) for prompt in prompts if prompt.id not in done]
         requests = (
@@ -82,14 +84,15 @@ class EndpointAnswerer:
         for at, (prompt, reply) in enumerate(zip(asked, replies, strict=True), start=1):
             waiting.append(_written(prompt, reply))
             silent += [] if reply.text.strip() else [reply]
-            if len(waiting) >= BATCH and len(silent) < at:
+            self.heard = self.heard or len(silent) < at
+            if len(waiting) >= BATCH and self.heard:
                 yield waiting
                 waiting = []
         if not silent:
             yield waiting
             return
         why = f"the first: {silent[0].failed or 'empty content'}"
-        if len(silent) == len(asked):
+        if not self.heard:
             raise TeacherError(
                 f"{self.endpoint.config.url} gave no text to any of {len(asked)} prompts ({why}); check teacher.model "
                 f"and teacher.max_new_tokens, and delete {self.endpoint.cache.path} to ask again"

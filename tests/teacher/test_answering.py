@@ -83,6 +83,16 @@ def test_some_without_text_are_told_and_count_as_empty(tmp_path, capsys):
     assert "m: 2 of 4 prompts got no text, which counts as wrong (the first:" in capsys.readouterr().err
 
 
+def test_where_there_were_texts_before_no_text_at_all_is_an_answer(tmp_path):
+    """A service that says nothing under an attack is wrong, not broken."""
+    empty, said = faults.Fault(body=faults.completion("")), list[str]()
+    others = AnswerersAnywhere(CONFIG, tmp_path, lambda: pytest.fail("nobody else"))
+    with faults.Proxy(fault=lambda number, _: empty if number > 1 else None) as proxy, others.open(proxy.url) as one:
+        for prompt in PROMPTS[:2]:
+            said += [text.text for batch in one.write([prompt], max_new_tokens=7) for text in batch]
+    assert said[0] and said[1] == ""
+
+
 def test_the_name_of_a_paid_reply_is_what_it_was_before_there_were_system_messages():
     request = Request(id="r", text="Why?", max_new_tokens=8, temperature=0.5, seed=3)
     sent = {"id": "r", "text": "Why?", "max_new_tokens": 8, "temperature": 0.5, "seed": 3}
