@@ -19,6 +19,7 @@ os.environ.pop("COLUMNS", None)  # tables are as wide as where nobody set it
 settings.register_profile("patient", deadline=None)  # pytest-timeout bounds a test; a busy machine slows an example
 settings.load_profile("patient")
 TESTS = Path(__file__).parent
+FAULTS = ("settings", "arguments", "questions", "runs", "models", "teacher", "manifests")
 NEEDS = {
     "model": (
         *("algo", "lm", "gpu", "serving", "plan/test_memory.py", "plan/test_shape.py", "plan/test_measured.py"),
@@ -72,7 +73,7 @@ NEEDS = {
     ),
     "vllm": ("vllm",),
     "kills": ("kills",),
-    "faults": tuple(f"faults/test_{name}.py" for name in ("settings", "arguments", "questions", "runs")),
+    "faults": tuple(f"faults/test_{name}.py" for name in FAULTS),
     "apiserver": ("apiserver",),
     "cluster": (
         "systems/atm/test_adapters.py",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socketserver
+import threading
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 QUESTIONS = [
@@ -63,6 +68,86 @@ def runs(folder: Path) -> None:
         pass
 
 
+def models(folder: Path) -> None:
+    """A finished run whose model can be asked, and an adapter of that model."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from tests.serving.finished import raft_run
+
+    with contextlib.chdir(folder):
+        model = AutoModelForCausalLM.from_pretrained(raft_run(Path()) / "model")
+        peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=2)).save_pretrained("adapter")
+
+
+def teacher(folder: Path) -> None:
+    """Documents, a model, and settings that ask a server which replies what lies in the file `reply`, byte for byte."""
+    from tests import tiny
+
+    documents(folder)
+    tiny.model_folder(folder).rename(folder / "model")
+    (folder / "teacher.yaml").write_text(
+        "corpus: {folder: documents}\nmodel: {source: model, max_tokens: 512}\n"
+        f"teacher: {{url: 'http://127.0.0.1:{_replying()}/v1', model: m, attempts: 1, deadline_s: 5}}\n"
+    )
+
+
+def manifests(folder: Path) -> None:
+    """The bundle of an ATM job, and a kubeconfig of a cluster where nothing is yet and everything is taken."""
+    from ragdist.kube import render
+    from tests.kube.bundles import rendered, settings_of
+    from tests.kube.server import kubeconfig
+
+    render.write(rendered("atm", settings_of("atm")), folder / "bundle")  # type: ignore[arg-type]
+    kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{_taking()}")
+
+
+class _Reply(socketserver.StreamRequestHandler):
+    """A request is read, `reply` is sent, the connection is closed."""
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client went away, or its folder
+            head = b"".join(iter(self.rfile.readline, b"\r\n")).lower()
+            self.rfile.read(int(head.partition(b"content-length:")[2].split(b"\r")[0]))
+            self.wfile.write(Path("reply").read_bytes())
+
+
+class _Take(BaseHTTPRequestHandler):
+    """An API server that holds nothing, and gives back what it is sent."""
+
+    def do_GET(self) -> None:
+        self._say(404, b'{"kind": "Status", "code": 404}')
+
+    def do_POST(self) -> None:
+        self._say(201, self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _say(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@cache
+def _replying() -> int:
+    return _serve(socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Reply))
+
+
+@cache
+def _taking() -> int:
+    return _serve(ThreadingHTTPServer(("127.0.0.1", 0), _Take))
+
+
+def _serve(server: socketserver.ThreadingTCPServer) -> int:
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+    return int(server.server_address[1])
+
+
 BASES = {
     "settings": documents,
     "overrides": documents,
@@ -70,4 +155,7 @@ BASES = {
     "questions": documents,
     "corpus": documents,
     "runs": runs,
+    "models": models,
+    "teacher": teacher,
+    "manifests": manifests,
 }

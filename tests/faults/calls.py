@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
+import functools
 import hashlib
 import io
 import json
@@ -38,12 +40,16 @@ from ragdist import cli
 
 INPUTS = int(os.environ.get("N") or 5000)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
-BUDGET_S = float(os.environ.get("BUDGET_S") or (130 if INPUTS <= 5000 else 1e9))
+BUDGET_S = float(os.environ.get("BUDGET_S") or (150 if INPUTS <= 5000 else 1e9))
 """Of all surfaces together; their shares of it are those of the inputs."""
 DEADLINE_S = 20.0
 """Of one command on a busy machine; nothing here is large."""
-FINDS = (0, 1, 2, 3)
-"""How a command may end that says by its code what it found."""
+FINDS, FAILS = (0, 1, 2, 3), (0, 1, 2)
+"""How a command may end that says by its code what it found; and one that asks a teacher, whose fault it may be."""
+CANARY = "canary"
+"""What appears in the folder where a pickle, a template, a tag of YAML or a command in a text is executed."""
+PICKLE = f"cos\nmkdir\n(S'{CANARY}'\ntR.".encode()
+TEMPLATE = f"{{{{ cycler.__init__.__globals__.os.mkdir('{CANARY}') }}}}"
 CASES = Path(__file__).parent / "cases"
 COMMANDS = typer.main.get_command(cli.app)
 """Built once: for each call that takes longer than most of them."""
@@ -56,9 +62,16 @@ HOSTILE = st.sampled_from(
     [
         *("", " ", "-", "--", "=", "~x", "\x1b[31m", "\u202e", "\udce9", "[/INST]", "é" * 300, "%s", "{x}", "x\0y"),
         *("nan", ".inf", "-1", "0", "1e999", "9" * 30, "2026-11-27", "on", "null", "[]", "{}", "[" * 200, "\t", "\n"),
-        *("!!binary aGk=", "&a [*a]", "<<: 1", "a: b: c", "'", '"', "# x", "\\", "$(date)", "`date`", "*"),
+        *("!!binary aGk=", "&a [*a]", "<<: 1", "a: b: c", "'", '"', "# x", "\\", f"$(mkdir {CANARY})", "`date`", "*"),
+        *(f"!!python/object/apply:os.mkdir [{CANARY}]", TEMPLATE, f"; mkdir {CANARY}"),
     ]
 )
+ODD = st.one_of(
+    st.sampled_from([None, True, 0, -1, 10**9, 10**15, 2**64, 1e300, float("nan"), [], {}, [[]], {"": None}, 1.5]),
+    st.one_of(WORDS, HOSTILE, st.integers(), st.floats()),
+    st.recursive(HOSTILE, lambda below: st.lists(below, max_size=2) | st.dictionaries(WORDS, below, max_size=2)),
+)
+"""Values of other kinds than those in their place."""
 
 
 class Late(BaseException):
@@ -124,7 +137,7 @@ def run(case: Case, base: Path) -> tuple[str, int]:
             path.write_bytes(content)
         before = {str(path) for path in Path().rglob("*")}
         code, out, err = call(case.arguments)
-        if code not in (FINDS if case.arguments[:2] == ["k8s", "check"] else (0, 2)):
+        if code not in _ends(case.arguments):
             return f"ended with {code!r}: {err[-3000:]}", 1
         made = sorted({str(path) for path in Path().rglob("*")} - before)
         return _problem(code, out, err, made), code
@@ -134,7 +147,8 @@ def call(arguments: list[str]) -> tuple[Any, str, str]:
     """Exit code, or what was raised; stdout; stderr."""
     out, err = io.StringIO(), io.StringIO()
     streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with streams[0], streams[1], mock.patch.object(cli, "app", COMMANDS), _no_input(), _in_time():
+    cluster = mock.patch.dict(os.environ, KUBECONFIG="kubeconfig")  # of the folder, if of any
+    with streams[0], streams[1], cluster, mock.patch.object(cli, "app", COMMANDS), _no_input(), _in_time():
         try:
             cli.main(arguments)
             code: Any = "no exit"
@@ -169,23 +183,31 @@ def _in_time() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _ends(arguments: list[str]) -> tuple[int, ...]:
+    if arguments[:2] == ["k8s", "check"]:
+        return FINDS
+    return FAILS if "teacher.yaml" in arguments else (0, 2)
+
+
 def _problem(code: int, out: str, err: str, made: list[str]) -> str:
     said = [line for line in err.splitlines() if not PROGRESS.match(line)]
     if "Traceback" in err or "Logging error" in err:
         return f"a traceback: {err[-2000:]}"
     if steering := {c for c in out + err if (ord(c) < 32 and c not in "\t\n") or 127 <= ord(c) < 160 or c == "\u202e"}:
         return f"{steering} reach the terminal: {(out + err)[:500]!r}"
-    if code == 2 and not said and "Usage:" not in out:  # a command without arguments shows its help
-        return "exit code 2 without a reason"
+    if CANARY in made:
+        return "something in a file was executed"
+    if code in (1, 2) and not said and "Usage:" not in out:  # a command without arguments shows its help
+        return f"exit code {code} without a reason"
     if (
-        code == 2
+        code in (1, 2)
         and not err.lstrip().startswith("Usage:")
         and (len(said) > 30 or max(map(len, said), default=0) > 4000)
     ):
         return f"{len(said)} lines, the longest of {max(map(len, said))} characters: {err[:1000]}"
     if half := [name for name in made if name.endswith(".tmp")]:
         return f"left {half}"
-    if code == 2 and [name for name in made if name.startswith("out")]:
+    if code in (1, 2) and [name for name in made if name.startswith("out")]:
         return f"failed and made {made}"
     return ""
 
@@ -221,3 +243,24 @@ def spoiled(content: bytes) -> st.SearchStrategy[bytes]:
         st.just(content + content),
         st.just(b"\0" * len(content)),
     )
+
+
+def edited(value: Any) -> st.SearchStrategy[Any]:
+    """The JSON or YAML value with another one at some of its places."""
+    places = list(_places(value))
+    return st.lists(st.tuples(st.sampled_from(places), ODD), min_size=1, max_size=2).map(lambda put: _put(value, put))
+
+
+def _places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield here
+    for key, below in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _places(below, (*here, key))
+
+
+def _put(value: Any, changes: list[tuple[tuple[Any, ...], Any]]) -> Any:
+    whole = {"": copy.deepcopy(value)}
+    for place, other in changes:
+        *owners, last = ("", *place)
+        with contextlib.suppress(LookupError, TypeError):  # the change before this one took the place away
+            functools.reduce(lambda found, key: found[key], owners, whole)[last] = other
+    return whole[""]

@@ -34,7 +34,7 @@ COMMANDS = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("arguments", 0.15, documents) as made:
+    with Surface("arguments", 0.1, documents) as made:
         yield made
 
 
@@ -43,7 +43,7 @@ def without_nul(words):
 
 
 @given(COMMANDS, st.lists(OPTIONS, max_size=3))
-@share(0.25)
+@share(0.2)
 def test_arguments(surface, command, options):
     """A program is started without NUL in its arguments; a place outside of the folder is only read."""
     given = [word for option in options for word in option]

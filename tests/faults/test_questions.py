@@ -35,18 +35,18 @@ DOCUMENTS = st.tuples(SUFFIXES, st.one_of(st.binary(max_size=200), spoiled(PAGE)
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("questions", 0.2, documents) as made:
+    with Surface("questions", 0.14, documents) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def corpus():
-    with Surface("corpus", 0.1, documents) as made:
+    with Surface("corpus", 0.07, documents) as made:
         yield made
 
 
 @given(st.one_of(SPOILED, ODD), st.booleans(), st.sampled_from(["init", "plan"]))
-@share(0.25)
+@share(0.2)
 def test_question_files(surface, files, skip, command):
     (name,) = files
     more = ["corpus.broken=skip"] * skip
@@ -57,7 +57,7 @@ def test_question_files(surface, files, skip, command):
 
 
 @given(DOCUMENTS, st.booleans())
-@share(0.1)
+@share(0.08)
 def test_documents(corpus, document, skip):
     suffix, content = document
     files = {f"documents/odd.{suffix}": content}

@@ -19,7 +19,7 @@ COMMANDS = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("runs", 0.2, runs) as made:
+    with Surface("runs", 0.13, runs) as made:
         yield made
 
 
@@ -30,7 +30,7 @@ def whole(surface):
 
 
 @given(st.data(), COMMANDS)
-@share(0.05)
+@share(0.04)
 def test_run_folders(surface, whole, data, command):
     names = data.draw(st.lists(st.sampled_from(sorted(whole)), min_size=1, max_size=2, unique=True))
     surface.run(Case(command.split(), {name: data.draw(spoiled(whole[name])) for name in names}))

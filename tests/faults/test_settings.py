@@ -31,23 +31,23 @@ COMMANDS = st.sampled_from([["settings"], ["settings", "--json"], ["plan", "raft
 
 @pytest.fixture(scope="module")
 def surface():
-    with Surface("settings", 0.15, documents) as made:
+    with Surface("settings", 0.1, documents) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def typed():
-    with Surface("overrides", 0.2, documents) as made:
+    with Surface("overrides", 0.12, documents) as made:
         yield made
 
 
 @given(COMMANDS, FILES, st.lists(OVERRIDES, max_size=2))
-@share(0.15)
+@share(0.12)
 def test_settings_files(surface, command, content, overrides):
     surface.run(Case([*command, "s.yaml", *overrides], {"s.yaml": content}))
 
 
 @given(COMMANDS, st.lists(OVERRIDES, min_size=1, max_size=4))
-@share(0.2)
+@share(0.16)
 def test_overrides(typed, command, overrides):
     typed.run(Case([*command, "s.yaml", *overrides]))
