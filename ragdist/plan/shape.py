@@ -12,6 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,8 @@ FAMILIES = {
     "smollm3": {"tied": True},
 }
 """Models of one build, by transformers' `model_type`, and how each differs: what follows is counted by `weights_of`."""
+TORN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, struct.error)
+"""What files that are cut or absurd make of their reading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +78,9 @@ class Shape:
 def read(config: ModelConfig) -> Shape | None:
     """The shape of `model.source`; None where nothing on this machine tells it. A ModelError if there is no such
     package, or it carries no model."""
-    source = config.source
-    if source.startswith(PACKAGE):
-        return _of_gguf(packaged_gguf(source))
-    path = Path(source).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return _of_gguf(path)
-    folder = path if path.is_dir() else _cached(config)
-    return _of_folder(folder) if folder and (folder / "config.json").is_file() else None
+    with suppress(*TORN):  # whoever loads it says so
+        return _read(config)
+    return None
 
 
 def of_config(config: Mapping[str, Any], *, weights: int = 0, source: str = "config.json") -> Shape | None:
@@ -101,6 +99,8 @@ def of_config(config: Mapping[str, Any], *, weights: int = 0, source: str = "con
         return None
     kv_heads = int(config.get("num_key_value_heads") or heads)
     head = int(config.get("head_dim") or hidden // heads)
+    if min(hidden, layers, heads, inner, vocabulary, kv_heads, head) < 1:
+        return None
     queries, keys = heads * head, kv_heads * head
     linear = {
         "q_proj": (hidden, queries),
@@ -135,6 +135,17 @@ def of_config(config: Mapping[str, Any], *, weights: int = 0, source: str = "con
     )
 
 
+def _read(config: ModelConfig) -> Shape | None:
+    source = config.source
+    if source.startswith(PACKAGE):
+        return _of_gguf(packaged_gguf(source))
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _of_gguf(path)
+    folder = path if path.is_dir() else _cached(config)
+    return _of_folder(folder) if folder and (folder / "config.json").is_file() else None
+
+
 def _of_gguf(gguf: Path) -> Shape | None:
     if (found := converted(gguf) / "config.json").is_file():
         return _of_folder(found.parent)
@@ -147,12 +158,9 @@ def _in_gguf(gguf: Path, size: int, changed_ns: int) -> Shape | None:
     """What the file's own metadata tells; reading them takes seconds, and a job has several groups of one model."""
     import gguf as library
 
-    try:
-        reader = library.GGUFReader(str(gguf))
-        family = str(reader.fields["general.architecture"].contents())
-        said = {name: _field(reader, f"{family}.{key}") for name, key in GGUF.items()}
-    except (ValueError, LookupError, struct.error):
-        return None  # torn or strange; whoever loads it says so
+    reader = library.GGUFReader(str(gguf))
+    family = str(reader.fields["general.architecture"].contents())
+    said = {name: _field(reader, f"{family}.{key}") for name, key in GGUF.items()}
     shapes = {tensor.name: math.prod(map(int, tensor.shape)) for tensor in reader.tensors}
     said["vocab_size"] = shapes["token_embd.weight"] // said["hidden_size"]
     weights = sum(shapes.values())
@@ -179,21 +187,14 @@ def _field(reader: Any, key: str) -> int:
 def _cached(config: ModelConfig) -> Path | None:
     """The snapshot of a hub id in the hub's cache on this machine; nothing is fetched."""
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
     name, _, named = config.source.partition("@")
-    try:
-        found = try_to_load_from_cache(name, "config.json", revision=named or config.revision or None)
-    except HFValidationError:
-        return None  # no hub id either; whoever loads it says so
+    found = try_to_load_from_cache(name, "config.json", revision=named or config.revision or None)
     return Path(found).parent if isinstance(found, str) else None
 
 
 def _of_folder(folder: Path) -> Shape | None:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError:
-        return None
+    config = json.loads((folder / "config.json").read_text())
     return of_config(config, weights=_in_headers(folder), source=str(folder / "config.json"))
 
 
@@ -207,6 +208,6 @@ def _in_headers(folder: Path) -> int:
     for name in names:
         with (folder / name).open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
-            tensors = json.loads(file.read(size))
+            tensors = json.loads(file.read(min(size, (folder / name).stat().st_size)))
         total += sum(math.prod(tensor["shape"]) for key, tensor in tensors.items() if key != "__metadata__")
     return total

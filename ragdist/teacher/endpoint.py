@@ -232,7 +232,7 @@ class Endpoint:
                 return await self._client.post("/chat/completions", cast_to=object, body=body, options=options)
         except TimeoutError:
             raise Again(f"no reply within teacher.deadline_s={self.config.deadline_s:g}") from None
-        except ValueError as error:  # JSON is promised, and does not come
+        except (ValueError, RecursionError) as error:  # JSON is promised, and does not come
             raise Again(self._shown(str(error))) from None
         except APIConnectionError as error:
             raise Again(self._shown(f"{error} ({error.__cause__})")) from None

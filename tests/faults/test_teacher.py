@@ -14,11 +14,20 @@ from tests.faults import completion
 from tests.faults.bases import teacher
 from tests.faults.calls import HOSTILE, ODD, WORDS, Case, Surface, edited, share, spoiled
 
-SAID = ["How hot is it?", "##begin_quote##The kiln is number 4.##end_quote##\n<ANSWER>: 4", "<think>", "a</think>b", ""]
-WHOLE = json.loads(completion("How hot is kiln 1?\nWhich number has the shop?"))
+QUESTION = "Which number has the kiln?\n##begin_quote##The kiln is number 4.##end_quote##\n<ANSWER>: 4"
+SAID = [
+    QUESTION,
+    "##begin_quote##Kiln 5 is 905 degrees hot.##end_quote##\n<ANSWER>: 905 degrees",
+    "yes",
+    "<think>",
+    "a</think>b",
+    "",
+]
+WHOLE = json.loads(completion(QUESTION))
 ERROR = {"error": {"message": "no", "type": "error", "param": None, "code": "content_filter"}}
 STATUSES = st.one_of(
-    st.just(200), st.sampled_from([201, 204, 301, 304, 307, 400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 599, 999])
+    *3 * [st.just(200)],
+    st.sampled_from([201, 204, 301, 304, 307, 400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 599, 999]),
 )
 TEXTS = st.one_of(st.sampled_from(SAID), WORDS, HOSTILE)
 COMPLETIONS = st.one_of(TEXTS.map(lambda text: json.loads(completion(text))), edited(WHOLE), edited(ERROR), ODD)
@@ -42,11 +51,13 @@ NAMES = st.sampled_from(
     ]
 )
 ASKED = ["teacher.questions_per_chunk=1"]
+RECORDS = ["corpus.source=records", "corpus.questions=[q.jsonl]", "contexts.documents=3", "contexts.distractors=random"]
 COMMANDS = st.sampled_from(
     [
         [*ASKED, "--until", "questions"],
         [*ASKED, "--until", "questions", "teacher.budget_tokens=100"],
-        ["corpus.questions=[q.jsonl]", "teacher.reasoning=true", "--until", "examples"],
+        [*RECORDS, "teacher.reasoning=true", "--until", "examples"],
+        [*RECORDS, "teacher.reasoning=true", "teacher.invalid=keep"],
         [*ASKED, "teacher.judge=true", "--until", "questions"],
     ]
 )
@@ -55,7 +66,7 @@ COMMANDS = st.sampled_from(
 @st.composite
 def replies(draw):
     """A reply as the server sends it, byte for byte."""
-    body, packing = draw(BODIES), draw(st.sampled_from([*4 * ["identity"], *PACKED]))
+    body, packing = draw(BODIES), draw(st.sampled_from([*12 * ["identity"], *PACKED]))
     headers = {"Content-Type": "application/json", "Connection": "close"}
     if packing != "identity":
         headers["Content-Encoding"], body = packing, draw(st.sampled_from([PACKED[packing], bytes]))(body)
