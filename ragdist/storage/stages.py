@@ -196,9 +196,9 @@ class Store:
                 _sync(file)
 
     def _clear(self, path: Path) -> None:
-        """Removes what lies in a stage's place and is none, so that no hand has to."""
-        if path.exists() and card_of(path) is None:
-            log.warning("%s has no %s that can be read, as after a power failure; it is made again", path, CARD)
+        """Removes what lies in a stage's place and is none, or lacks a file, so that no hand has to."""
+        if path.exists():
+            log.warning("%s is not whole, as after a power failure; it is made again", path)
             shutil.rmtree(path)
 
     def make(self, stage: Stage, kind: type[Record], produce: Callable[[], Iterable[Record]]) -> Rows[Record]:

@@ -27,12 +27,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from ragdist.config import Settings
 from ragdist.config.loader import flatten
 from ragdist.errors import ConfigError, Stopped, first_line
 from ragdist.parts import Callback, Event, short_name
 from ragdist.storage.append import whole_lines
-from ragdist.storage.atomic import make_folder, read_json, write_json
+from ragdist.storage.atomic import make_folder, read_json, translate_broken, write_json
 from ragdist.tracking import clients
 from ragdist.tracking.clients import EndState, TrackedRun, Tracker
 from ragdist.tracking.progress import say
@@ -126,7 +128,8 @@ class _Mirror(threading.Thread):
         super().__init__(name=f"tracker-{name}", daemon=True)
         self.follower, self.folder, self.job, self.settings = name, run.folder, run.job, run.settings
         self.file = make_folder(run.folder / "trackers") / f"{name}.json"
-        self.sent = SentPosition(**read_json(self.file)) if self.file.exists() else SentPosition()
+        with translate_broken(self.file):
+            self.sent = TypeAdapter(SentPosition).validate_python(read_json(self.file) if self.file.exists() else {})
         self.outcome: EndState = "failed"
         self._ended = threading.Event()
         self.start()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ragdist.config import loader
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, StorageError
 from ragdist.storage.atomic import write_json
 from ragdist.systems.atm.live import Board
 from ragdist.tracking import clients, mirror
@@ -81,6 +81,20 @@ def test_a_killed_run_is_gone_on_with_under_the_same_id(tmp_path):
     assert [(step, loss) for name, step, loss in metrics if name == "train/loss"] == curve and "status: 3" in meta
     shown = world.tensorboard(tmp_path / "one" / "tensorboard")
     assert [(step, loss) for tag, step, loss in shown if tag == "train/loss"] == curve
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", '{"id": 7}', '{"read": "x"}', '{"steps": [1]}', '{"points": null}'])
+def test_what_a_tracker_was_told_is_one_line_where_it_is_torn(tmp_path, content):
+    with open_run(settings(tmp_path, "run.trackers=[tensorboard]"), "raft") as run:
+        kept = run.folder / "trackers" / "tensorboard.json"
+        kept.parent.mkdir()
+        kept.write_text(content)
+        with pytest.raises(StorageError, match="is broken") as raised, mirror.follow(run):
+            pass
+        assert "\n" not in str(raised.value)
+        kept.write_text('{"later": 1}')
+        with mirror.follow(run):
+            pass
 
 
 @pytest.mark.parametrize(

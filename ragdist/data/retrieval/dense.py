@@ -16,6 +16,7 @@ import numpy as np
 from ragdist.errors import ConfigError
 from ragdist.records import Chunk, Hit
 from ragdist.roles import Embedder
+from ragdist.storage.atomic import translate_broken
 from ragdist.storage.stages import Stage, Store
 from ragdist.tracking.progress import Bar
 
@@ -93,7 +94,7 @@ def open_vectors(
     """The vectors of title and text of all chunks, by sorted id: a memory map of `vectors.npy` in a stage of its own.
 
     The stage is named by the chunks' own (`made_by`), the embedder and the prefix that is put before each chunk;
-    vectors that are there are only opened.
+    vectors that are there are only opened. A StorageError if they are torn.
     """
     stage = Stage("vectors", {"chunks": made_by}, {"embedder": embedder.fingerprint, "passage_prefix": passage_prefix})
     path = store.path(stage)
@@ -101,7 +102,10 @@ def open_vectors(
         if not (path / VECTORS).exists():
             with store.writing(stage) as out:
                 out.counts |= _write_vectors(out.folder / VECTORS, chunks, embedder, passage_prefix)
-    vectors: np.ndarray = np.load(path / VECTORS, mmap_mode="r")
+    with translate_broken(path / VECTORS):
+        vectors: np.ndarray = np.lib.format.open_memmap(path / VECTORS, mode="r")
+        if vectors.ndim != 2 or len(vectors) != len(chunks):
+            raise ValueError(f"shape {vectors.shape}, wanted a vector for each of {len(chunks)} chunks")
     return vectors
 
 

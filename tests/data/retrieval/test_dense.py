@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragdist.data.retrieval.dense import BLOCK, SPARE, Dense, open_vectors
-from ragdist.errors import ConfigError
+from ragdist.errors import ConfigError, StorageError
 from ragdist.local import ProcessMapper
 from ragdist.records import Hit
 from ragdist.storage.stages import Store
@@ -120,6 +120,21 @@ def test_vectors_of_a_run_that_died_are_as_if_never_begun(tmp_path):
         open_vectors(Store(tmp_path), corpus(BLOCK + 1), "abc", Dies())
     assert not list(tmp_path.glob("vectors-*"))
     assert open_vectors(Store(tmp_path), corpus(BLOCK + 1), "abc", Words()).shape == (BLOCK + 1, 48)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"cos\nsystem\n", None])
+def test_vectors_that_are_torn_are_one_line_and_those_that_are_gone_are_made_again(tmp_path, content):
+    """A stage whose card is whole is not proof that its other files are."""
+    chunks = corpus(5)
+    open_vectors(Store(tmp_path), chunks, "abc", Words())
+    (path,) = tmp_path.glob("vectors-*/vectors.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] if content is None else content)
+    with pytest.raises(StorageError, match="is broken"):
+        open_vectors(Store(tmp_path), chunks, "abc", Words())
+    path.unlink()
+    assert open_vectors(Store(tmp_path), chunks, "abc", Words()).shape == (5, 48)
+    assert path.read_bytes() == whole
 
 
 def test_without_faiss_the_extra_is_named(monkeypatch):
