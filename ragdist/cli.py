@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,20 +22,40 @@ from ragdist.config import loader
 from ragdist.errors import ConfigError, DataError, RagdistError, Stopped
 from ragdist.results import complain, print_json, show, show_exported, show_run, show_sweep
 from ragdist.sweeps import trials
+from ragdist.tracking.progress import visible
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises of arguments; it exports no name for it."""
 
 if TYPE_CHECKING:
     from ragdist.evaluation.service import RagService
 
 
 class Commands(typer.core.TyperGroup):
-    """The command group; Ctrl-C outside training ends like a stop inside it, not as typer's `Aborted.`"""
+    """The command group; Ctrl-C outside training ends like a stop inside it, not as typer's `Aborted.`, and no argument
+    that is complained of steers the terminal."""
+
+    def make_context(self, *of: Any, **more: Any) -> Any:
+        """Reads the options before the chosen command."""
+        with _plain_usage_errors():
+            return super().make_context(*of, **more)
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
         try:
-            return super().invoke(ctx)
+            with _plain_usage_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped("stopped; the same command goes on from here") from None
+
+
+@contextlib.contextmanager
+def _plain_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except USAGE_ERROR as error:
+        error.message = visible(error.message)  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(

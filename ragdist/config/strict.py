@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
 from pathlib import PurePath
 from typing import Any
@@ -85,6 +86,13 @@ for _kind, _pattern, _first in (
     _Loader.add_implicit_resolver(f"{TAG}{_kind}", re.compile(rf"(?:{_pattern})\Z", re.ASCII), list(_first))
 
 
+class _Manifests(_Loader):
+    """As the API server reads numbers: 0644 is octal."""
+
+
+_Manifests.add_implicit_resolver(f"{TAG}int", re.compile(r"[-+]?0[0-7]+\Z", re.ASCII), list("-+0"))
+
+
 def parse(text: str, what: str) -> Any:
     """What a YAML text says; nothing where it is empty.
 
@@ -95,8 +103,20 @@ def parse(text: str, what: str) -> Any:
     Raises:
         ConfigError: it is not YAML, or none that can be read without a guess.
     """
-    try:
+    with _translated(what):
         return yaml.load(text, _Loader)
+
+
+def parse_manifests(text: str, what: str) -> list[Any]:
+    """The objects of a file for Kubernetes, as JSON has them; arguments and raises as of `parse`."""
+    with _translated(what):
+        return [plain(found, what) for found in yaml.load_all(text, _Manifests)]
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
     except _RefusedError as error:
         raise ConfigError(f"{what} {error}") from None
     except (yaml.YAMLError, ValueError) as error:

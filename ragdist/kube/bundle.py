@@ -8,16 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
-from ragdist.config import Settings, loader
+from ragdist.config import Settings, loader, strict
 from ragdist.errors import ConfigError
 from ragdist.kube import pods, service
 from ragdist.kube.findings import Body, Manifest, Violation, at, cluster, mappings, number, ray_groups, volume_at
 from ragdist.kube.hardening import size
 from ragdist.kube.names import QUEUE
 from ragdist.kube.pods import WorkerRequest
-from ragdist.kube.schema import Loader
 from ragdist.plan.seats import unreserved
 
 COMMAND = re.compile(r"ragdist (?:train (raft|duet|atm)|(sweep (?:raft|atm))) (\S+)((?: \S+=\S*)*)")
@@ -111,9 +108,9 @@ def _runs(job: Manifest, documents: Sequence[Manifest]) -> Found:
         return
     name = PurePosixPath(command[3]).name
     try:
-        values = yaml.load(holder.body["data"][name], Loader) or {}
+        values = strict.parse(str(at(holder.body, "data", {}).get(name)), name) or {}
         settings = loader.load(command[4].split(), base=values)
-    except (yaml.YAMLError, ConfigError, AttributeError, ValueError) as error:
+    except (ConfigError, AttributeError, ValueError) as error:
         yield (
             holder,
             Violation(f"data.{name}", " ".join(str(error).split())[:300], "settings as `ragdist settings` has"),
@@ -130,8 +127,8 @@ def _serves(document: Manifest) -> Iterator[Violation]:
     """What Ray Serve is told, and whether it will find it in the pods."""
     where = "spec.serveConfigV2"
     try:
-        told = yaml.load(str(at(document.body, where, "")), Loader)
-    except yaml.YAMLError:
+        told = strict.parse(str(at(document.body, where, "")), where)
+    except ConfigError:
         told = None
     if not (applications := mappings(told, "applications")):
         yield Violation(where, "no YAML mapping with applications", "what `serve deploy` takes, written as a text")

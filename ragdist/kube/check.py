@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import yaml
-
+from ragdist.config import strict
 from ragdist.errors import ConfigError
 from ragdist.kube import bundle, core, hardening, names, rules
 from ragdist.kube.findings import Finding, Manifest, Violation
-from ragdist.kube.schema import KINDS, Loader, Schemas
+from ragdist.kube.schema import KINDS, Schemas
 
 WITHOUT_SCHEMA = ("PodMonitor",)
 """Kinds of other operators that we render."""
@@ -77,9 +75,9 @@ def read(folder: Path) -> tuple[list[Manifest], list[Finding]]:
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml")):
         file = path.relative_to(folder).as_posix()
         try:
-            bodies: Sequence[Any] = list(yaml.load_all(path.read_bytes(), Loader))
-        except yaml.YAMLError as error:
-            findings.append(Finding(file, "", "", " ".join(str(error).split()), "YAML"))
+            bodies = strict.parse_manifests(path.read_text("utf-8-sig"), "it")
+        except (ConfigError, UnicodeDecodeError) as error:
+            findings.append(Finding(file, "", "", str(error), "YAML in UTF-8"))
             continue
         for number, body in enumerate(bodies):
             if body is None:

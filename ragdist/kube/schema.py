@@ -64,9 +64,13 @@ class Schemas:
 
     def _read(self, kind: str) -> dict[str, Any] | None:
         """Schemas of a kind by version."""
-        for text in self.files.values():
+        for path, text in self.files.items():
             if f"kind: {kind}\n".encode() in text:
-                return _kept(text)
+                try:
+                    return _kept(text)
+                except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                    why = " ".join(str(error).split())[:200]
+                    raise ConfigError(f"--crds: {path} cannot be read ({type(error).__name__}: {why})") from None
         return None
 
 

@@ -18,6 +18,20 @@ OBJECTS = st.fixed_dictionaries(
 COMMANDS = st.sampled_from(
     ["k8s check bundle", "k8s check bundle --json", "k8s submit bundle", "k8s status bundle", "k8s delete bundle"]
 )
+WHOLE = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: "
+NESTED = st.sampled_from(
+    [
+        *("[" * 5000 + "]" * 5000, "{a: " * 900 + "}" * 900, "&a {x: *a}", "&a [*a]", "!!set {a}", "2026-99-99"),
+        *(
+            "{7: 8, null: 1}",
+            "{? [a] : 1}",
+            f"[{9 * '&x0 [x],'}]",
+            "{a: !!binary x}",
+            "9" * 5000,
+            "[&a [x]" + ", *a" * 999,
+        ),
+    ]
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +51,9 @@ def as_bytes(documents):
 
 def changed(content):
     documents = list(yaml.safe_load_all(content))
-    tags = HOSTILE.map(lambda text: content + f"---\n{text}\n".encode(errors="surrogateescape"))
+    tags = st.one_of(HOSTILE, NESTED.map(lambda value: WHOLE + value)).map(
+        lambda text: content + f"---\n{text}\n".encode(errors="surrogateescape")
+    )
     return st.one_of(
         *3 * [edited(documents).map(lambda found: as_bytes(found if isinstance(found, list) else [found]))],
         spoiled(content),

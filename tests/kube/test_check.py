@@ -180,6 +180,61 @@ def test_whatever_shape_an_object_has_it_is_read(bundle):
             assert check.findings_of(changed) is not None
 
 
+HEAD_OF_ONE = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"
+MULTIPLIED = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+NO_OBJECTS = {
+    "deep": "data: " + "[" * 3000 + "]" * 3000,
+    "deeper": "data: " + "{a: " * 200_000,
+    "leads back": "data: &a {x: *a}",
+    "multiplies": MULTIPLIED,
+    "a set": "data: !!set {a}",
+    "a tag": "data: !!python/object/apply:os.mkdir [canary]",
+    "a number of 5000 digits": f"data: {{a: {'9' * 5000}.0e+999}}",
+    "a key that is a list": "? [a]\n: 1",
+    "half a character": 'data: {a: "\\ud800"}',
+    "not a number": "data: {a: .nan}",
+    "no UTF-8": "data: {a: \udcff}",
+    "a key twice": "data: {}\ndata: {}",
+}
+
+
+@pytest.mark.parametrize("name", NO_OBJECTS)
+def test_what_no_api_server_reads_is_a_finding_and_is_not_sent(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.yaml").write_text(f"{HEAD_OF_ONE}{NO_OBJECTS[name]}\n", "utf-8", "surrogateescape")
+    documents, findings = check.read(tmp_path)
+    assert not documents and len(findings) == 1 and "\n" not in findings[0].what
+    assert not (tmp_path / "canary").exists()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["k8s", "check", "."])
+    assert ended.value.code == 1 and "odd.yaml" in capsys.readouterr().out
+
+
+def test_values_are_read_as_the_api_server_reads_them(tmp_path):
+    (tmp_path / "one.yaml").write_text(f"{HEAD_OF_ONE}data: {{mode: 0644, day: 2026-99-99, 7: 8, on: 1_000}}\n---\n")
+    (document,), _ = check.read(tmp_path)
+    assert document.body["data"] == {"mode": 420, "day": "2026-99-99", "7": 8, "on": 1000}
+
+
+def test_settings_of_a_config_map_that_are_no_text_are_a_finding(bundle):
+    for content in (None, 7, [], {"a": 1}, "a: [", "[" * 5000):
+        (holder,) = yaml.safe_load_all((bundle / SETTINGS).read_text())
+        holder["data"] = dict.fromkeys(holder["data"], content)
+        (bundle / SETTINGS).write_text(yaml.safe_dump(holder))
+        assert "data." in str(check.check(bundle).findings)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "spec: {versions: 7}", "spec: [", "spec: {versions: [{served: 1}]}", "[" * 5000]
+)
+def test_a_broken_definition_is_one_line(bundle, tmp_path, content):
+    (tmp_path / "crds").mkdir()
+    text = f"kind: CustomResourceDefinition\nnames:\n  kind: RayJob\n{content}\n"
+    (tmp_path / "crds" / "rayjobs.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"rayjobs\.yaml cannot be read"):
+        check.check(bundle, tmp_path / "crds")
+
+
 def test_exit_codes(bundle, tmp_path, capsys):
     def code(*arguments):
         with pytest.raises(SystemExit) as ended:
