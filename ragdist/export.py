@@ -259,7 +259,7 @@ def _refuse_links(folder: Path) -> None:
 
 
 def _gguf(source: str, config: ModelConfig, folder: Path, to: Path) -> None:
-    from ragdist.lm import gguf
+    from ragdist.lm import door, gguf
     from ragdist.lm.load import load_tokenizer
     from ragdist.lm.source import adapter_base
 
@@ -269,8 +269,9 @@ def _gguf(source: str, config: ModelConfig, folder: Path, to: Path) -> None:
         if adapter_base(folder):
             whole = Path(spare)
             _merge(config, folder, whole)
-        gguf.write(whole, tokenizer, to)
-        longest = read_json(whole / "config.json")["max_position_embeddings"]
+        with door.refused(f"{source} cannot be written as GGUF", gguf.OTHERWISE), translate_errors(to.parent):
+            gguf.write(whole, tokenizer, to)
+            longest = read_json(whole / "config.json")["max_position_embeddings"]
     settings = load_kept(kept) if kept.exists() else None
     tokens, system = (settings.model.max_tokens, settings.prompts.system_closed) if settings else (longest, "")
     said = gguf.modelfile(tokenizer, tokens, system, settings.answer_tokens if settings else 0)

@@ -238,6 +238,15 @@ def test_what_steers_a_terminal_is_written_out_in_lines_and_errors(mine, capsys)
     assert code == 2 and r"\u001b[31mred" in err and not {"\x1b", "\u202e"} & set(err)
 
 
+@pytest.mark.parametrize(
+    "arguments", [("k8s", "check", "a", "b\u202e"), ("--\u202e",), ("plan", "--\u202ex"), ("\u202e",)]
+)
+def test_no_argument_that_is_complained_of_steers_the_terminal(arguments, capsys):
+    """A shell writes names of files where a person writes `*`."""
+    code, out, err = command(capsys, *arguments)
+    assert code == 2 and "\u202e" not in out + err and "u202e" in err
+
+
 def test_init_says_that_a_path_is_wrong_before_that_the_file_is_there(mine):
     Path("settings.yaml").write_text("")
     with pytest.raises(ConfigError, match="is not there"):

@@ -26,6 +26,8 @@ MOST = 1 << 40
 PARTS = re.compile(r"layer|block|stage|depth|expert", re.IGNORECASE)
 FEWEST_PARTS = 4096
 """Parts of a model that may be built whatever its files hold; many more take minutes to find that out."""
+MOST_TOKENS = 1 << 22
+"""Entries of a vocabulary; tables of text are made of so many."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -102,7 +104,8 @@ def _check_counts(found: dict[str, Any], file: str, weights: int) -> None:
         elif isinstance(value, list):
             left += ((name, one) for one in value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            most = max(weights, FEWEST_PARTS) if PARTS.search(name) else MOST
+            parts = max(weights, FEWEST_PARTS) if PARTS.search(name) else MOST
+            most = MOST_TOKENS if name == "vocab_size" else parts
             if abs(value) > most or (name == "num_hidden_layers" and value < 1):
                 raise ValueError(f"{file} says {name}={value:.4g}, wanted a number from 1 to {most:,}")
 

@@ -143,7 +143,7 @@ def translate_broken(path: Path) -> Iterator[None]:
     failure or by another hand, into one clear error, a StorageError."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         why = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise StorageError(f"{path} is broken ({why}); copy it again, or remove it to have it made anew") from error
 

@@ -62,6 +62,7 @@ PASSING = {
     "a page": Fault(body=b"<html>sign in</html>"),
     "another object": Fault(body=b'{"error": {"message": "provider is down"}}'),
     "a list": Fault(body=b"[]"),
+    "a deep list": Fault(body=b"[" * 100_000),
     "reset": Fault(how="reset"),
     "cut": Fault(how="cut"),
     "silent": Fault(how="silent"),

@@ -136,7 +136,10 @@ def run(case: Case, base: Path) -> tuple[str, int]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         before = {str(path) for path in Path().rglob("*")}
+        begun = time.monotonic()
         code, out, err = call(case.arguments)
+        if time.monotonic() - begun >= DEADLINE_S:  # said, or taken for another error on the way
+            return f"did not end within {DEADLINE_S:g} s: {err[-3000:]}", 1
         if code not in _ends(case.arguments):
             return f"ended with {code!r}: {err[-3000:]}", 1
         made = sorted({str(path) for path in Path().rglob("*")} - before)

@@ -145,3 +145,20 @@ def test_a_gguf_file_is_evaluated_as_any_model(tmp_path, monkeypatch):
         writer = ModelWriter(load_model(one), load_tokenizer(one), 4096)
         said.append({row.prompt_id: row.text for batch in writer.write(asked, max_new_tokens=8) for row in batch})
     assert said[0] == said[1]
+
+
+ABSURD = (
+    *({"architectures": value} for value in (None, 7, [], [[]])),
+    *({"num_key_value_heads": 7}, {"vocab_size": -1}, {"vocab_size": 10**12}, {"max_position_embeddings": -5}),
+    *({"max_position_embeddings": "x"}, {"rms_norm_eps": "x"}, {"num_attention_heads": 0}),
+)
+
+
+@pytest.mark.parametrize("values", ABSURD, ids=str)
+def test_R9_a_model_that_is_absurd_becomes_no_gguf_in_one_line(tmp_path, values):
+    folder = tiny.model_folder(tmp_path)
+    shape = {**json.loads((folder / "config.json").read_text()), **values}
+    (folder / "config.json").write_text(json.dumps({key: one for key, one in shape.items() if one is not None}))
+    with pytest.raises(ModelError) as raised:
+        export.export_model(str(folder), tmp_path / "out", "gguf")
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()

@@ -128,3 +128,32 @@ print(shape.read(ModelConfig(source="no hub id at all")))
 def test_packages_that_are_not_there_are_an_error():
     with pytest.raises(ModelError, match="no package nowhere is installed"):
         shape.read(ModelConfig(source="package:nowhere"))
+
+
+TORN = {
+    **{f"config {name}": {"config.json": text} for name, text in {"empty": b"", "a list": b"[]", "7": b"7"}.items()},
+    **{
+        f"config {values}": {"config.json": json.dumps(SMALL | {"model_type": "llama"} | values).encode()}
+        for values in (
+            *({"num_attention_heads": 0}, {"num_key_value_heads": "x"}, {"head_dim": [1]}, {"hidden_size": 1e400}),
+            *({"hidden_size": -1}, {"text_config": 7}, {"max_position_embeddings": "x"}),
+        )
+    },
+    **{
+        f"index {text}": {"model.safetensors.index.json": text}
+        for text in (b"", b"7", b"{}", b'{"weight_map": [7]}', b'{"weight_map": {"a": 7}}', b"[" * 5000)
+    },
+    **{
+        f"header {text}": {"model.safetensors": text}
+        for text in (b"", b"x", bytes(7) + b"\x80[[", bytes([2, *bytes(7)]) + b"[]", bytes([7, *bytes(7)]) + b'{"a":7}')
+    },
+}
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_a_torn_or_absurd_model_is_none_to_a_plan(tmp_path, name):
+    """Whoever loads it says so; a plan says that it does not know."""
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | {"model_type": "llama"}))
+    for file, content in TORN[name].items():
+        (tmp_path / file).write_bytes(content)
+    assert shape.read(ModelConfig(source=str(tmp_path))) is None
