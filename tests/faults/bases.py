@@ -94,6 +94,9 @@ def teacher(folder: Path) -> None:
 
 def manifests(folder: Path) -> None:
     """The bundle of an ATM job, and a kubeconfig of a cluster where nothing is yet and everything is taken."""
+    import kubernetes  # noqa: F401  # takes seconds, which are no command's
+    import kubernetes_validate  # noqa: F401
+
     from ragdist.kube import render
     from tests.kube.bundles import rendered, settings_of
     from tests.kube.server import kubeconfig
