@@ -40,7 +40,7 @@ NODES = f"{MACHINES}:group=attacker,{MACHINES}:group=generator"
 RUN = ("init", "build", "audit", "evaluate", "plan", "settings", "runs", "doctor", "export", "export-data", "report")
 RUN_ON_KUBERNETES = ("render", "check")
 PLANNED = ("train", "sweep", "submit", "demo")
-READ = ("answer", "chat", "serve", "status", "logs", "delete", "submit")
+READ = ("answer", "attacks", "chat", "delete", "gate", "logs", "matrix", "serve", "status", "submit")
 OTHERS = (
     *(
         ".",
@@ -71,7 +71,7 @@ SMALL = {
     "contexts": {"documents": 3, "too_few": "fewer"},
     "train": {"epochs": 1, "examples_per_step": 2, "microbatch": 2, "zero_stage": 0},
     "cluster": {"workers": 1, "gpus_per_worker": 0, "cpus_per_worker": 0},
-    "evaluation": {"conditions": ["closed_book", "oracle"], "max_new_tokens": 4},
+    "evaluation": {"conditions": ["closed_book", "oracle", "permuted"], "max_new_tokens": 4},
 }
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 

@@ -14,6 +14,7 @@ def listening(app: Any) -> Iterator[str]:
     """Its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # whoever calls before the server is up waits
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -129,8 +129,8 @@ def test_passing_fault_is_outlived(endpoint, name):
 )
 def test_retry_after_is_honoured(endpoint, fault, seconds):
     """A date has whole seconds: two from now is more than one from now."""
-    fault = fault() if callable(fault) else fault
-    with faults.Proxy(fault=lambda _, tries: fault if tries == 0 else None) as proxy:
+    made = fault if callable(fault) else lambda: fault  # when it is asked: a date is of that moment
+    with faults.Proxy(fault=lambda _, tries: made() if tries == 0 else None) as proxy:
         list(endpoint(proxy).ask(faults.requests(1), what="replies"))
     (first, *_), (second, *_) = proxy.calls
     assert seconds <= second - first < seconds + 2
