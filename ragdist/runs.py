@@ -536,7 +536,13 @@ def _labelled(model: str) -> tuple[str, str]:
     if address := address_of(model):
         return address.label, model
     label, equals, source = model.partition("=")
-    return (label, source) if equals else (Path(model).name or model, model)
+    if not equals:
+        label, source = "", model
+    tuned = Path(source) / "model"
+    if tuned.is_dir() and not (Path(source) / "config.json").exists():  # a run's folder
+        source = str(tuned)
+    run = Path(source).parent if Path(source).is_dir() and Path(source).name == "model" else Path(source)
+    return label or run.name or source, source
 
 
 def _models_of(settings: Settings) -> dict[str, str]:

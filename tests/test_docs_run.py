@@ -38,9 +38,10 @@ from tests.systems.duet.test_run import LocalTuner
 MACHINES = "2x8xH100-80GB:128cpu:1024GB"
 NODES = f"{MACHINES}:group=attacker,{MACHINES}:group=generator"
 RUN = ("init", "build", "audit", "evaluate", "plan", "settings", "runs", "doctor", "export", "export-data", "report")
+RUN += ("attacks", "gate", "matrix")
 RUN_ON_KUBERNETES = ("render", "check")
 PLANNED = ("train", "sweep", "submit", "demo")
-READ = ("answer", "attacks", "chat", "delete", "gate", "logs", "matrix", "serve", "status", "submit")
+READ = ("answer", "chat", "serve", "status", "logs", "delete", "submit")
 OTHERS = (
     *(
         ".",
@@ -64,6 +65,8 @@ OTHERS = (
 )
 ELSEWHERE = re.compile(r"(^|=)/(shared|mnt)/")
 """Data that lies on a cluster's storage: what would run is planned."""
+ENDPOINT = "https://host/"
+"""Of nobody: tests/serving/test_answering.py and tests/evaluation/test_service.py ask one that is there."""
 SMALL = {
     "model": {"source": "tiny", "max_tokens": 1024, "dtype": "float32"},
     "retrieval": {"kind": "bm25"},
@@ -71,7 +74,7 @@ SMALL = {
     "contexts": {"documents": 3, "too_few": "fewer"},
     "train": {"epochs": 1, "examples_per_step": 2, "microbatch": 2, "zero_stage": 0},
     "cluster": {"workers": 1, "gpus_per_worker": 0, "cpus_per_worker": 0},
-    "evaluation": {"conditions": ["closed_book", "oracle", "permuted"], "max_new_tokens": 4},
+    "evaluation": {"conditions": ["closed_book", "oracle", "permuted", "attacked"], "max_new_tokens": 4},
 }
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 
@@ -257,6 +260,8 @@ class Reader:
         if name in RUN and any(ELSEWHERE.search(word) for word in words):
             planned("raft", loader.load([word for word in words[1:] if not word.startswith("-")]))
             return ""
+        if any(ENDPOINT in word for word in words):
+            return ""
         if not CRDS.is_dir():
             words = words[: words.index("--crds")] if "--crds" in words else words
         whole = command.place.startswith("README.md") and words[:2] == ["train", "raft"]
@@ -269,7 +274,12 @@ class Reader:
         if name == "init":
             self.printed = self.file.read_text()
         out, err = self.capfd.readouterr()
-        wanted = {"doctor": (0, 1), "plan": (0, 2 * refusal), "check": (0 if "--crds" in words else 3,)}.get(name, (0,))
+        wanted = {
+            "doctor": (0, 1),
+            "gate": (0, 1),
+            "plan": (0, 2 * refusal),
+            "check": (0 if "--crds" in words else 3,),
+        }.get(name, (0,))
         assert (ended.value.code or 0) in wanted, f"{command.place}: {command.line}\n{err[-2000:]}"
         return out + err
 
