@@ -320,6 +320,7 @@ Models = Annotated[
     typer.Option(help="Folder, hub id or address (https://host/v1#NAME), or LABEL=SOURCE; repeat for several."),
 ]
 Attacks = Annotated[list[str] | None, typer.Option(help="Name of an attack; repeat for several.")]
+Grid = Annotated[bool, typer.Option("--grid", help="Lists of many sizes and shares of forged documents.")]
 
 
 ServiceAt = Annotated[str, typer.Option("--service", help="Address of a whole RAG service, asked in place of models.")]
@@ -340,7 +341,7 @@ def evaluate(
     settings: Arguments = None,
     model: Models = None,
     attack: Attacks = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Lists of many sizes and shares of forged documents.")] = False,
+    grid: Grid = False,
     service: ServiceAt = "",
     corpus_to: CorpusTo = None,
     then: Then = "",
@@ -382,6 +383,8 @@ def show_attacks(as_json: AsJson = False) -> None:
 def gate(
     settings: Arguments = None,
     model: Models = None,
+    attack: Attacks = None,
+    grid: Grid = False,
     max_misled: Annotated[
         float | None, typer.Option(help="Most that an attack may turn wrong of what is right without it, 0 to 1.")
     ] = None,
@@ -399,9 +402,8 @@ def gate(
     """
     results.refuse_no_file(path for path in (junit, sarif) if path)
     at = _service(service, corpus_to, then)
-    verdict = runs.gate(
-        loader.load(settings or []), model or [], max_misled=max_misled, min_clean=min_clean, service=at
-    )
+    asked = runs.with_suite(loader.load(settings or []), attack, grid)
+    verdict = runs.gate(asked, model or [], max_misled=max_misled, min_clean=min_clean, service=at)
     place = next((name for name in settings or [] if Path(name).is_file()), "settings.yaml")
     results.write_verdict(verdict, place, junit, sarif)
     print_json(verdict.sheet().numbers) if as_json else results.show_sheet(verdict.sheet())
