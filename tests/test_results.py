@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ragdist import results
+from ragdist import results, runs
 from ragdist.results import Run
 from ragdist.systems.duet.report import DuetReport
 from ragdist.tracking.run import RunFolder
@@ -38,3 +38,17 @@ def test_every_system_is_concluded_and_shown_alike(job, reports, tmp_path, capsy
     assert "Subspan EM, its 95% interval" in shown and "report.png" in where
     assert ("alignment turned 1 wrong answer right" in shown) == (job == "duet")
     assert ("alignment is right in 1 of 2 where" in said) == (job == "duet")
+
+
+def test_a_run_is_its_model_under_its_name(tmp_path):
+    for run in ("mine", "two"):
+        (tmp_path / run / "model").mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.json").touch()
+    named = [runs._labelled(str(tmp_path / place)) for place in ("mine", "two/model", "plain")]
+    assert named == [
+        ("mine", str(tmp_path / "mine/model")),
+        ("two", str(tmp_path / "two/model")),
+        ("plain", str(tmp_path / "plain")),
+    ]
+    assert [runs._labelled(text) for text in ("base=x/y", "org/model")] == [("base", "x/y"), ("model", "org/model")]
