@@ -538,10 +538,10 @@ def _labelled(model: str) -> tuple[str, str]:
     label, equals, source = model.partition("=")
     if not equals:
         label, source = "", model
-    tuned = Path(source) / "model"
-    if tuned.is_dir() and not (Path(source) / "config.json").exists():  # a run's folder
-        source = str(tuned)
-    run = Path(source).parent if Path(source).is_dir() and Path(source).name == "model" else Path(source)
+    tuned = os.path.join(source, "model")
+    if os.path.isdir(tuned) and not os.path.exists(os.path.join(source, "config.json")):  # a run's folder
+        source = tuned
+    run = Path(source).parent if os.path.isdir(source) and Path(source).name == "model" else Path(source)
     return label or run.name or source, source
 
 

@@ -52,3 +52,4 @@ def test_a_run_is_its_model_under_its_name(tmp_path):
         ("plain", str(tmp_path / "plain")),
     ]
     assert [runs._labelled(text) for text in ("base=x/y", "org/model")] == [("base", "x/y"), ("model", "org/model")]
+    assert runs._labelled("é" * 999) == ("é" * 999, "é" * 999)
