@@ -204,19 +204,19 @@ def test_asked_again_it_starts_again(writer):
 
 
 def test_engine_that_does_not_start_in_time_is_ended(config, tokenizer):
-    made = VllmWriter(config, tokenizer, ENGINES.replaced("deadline_s", 1))
+    made, before = VllmWriter(config, tokenizer, ENGINES.replaced("deadline_s", 1)), engines()
     with pytest.raises(EngineError, match=r"said nothing for 1 s .*engines\.deadline_s"):
         made.take_up(0, Path(config.source))
-    assert not engines()
+    assert engines() == before
 
 
 def test_model_that_vllm_refuses_is_one_sentence_with_what_to_set(tokenizer, tmp_path):
     """Heads of 8 are too small for its attention on a CPU; it says so at the first text."""
     small = ModelConfig(source=str(tiny.model_folder(tmp_path)), dtype="float32")
-    made = VllmWriter(small, tokenizer, ENGINES)
+    made, before = VllmWriter(small, tokenizer, ENGINES), engines()
     with pytest.raises(EngineError, match=r"vllm cannot do this: .*head_dim=8.*set the engine to transformers") as told:
         write(made, tiny.prompts(1))
-    assert "\n" not in str(told.value) and not engines()
+    assert "\n" not in str(told.value) and engines() == before
 
 
 def test_smollm2_writes_what_transformers_writes():
@@ -238,7 +238,7 @@ def test_engine_that_is_killed_as_it_starts_is_replaced_once(config, tokenizer, 
     """By its number, as soon as it is there; the second is killed too, or left alone."""
     for both in (False, True):
         made = VllmWriter(config, tokenizer, ENGINES)
-        killer = threading.Thread(target=kill_starting, args=(2 if both else 1,), daemon=True)
+        killer = threading.Thread(target=kill_starting, args=(2 if both else 1, {*engines()}), daemon=True)
         killer.start()
         if both:
             with pytest.raises(EngineError, match=r"ended with -9.* twice, as it started; change engines"):
@@ -250,10 +250,10 @@ def test_engine_that_is_killed_as_it_starts_is_replaced_once(config, tokenizer, 
         assert "a fresh one is started" in capsys.readouterr().err
 
 
-def kill_starting(times):
-    """Kills so many engines of this process, each a second after it began."""
-    seen = set()
-    while len(seen) < times:
+def kill_starting(times, before):
+    """Kills so many engines of this process beside those before, each a second after it began."""
+    seen = {*before}
+    while len(seen) < len(before) + times:
         for child in psutil.Process().children():
             if child.pid not in seen and "vllm_engine" in " ".join(child.cmdline()):
                 seen.add(child.pid)
