@@ -38,8 +38,8 @@ test: install lint types
 # And clusters, kills, several ranks, whole jobs; then, two at a time, what waits for others most.
 test-all: test
 	$(PAIR) -m 'cluster and $(ALWAYS)'
-	$(MAKE) -j2 -Otarget test-clients test-vllm test-multinode test-faults
-	$(MAKE) test-kills
+	$(MAKE) -j2 -Otarget test-clients test-vllm test-multinode
+	$(MAKE) test-faults SEED=1
 
 # LangChain and LlamaIndex in an environment of their own: they want other versions than we do.
 test-clients: install .venv-clients/.made

@@ -161,7 +161,6 @@ def test_writers_of_their_own_write_the_same_bytes_and_one_that_dies_is_replaced
     assert [line["version"] for line in found] == [0, 1] and all(line["nats"] < 1e-4 for line in found)
 
 
-@pytest.mark.again  # `make test-kills` kills drivers wherever they are
 def test_driver_killed_while_both_work_and_while_one_learns_leaves_the_same_bytes_check_72(
     undisturbed, model, tmp_path
 ):

@@ -124,7 +124,6 @@ def test_killed_worker_is_replaced_and_the_end_has_the_same_bits_check_72(
     assert losses(folder) == losses(undisturbed)
 
 
-@pytest.mark.again  # `make test-kills` kills drivers wherever they are
 def test_driver_stopped_then_killed_goes_on_and_the_end_has_the_same_bits_check_72(
     undisturbed, model, examples, tmp_path
 ):
