@@ -48,12 +48,18 @@ PLACES = [("driver", "killed"), ("driver", "terminated"), ("driver", "interrupte
 PLACES += [(victim, "killed") for victim in ("rank", "rank", "raylet", "gcs", "agent")] + [("rank", "paused")]
 LEARN = {"examples_per_step": 4, "microbatch": 2, "checkpoint_every": 1, "learning_rate": 1e-3}
 FEW = {"epochs": 1, "checkpoint_every": 1, "examples_per_step": 2, "microbatch": 1}
-DUET = {role: {"train": FEW, "lora": {"rank": 2}} for role in ("reciter", "discoverer")}
+DUET = dict.fromkeys(("reciter", "discoverer"), FEW | {"lora": {"rank": 2}})
 JOBS: dict[str, tuple[list[str], dict]] = {
     "build": (["build"], {"run": {"mapper": "ray", "processes": 2}}),
     "raft": (["train", "raft"], {"train": LEARN, "cluster": {"workers": 2}}),
     "atm": (["train", "atm"], {"atm": {"rounds": 1}}),
-    "duet": (["train", "duet"], {"duet": {**DUET, "arbiters": ["alignment"], "dsf": False}, "retrieval": {"count": 3}}),
+    "duet": (
+        ["train", "duet"],
+        {
+            "duet": {**DUET, "arbiters": ["features"], "answerers_fraction": 0.5, "validation_fraction": 0.5},
+            "retrieval": {"count": 3},
+        },
+    ),
     "evaluate": (["evaluate"], {"evaluation": {"answerers": {"workers": 2}, "tokens_per_batch": 512}}),
     "sweep": (["sweep", "raft", "contexts.oracle_fraction=0.5,1"], {"train": LEARN | {"epochs": 1}}),
 }
@@ -96,6 +102,7 @@ class Chain:
         self.command = [sys.executable, "-m", "ragdist", *command[:2], str(folder / "settings.yaml"), *command[2:]]
         if job in ("build", "evaluate"):
             self.command = [sys.executable, "-m", "ragdist", job, str(folder / "settings.yaml")]
+        self.command += ["--model", f"base={model}"] if job == "evaluate" else []
 
     def undisturbed(self) -> float:
         """Seconds from its start to its end."""
@@ -199,7 +206,8 @@ class Chain:
             wrong.append(f"exit code {code}")
         if "Traceback" in said:
             wrong.append("a traceback")
-        if left := [path.name for path in (self.folder / "tmp").iterdir()]:
+        left = [path.name for path in (self.folder / "tmp").iterdir()]
+        if left := [name for name in left if "wandb-" not in name]:  # wandb's own, of a process that was killed
             wrong.append(f"temporary files: {', '.join(left[:3])}")
         return wrong
 
