@@ -329,11 +329,13 @@ Then = Annotated[str, typer.Option(help="Command that has the service read it; n
 
 
 def _service(address: str, folder: Path | None, command: str) -> RagService | None:
-    from ragdist.evaluation.service import RagService
-
     if bool(address) != bool(folder) or (command and not address):
         raise ConfigError("--service ADDRESS and --corpus-to FOLDER go together, perhaps with --then COMMAND")
-    return RagService(address, folder, command) if folder else None
+    if not folder:
+        return None
+    from ragdist.evaluation.service import RagService
+
+    return RagService(address, folder, command)
 
 
 @app.command()

@@ -46,19 +46,20 @@ def kept(home: Path) -> Iterator[dict[str, str]]:
                 keeper.wait(WAIT_S)
 
 
-def living(home: str) -> list[psutil.Process]:
-    """All processes of the Ray in `home` but this one."""
+def living(home: str, variable: str = HOME) -> list[psutil.Process]:
+    """All processes but this one that began with this in their environment: those of the Ray in `home`. One that has
+    ended has no environment."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(HOME) == home:
+            if process.pid != os.getpid() and process.environ().get(variable) == home:
                 found.append(process)
     return found
 
 
 def end(home: str) -> None:
     """Kills what lives in `home`, and what that starts meanwhile."""
-    while left := [process for process in living(home) if process.status() != psutil.STATUS_ZOMBIE]:
+    while left := living(home):
         for process in left:
             with suppress(psutil.Error):
                 process.kill()

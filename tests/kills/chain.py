@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
+from ragdist.cluster import keeper
 from ragdist.config.loader import dump
 from tests import game
 
@@ -100,8 +101,6 @@ class Chain:
         (folder / "settings.yaml").write_text(dump(settings))
         (folder / "tmp").mkdir()
         self.command = [sys.executable, "-m", "ragdist", *command[:2], str(folder / "settings.yaml"), *command[2:]]
-        if job in ("build", "evaluate"):
-            self.command = [sys.executable, "-m", "ragdist", job, str(folder / "settings.yaml")]
         self.command += ["--model", f"base={model}"] if job == "evaluate" else []
 
     def undisturbed(self) -> float:
@@ -169,7 +168,7 @@ class Chain:
             driver.wait(at_s)
         while driver.poll() is None:
             found = []
-            for process in living(mark):
+            for process in keeper.living(mark, MARK):
                 with suppress(psutil.Error):
                     found += [process] if VICTIMS[victim](process, driver.pid) else []
             if found:
@@ -184,7 +183,7 @@ class Chain:
     def _gone(self, mark: str, driver: psutil.Popen) -> list[str]:
         """Names of what is still there a while after the end; it is ended."""
         ends = time.monotonic() + GONE_S
-        while (left := living(mark)) and time.monotonic() < ends:
+        while (left := keeper.living(mark, MARK)) and time.monotonic() < ends:
             time.sleep(0.2)
         names = []
         for process in left:
@@ -210,16 +209,6 @@ class Chain:
         if left := [name for name in left if "wandb-" not in name]:  # wandb's own, of a process that was killed
             wrong.append(f"temporary files: {', '.join(left[:3])}")
         return wrong
-
-
-def living(mark: str) -> list[psutil.Process]:
-    """All processes of an attempt."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
 
 
 def run(job: str, kills: int, seed: int, folder: Path, model: Path, say=sys.stdout.write) -> list[Kill]:

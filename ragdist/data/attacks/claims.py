@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 
 import regex
 
@@ -94,18 +93,15 @@ def negation(target: Target, _: random.Random) -> Iterator[Lie]:
 def consensus(target: Target, _: random.Random) -> Iterator[Lie]:
     """Documents about other things, each of which says the same wrong answer."""
     about = replace(target.question, wrong_answers=(target.wrong,))
-    others = {one.text: one for one in target.others}.values()
-    for one in islice(others, target.count):
+    for one in target.others[: target.count]:
         honest = template_attack.Falsified(one.title, one.text, -1)
         yield Lie(one.title, next(template_attack.versions(about, honest, target.wrong)), target.wrong)
 
 
 def irrelevant(target: Target, _: random.Random) -> Iterator[Lie]:
     """Other documents under the title of the one that answers; none argues for anything."""
-    titles = [one.title for one in target.copies(target.wrong, 1)]
-    for title in titles:
-        for one in islice({one.text: one for one in target.others}.values(), target.count):
-            yield Lie(title, one.text)
+    for copy in target.copies(target.wrong, 1):
+        yield from (Lie(copy.title, one.text) for one in target.others[: target.count])
 
 
 def poison(target: Target, _: random.Random) -> Iterator[Lie]:

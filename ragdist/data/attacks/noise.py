@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import regex
 
@@ -24,16 +24,15 @@ LOOK_ALIKES = {
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]{2,}")
 
 
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
+def _free(text: str, places: Iterable[tuple[int, int]], kept: Sequence[str]) -> list[tuple[int, int]]:
+    """Those places that share no letter with what is kept."""
+    safe = [place for one in kept for place in spans(text, one)]
+    return [(at, end) for at, end in places if not any(at < last and first < end for first, last in safe)]
 
 
 def mistyped(text: str, rng: random.Random, slips: int, kept: Sequence[str] = ()) -> str:
     """The text with neighbouring letters changed round in so many words; what is kept stays letter for letter."""
-    safe = [place for one in kept for place in spans(text, one)]
-    words = [
-        m.span() for m in _WORD.finditer(text) if not any(m.start() < end and start < m.end() for start, end in safe)
-    ]
+    words = _free(text, (word.span() for word in _WORD.finditer(text)), kept)
     for start, end in sorted(rng.sample(words, min(slips, len(words)))):
         text = text[:start] + _changed_round(text[start:end], rng) + text[end:]
     return text
@@ -51,9 +50,8 @@ def _changed_round(word: str, rng: random.Random) -> str:
 
 def misread(text: str, rng: random.Random, every: int, kept: Sequence[str] = ()) -> str:
     """The text with one in `every` characters of LOOK_ALIKES, at least one, taken for its double."""
-    safe = [place for one in kept for place in spans(text, one)]
-    places = [at for at, sign in enumerate(text) if sign in LOOK_ALIKES]
-    places = [at for at in places if not any(start <= at < end for start, end in safe)]
+    doubled = ((at, at + 1) for at, sign in enumerate(text) if sign in LOOK_ALIKES)
+    places = [at for at, _ in _free(text, doubled, kept)]
     wrong = {*rng.sample(places, -(-len(places) // every))}
     return "".join(LOOK_ALIKES[sign] if at in wrong else sign for at, sign in enumerate(text))
 

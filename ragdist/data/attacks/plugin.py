@@ -35,7 +35,7 @@ class Target:
     golden: Sequence[Showable]
     """Documents that hold the right answer; may be empty."""
     others: Sequence[Showable]
-    """Documents that hold none."""
+    """Documents that hold none, no two of one text."""
     wrong: str
     """THE wrong answer of this question, for all attacks that argue for one alone."""
     wrongs: Sequence[str]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from functools import cache, partial
 
 from ragdist.config import AtmConfig, MixConfig
 from ragdist.data.attacks import Target, registry
@@ -33,13 +34,13 @@ def attacks(
         config: its `replay` and `samples` are read.
         seed: of the draws.
     """
-    found, target = list[Attack](), _target(question, config.samples, seed)
+    found, target = list[Attack](), cache(partial(_target, question, config.samples, seed))  # few replay any
     for name in config.replay.attacks:
         if name == "earlier":
             found += earlier
             continue
         with contextlib.suppress(LeftOut):
-            found.append(forge(registry.for_training(name), target, f"{round}/{question.id}"))
+            found.append(forge(registry.for_training(name), target(), f"{round}/{question.id}"))
     return [newest, *filter(None, found)]
 
 
