@@ -124,8 +124,11 @@ def _check_modules(folder: Path) -> None:
             raise ValueError(f"{inside.name} has no model.safetensors{_pickled(inside)}")
 
 
+def pickles(folder: Path) -> list[str]:
+    """Names of files in a folder that may run code when they are read."""
+    return sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+
+
 def _pickled(folder: Path) -> str:
-    found = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    return (
-        f" and {found[0]} may run code when it is read: safetensors only, save it with save_pretrained" if found else ""
-    )
+    (name, *_) = (*pickles(folder), "")
+    return f" and {name} may run code when it is read: safetensors only, save it with save_pretrained" if name else ""

@@ -96,8 +96,7 @@ def _checked(folder: Path, source: str) -> Path:
     if any(folder.glob("*.safetensors")):
         door.check(folder, f"model.source={source!r}")
         return folder
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
+    if pickled := door.pickles(folder):
         raise ModelError(
             f"model.source={source!r} has its weights as {pickled[0]}, which may run code when it is read; "
             "safetensors only: save the model with save_pretrained, or set model.source to one with .safetensors"
