@@ -78,7 +78,7 @@ test-multinode: install
 
 # Jobs killed at random, 20 times, or N=200; other moments with SEED=1.
 test-kills: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m kills tests/kills
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m kills -rs tests/kills tests/multinode
 
 # Skipped, and said so, where there is no GPU.
 test-gpu: install

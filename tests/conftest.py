@@ -72,7 +72,7 @@ NEEDS = {
         "tracking/test_run.py::test_a_killed_run_is_listed_as_killed_and_goes_on",
     ),
     "vllm": ("vllm",),
-    "kills": ("kills",),
+    "kills": ("kills", "multinode/test_random.py"),
     "faults": tuple(f"faults/test_{name}.py" for name in FAULTS),
     "apiserver": ("apiserver",),
     "cluster": (

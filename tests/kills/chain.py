@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from ragdist.cluster import keeper
 from ragdist.config.loader import dump
 from tests import game
+from tests.cluster import heads
 
 MARK = "RAGDIST_KILLS"
 """In the environment of everything that an attempt starts."""
@@ -37,6 +38,7 @@ VICTIMS = {
     "raylet": lambda process, driver: process.name() == "raylet",
     "gcs": lambda process, driver: process.name() == "gcs_server",
     "agent": lambda process, driver: any("agent" in Path(word).name for word in process.cmdline()[:4]),
+    "job": lambda process, driver: process.cmdline()[1:4] == ["-m", "ragdist", "train"] and process.pid != driver,
 }
 WAYS = {
     "killed": [(signal.SIGKILL, 0.0)],
@@ -47,6 +49,8 @@ WAYS = {
 }
 PLACES = [("driver", "killed"), ("driver", "terminated"), ("driver", "interrupted"), ("driver", "interrupted twice")]
 PLACES += [(victim, "killed") for victim in ("rank", "rank", "raylet", "gcs", "agent")] + [("rank", "paused")]
+OF_SUBMIT = [("job", "killed"), ("job", "terminated")]
+"""Whose driver is another process: Ray's job server started it."""
 LEARN = {"examples_per_step": 4, "microbatch": 2, "checkpoint_every": 1, "learning_rate": 1e-3}
 FEW = {"epochs": 1, "checkpoint_every": 1, "examples_per_step": 2, "microbatch": 1}
 DUET = dict.fromkeys(("reciter", "discoverer"), FEW | {"lora": {"rank": 2}})
@@ -63,6 +67,7 @@ JOBS: dict[str, tuple[list[str], dict]] = {
     ),
     "evaluate": (["evaluate"], {"evaluation": {"answerers": {"workers": 2}, "tokens_per_batch": 512}}),
     "sweep": (["sweep", "raft", "contexts.oracle_fraction=0.5,1"], {"train": LEARN | {"epochs": 1}}),
+    "submit": (["submit", "raft"], {"train": LEARN, "cluster": {"workers": 2}}),
 }
 """Command and settings, beside those of `game`."""
 
@@ -92,7 +97,9 @@ class Chain:
 
     def __init__(self, job: str, folder: Path, model: Path) -> None:
         folder.mkdir(parents=True)
-        self.job, self.folder = job, folder
+        self.job, self.folder, self.mark = job, folder, uuid.uuid4().hex
+        self._head: heads.Head | None = None
+        self._end = ExitStack()
         command, changes = JOBS[job]
         blocks = {name: dict(block) for name, block in changes.items()}
         blocks["run"] = {"name": "run", **blocks.get("run", {})}
@@ -102,6 +109,24 @@ class Chain:
         (folder / "tmp").mkdir()
         self.command = [sys.executable, "-m", "ragdist", *command[:2], str(folder / "settings.yaml"), *command[2:]]
         self.command += ["--model", f"base={model}"] if job == "evaluate" else []
+
+    def __enter__(self) -> Chain:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._without_head()
+
+    def _with_head(self) -> heads.Head:
+        """A Ray with a job server that outlives attempts, until something of it was killed."""
+        self._head = self._head or self._end.enter_context(
+            heads.started(self.folder, {MARK: self.mark, "TMPDIR": str(self.folder / "tmp")})
+        )
+        return self._head
+
+    def _without_head(self) -> list[str]:
+        self._end.close()
+        self._head = None
+        return self._gone(self.mark)
 
     def undisturbed(self) -> float:
         """Seconds from its start to its end."""
@@ -148,8 +173,12 @@ class Chain:
         mark, start = uuid.uuid4().hex, time.monotonic()
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST"))}
         own = {MARK: mark, "TMPDIR": str(self.folder / "tmp"), "XDG_STATE_HOME": str(self.folder / "state")}
+        command = self.command
+        if self.job == "submit":
+            head = self._with_head()
+            clean, command = head.env, [*command, "--address", head.address]
         with (self.folder / "stdout").open("w") as out, (self.folder / "stderr").open("w") as err:
-            driver = psutil.Popen(self.command, env=clean | own, stdout=out, stderr=err, cwd=self.folder)
+            driver = psutil.Popen(command, env=clean | own, stdout=out, stderr=err, cwd=self.folder)
             try:
                 if victim != "nobody" and not self._hit(driver, mark, victim, way, at_s):
                     victim = "nobody"
@@ -157,7 +186,12 @@ class Chain:
             except psutil.TimeoutExpired:
                 code = 124
             finally:
-                left = self._gone(mark, driver)
+                left = self._gone(mark)
+                with suppress(psutil.Error):
+                    driver.kill()
+                    driver.wait(10)
+        if self._head and victim in ("raylet", "gcs", "agent"):
+            left += self._without_head()
         kill = Kill(self.job, victim, way, at_s, code, time.monotonic() - start)
         kill.wrong += [f"lives on: {name}" for name in left] + self._wrong(code, victim, way)
         return kill
@@ -168,7 +202,7 @@ class Chain:
             driver.wait(at_s)
         while driver.poll() is None:
             found = []
-            for process in keeper.living(mark, MARK):
+            for process in keeper.living(mark, MARK) + keeper.living(self.mark, MARK):
                 with suppress(psutil.Error):
                     found += [process] if VICTIMS[victim](process, driver.pid) else []
             if found:
@@ -180,7 +214,7 @@ class Chain:
             time.sleep(0.1)
         return False
 
-    def _gone(self, mark: str, driver: psutil.Popen) -> list[str]:
+    def _gone(self, mark: str) -> list[str]:
         """Names of what is still there a while after the end; it is ended."""
         ends = time.monotonic() + GONE_S
         while (left := keeper.living(mark, MARK)) and time.monotonic() < ends:
@@ -190,9 +224,6 @@ class Chain:
             with suppress(psutil.Error):
                 names.append(" ".join(process.cmdline()[:3])[:120])
                 process.kill()
-        with suppress(psutil.Error):
-            driver.kill()
-            driver.wait(10)
         return names
 
     def _wrong(self, code: int, victim: str, way: str) -> list[str]:
@@ -211,27 +242,34 @@ class Chain:
         return wrong
 
 
-def run(job: str, kills: int, seed: int, folder: Path, model: Path, say=sys.stdout.write) -> list[Kill]:
+def run(job: str, kills: int, seed: int, folder: Path, model: Path, say: Callable[[str], object]) -> list[Kill]:
     """So many kills of one job, in chains of at most five; the last entry of `wrong` of each chain is its result's."""
-    first, draw = Chain(job, folder / "undisturbed", model), random.Random(f"{seed} {job}")
-    length_s, done, chains = first.undisturbed(), [], 0
-    wanted = first.result()
+    draw, done, chains = random.Random(f"{seed} {job}"), [], 0
+    with Chain(job, folder / "undisturbed", model) as first:
+        length_s, wanted = first.undisturbed(), first.result()
     say(f"{job}: {length_s:.0f} s undisturbed, {len(wanted)} files\n")
-    while sum(kill.victim != "nobody" for kill in done) < kills:
-        chain, chains = Chain(job, folder / f"chain-{chains}", model), chains + 1
-        for _ in range(5):
-            kill = chain.attempt(*draw.choice(PLACES), draw.uniform(0, 0.9 * length_s))
-            done.append(kill)
-            if kill.wrong:
-                kill.wrong.append(chain.said())
-            say(f"{job}: {kill.victim} {kill.way} at {kill.at_s:.0f} s: exit {kill.code}, {kill.wrong or 'well'}\n")
-            if kill.code == 0 or sum(one.victim != "nobody" for one in done) >= kills:
-                break
-        end = chain.attempt() if done[-1].code else done[-1]
-        done += [end] if end is not done[-1] else []
-        if end.code or chain.result() != wanted:
-            found = chain.result()
-            differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
-            end.wrong.append(f"after it: exit {end.code}, differing {differing[:5]}; {chain.said()}")
-        say(f"{job}: chain of {chains}: {end.wrong or 'the same result'}\n")
+    while (missing := kills - sum(kill.victim != "nobody" for kill in done)) > 0:
+        with Chain(job, folder / f"chain-{chains}", model) as chain:
+            done += _chain(chain, min(missing, 5), length_s, wanted, draw, say)
+        chains += 1
+    return done
+
+
+def _chain(chain: Chain, kills: int, length_s: float, wanted: dict[str, str], draw: random.Random, say) -> list[Kill]:
+    """At most so many kills, and then to the end."""
+    done: list[Kill] = []
+    places = PLACES + OF_SUBMIT * (chain.job == "submit")
+    while len(done) < kills and not (done and done[-1].code == 0):
+        kill = chain.attempt(*draw.choice(places), draw.uniform(0, 0.9 * length_s))
+        done.append(kill)
+        if kill.wrong:
+            kill.wrong.append(chain.said())
+        say(f"{kill.job}: {kill.victim} {kill.way} at {kill.at_s:.0f} s: exit {kill.code}, {kill.wrong or 'well'}\n")
+    if done[-1].code:
+        done.append(chain.attempt())
+    if done[-1].code or chain.result() != wanted:
+        found = chain.result()
+        differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+        done[-1].wrong.append(f"after it: exit {done[-1].code}, differing {differing[:5]}; {chain.said()}")
+    say(f"{chain.job}: end of {chain.folder.name}: {done[-1].wrong or 'the same result'}\n")
     return done

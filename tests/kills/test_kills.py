@@ -15,12 +15,13 @@ KILLS, SEED = int(os.environ.get("N", "20")), int(os.environ.get("SEED", "0"))
 @pytest.mark.parametrize("job", list(chain.JOBS))
 def test_killed_job_goes_on_to_the_same_result_and_leaves_nothing(job, tmp_path):
     kills = len(range(list(chain.JOBS).index(job), KILLS, len(chain.JOBS)))
-    done = chain.run(job, kills, SEED, tmp_path, tiny.model_folder(tmp_path))
+    with (tmp_path / "kills.log").open("w", buffering=1) as log:  # to be watched meanwhile
+        done = chain.run(job, kills, SEED, tmp_path, tiny.model_folder(tmp_path), log.write)
     assert not [kill for kill in done if kill.wrong]
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("job", ["raft", "atm", "duet", "sweep"][: 1 if KILLS <= 20 else None])
+@pytest.mark.parametrize("job", ["raft", "evaluate", "atm", "duet", "sweep"][: 2 if KILLS <= 20 else None])
 def test_full_disk_is_one_line_and_with_room_the_same_command_goes_on_to_the_same_result(job, tmp_path):
     """Wherever it fills up: a stage, a checkpoint, a model, a report."""
     if os.getuid():
