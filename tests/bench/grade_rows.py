@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ragdist.data.prompts import Shortened, prompt
 from ragdist.draws import rng_for
@@ -59,6 +60,7 @@ def both(folder: Path) -> dict[str, Any]:
         (torch.tensor(read["ours"][row.id]) - torch.tensor(read["theirs"][row.id])).abs().max().item() for row in graded
     )
     lengths = sorted(len(row.tokens) for row in graded)
+    work = {name: _flops(reader, graded) for name, reader in (("ours", ours), ("theirs", theirs))}
     mine, other = (len(graded) / min(seconds[name]) for name in ("ours", "theirs"))
     return {
         "ratio": round(mine / other, 3),
@@ -66,8 +68,15 @@ def both(folder: Path) -> dict[str, Any]:
         "theirs": round(other, 2),
         "unit": "rows/s",
         "note": f"{len(graded)} rows of {lengths[0]} to {lengths[-1]} tokens (median {lengths[len(lengths) // 2]}), "
-        f"float32, their batches {SCORE_BATCH} rows; log-probabilities at most {apart:.1g} apart",
+        f"float32, their batches {SCORE_BATCH} rows; log-probabilities at most {apart:.1g} apart; "
+        f"theirs takes {work['theirs'] / work['ours']:.2f} times the FLOPs",
     }
+
+
+def _flops(reader: Any, graded: list[Example]) -> int:
+    with FlopCounterMode(display=False) as counted:
+        list(reader.read(graded))
+    return counted.get_total_flops()
 
 
 def rows(folder: Path) -> list[Example]:
