@@ -119,7 +119,9 @@ class Chain:
     def _with_head(self) -> heads.Head:
         """A Ray with a job server that outlives attempts, until something of it was killed."""
         self._head = self._head or self._end.enter_context(
-            heads.started(self.folder, {MARK: self.mark, "TMPDIR": str(self.folder / "tmp")})
+            heads.started(
+                self.folder, {MARK: self.mark, "TMPDIR": str(self.folder / "tmp"), "RAY_worker_niceness": "0"}
+            )
         )
         return self._head
 
@@ -173,6 +175,7 @@ class Chain:
         mark, start = uuid.uuid4().hex, time.monotonic()
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST"))}
         own = {MARK: mark, "TMPDIR": str(self.folder / "tmp"), "XDG_STATE_HOME": str(self.folder / "state")}
+        own["RAY_worker_niceness"] = "0"  # where the machine has other work, ranks are not the last to run
         command = self.command
         if self.job == "submit":
             head = self._with_head()
