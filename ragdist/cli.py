@@ -366,6 +366,23 @@ def matrix(settings: Arguments = None, model: Models = None, attack: Attacks = N
     show_run(runs.evaluate(runs.with_suite(loader.load(settings or []), attack or ["all"]), model or []), as_json)
 
 
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A file, or a name as of jobs/tables.")],
+    settings: Arguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train every row of a table, judge all alike, and compare with what was published.
+
+    The same command goes on where it stopped.
+    """
+    made = runs.reproduce(table, settings or [])
+    if as_json:
+        return print_json(made.sheet().numbers)
+    results.show_sheet(made.sheet())
+    complain(f"table {made.folder / 'table.md'}\nreport {made.folder / 'report.html'}")
+
+
 @app.command("attacks")
 def show_attacks(as_json: AsJson = False) -> None:
     """Attacks by name, and which of them models may learn from."""

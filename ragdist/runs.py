@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.service import RagService
     from ragdist.export import Exported
     from ragdist.plan.layout import Job
+    from ragdist.reproducing import Reproduced
     from ragdist.sweeping import Swept
     from ragdist.systems.atm.report import Rounds
     from ragdist.systems.atm.run import AtmOutcome
@@ -363,6 +364,23 @@ def gate(
     return gating.judge(cast("Report", evaluate(settings, models, questions, service=service).report), limits)
 
 
+def reproduce(table: str, overrides: Sequence[str] = ()) -> Reproduced:
+    """Trains every row of a table, judges all by the same lists, and puts published numbers beside. The same call goes
+    on where it stopped.
+
+    Args:
+        table: a file, or the name of one that comes with ragdist (`jobs/tables`).
+        overrides: `key=value` for every row.
+
+    Raises:
+        RagdistError: bad input (exit code 2), failed training (1), or a stop request (130).
+    """
+    from ragdist import reproducing
+
+    path = Path(table) if Path(table).is_file() else settings_file(f"{table.removesuffix('.yaml')}.yaml", "tables")
+    return reproducing.reproduce(path, overrides, {"raft": raft, "atm": atm, "duet": duet}, evaluate)
+
+
 def build(
     settings: Settings,
     until: str = "examples",
@@ -506,13 +524,14 @@ def demo(system: str = "raft", overrides: Sequence[str] = ()) -> Run:
     return atm(settings)
 
 
-def settings_file(name: str) -> Path:
-    """A settings file that comes with ragdist: in the wheel beside the package, in a checkout under jobs/."""
+def settings_file(name: str, kind: str = "settings") -> Path:
+    """A file of settings, or of tables, that comes with ragdist: in the wheel beside the package, in a checkout under
+    jobs/."""
     here = Path(__file__).parent
-    for folder in (here / "jobs", here.parent / "jobs"):
-        if (folder / "settings" / name).is_file():
-            return folder / "settings" / name
-    raise ConfigError(f"no settings file {name!r} comes with ragdist")
+    there = {file.name: file for jobs in (here.parent, here) for file in (jobs / "jobs" / kind).glob("*.yaml")}
+    if name not in there:
+        raise ConfigError(f"no file {name!r} is here or comes with ragdist; there are {', '.join(sorted(there))}")
+    return there[name]
 
 
 def _named(models: Sequence[str], settings: Settings) -> dict[str, str]:

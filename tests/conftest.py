@@ -77,6 +77,7 @@ NEEDS = {
     "apiserver": ("apiserver",),
     "cluster": (
         "systems/atm/test_adapters.py",
+        "test_reproducing.py::test_rows_are_trained_once_judged_alike_and_shown_beside_what_was_published",
         "systems/atm/test_run.py::test_a_round_by_paged_is_the_round_by_transformers",
         "lm/test_engines.py::test_side_writes_by_paged_what_it_writes_by_transformers_round_after_round",
         *(

@@ -41,11 +41,12 @@ MAY = {
     "players": GROUND | {"data", "lm", "local", "cluster", "teacher", "systems", "plan", "serving"},
     "sweeping": GROUND | {"players", "sweeps", "evaluation", "systems", "cluster"},
     "results": GROUND | {"evaluation", "systems", "sweeps", "lm"},
+    "reproducing": GROUND | {"results", "evaluation"},
     "asking": GROUND | {"results", "players", "data", "serving", "cluster"},
     "planning": GROUND | {"asking", "data", "evaluation", "systems", "cluster", "plan", "kube"},
     "runs": GROUND
     | {"results", "players", "planning", "serving", "data", "evaluation", "systems", "cluster", "export"}
-    | {"plan", "sweeping"},
+    | {"plan", "sweeping", "reproducing"},
     "export": GROUND | {"data", "lm"},
     "cli": GROUND
     | {"results", "runs", "asking", "planning", "doctor", "data", "evaluation", "plan", "sweeps", "serving", "cli_k8s"},
@@ -63,7 +64,19 @@ NEVER = {
     "lm": {"ray"},
     "systems": {"ray", "torch"},
 }
-DOORS = {"cli", "cli_k8s", "runs", "asking", "planning", "sweeping", "players", "results", "export", "doctor"}
+DOORS = {
+    "cli",
+    "cli_k8s",
+    "runs",
+    "asking",
+    "planning",
+    "sweeping",
+    "reproducing",
+    "players",
+    "results",
+    "export",
+    "doctor",
+}
 LOOSE = DOORS | {"records", "roles", "draws", "errors", "parts", "local", "__init__", "__main__"}
 """Rule 1: a loose file is a door, a word, or `local.py`."""
 BELOW = {"raft": set(), "atm": set(), "duet": {"raft"}}

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ragdist.config import Settings, strict
 from ragdist.config.block import SettingsBlock
+from ragdist.config.table import TableFile
 from ragdist.errors import ConfigError
 
 MOVED = {
@@ -77,6 +78,14 @@ def load_kept(path: Path) -> Settings:
         if isinstance(kept := values.get(block), dict):
             values[block] = {other: value for other, value in kept.items() if other != name}
     return resolve(values)
+
+
+def load_table(path: Path) -> TableFile:
+    """A table's file; raises as `load`, also where a row's settings are none."""
+    try:
+        return TableFile.model_validate(_read(str(path)))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {_explain(found)}" for found in error.errors()[:MOST_TOLD])) from None
 
 
 def _said(argument: str | Path) -> Mapping[str, Any]:

@@ -181,7 +181,9 @@ class Chain:
             head = self._with_head()
             clean, command = head.env, [*command, "--address", head.address]
         with (self.folder / "stdout").open("w") as out, (self.folder / "stderr").open("w") as err:
-            driver = psutil.Popen(command, env=clean | own, stdout=out, stderr=err, cwd=self.folder)
+            driver = psutil.Popen(
+                command, env=clean | own, stdout=out, stderr=err, cwd=self.folder, preexec_fn=_as_in_a_terminal
+            )
             try:
                 if victim != "nobody" and not self._hit(driver, mark, victim, way, at_s):
                     victim = "nobody"
@@ -243,6 +245,11 @@ class Chain:
         if left := [name for name in left if "wandb-" not in name]:  # wandb's own, of a process that was killed
             wrong.append(f"temporary files: {', '.join(left[:3])}")
         return wrong
+
+
+def _as_in_a_terminal() -> None:
+    """Where these tests run in the background they began with Ctrl-C switched off."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(job: str, kills: int, seed: int, folder: Path, model: Path, say: Callable[[str], object]) -> list[Kill]:
