@@ -41,7 +41,7 @@ RUN = ("init", "build", "audit", "evaluate", "plan", "settings", "runs", "doctor
 RUN += ("attacks", "gate", "matrix")
 RUN_ON_KUBERNETES = ("render", "check")
 PLANNED = ("train", "sweep", "submit", "demo")
-READ = ("answer", "chat", "serve", "status", "logs", "delete", "submit")
+READ = ("reproduce", "answer", "chat", "serve", "status", "logs", "delete", "submit")
 OTHERS = (
     *(
         ".",
@@ -114,6 +114,11 @@ def stand_ins(whole: bool):
             patch.setattr(runs, job, ended(job))
         patch.setattr(runs, "sweep", lambda job, settings: ended(f"sweep-{job}")(settings))
         patch.setattr(runs, "submit", lambda job, settings, *_, **__: ended(job)(settings))
+        patch.setattr(
+            runs,
+            "reproduce",
+            lambda table, _: asked_of(loader.load_table(runs.settings_file(f"{table}.yaml", "tables"))),
+        )
         for name in ("answer", "chat", "serve"):
             patch.setattr(asking, name, asked_of)
         patch.setattr(client, "Cluster", str)

@@ -307,7 +307,8 @@ class EvaluationConfig(SettingsBlock):
     """Forged documents of the attacked condition."""
     attacks: tuple[str, ...] = ()
     """Attacks by name, each a condition of its own: the list of `permuted` with that attack's forgeries among it.
-    docs/attacks.md lists them; `all` is all, `held-out` those that no model may learn from."""
+    docs/attacks.md lists them; `all` is all, `held-out` those that no model may learn from, `atm:runs/NAME` the
+    attackers of a game of ATM."""
     before: bool = True
     """Evaluate the untuned model too."""
     max_new_tokens: int = Field(0, ge=0)

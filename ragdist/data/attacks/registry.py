@@ -11,7 +11,7 @@ from typing import get_args
 
 from ragdist import parts
 from ragdist.config import Condition
-from ragdist.data.attacks import claims, noise, orders
+from ragdist.data.attacks import attackers, claims, noise, orders
 from ragdist.data.attacks.plugin import Attack, Place, Purpose
 from ragdist.errors import ConfigError, first_line
 
@@ -30,6 +30,11 @@ def names() -> list[str]:
 
 def named(name: str) -> Attack:
     """The attack of this name. A ConfigError if there is none, or its package is broken."""
+    if name.startswith(attackers.PREFIX):
+        *others, last = attackers.attackers(name)
+        if others:
+            raise ConfigError(f"{name!r} are {len(others) + 1} attackers, wanted one; take {name}@{len(others)}")
+        return last
     if name in OWN:
         return OWN[name]
     found = [one for one in _points() if one.name == name]
@@ -49,12 +54,26 @@ def every(purpose: Purpose | None = None) -> list[Attack]:
 
 def chosen(wanted: Sequence[str]) -> list[Attack]:
     """Those of `evaluation.attacks`, each once; raises as `named`."""
-    found = [one for name in wanted for one in (every(GROUPS[name]) if name in GROUPS else [named(name)])]
-    return list({attack.name: attack for attack in found}.values())
+    found = [one for name in dict.fromkeys(wanted) for one in _of(name)]
+    by_name = {attack.name: attack for attack in found}
+    if two := [one.name for one in found if one.version != by_name[one.name].version]:
+        raise ConfigError(f"evaluation.attacks names two attacks {two[0]}; rename one of the runs")
+    return [*by_name.values()]
+
+
+def _of(name: str) -> list[Attack]:
+    if name in GROUPS:
+        return every(GROUPS[name])
+    return attackers.attackers(name) if name.startswith(attackers.PREFIX) else [named(name)]
 
 
 def for_training(name: str) -> Attack:
     """The attack of this name, if models may learn from it. A ConfigError if it is held out."""
+    if name.startswith(attackers.PREFIX):
+        raise ConfigError(
+            f"atm.replay.attacks={name!r}: these forgeries are about test questions, which no model may learn from; "
+            "`earlier` replays those of this game's attackers"
+        )
     attack = named(name)
     if attack.purpose != "training":
         allowed = ", ".join(one.name for one in OWN.values() if one.purpose == "training")
