@@ -7,7 +7,7 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -320,6 +320,9 @@ Models = Annotated[
     typer.Option(help="Folder, hub id or address (https://host/v1#NAME), or LABEL=SOURCE; repeat for several."),
 ]
 Attacks = Annotated[list[str] | None, typer.Option(help="Name of an attack; repeat for several.")]
+Defences = Annotated[
+    list[str] | None, typer.Option("--defence", help="Ask models under a defence too, by its name; repeat for several.")
+]
 Grid = Annotated[bool, typer.Option("--grid", help="Lists of many sizes and shares of forged documents.")]
 
 
@@ -344,6 +347,7 @@ def evaluate(
     model: Models = None,
     attack: Attacks = None,
     grid: Grid = False,
+    defence: Defences = None,
     service: ServiceAt = "",
     corpus_to: CorpusTo = None,
     then: Then = "",
@@ -353,17 +357,24 @@ def evaluate(
 
     Closed book, oracle, oracle absent, retrieved, attacked; by attacks of your choice; over a grid of lists.
     """
-    asked = runs.with_suite(loader.load(settings or []), attack, grid)
+    asked = runs.with_suite(loader.load(settings or []), attack, grid, defence)
     show_run(runs.evaluate(asked, model or [], service=_service(service, corpus_to, then)), as_json)
 
 
 @app.command()
-def matrix(settings: Arguments = None, model: Models = None, attack: Attacks = None, as_json: AsJson = False) -> None:
+def matrix(
+    settings: Arguments = None,
+    model: Models = None,
+    attack: Attacks = None,
+    defence: Defences = None,
+    as_json: AsJson = False,
+) -> None:
     """Models against attacks: all, or those of --attack.
 
     Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
     """
-    show_run(runs.evaluate(runs.with_suite(loader.load(settings or []), attack or ["all"]), model or []), as_json)
+    asked = runs.with_suite(loader.load(settings or []), attack or ["all"], defences=defence)
+    show_run(runs.evaluate(asked, model or []), as_json)
 
 
 @app.command("attacks")
@@ -371,11 +382,24 @@ def show_attacks(as_json: AsJson = False) -> None:
     """Attacks by name, and which of them models may learn from."""
     from ragdist.data.attacks import registry
 
-    keys = ("name", "purpose", "about", "source")
-    rows = [{key: str(getattr(attack, key)) for key in keys} for attack in registry.every()]
+    named = {"attack": "name", "for": "purpose", "what it does": "about", "source": "source"}
+    _show_plugins(registry.every(), named, as_json)
+
+
+@app.command("defences")
+def show_defences(as_json: AsJson = False) -> None:
+    """Defences by name, for --defence."""
+    from ragdist.data.defences import registry
+
+    _show_plugins(registry.every(), {"defence": "name", "what it does": "about", "source": "source"}, as_json)
+
+
+def _show_plugins(found: Iterable[Any], named: Mapping[str, str], as_json: bool) -> None:
+    """A table of these fields, by what heads their column."""
+    rows = [{key: str(getattr(one, key)) for key in named.values()} for one in found]
     if as_json:
         return print_json(rows)
-    table = Table("attack", "for", "what it does", "source")
+    table = Table(*named)
     for row in rows:
         table.add_row(*row.values())
     show(table)
@@ -387,6 +411,7 @@ def gate(
     model: Models = None,
     attack: Attacks = None,
     grid: Grid = False,
+    defence: Defences = None,
     max_misled: Annotated[
         float | None, typer.Option(help="Most that an attack may turn wrong of what is right without it, 0 to 1.")
     ] = None,
@@ -404,7 +429,7 @@ def gate(
     """
     results.refuse_no_file(path for path in (junit, sarif) if path)
     at = _service(service, corpus_to, then)
-    asked = runs.with_suite(loader.load(settings or []), attack, grid)
+    asked = runs.with_suite(loader.load(settings or []), attack, grid, defence)
     verdict = runs.gate(asked, model or [], max_misled=max_misled, min_clean=min_clean, service=at)
     place = next((name for name in settings or [] if Path(name).is_file()), "settings.yaml")
     results.write_verdict(verdict, place, junit, sarif)

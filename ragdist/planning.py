@@ -114,10 +114,10 @@ def check_plan(settings: Settings, job: Job) -> None:
         ModelError: `model.source` names a package that is not there.
     """
     config = settings.evaluation
-    if job != "raft" and (config.attacks or config.grid.attack):
+    if job != "raft" and (config.attacks or config.grid.attack or config.defences):
         raise ConfigError(
-            f"evaluation.attacks and evaluation.grid are asked by RAFT and `ragdist evaluate`, not by {job}; leave "
-            "them out, and evaluate the models that it tunes"
+            "evaluation.attacks and evaluation.grid are asked by RAFT and `ragdist evaluate`, and so are "
+            f"evaluation.defences, not by {job}; leave them out, and evaluate the models that it tunes"
         )
     tuned = (run_folder(settings, job) / "model").exists()
     count = None if tuned else check_data(settings)
@@ -140,10 +140,12 @@ def check_data(settings: Settings) -> QuestionCount:
     """Counts the questions that are named, before anything heavy is loaded.
 
     Raises:
-        ConfigError: files or a folder are not there, or an attack, or a model is to learn from one that is held out.
+        ConfigError: files or a folder are not there, or an attack or a defence, or a model is to learn from an attack
+            that is held out.
         DataError: a question file cannot be used, or there are no documents.
     """
     from ragdist.data.attacks import registry
+    from ragdist.data.defences import registry as defences
     from ragdist.data.sources import check
     from ragdist.evaluation import suite
 
@@ -151,6 +153,7 @@ def check_data(settings: Settings) -> QuestionCount:
         if name != "earlier":
             registry.for_training(name)
     suite.plan_of(settings)
+    defences.chosen(settings.evaluation.defences)
     return check.questions(settings)
 
 
