@@ -38,8 +38,8 @@ def isolation(asked: Asked) -> Steps:
     if not answers:
         return Said(UNKNOWN, UNKNOWN)
     hints = ", ".join(shared(answers))
-    (final,) = yield [asked.ask([Shortened(HINTS, hints)] if hints else [])]
-    return Said(*final)
+    final: list[Said] = yield [asked.ask([Shortened(HINTS, hints)] if hints else [])]
+    return final[0]
 
 
 def shared(answers: Sequence[str]) -> list[str]:
@@ -75,8 +75,8 @@ def perplexity(asked: Asked) -> Steps:
     honest, shown = sorted(found[: len(asked.honest)]), found[len(asked.honest) :]
     most = honest[math.ceil(HONEST * len(honest)) - 1]
     kept = [one for one, value in zip(asked.documents, shown, strict=True) if value <= most]
-    (said,) = yield [asked.ask(kept)]
-    return Said(*said)
+    said: list[Said] = yield [asked.ask(kept)]
+    return said[0]
 
 
 def paraphrase(asked: Asked) -> Steps:
