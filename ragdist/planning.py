@@ -110,10 +110,17 @@ def check_plan(settings: Settings, job: Job) -> None:
     model is tuned already there is nothing to check.
 
     Raises:
-        ConfigError: something surely cannot fit.
+        ConfigError: something surely cannot fit, or the data is for judging alone.
         ModelError: `model.source` names a package that is not there.
     """
+    from ragdist.data.sources import hub
+
     config = settings.evaluation
+    if hub.judges(settings.corpus):
+        raise ConfigError(
+            f"corpus.benchmark={settings.corpus.benchmark} has test questions alone, which judge; train on other data, "
+            "and give what was tuned to `ragdist evaluate` with this one"
+        )
     if job != "raft" and (config.attacks or config.grid.attack or config.defences):
         raise ConfigError(
             "evaluation.attacks and evaluation.grid are asked by RAFT and `ragdist evaluate`, and so are "

@@ -14,6 +14,7 @@ from ragdist.evaluation import kept_answers
 from ragdist.evaluation.service import RagService
 from ragdist.sweeps import trials
 from tests import tiny
+from tests.data.sources.test_conflicts import rgb
 
 SHADES = ("red", "green", "blue", "grey")
 ROWS = [
@@ -134,6 +135,14 @@ def test_defences_are_refused_where_they_cannot_be(settings):
             ragdist.evaluate(asked, models, service=given)
     with pytest.raises(ConfigError, match=r"leave them out of a sweep"):
         trials.check("raft", asked.sweep, asked.evaluation)
+
+
+def test_a_benchmark_that_judges_is_asked_without_training_questions(settings, tmp_path):
+    corpus = {"source": "benchmark", "benchmark": "rgb", "folder": str(rgb(tmp_path)), "questions": []}
+    own = {"corpus": corpus, "evaluation": {"conditions": ["attacked"]}}
+    asked = loader.load([str(settings), own, "corpus.datasets=[rgb_en_fact,rgb_zh_fact]"])
+    report = ragdist.evaluate(asked, [f"one={asked.model.source}"]).report
+    assert report.attack_name == "attacked" and report.cell("one", "attacked").rows == 2
 
 
 def test_systems_that_do_not_ask_the_suite_refuse_it(settings):

@@ -75,9 +75,7 @@ def test_example_of_a_defence_is_one_of_all_and_a_broken_one_is_named(install):
     found = defence_registry.chosen(["all"])[-1]
     assert found.name == "first-half" and found.source == "mine"
     install("DEFENCE = 3", "all = {module}:DEFENCE", "alls", group="defences")
-    with pytest.raises(
-        ConfigError, match=r"defence 'all' of package alls is a int, wanted a ragdist\.data\.def"
-    ):
+    with pytest.raises(ConfigError, match=r"defence 'all' of package alls is a int, wanted a ragdist\.data\.def"):
         defence_registry.named("all")
 
 
