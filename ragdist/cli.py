@@ -28,7 +28,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises of arguments; it exports no name for it."""
 
 if TYPE_CHECKING:
-    from ragdist.evaluation.service import RagService
+    from ragdist.evaluation.service import Service
 
 
 class Commands(typer.core.TyperGroup):
@@ -327,18 +327,22 @@ Grid = Annotated[bool, typer.Option("--grid", help="Lists of many sizes and shar
 
 
 ServiceAt = Annotated[str, typer.Option("--service", help="Address of a whole RAG service, asked in place of models.")]
-CorpusTo = Annotated[Path | None, typer.Option(help="Folder that the service reads.")]
+CorpusTo = Annotated[str, typer.Option(help="Folder that the service reads, or address that takes POST and DELETE.")]
 Then = Annotated[str, typer.Option(help="Command that has the service read it; none waits for Enter.")]
 
 
-def _service(address: str, folder: Path | None, command: str) -> RagService | None:
-    if bool(address) != bool(folder) or (command and not address):
+def _service(address: str, place: str, command: str) -> Service | None:
+    if bool(address) != bool(place) or (command and not address):
         raise ConfigError("--service ADDRESS and --corpus-to FOLDER go together, perhaps with --then COMMAND")
-    if not folder:
+    if not place:
         return None
-    from ragdist.evaluation.service import RagService
+    from ragdist.evaluation.service import HookedService, RagService
 
-    return RagService(address, folder, command)
+    if "://" not in place:
+        return RagService(address, Path(place), command)
+    if command:
+        raise ConfigError("--then COMMAND goes with a folder; an address of --corpus-to answers when it has read all")
+    return HookedService(address, place)
 
 
 @app.command()
@@ -349,7 +353,7 @@ def evaluate(
     grid: Grid = False,
     defence: Defences = None,
     service: ServiceAt = "",
-    corpus_to: CorpusTo = None,
+    corpus_to: CorpusTo = "",
     then: Then = "",
     as_json: AsJson = False,
 ) -> None:
@@ -367,14 +371,17 @@ def matrix(
     model: Models = None,
     attack: Attacks = None,
     defence: Defences = None,
+    service: ServiceAt = "",
+    corpus_to: CorpusTo = "",
+    then: Then = "",
     as_json: AsJson = False,
 ) -> None:
-    """Models against attacks: all, or those of --attack.
+    """Models, or a service, against attacks: all, or those of --attack.
 
     Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
     """
     asked = runs.with_suite(loader.load(settings or []), attack or ["all"], defences=defence)
-    show_run(runs.evaluate(asked, model or []), as_json)
+    show_run(runs.evaluate(asked, model or [], service=_service(service, corpus_to, then)), as_json)
 
 
 @app.command("attacks")
@@ -419,7 +426,7 @@ def gate(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")] = None,
     sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 here.")] = None,
     service: ServiceAt = "",
-    corpus_to: CorpusTo = None,
+    corpus_to: CorpusTo = "",
     then: Then = "",
     as_json: AsJson = False,
 ) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.gate import Verdict
     from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
-    from ragdist.evaluation.service import RagService
+    from ragdist.evaluation.service import Service
     from ragdist.export import Exported
     from ragdist.plan.layout import Job
     from ragdist.sweeping import Swept
@@ -277,7 +277,7 @@ def evaluate(
     attack: Attack | None = None,
     metric: Metric | None = None,
     callbacks: Iterable[Callback] = (),
-    service: RagService | None = None,
+    service: Service | None = None,
 ) -> Run:
     """Asks models the test questions in every condition, or a service under attack.
 
@@ -346,7 +346,7 @@ def gate(
     max_misled: float | None = None,
     min_clean: float | None = None,
     questions: QuestionRows | None = None,
-    service: RagService | None = None,
+    service: Service | None = None,
 ) -> Verdict:
     """Whether models may pass: `evaluate`, then each condition against a limit. The same call asks nothing again.
 

@@ -30,7 +30,7 @@ from ragdist.evaluation.ask import ask_cases, kept_predictions
 from ragdist.evaluation.cases import Case, as_chats, kept_cases, make_cases
 from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
-from ragdist.evaluation.service import RagService, ask, phases
+from ragdist.evaluation.service import Service, ask, phases
 from ragdist.evaluation.summary import summarise
 from ragdist.records import Forgery, Prediction, Question
 from ragdist.roles import Answerer, Answerers, TrainingJob, Tuner
@@ -148,7 +148,7 @@ def _shown(pipeline: Pipeline, models: Mapping[str, str], settings: Settings) ->
 
 def evaluate_service(
     pipeline: Pipeline,
-    service: RagService,
+    service: Service,
     named: dict[str, str],
     answerers: Answerers,
     folder: Path,

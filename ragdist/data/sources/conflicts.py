@@ -90,7 +90,7 @@ def _rgb(row: dict[str, Any], file: str) -> PublicRow:
     documents = [document("", text, "golden") for text in _holding(every, answers, len(asked) > 1)]
     documents += [document("", text, "distractor") for text in row["negative"][: PASSAGES - 1]]
     documents += [document("", text, "forged", states=wrong) for text in row.get("positive_wrong", ())]
-    more = {"wrong_answers": (wrong,) if wrong else (), "meta": ALL if len(asked) > 1 else {}}
+    more: dict[str, Any] = {"wrong_answers": (wrong,) if wrong else (), "meta": ALL if len(asked) > 1 else {}}
     return row_of(f"rgb_{file.removesuffix('.json')}", str(row["id"]), row["query"], answers, documents, **more)
 
 
@@ -113,7 +113,7 @@ def _ramdocs(row: dict[str, Any], _: str) -> PublicRow:
         states = {"states": one["answer"]} if one["type"] == "misinfo" else {}
         documents.append(document("", one["text"], kinds[one["type"]], **states))
     answers, wrong = row["gold_answers"], tuple(row["wrong_answers"])
-    more = {"wrong_answers": wrong, "meta": ALL if len(answers) > 1 else {}}
+    more: dict[str, Any] = {"wrong_answers": wrong, "meta": ALL if len(answers) > 1 else {}}
     return row_of("ramdocs", "", row["question"], answers, documents, **more)
 
 
