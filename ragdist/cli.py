@@ -7,7 +7,7 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises of arguments; it exports no name for it."""
 
 if TYPE_CHECKING:
-    from ragdist.evaluation.service import RagService
+    from ragdist.evaluation.service import Service
 
 
 class Commands(typer.core.TyperGroup):
@@ -320,22 +320,29 @@ Models = Annotated[
     typer.Option(help="Folder, hub id or address (https://host/v1#NAME), or LABEL=SOURCE; repeat for several."),
 ]
 Attacks = Annotated[list[str] | None, typer.Option(help="Name of an attack; repeat for several.")]
+Defences = Annotated[
+    list[str] | None, typer.Option("--defence", help="Ask models under a defence too, by its name; repeat for several.")
+]
 Grid = Annotated[bool, typer.Option("--grid", help="Lists of many sizes and shares of forged documents.")]
 
 
 ServiceAt = Annotated[str, typer.Option("--service", help="Address of a whole RAG service, asked in place of models.")]
-CorpusTo = Annotated[Path | None, typer.Option(help="Folder that the service reads.")]
+CorpusTo = Annotated[str, typer.Option(help="Folder that the service reads, or address that takes POST and DELETE.")]
 Then = Annotated[str, typer.Option(help="Command that has the service read it; none waits for Enter.")]
 
 
-def _service(address: str, folder: Path | None, command: str) -> RagService | None:
-    if bool(address) != bool(folder) or (command and not address):
+def _service(address: str, place: str, command: str) -> Service | None:
+    if bool(address) != bool(place) or (command and not address):
         raise ConfigError("--service ADDRESS and --corpus-to FOLDER go together, perhaps with --then COMMAND")
-    if not folder:
+    if not place:
         return None
-    from ragdist.evaluation.service import RagService
+    from ragdist.evaluation.service import HookedService, RagService
 
-    return RagService(address, folder, command)
+    if "://" not in place:
+        return RagService(address, Path(place), command)
+    if command:
+        raise ConfigError("--then COMMAND goes with a folder; an address of --corpus-to answers when it has read all")
+    return HookedService(address, place)
 
 
 @app.command()
@@ -344,8 +351,9 @@ def evaluate(
     model: Models = None,
     attack: Attacks = None,
     grid: Grid = False,
+    defence: Defences = None,
     service: ServiceAt = "",
-    corpus_to: CorpusTo = None,
+    corpus_to: CorpusTo = "",
     then: Then = "",
     as_json: AsJson = False,
 ) -> None:
@@ -353,17 +361,27 @@ def evaluate(
 
     Closed book, oracle, oracle absent, retrieved, attacked; by attacks of your choice; over a grid of lists.
     """
-    asked = runs.with_suite(loader.load(settings or []), attack, grid)
+    asked = runs.with_suite(loader.load(settings or []), attack, grid, defence)
     show_run(runs.evaluate(asked, model or [], service=_service(service, corpus_to, then)), as_json)
 
 
 @app.command()
-def matrix(settings: Arguments = None, model: Models = None, attack: Attacks = None, as_json: AsJson = False) -> None:
-    """Models against attacks: all, or those of --attack.
+def matrix(
+    settings: Arguments = None,
+    model: Models = None,
+    attack: Attacks = None,
+    defence: Defences = None,
+    service: ServiceAt = "",
+    corpus_to: CorpusTo = "",
+    then: Then = "",
+    as_json: AsJson = False,
+) -> None:
+    """Models, or a service, against attacks: all, or those of --attack.
 
     Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
     """
-    show_run(runs.evaluate(runs.with_suite(loader.load(settings or []), attack or ["all"]), model or []), as_json)
+    asked = runs.with_suite(loader.load(settings or []), attack or ["all"], defences=defence)
+    show_run(runs.evaluate(asked, model or [], service=_service(service, corpus_to, then)), as_json)
 
 
 @app.command()
@@ -388,11 +406,24 @@ def show_attacks(as_json: AsJson = False) -> None:
     """Attacks by name, and which of them models may learn from."""
     from ragdist.data.attacks import registry
 
-    keys = ("name", "purpose", "about", "source")
-    rows = [{key: str(getattr(attack, key)) for key in keys} for attack in registry.every()]
+    named = {"attack": "name", "for": "purpose", "what it does": "about", "source": "source"}
+    _show_plugins(registry.every(), named, as_json)
+
+
+@app.command("defences")
+def show_defences(as_json: AsJson = False) -> None:
+    """Defences by name, for --defence."""
+    from ragdist.data.defences import registry
+
+    _show_plugins(registry.every(), {"defence": "name", "what it does": "about", "source": "source"}, as_json)
+
+
+def _show_plugins(found: Iterable[Any], named: Mapping[str, str], as_json: bool) -> None:
+    """A table of these fields, by what heads their column."""
+    rows = [{key: str(getattr(one, key)) for key in named.values()} for one in found]
     if as_json:
         return print_json(rows)
-    table = Table("attack", "for", "what it does", "source")
+    table = Table(*named)
     for row in rows:
         table.add_row(*row.values())
     show(table)
@@ -404,6 +435,7 @@ def gate(
     model: Models = None,
     attack: Attacks = None,
     grid: Grid = False,
+    defence: Defences = None,
     max_misled: Annotated[
         float | None, typer.Option(help="Most that an attack may turn wrong of what is right without it, 0 to 1.")
     ] = None,
@@ -411,7 +443,7 @@ def gate(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")] = None,
     sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 here.")] = None,
     service: ServiceAt = "",
-    corpus_to: CorpusTo = None,
+    corpus_to: CorpusTo = "",
     then: Then = "",
     as_json: AsJson = False,
 ) -> None:
@@ -421,7 +453,7 @@ def gate(
     """
     results.refuse_no_file(path for path in (junit, sarif) if path)
     at = _service(service, corpus_to, then)
-    asked = runs.with_suite(loader.load(settings or []), attack, grid)
+    asked = runs.with_suite(loader.load(settings or []), attack, grid, defence)
     verdict = runs.gate(asked, model or [], max_misled=max_misled, min_clean=min_clean, service=at)
     place = next((name for name in settings or [] if Path(name).is_file()), "settings.yaml")
     results.write_verdict(verdict, place, junit, sarif)

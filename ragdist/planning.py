@@ -110,14 +110,21 @@ def check_plan(settings: Settings, job: Job) -> None:
     model is tuned already there is nothing to check.
 
     Raises:
-        ConfigError: something surely cannot fit.
+        ConfigError: something surely cannot fit, or the data is for judging alone.
         ModelError: `model.source` names a package that is not there.
     """
+    from ragdist.data.sources import hub
+
     config = settings.evaluation
-    if job != "raft" and (config.attacks or config.grid.attack):
+    if hub.judges(settings.corpus):
         raise ConfigError(
-            f"evaluation.attacks and evaluation.grid are asked by RAFT and `ragdist evaluate`, not by {job}; leave "
-            "them out, and evaluate the models that it tunes"
+            f"corpus.benchmark={settings.corpus.benchmark} has test questions alone, which judge; train on other data, "
+            "and give what was tuned to `ragdist evaluate` with this one"
+        )
+    if job != "raft" and (config.attacks or config.grid.attack or config.defences):
+        raise ConfigError(
+            "evaluation.attacks and evaluation.grid are asked by RAFT and `ragdist evaluate`, and so are "
+            f"evaluation.defences, not by {job}; leave them out, and evaluate the models that it tunes"
         )
     tuned = (run_folder(settings, job) / "model").exists()
     count = None if tuned else check_data(settings)
@@ -140,10 +147,12 @@ def check_data(settings: Settings) -> QuestionCount:
     """Counts the questions that are named, before anything heavy is loaded.
 
     Raises:
-        ConfigError: files or a folder are not there, or an attack, or a model is to learn from one that is held out.
+        ConfigError: files or a folder are not there, or an attack or a defence, or a model is to learn from an attack
+            that is held out.
         DataError: a question file cannot be used, or there are no documents.
     """
     from ragdist.data.attacks import registry
+    from ragdist.data.defences import registry as defences
     from ragdist.data.sources import check
     from ragdist.evaluation import suite
 
@@ -151,6 +160,7 @@ def check_data(settings: Settings) -> QuestionCount:
         if name != "earlier":
             registry.for_training(name)
     suite.plan_of(settings)
+    defences.chosen(settings.evaluation.defences)
     return check.questions(settings)
 
 

@@ -69,7 +69,7 @@ def teacher(settings: Settings) -> Teacher | None:
     """Who is asked for questions, reasoning, verdicts and summaries, if anyone is; nothing is loaded before that."""
     config, folder = settings.teacher, Path(settings.run.folder) / "data"
     summarizes = "teacher_summarizer" in settings.duet.arbiters
-    if not (config.questions_per_chunk or config.reasoning or config.judge or summarizes or _forges(settings)):
+    if not (config.questions_per_chunk or config.reasoning or config.judge or summarizes or _helps(settings)):
         return None
     if config.url:
         from ragdist.teacher.endpoint import Endpoint
@@ -86,13 +86,15 @@ def teacher(settings: Settings) -> Teacher | None:
     return LocalTeacher(config, folder, model, partial(_open_teacher, asked, folder), engine)
 
 
-def _forges(settings: Settings) -> bool:
-    """Whether an attack of the robustness suite asks the teacher that is set."""
-    from ragdist.data.attacks import registry
+def _helps(settings: Settings) -> bool:
+    """Whether an attack of the robustness suite, or a defence, asks the teacher that is set."""
+    from ragdist.data.attacks import registry as attacks
+    from ragdist.data.defences import registry as defences
 
     asked = (*settings.evaluation.attacks, *filter(None, [settings.evaluation.grid.attack]))
-    is_set = settings.teacher.url or settings.teacher.model
-    return bool(is_set and any(attack.asks for attack in registry.chosen(asked)))
+    asks = any(one.asks for one in attacks.chosen(asked))
+    asks = asks or any(one.asks for one in defences.chosen(settings.evaluation.defences))
+    return bool((settings.teacher.url or settings.teacher.model) and asks)
 
 
 @contextmanager

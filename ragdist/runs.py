@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ragdist.evaluation.gate import Verdict
     from ragdist.evaluation.kept_answers import KeptAnswer
     from ragdist.evaluation.report import Report
-    from ragdist.evaluation.service import RagService
+    from ragdist.evaluation.service import Service
     from ragdist.export import Exported
     from ragdist.plan.layout import Job
     from ragdist.reproducing import Reproduced
@@ -278,7 +278,7 @@ def evaluate(
     attack: Attack | None = None,
     metric: Metric | None = None,
     callbacks: Iterable[Callback] = (),
-    service: RagService | None = None,
+    service: Service | None = None,
 ) -> Run:
     """Asks models the test questions in every condition, or a service under attack.
 
@@ -306,6 +306,8 @@ def evaluate(
     settings = own.noted(settings)
     if service and (models or not address_of(_labelled(service.source)[1])):
         raise ConfigError("a service is asked alone; give --service http(s)://host/path#NAME, and no --model")
+    if service and settings.evaluation.defences:
+        raise ConfigError("a service answers in its own way; leave out --defence and evaluation.defences")
     named = _named([service.source] if service else models, settings)
     settings = with_questions(settings, questions)
     check_data(settings)
@@ -315,6 +317,7 @@ def evaluate(
             asked, said = system.evaluate_service(pipeline, service, named, answerers, run.folder, settings)
         else:
             asked = system.evaluate(pipeline, named, answerers, run.folder, settings)
+            asked |= system.evaluate_defended(pipeline, named, asked, answerers, run.folder, settings)
             said = system.answers(pipeline, asked, settings)
         report = system.report(pipeline, asked, settings)
         label, source = list(named.items())[-1]
@@ -322,13 +325,16 @@ def evaluate(
         return Run(run.folder, model, report, results.conclude(run, report, said))
 
 
-def with_suite(settings: Settings, attacks: Sequence[str] | None, grid: bool = False) -> Settings:
-    """The settings with these attacks, or their own where there are none, and perhaps with the grid.
+def with_suite(
+    settings: Settings, attacks: Sequence[str] | None, grid: bool = False, defences: Sequence[str] | None = None
+) -> Settings:
+    """The settings with these attacks and defences, or their own where there are none, and perhaps with the grid.
 
     Raises:
         ConfigError: `permuted`, which attacks are measured against, is not among the conditions.
     """
-    changed: dict[str, Any] = {"evaluation.attacks": list(attacks)} if attacks else {}
+    given = {"attacks": attacks, "defences": defences}
+    changed: dict[str, Any] = {f"evaluation.{name}": list(names) for name, names in given.items() if names}
     if grid and not settings.evaluation.grid.attack:
         changed["evaluation.grid.attack"] = "template"
     return settings.replaced(changed) if changed else settings
@@ -341,12 +347,12 @@ def gate(
     max_misled: float | None = None,
     min_clean: float | None = None,
     questions: QuestionRows | None = None,
-    service: RagService | None = None,
+    service: Service | None = None,
 ) -> Verdict:
     """Whether models may pass: `evaluate`, then each condition against a limit. The same call asks nothing again.
 
     Args:
-        settings: which questions, conditions, attacks, grid.
+        settings: which questions, conditions, attacks, grid; with defences models are judged under them alone.
         models: as of `evaluate`; empty judges the tuned model of the RAFT run with these settings.
         max_misled: most that an attack may turn wrong of what is right without it, a share.
         min_clean: least Subspan EM where nobody attacks.
@@ -356,12 +362,16 @@ def gate(
     Raises:
         ConfigError: a limit is no share, none is given, or nothing was asked that it could judge; as of `evaluate`.
     """
+    from ragdist.data.defences import registry
     from ragdist.evaluation import gate as gating
+    from ragdist.evaluation.defended import under
 
     limits = gating.Limits(max_misled, min_clean)
     if not (models or service):
         models = [f"{label}={source}" for label, source in [*_models_of(settings).items()][-1:]]
-    return gating.judge(cast("Report", evaluate(settings, models, questions, service=service).report), limits)
+    report = cast("Report", evaluate(settings, models, questions, service=service).report)
+    defences = registry.chosen(settings.evaluation.defences)
+    return gating.judge(report, limits, [under(_labelled(one)[0], defence) for one in models for defence in defences])
 
 
 def reproduce(table: str, overrides: Sequence[str] = ()) -> Reproduced:
@@ -540,15 +550,26 @@ def _named(models: Sequence[str], settings: Settings) -> dict[str, str]:
     labels = [label for label, _ in named]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ConfigError(f"{len(twice)} models are called {twice[0]!r}; name them as --model LABEL=SOURCE")
+    reading = _reading(settings)
     for label, source in named:
         if not address_of(source):
             results.refuse_unknown(source)
-        elif settings.evaluation.perplexity:
+        elif reading:
             raise ConfigError(
-                f"evaluation.perplexity=true reads probabilities of tokens, which the endpoint of {label} does not "
-                "give; set evaluation.perplexity=false"
+                f"{reading[0]} reads probabilities of tokens, which the endpoint of {label} does not give; {reading[1]}"
             )
     return dict(named)
+
+
+def _reading(settings: Settings) -> tuple[str, str] | None:
+    """What reads probabilities, and what to do where there are none."""
+    from ragdist.data.defences import registry
+
+    if settings.evaluation.perplexity:
+        return "evaluation.perplexity=true", "set evaluation.perplexity=false"
+    reading = (one.name for one in registry.chosen(settings.evaluation.defences) if one.reads)
+    name = next(reading, "")
+    return (f"the defence {name}", f"leave {name} out of evaluation.defences") if name else None
 
 
 def _labelled(model: str) -> tuple[str, str]:

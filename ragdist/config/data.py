@@ -95,6 +95,23 @@ class ColumnsConfig(SettingsBlock):
     """Column with train or test (eval, validation and dev count as test); may be absent."""
 
 
+Benchmark = Literal[
+    "",
+    "hotpotqa",
+    "pubmedqa",
+    "nq",
+    "triviaqa",
+    "webquestions",
+    "popqa",
+    "apibench",
+    "poisonedrag",
+    "rgb",
+    "ramdocs",
+    "conflictqa",
+    "realtimeqa",
+]
+
+
 class CorpusConfig(SettingsBlock):
     """Where documents and questions come from."""
 
@@ -113,9 +130,9 @@ class CorpusConfig(SettingsBlock):
     folder that `datasets.save_to_disk` wrote, with the columns named in `corpus.columns`."""
     datasets: tuple[str, ...] = ()
     """records: keep only rows whose `dataset` is one of these; empty keeps all."""
-    benchmark: Literal["", "hotpotqa", "pubmedqa", "nq", "triviaqa", "webquestions", "popqa", "apibench"] = ""
-    """benchmark: which one; its licence is shown and recorded. Without network `corpus.folder` is a copy of its hub
-    repository."""
+    benchmark: Benchmark = ""
+    """benchmark: which one; its licence is shown and recorded. Without network, or where the hub does not have it,
+    `corpus.folder` is a copy of its repository."""
     revision: str = ""
     """benchmark: commit, tag or branch on the hub; empty is the newest when it is first asked for, and the resolved
     commit is recorded."""

@@ -309,6 +309,9 @@ class EvaluationConfig(SettingsBlock):
     """Attacks by name, each a condition of its own: the list of `permuted` with that attack's forgeries among it.
     docs/attacks.md lists them; `all` is all, `held-out` those that no model may learn from, `atm:runs/NAME` the
     attackers of a game of ATM."""
+    defences: tuple[str, ...] = ()
+    """Defences by name: each model is also asked under each of them (`base + isolation`), in all conditions with
+    documents. docs/attacks.md lists them; `all` is all."""
     before: bool = True
     """Evaluate the untuned model too."""
     max_new_tokens: int = Field(0, ge=0)

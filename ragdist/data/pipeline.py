@@ -31,7 +31,7 @@ from ragdist.data.retrieval.own import OwnRetriever
 from ragdist.data.sources import apidocs, benchmarks, check, corpus, hub, naming, places
 from ragdist.data.sources.benchmarks import SourceRow
 from ragdist.data.sources.files import Broken
-from ragdist.data.sources.public import PublicRow
+from ragdist.data.sources.public_rows import PublicRow
 from ragdist.data.teaching.stages import TeacherStages
 from ragdist.draws import draws
 from ragdist.errors import ConfigError, DataError
@@ -166,7 +166,8 @@ class Pipeline:
         def produce() -> Counted[Question]:
             broken: list[str] = []
             found = CountedRows(contexts.showable(self._all_questions(broken), shown))
-            selected, counts = questions.select(found, self.settings.questions, self.settings.seed)
+            judging = hub.judges(self.settings.corpus)
+            selected, counts = questions.select(found, self.settings.questions, self.settings.seed, judging=judging)
             yield from selected
             return {**found.counts, **counts, "broken": broken}
 
@@ -507,7 +508,7 @@ class Pipeline:
 
     @cached_property
     def _given_forgeries(self) -> dict[str, list[Forgery]]:
-        if self.settings.corpus.source != "records":
+        if not hub.brings_forged(self.settings.corpus):
             return {}
         return {question.id: forged for question, _, forged in self._rows() if forged}
 

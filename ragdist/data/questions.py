@@ -49,7 +49,9 @@ def link(question: Question, chunks_by_id: Mapping[str, Chunk], hits: Sequence[H
     return replace(question, oracle_ids=(best.id,) if best else (), near_miss_ids=tuple(near))
 
 
-def select(questions: Iterable[Question], config: QuestionsConfig, seed: int) -> tuple[list[Question], StageCounts]:
+def select(
+    questions: Iterable[Question], config: QuestionsConfig, seed: int, *, judging: bool = False
+) -> tuple[list[Question], StageCounts]:
     """Training questions, then test questions, each in the order of their own draws, so that a cap is a prefix; with
     `questions.caps=first` in that of the data.
 
@@ -57,7 +59,8 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int) ->
     without; a training question that is also a test question goes, and one that asks it in other words is counted, and
     goes where `questions.near_duplicates` says so. Where the documents are part of the question (bAbI: the same words
     about another story), text and oracles name it. Counted are those left out, by why, and those that remain. A
-    DataError if no training question with an oracle is left, or one has none and `missing_oracle` is error.
+    DataError if no training question with an oracle is left (and the data is not for `judging` alone), or one has none
+    and `missing_oracle` is error.
     """
     kept, counts = _without_repeats(questions)
     if config.near_duplicates != "keep":
@@ -76,7 +79,7 @@ def select(questions: Iterable[Question], config: QuestionsConfig, seed: int) ->
         selected += rows[: cap or None]
         counts[f"{split}_over_cap"] = max(0, len(rows) - cap) if cap else 0
         counts[split] = len(rows) - counts[f"{split}_over_cap"]
-    if not counts["train"]:
+    if not (counts["train"] or judging):
         raise DataError(
             f"no training question with an oracle is left of {sum(q.split == 'train' for q in kept)} "
             f"({len(kept)} questions in all); give documents of kind golden, or change corpus.datasets, "

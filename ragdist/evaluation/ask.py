@@ -34,16 +34,39 @@ def write(
 def ask_prompts(
     label: str, answerer: Answerer, prompts: Sequence[Prompt], path: Path, made_by: str, limit: int, seed: int
 ) -> list[str]:
-    """The text for each prompt, in their order, greedy; kept in `path` batch by batch, under the name `made_by`."""
-    with AppendLog(path, made_by) as journal, Bar(label, len(prompts)) as bar:
-        texts: dict[str, str] = {row["id"]: row["text"] for row in journal.rows}
-        bar.advance(len(texts))
-        for batch in write(answerer, prompts, limit, seed, set(texts)) if len(texts) < len(prompts) else ():
-            new = {text.prompt_id: text.text for text in batch if text.prompt_id not in texts}
-            journal.add([{"id": key, "text": text} for key, text in new.items()])
-            texts |= new
+    """The text for each prompt, in their order; arguments as of `ask_written`, with a model that is open."""
+    found = ask_written(label, lambda: answerer, prompts, path, made_by, limit, seed)
+    return [found[prompt.id].text for prompt in prompts]
+
+
+def ask_written(
+    label: str,
+    opened: Callable[[], Answerer],
+    prompts: Sequence[Prompt],
+    path: Path,
+    made_by: str,
+    limit: int,
+    seed: int,
+) -> dict[str, Written]:
+    """What is written to each prompt, greedy, by its id; kept in `path` batch by batch, under the name `made_by`.
+
+    No model is opened where all is there.
+    """
+    with AppendLog(path, made_by) as journal, Bar(label, len(prompts), "prompts") as bar:
+        kept = {row["id"]: _written(row["id"], row["text"], row.get("ended", True)) for row in journal.rows}
+        done = kept.keys() & {prompt.id for prompt in prompts}
+        bar.advance(len(done))
+        for batch in write(opened(), prompts, limit, seed, done) if len(done) < len(prompts) else ():
+            new = {one.prompt_id: _written(one.prompt_id, one.text, one.ended) for one in batch}
+            new = {key: one for key, one in new.items() if key not in kept}
+            journal.add([{"id": key, "text": one.text, "ended": one.ended} for key, one in new.items()])
+            kept |= new
             bar.advance(len(new))
-    return [texts[prompt.id] for prompt in prompts]
+    return kept
+
+
+def _written(name: str, text: str, ended: bool) -> Written:
+    return Written(prompt_id=name, sample=0, text=text, tokens=0, ended=ended)
 
 
 def ask_cases(
@@ -77,7 +100,7 @@ def ask_cases(
     asked_of = {question.id: question for question in questions}
     style, form = settings.prompts.answer, settings.evaluation.normalise
     made_by = made_of(label, sources, cases, questions, settings)
-    path, same = _path(folder, label), _by_prompt(cases)
+    path, same = path_of(folder, label), _by_prompt(cases)
     with AppendLog(path, made_by) as journal, Bar(f"asking {label}", len(cases), "prompts") as bar:
         predicted = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in journal.rows}
         tally = Tally.of(map(score_of, predicted.values()))
@@ -93,7 +116,11 @@ def ask_cases(
             bar.advance(len(new), f"EM {tally.mean.em:.2f}, Subspan EM {tally.mean.subspan:.2f}")
     if not settings.evaluation.perplexity:
         return [predicted[case.id] for case in cases]
-    read = _perplexities(label, answerer, cases, path.with_suffix(PERPLEXITY), made_by)
+    rows = [
+        Example(id=case.id, tokens=case.prompt.tokens + case.answer, prompt_tokens=len(case.prompt.tokens))
+        for case in cases
+    ]
+    read = read_perplexities(label, lambda: answerer, rows, path.with_suffix(PERPLEXITY), made_by)
     return [replace(predicted[case.id], perplexity=read[case.id]) for case in cases]
 
 
@@ -114,7 +141,7 @@ def kept_predictions(
     settings: Settings,
 ) -> list[Prediction] | None:
     """What an earlier `ask_cases` left, if nothing is missing; then no model needs to be loaded."""
-    made_by, path = made_of(label, sources, cases, questions, settings), _path(folder, label)
+    made_by, path = made_of(label, sources, cases, questions, settings), path_of(folder, label)
     done = {f"{row['condition']}/{row['question_id']}": from_row(Prediction, row) for row in kept_rows(path, made_by)}
     read: dict[str, float | None] = {case.id: None for case in cases}
     if settings.evaluation.perplexity:
@@ -124,23 +151,22 @@ def kept_predictions(
     return [replace(done[case.id], perplexity=read[case.id]) for case in cases]
 
 
-def _path(folder: Path, label: str) -> Path:
+def path_of(folder: Path, label: str) -> Path:
+    """Where the predictions of this label are kept."""
     return folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
 
 
-def _perplexities(label: str, answerer: Answerer, asked: Sequence[Case], path: Path, made_by: str) -> dict[str, float]:
-    """exp of the mean negative log-probability of the right answer's tokens, the end token included, by case id."""
-    read: dict[str, float] = {}
-    with AppendLog(path, made_by) as journal, Bar(f"reading with {label}", len(asked), "answers") as bar:
-        read.update((row["case"], row["perplexity"]) for row in journal.rows)
-        bar.advance(len(read))
-        rows = [
-            Example(id=case.id, tokens=case.prompt.tokens + case.answer, prompt_tokens=len(case.prompt.tokens))
-            for case in asked
-        ]
-        for batch in answerer.read(rows, done=set(read)) if len(read) < len(asked) else ():
-            new = {case_id: math.exp(-sum(logs) / len(logs)) for case_id, logs in batch if case_id not in read}
-            journal.add([{"case": case_id, "perplexity": value} for case_id, value in new.items()])
+def read_perplexities(
+    label: str, opened: Callable[[], Answerer], rows: Sequence[Example], path: Path, made_by: str
+) -> dict[str, float]:
+    """exp of the mean negative log-probability of the tokens after each row's prompt, by row id; kept as texts are."""
+    with AppendLog(path, made_by) as journal, Bar(f"reading with {label}", len(rows), "texts") as bar:
+        read: dict[str, float] = {row["case"]: row["perplexity"] for row in journal.rows}
+        done = read.keys() & {row.id for row in rows}
+        bar.advance(len(done))
+        for batch in opened().read(rows, done=done) if len(done) < len(rows) else ():
+            new = {name: math.exp(-sum(logs) / len(logs)) for name, logs in batch if name not in read}
+            journal.add([{"case": name, "perplexity": value} for name, value in new.items()])
             read |= new
             bar.advance(len(new))
     return read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -112,13 +112,13 @@ def _mark(scenario: Scenario) -> str:
     return "pass" if scenario.passed else "FAIL"
 
 
-def judge(report: Report, limits: Limits) -> Verdict:
-    """The verdict on all models of a report.
+def judge(report: Report, limits: Limits, only: Collection[str] = ()) -> Verdict:
+    """The verdict on these models of a report; on all where none is named.
 
     Raises:
         ConfigError: the report has nothing to judge by a limit that is given.
     """
-    found = tuple(_scenarios(report, limits))
+    found = tuple(one for one in _scenarios(report, limits) if not only or one.model in only)
     for kind, value, fix in (
         ("misled", limits.max_misled, "give evaluation.attacks, or attacked and permuted in evaluation.conditions"),
         ("clean", limits.min_clean, "give oracle, permuted or retrieved in evaluation.conditions"),

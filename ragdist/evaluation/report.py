@@ -151,6 +151,8 @@ class Report:
     """Name of the user's own metric; empty without one."""
     robustness: Robustness | None = None
     """What the robustness suite found, where it was asked."""
+    defences: tuple[str, ...] = ()
+    """What the defences do that models were asked under, a sentence each."""
 
     @property
     def models(self) -> list[str]:
@@ -223,6 +225,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "unforged": report.unforged,
         "floor": plain(report.floor) if report.floor else None,
         **({"robustness": robustness.as_json(report.robustness)} if report.robustness else {}),
+        **({"defences": [*report.defences]} if report.defences else {}),
     }
 
 
@@ -429,7 +432,7 @@ def title(report: Report, condition: str) -> str:
 
 def notes(report: Report) -> list[str]:
     """What the numbers mean, a sentence each: attack success, repeated forgeries, changes, rows."""
-    out = [f"{_counted(report)} under each condition.", SCORES_MEAN, LISTS_MEAN]
+    out = [f"{_counted(report)} under each condition.", SCORES_MEAN, LISTS_MEAN, *report.defences]
     if report.unforged:
         more = "are not asked, as no document could be made false"
         out.append(f"{title(report, 'attacked')}: {report.unforged} questions {more}.")

@@ -16,6 +16,8 @@ from ragdist.evaluation.suite import Cell, Plan
 from ragdist.records import Prediction
 
 METRIC = "subspan"
+RECALLS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of questions whose oracle retrieval finds."""
 Answers = dict[str, Prediction]
 """Of one model under one condition, by question id."""
 
@@ -58,6 +60,21 @@ class Single:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """How right one model is where retrieval finds the oracle for a share of questions.
+
+    Example: Recalled(model="RAFT", forged=2, recall=0.5, rows=100, value=Interval(0.41, ...))
+    """
+
+    model: str
+    forged: int
+    """Documents of the list that are."""
+    recall: float
+    rows: int
+    value: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Robustness:
     """All that the suite found."""
 
@@ -68,6 +85,9 @@ class Robustness:
     """Accuracy without forgeries less that under the worst attack, or in the worst list of the grid."""
     areas: tuple[Single, ...]
     """Mean accuracy over the shares of forged documents: the area below the curve, over its width."""
+    recalls: tuple[Recalled, ...]
+    """Accuracy over retrieval recall: each question counts with its oracle and without, by their shares; nothing is
+    asked for it."""
     changes: tuple[Change, ...]
     """Each model against the first, under each attack."""
     notes: tuple[str, ...]
@@ -82,7 +102,8 @@ class Robustness:
 def as_json(found: Robustness) -> dict[str, Any]:
     """All numbers."""
     cells = [plain(faced) | {"cell": cell._asdict()} for cell, faced in found.cells]
-    named = {name: [*map(plain, getattr(found, name))] for name in ("attacks", "gaps", "areas", "changes")}
+    singles = ("attacks", "gaps", "areas", "recalls", "changes")
+    named = {name: [*map(plain, getattr(found, name))] for name in singles}
     return {**named, "cells": cells, "notes": [*found.notes]}
 
 
@@ -101,7 +122,7 @@ def of(asked: Mapping[str, Iterable[Prediction]], plan: Plan, notes: Sequence[st
         groups.setdefault((prediction.model, prediction.condition), {})[prediction.question_id] = prediction
     judging = bool(plan.grid and plan.grid.purpose == "judging")
     attacks, cells = list[Faced](), list[tuple[Cell, Faced]]()
-    gaps, areas = list[Single](), list[Single]()
+    gaps, areas, recalls = list[Single](), list[Single](), list[Recalled]()
     for model in asked:
         mine = {condition: group for (name, condition), group in groups.items() if name == model}
         clean = mine.get("permuted") or mine.get("retrieved", {})  # a service is shown no list
@@ -117,12 +138,14 @@ def of(asked: Mapping[str, Iterable[Prediction]], plan: Plan, notes: Sequence[st
         cells += [(cell, _faced(model, pair, bounds)) for cell, pair in listed.items()]
         gaps += _gap(model, "attacks", under, settings)
         gaps += _gap(model, "grid", [pair for cell, pair in listed.items() if cell.forged], settings)
+        recalls += _recalls(model, {cell: pair.forged for cell, pair in listed.items()}, bounds)
         areas += _area(model, {cell: listed[cell].forged for cell in curve(listed)}, bounds)
     return Robustness(
         attacks=tuple(attacks),
         cells=tuple(cells),
         gaps=tuple(gaps),
         areas=tuple(areas),
+        recalls=tuple(recalls),
         changes=_changes(asked, plan, groups, settings),
         notes=tuple(notes),
     )
@@ -193,6 +216,19 @@ def _area(model: str, found: Mapping[Cell, Answers], bounds: Bounds) -> list[Sin
         values = [value + step * (a + b) for value, a, b in zip(values, right[low], right[high], strict=True)]
     worst = min(cells, key=lambda cell: sum(right[cell])).name
     return [Single(model=model, of="forged share", worst=worst, rows=len(shared), value=bounds(values))]
+
+
+def _recalls(model: str, found: Mapping[Cell, Answers], bounds: Bounds) -> list[Recalled]:
+    """Over the longest lists, whose oracle is there or absent, with as many forged documents."""
+    shown = list[Recalled]()
+    for cell in curve(found):
+        present, absent = found[cell], found.get(cell._replace(oracle=False), {})
+        both = [key for key in present if key in absent]
+        pairs = list(zip(_right(present, both), _right(absent, both), strict=True))
+        for recall in RECALLS if both else ():
+            value = bounds([recall * there + (1 - recall) * gone for there, gone in pairs])
+            shown.append(Recalled(model=model, forged=cell.forged, recall=recall, rows=len(both), value=value))
+    return shown
 
 
 def _changes(

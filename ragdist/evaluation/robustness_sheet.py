@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import cycle
 
 from ragdist.evaluation.intervals import note
-from ragdist.evaluation.robustness import Faced, Robustness, Single, curve
+from ragdist.evaluation.robustness import RECALLS, Faced, Robustness, Single, curve
 from ragdist.evaluation.sheet import COLOURS, Block, Heat, Mark, Notes, Picture, Series, Table, Value
 from ragdist.evaluation.suite import Cell
 
@@ -49,6 +49,7 @@ def blocks(found: Robustness) -> list[Block]:
             rows=_grid_rows(found, models),
             long=True,
         ),
+        _recall_table(found),
     ]
     if names and models:
         shown.append(_matrix(models, names, by_key))
@@ -78,6 +79,18 @@ def _grid_rows(found: Robustness, models: Sequence[str]) -> list[list[str | Valu
     return [[cell.name, *(said(by_key.get((model, cell))) for model in models)] for cell in cells]
 
 
+def _recall_table(found: Robustness) -> Table:
+    lines = {(one.model, one.forged): list[Value]() for one in found.recalls}
+    for one in found.recalls:
+        lines[one.model, one.forged].append(Value(one.value))
+    return Table(
+        title="Retrieval recall, the share of questions whose oracle is found: Subspan EM, its 95% interval",
+        columns=("model", "forged documents", *(f"{recall:g}" for recall in RECALLS)),
+        rows=[[model, str(forged), *values] for (model, forged), values in lines.items()],
+        long=True,
+    )
+
+
 def _matrix(models: Sequence[str], names: Sequence[str], by_key: dict[tuple[str, str], Faced]) -> Heat:
     def value(model: str, name: str) -> float | None:
         one = by_key.get((model, name))
@@ -99,10 +112,26 @@ def _pictures(found: Robustness, models: Sequence[str]) -> list[Block]:
         curves += [_line(model, full, colour)] if full else []
         curves += [_line(f"{model}, oracle absent", absent, colour, dashed=True)] if absent else []
     by_place = _places(found, models[-1:])
-    label = "share of forged documents"
-    panels = (("Subspan EM against forged documents", curves), (f"{''.join(models[-1:])}, by position", by_place))
-    drawn = [Picture(title=title, series=series, x=label, y="Subspan EM") for title, series in panels if series]
+    share, recall = "share of forged documents", "retrieval recall"
+    panels = (
+        ("Subspan EM against forged documents", curves, share),
+        (f"{''.join(models[-1:])}, by position", by_place, share),
+        ("Subspan EM against retrieval recall", _recalled(found, models), recall),
+    )
+    drawn = [Picture(title=title, series=series, x=x, y="Subspan EM") for title, series, x in panels if series]
     return [*shown, *drawn]
+
+
+def _recalled(found: Robustness, models: Sequence[str]) -> list[Series]:
+    """For each model a curve without forged documents, and one with the most."""
+    most = max((one.forged for one in found.recalls), default=0)
+    drawn = list[Series]()
+    for model, colour in zip(models, cycle(COLOURS), strict=False):
+        for forged in sorted({0, most}):
+            marks = [Mark(one.recall, one.value) for one in found.recalls if (one.model, one.forged) == (model, forged)]
+            label = f"{model}, {forged} forged" if forged else model
+            drawn += [Series(label=label, marks=marks, colour=colour, dashed=bool(forged))] if marks else []
+    return drawn
 
 
 def _heat(model: str, flat: dict[Cell, Faced]) -> Heat:

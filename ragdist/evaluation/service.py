@@ -1,23 +1,29 @@
 """A whole RAG service under attack: it gets the documents, honest and forged, and the questions alone.
 
-For the honest corpus, then for each attack: the corpus is written to a folder, a command has the service read it, every
-question is asked. In the end the files go, and the command is called once more.
+For the honest corpus, then for each attack: the corpus is written to a folder and a command has the service read it, or
+it is sent over HTTP; every question is asked. In the end the files go and the command is called once more, or the
+service is told to forget.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from ragdist.config import Settings
+from ragdist.config.address import is_address
 from ragdist.data.pipeline import Pipeline
 from ragdist.errors import ConfigError, PartError
 from ragdist.evaluation import suite
@@ -33,6 +39,75 @@ HONEST = "retrieved"
 """The condition of the corpus that nobody attacks."""
 OURS, MARK = "ragdist-suite", ".ragdist"
 FIX = "give --corpus-to another folder"
+AT_ONCE = 1000
+"""Documents of one POST."""
+TIMEOUT_S = 600
+"""For one call of a service that takes documents, which may have to index them."""
+TOKEN = "RAGDIST_CORPUS_TOKEN"
+"""Environment variable with the token of such a service."""
+
+
+class Service(Protocol):
+    """A RAG service that can be given a corpus."""
+
+    @property
+    def source(self) -> str:
+        """Its address as of a model, perhaps `LABEL=ADDRESS`."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Leaves nothing there in the end."""
+
+    def show(self, attack: str, documents: Iterable[Listed]) -> None:
+        """Gives it these documents in place of those before, and returns when it has read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookedService:
+    """A service that takes its corpus over HTTP. Example: HookedService("http://host/v1", "http://host/corpus").
+
+    POST adds documents, a line of JSON {id, title, text} for each, and is answered when they can be found; DELETE
+    removes all that were added. A ConfigError where that is no address.
+    """
+
+    source: str
+    """An address as of a model, perhaps `LABEL=ADDRESS`."""
+    corpus: str
+
+    def __post_init__(self) -> None:
+        if not is_address(self.corpus):
+            raise ConfigError(f"--corpus-to must be a folder or http(s)://host/path without a key; it goes in {TOKEN}")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Has the service forget in the end."""
+        try:
+            yield
+        finally:
+            try:
+                self._call("DELETE")
+            except PartError as error:
+                say(f"the service may still hold forged documents: {error}")
+
+    def show(self, attack: str, documents: Iterable[Listed]) -> None:
+        """See `Service`. A PartError if it does not answer, or refuses."""
+        self._call("DELETE", attack)
+        rows = ({"id": content_id(one.id), "title": one.title, "text": one.text} for one in documents)
+        while part := [json.dumps(row) for row in islice(rows, AT_ONCE)]:
+            self._call("POST", attack, "\n".join(part))
+
+    def _call(self, method: str, attack: str = "", body: str = "") -> None:
+        at, token = urlsplit(self.corpus), os.environ.get(TOKEN, "").strip()
+        headers = {"Content-Type": "application/x-ndjson", "X-Ragdist-Attack": attack}
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        kind = HTTPSConnection if at.scheme == "https" else HTTPConnection
+        try:
+            with closing(kind(at.netloc, timeout=TIMEOUT_S)) as connection:
+                connection.request(method, at._replace(scheme="", netloc="").geturl() or "/", body, headers)
+                status = connection.getresponse().status
+        except (OSError, HTTPException, ValueError) as error:
+            raise PartError(f"{method} {self.corpus} failed ({error or type(error).__name__})") from error
+        if not (200 <= status < 300 or (method, status) == ("DELETE", 404)):
+            raise PartError(f"{method} {self.corpus} was answered with {status}, wanted 200; its log says why")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +214,7 @@ def _cases(
 
 
 def ask(
-    service: RagService,
+    service: Service,
     named: tuple[str, str],
     found: Sequence[Phase],
     questions: Sequence[Question],

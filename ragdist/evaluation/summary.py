@@ -9,6 +9,7 @@ from typing import Any
 
 from ragdist.config import EvaluationConfig, Settings
 from ragdist.data.matching import Form, normalise
+from ragdist.data.sources import hub
 from ragdist.evaluation import answers, intervals
 from ragdist.evaluation.answers import LABELS
 from ragdist.evaluation.apicalls import Judge
@@ -106,7 +107,7 @@ def part_name(noted: str) -> str:
 
 
 def _attack_name(settings: Settings) -> str:
-    given = "attacked" if settings.corpus.source == "records" else "template attack"
+    given = "attacked" if hub.brings_forged(settings.corpus) else "template attack"
     return part_name(settings.parts.attack) or given
 
 

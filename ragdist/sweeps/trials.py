@@ -195,8 +195,10 @@ def check(job: str, config: SweepConfig, evaluation: EvaluationConfig) -> None:
     """Whether the trials can be judged as the sweep wants it.
 
     Raises:
-        ConfigError: a condition is not asked, two objectives for a scheduler, Optuna is not installed.
+        ConfigError: a condition is not asked, two objectives for a scheduler, Optuna is not installed, defences.
     """
+    if evaluation.defences:
+        raise ConfigError("evaluation.defences are no training, which trials differ in; leave them out of a sweep")
     if config.scheduler == "asha" and config.objective == "both":
         raise ConfigError("sweep.scheduler=asha compares by one number; set sweep.objective=clean or attacked")
     if config.search == "optuna" and not importlib.util.find_spec("optuna"):

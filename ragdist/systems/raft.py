@@ -14,23 +14,26 @@ stand beside it, when forgeries agree against it? Each is a condition, asked bef
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from ragdist.config import Settings
 from ragdist.config.address import address_of
+from ragdist.data.defences import registry
 from ragdist.data.pipeline import Pipeline
 from ragdist.data.sources import apidocs
-from ragdist.evaluation import apicalls, kept_answers, predictions, robustness, suite
+from ragdist.evaluation import apicalls, defended, kept_answers, predictions, robustness, suite
 from ragdist.evaluation.ask import ask_cases, kept_predictions
 from ragdist.evaluation.cases import Case, as_chats, kept_cases, make_cases
 from ragdist.evaluation.kept_answers import KeptAnswer
 from ragdist.evaluation.report import Report
-from ragdist.evaluation.service import RagService, ask, phases
+from ragdist.evaluation.service import Service, ask, phases
 from ragdist.evaluation.summary import summarise
 from ragdist.records import Forgery, Prediction, Question
-from ragdist.roles import Answerers, TrainingJob, Tuner
+from ragdist.roles import Answerer, Answerers, TrainingJob, Tuner
 from ragdist.storage.atomic import make_folder
 from ragdist.storage.stages import Stage
 from ragdist.tracking.run import span
@@ -70,6 +73,8 @@ def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, se
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
     asked |= evaluate(pipeline, {TUNED: str(tuned)}, answerers, folder, settings)
+    models = {label: str(tuned) if label == TUNED else settings.model.source for label in asked}
+    asked |= evaluate_defended(pipeline, models, asked, answerers, folder, settings)
     return RaftOutcome(tuned, report(pipeline, asked, settings), answers(pipeline, asked, settings))
 
 
@@ -96,20 +101,54 @@ def evaluate(
 ) -> dict[str, list[Prediction]]:
     """Each model's answers to every test question in every condition of `evaluation.conditions`."""
     tests = test_questions(pipeline)
-    every = cases(pipeline, tests, settings) if models else []
-    elsewhere = {label for label, source in models.items() if address_of(source)}
-    chats = as_chats(every, tests, pipeline.tokenizer, settings) if elsewhere else []
+    shown = _shown(pipeline, models, settings)
     return {
-        label: _asked(
-            label, source, chats if label in elsewhere else every, tests, answerers, folder / EVALUATION, settings
-        )
+        label: _asked(label, source, shown[label], tests, answerers, folder / EVALUATION, settings)
         for label, source in models.items()
     }
 
 
+def evaluate_defended(
+    pipeline: Pipeline,
+    models: dict[str, str],
+    asked: Mapping[str, list[Prediction]],
+    answerers: Answerers,
+    folder: Path,
+    settings: Settings,
+) -> dict[str, list[Prediction]]:
+    """Each model's answers under each of `evaluation.defences`, by the name of both; arguments as of `evaluate`, and
+    what the models answered without one."""
+    if not (chosen := registry.chosen(settings.evaluation.defences)):
+        return {}
+    tests = {question.id: question for question in test_questions(pipeline)}
+    teacher = pipeline.teacher if settings.teacher.url or settings.teacher.model else None
+    honest, shown = defended.drawn(pipeline.chunk_by_id, settings.seed), _shown(pipeline, models, settings)
+    place = folder / EVALUATION
+    defences = defended.Defences(tests, honest, pipeline.tokenizer, teacher, place, settings)
+    found = dict[str, list[Prediction]]()
+    for label, source in models.items():
+        with span(f"evaluate {label} defended"), ExitStack() as until:
+            model = defended.Model(label, source, _opens(answerers, source, until), shown[label], asked[label])
+            found |= {defended.under(label, one): defences.answers(one, model) for one in chosen}
+    return found
+
+
+def _opens(answerers: Answerers, source: str, until: ExitStack) -> Callable[[], Answerer]:
+    return cache(lambda: until.enter_context(answerers.open(source)))
+
+
+def _shown(pipeline: Pipeline, models: Mapping[str, str], settings: Settings) -> dict[str, list[Case]]:
+    """What each model is asked: those behind endpoints with messages."""
+    tests = test_questions(pipeline)
+    every = cases(pipeline, tests, settings) if models else []
+    elsewhere = {label for label, source in models.items() if address_of(source)}
+    chats = as_chats(every, tests, pipeline.tokenizer, settings) if elsewhere else []
+    return {label: chats if label in elsewhere else every for label in models}
+
+
 def evaluate_service(
     pipeline: Pipeline,
-    service: RagService,
+    service: Service,
     named: dict[str, str],
     answerers: Answerers,
     folder: Path,
@@ -183,6 +222,8 @@ def report(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Set
     judge = apicalls.Judge(tests, pipeline.chunk_by_id)
     judged = scored(pipeline, asked)
     found = summarise(judged, tests, settings, floor, api_judge=judge)
+    told = [f"{one.name}: {one.about} {one.source}." for one in registry.chosen(settings.evaluation.defences)]
+    found = replace(found, defences=tuple(told))
     if not (plan := suite.plan_of(settings)):
         return found
     return replace(found, robustness=robustness.of(judged, plan, suite.left_out(plan, pipeline, tests), settings))

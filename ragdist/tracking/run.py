@@ -74,6 +74,7 @@ NAMES_NOTHING = (
 LATER: Mapping[str, Sequence[Any]] = {
     "evaluation.oracle_share": [None],
     "evaluation.attacks": [[]],
+    "evaluation.defences": [[]],
     "evaluation.grid": [GridConfig().model_dump(mode="json")],
     "duet.evidence_from": [["retrieved", "attacked", "absent"]],
     "duet.abstain_below": [0.0],

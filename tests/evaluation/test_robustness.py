@@ -112,6 +112,18 @@ def test_area_is_the_mean_over_shares_by_the_trapezoidal_rule():
     assert of({"m": one_share}).areas == ()
 
 
+def test_recall_mixes_lists_with_the_oracle_and_without():
+    """No forged: 1111 with it, 0100 without: at recall 0.5 q0 0.5, q1 1, q2 and q3 0.5. One forged: 1100 and 0000."""
+    found = of({"m": GRID}).recalls
+    means = {(one.forged, one.recall): one.value.mean for one in found}
+    assert means[0, 0.0] == 0.25 and means[0, 1.0] == 1.0 and means[0, 0.5] == 0.625
+    assert means[1, 0.0] == 0.0 and means[1, 0.5] == 0.25 and means[1, 1.0] == 0.5
+    assert {forged for forged, _ in means} == {0, 1} and {one.rows for one in found} == {4}  # 3 have no list without
+    short = {**GRID, "5 documents, 0 forged, oracle absent": "-100"}
+    assert {one.rows for one in of({"m": short}).recalls if not one.forged} == {3}
+    assert of({"m": ATTACKED}).recalls == ()
+
+
 def test_cells_of_the_grid_have_their_own_control():
     found = {faced.name: faced for _, faced in of({"m": GRID}).cells}
     assert found["5 documents, 1 forged"].misled.mean == 0.5 and found["2 documents, 1 forged"].misled.mean == 0.0
@@ -159,6 +171,8 @@ def test_report_has_matrix_grid_curves_and_what_was_left_out(sheet, tmp_path):
     ]
     assert [[mark.x for mark in series.marks] for series in curves[0].series][:2] == [[0.0, 0.2, 0.6], [0.0, 0.2]]
     assert [series.label for series in curves[1].series] == ["drawn", "first"]
+    assert [series.label for series in curves[2].series][:2] == ["base", "base, 1 forged"]
+    assert [mark.x for mark in curves[2].series[0].marks] == [*robustness.RECALLS]
     text = markdown(sheet)
     assert "| flood | held out | **0.50**" in text and "flood: left out of 9 questions 1 as it raised." in text
     assert "gap over grid" in text and "area over forged share" in text
@@ -166,7 +180,7 @@ def test_report_has_matrix_grid_curves_and_what_was_left_out(sheet, tmp_path):
     json.dumps(sheet.numbers, allow_nan=False)
     keep(sheet, tmp_path)
     again = kept(tmp_path)
-    assert markdown(again) == text and len(again.pictures) == 5 and again.pictures[0] == heats[0]
+    assert markdown(again) == text and len(again.pictures) == 6 and again.pictures[0] == heats[0]
 
 
 def test_no_suite_no_word_of_it(sheet):

@@ -2,7 +2,9 @@
 
 import json
 import re
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from ragdist import cli
 from ragdist.config import loader
 from ragdist.errors import ConfigError, PartError, TeacherError
 from ragdist.evaluation import kept_answers
-from ragdist.evaluation.service import RagService
+from ragdist.evaluation.service import HookedService, RagService
 from tests import faults, tiny
 from tests.evaluation.test_suite_run import ROWS
 
@@ -77,6 +79,72 @@ def test_a_service_is_judged_over_each_corpus_and_left_clean(world):
     assert len(told.read_text().split()) == 4 and len(proxy.calls) == 12  # nothing is asked or written again
 
 
+class Hooked(Majority):
+    """Takes its documents over HTTP, for who has the token."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.told, self.refuse = [], [], ()
+        outer = self
+
+        class Corpus(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+                known = self.headers["Authorization"] == "Bearer secret"
+                outer.told.append(f"{self.command} {self.path} {self.headers['X-Ragdist-Attack']}".strip())
+                if self.command == "DELETE":
+                    outer.held.clear()
+                outer.held += map(json.loads, body.splitlines())
+                self.send_response(200 if known and outer.told[-1] not in outer.refuse else 403)
+                self.end_headers()
+
+            do_DELETE = do_POST
+
+            def log_message(self, *_):
+                pass
+
+        self.hook = ThreadingHTTPServer(("127.0.0.1", 0), Corpus)
+        threading.Thread(target=self.hook.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.hook.shutdown()
+        self.hook.server_close()
+
+    def answer(self, path, body):
+        (title,) = re.findall(r"ball \d+", json.loads(body)["messages"][-1]["content"])
+        about = (row["text"] for row in self.held if row["title"] == title and " is " in row["text"])
+        votes = Counter(text.partition(" is ")[2].partition(".")[0] for text in about)
+        return 200, faults.completion(votes.most_common(1)[0][0])
+
+
+def test_a_service_that_takes_its_corpus_over_http_is_judged_and_forgets(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RAGDIST_CORPUS_TOKEN", "secret")
+    settings = made.replaced("run.name", tmp_path.name)
+    (tmp_path / "s.yaml").write_text(loader.dump(settings))
+    monkeypatch.setattr("ragdist.evaluation.service.AT_ONCE", 15)
+    with Hooked() as proxy:
+        corpus = f"http://127.0.0.1:{proxy.hook.server_port}/corpus?to=suite"
+        command = ["matrix", str(tmp_path / "s.yaml"), "--attack", "flood"]
+        with pytest.raises(SystemExit) as end:
+            cli.main([*command, "--service", f"rag={proxy.url}#m", "--corpus-to", corpus, "--json"])
+        assert not end.value.code
+        (found,) = json.loads(capsys.readouterr().out)["robustness"]["attacks"]
+        assert (found["clean"]["mean"], found["accuracy"]["mean"], found["rows"]) == (1.0, 0.0, 4)
+        held = ["DELETE", "POST", "POST"]  # sixteen documents, 15 at once; with the forged ones 24
+        named = [f"{method} /corpus?to=suite {name}" for name in ("retrieved", "flood") for method in held]
+        assert proxy.told == [*named, "DELETE /corpus?to=suite"] and proxy.held == []
+        proxy.refuse = ("POST /corpus?to=suite retrieved",)
+        other = settings.replaced("run.name", f"{tmp_path.name}-2").replaced("evaluation.attacks", ("irrelevant",))
+        proxy.told.clear()
+        service = HookedService(f"rag2={proxy.url}#other", corpus)
+        with pytest.raises(PartError, match=r"POST http://127.* was answered with 403, wanted 200"):
+            ragdist.evaluate(other, service=service)
+        assert proxy.told[-1] == "DELETE /corpus?to=suite"
+    with pytest.raises(PartError, match=r"DELETE http://127.* failed \("):
+        service.show("flood", [])
+
+
 def test_after_a_death_nothing_stays_and_the_same_call_goes_on(world):
     settings, proxy, service, told = world
     proxy.fault = lambda number, _: faults.Fault(how="reset") if number == 6 else None
@@ -109,6 +177,11 @@ def test_a_command_that_fails_or_another_folder_in_the_place_is_one_line(world, 
         (["--service", "runs/mine", "--corpus-to", "x"], "http(s)://host/path"),
         (["--service", "http://h/v1", "--corpus-to", "x", "--model", "http://g/v1"], "no --model"),
         (["--service", "http://h/v1", "--corpus-to", "x", "--grid", "--then", "true"], "no --grid"),
+        (
+            ["--service", "http://h/v1", "--corpus-to", "http://h/c", "--then", "true"],
+            "--then COMMAND goes with a folder",
+        ),
+        (["--service", "http://h/v1", "--corpus-to", "http://me:key@h/c"], "it goes in RAGDIST_CORPUS_TOKEN"),
     ],
 )
 def test_what_cannot_be_is_one_line(made, tmp_path, capsys, arguments, wanted):

@@ -11,7 +11,10 @@ from ragdist.config import loader
 from ragdist.data.attacks import registry
 from ragdist.errors import ConfigError
 from ragdist.evaluation import kept_answers
+from ragdist.evaluation.service import RagService
+from ragdist.sweeps import trials
 from tests import tiny
+from tests.data.sources.test_conflicts import rgb
 
 SHADES = ("red", "green", "blue", "grey")
 ROWS = [
@@ -101,8 +104,50 @@ def test_gate_judges_the_matrix_and_asks_nothing_again(settings, tmp_path, capsy
     assert verdict.why == "" and len(verdict.scenarios) == 2
 
 
+def test_a_model_under_a_defence_is_a_row_of_its_own(settings, capsys, monkeypatch):
+    model = loader.load([str(settings)]).model.source
+    command = [str(settings), "evaluation.conditions=[closed_book,permuted]", "--model", f"one={model}"]
+    command += ["--attack", "flood", "--defence", "isolation", "--defence", "perplexity", "--defence", "paraphrase"]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["matrix", *command, "--json"])
+    assert not end.value.code
+    found = json.loads(capsys.readouterr().out)
+    labels = ["one", *(f"one + {name}" for name in ("isolation", "perplexity", "paraphrase"))]
+    assert [one["model"] for one in found["robustness"]["attacks"]] == labels
+    assert [one["model"] for one in found["scores"] if one["condition"] == "permuted"] == labels
+    assert [one["model"] for one in found["scores"] if one["condition"] == "closed_book"] == ["one"]
+    assert len(found["defences"]) == 3 and found["defences"][1].endswith("arXiv 2309.00614 (perplexity filter).")
+    monkeypatch.setattr("ragdist.players.answerers", lambda *_: None)  # whoever opens one fails
+    with pytest.raises(SystemExit) as end:
+        cli.main(["gate", *command, "--min-clean", "0.99"])
+    said = capsys.readouterr()
+    assert end.value.code == 1 and "one + isolation, " in said.err and "and 2 scenarios more" in said.err
+
+
+def test_defences_are_refused_where_they_cannot_be(settings):
+    asked = loader.load([str(settings), "evaluation.attacks=[flood]", "evaluation.defences=[perplexity]"])
+    service = RagService("http://127.0.0.1:9/v1", settings.parent / "docs", "true")
+    for models, given, why in (
+        (["http://127.0.0.1:9/v1"], None, "the defence perplexity reads probabilities of tokens, which the endpoint"),
+        ([], service, "a service answers in its own way; leave out --defence and evaluation.defences"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            ragdist.evaluate(asked, models, service=given)
+    with pytest.raises(ConfigError, match=r"leave them out of a sweep"):
+        trials.check("raft", asked.sweep, asked.evaluation)
+
+
+def test_a_benchmark_that_judges_is_asked_without_training_questions(settings, tmp_path):
+    corpus = {"source": "benchmark", "benchmark": "rgb", "folder": str(rgb(tmp_path)), "questions": []}
+    own = {"corpus": corpus, "evaluation": {"conditions": ["attacked"]}}
+    asked = loader.load([str(settings), own, "corpus.datasets=[rgb_en_fact,rgb_zh_fact]"])
+    report = ragdist.evaluate(asked, [f"one={asked.model.source}"]).report
+    assert report.attack_name == "attacked" and report.cell("one", "attacked").rows == 2
+
+
 def test_systems_that_do_not_ask_the_suite_refuse_it(settings):
-    asked = loader.load([str(settings), "evaluation.attacks=[flood]"])
-    for system in (ragdist.atm, ragdist.duet):
-        with pytest.raises(ConfigError, match=r"evaluation\.attacks and evaluation\.grid are asked by RAFT and"):
-            system(asked)
+    for values in ("evaluation.attacks=[flood]", "evaluation.defences=[isolation]"):
+        asked = loader.load([str(settings), values])
+        for system in (ragdist.atm, ragdist.duet):
+            with pytest.raises(ConfigError, match=r"evaluation\.attacks and evaluation\.grid are asked by RAFT and"):
+                system(asked)

@@ -89,7 +89,8 @@ def _row(row: Mapping[str, Any], columns: Taken, config: CorpusConfig, test_frac
     by_kind = _documents(row, columns.documents, answers, titles_only=config.source == "folder")
     name = values.written(row.get(columns.id)) or content_id(text, *answers, *(i for k in by_kind.values() for i in k))
     right = set(map(key, answers))
-    wrong = _answers(row, "wrong_answers", config.truths)
+    stated = _stated(row, columns.documents)
+    wrong = tuple(dict.fromkeys([*_answers(row, "wrong_answers", config.truths), *stated.values()]))
     question = Question(
         id=name,
         text=text,
@@ -103,7 +104,7 @@ def _row(row: Mapping[str, Any], columns: Taken, config: CorpusConfig, test_frac
         all_answers_required=every,
     )
     chunks = [chunk for kind in ("golden", "distractor") for chunk in by_kind[kind].values() if chunk]
-    return question, chunks, _forgeries(question, [chunk for chunk in by_kind["forged"].values() if chunk])
+    return question, chunks, _forgeries(question, [chunk for chunk in by_kind["forged"].values() if chunk], stated)
 
 
 def _documents(
@@ -138,6 +139,16 @@ def _documents(
     return found
 
 
+def _stated(row: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What forged documents argue for, by their ids, where they say it themselves."""
+    every = (document for column, _ in columns for document in _listed(row, column, "text"))
+    said = ((document, values.trimmed(_string(document, "states"))) for document in every if document.get("states"))
+    return {
+        content_id(_string(document, "title", needed=False), _string(document, _text_column(document))): states
+        for document, states in said
+    }
+
+
 def _listed(row: Mapping[str, Any], column: str, plain: str) -> list[Mapping[str, Any]]:
     """The documents of a column as objects; one that is a string is what `plain` says of it."""
     value = row.get(column)
@@ -162,7 +173,8 @@ def _text_column(document: Mapping[str, Any]) -> str:
     return next((name for name in TEXTS if name in document), "text")
 
 
-def _forgeries(question: Question, forged: list[Chunk]) -> list[Forgery]:
+def _forgeries(question: Question, forged: list[Chunk], stated: Mapping[str, str]) -> list[Forgery]:
+    usual = question.wrong_answers[0] if question.wrong_answers else ""
     return [
         Forgery(
             id=content_id("dataset", question.id, str(number), chunk.id),
@@ -170,7 +182,7 @@ def _forgeries(question: Question, forged: list[Chunk]) -> list[Forgery]:
             number=number,
             title=chunk.title,
             text=chunk.text,
-            states=question.wrong_answers[0] if question.wrong_answers else "",
+            states=stated.get(chunk.id, usual),
             method="dataset",
         )
         for number, chunk in enumerate(forged)

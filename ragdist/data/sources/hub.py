@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from ragdist.config import CorpusConfig
 from ragdist.data.sources import places
 from ragdist.data.sources.files import READ_ERRORS, Broken, fit, json_lines
-from ragdist.data.sources.public import BENCHMARKS, Benchmark, PublicRow
+from ragdist.data.sources.public import BENCHMARKS
+from ragdist.data.sources.public_rows import Benchmark, PublicRow
 from ragdist.errors import ConfigError, DataError
 from ragdist.storage.stages import Counted
 from ragdist.tracking.progress import progress, say
@@ -34,10 +35,26 @@ class Copy(NamedTuple):
 
 
 def named(config: CorpusConfig) -> Benchmark:
-    """The benchmark that is asked for. A ConfigError if none is."""
+    """The benchmark that is asked for. A ConfigError if none is, or it is not on the hub and no copy is named."""
     if not config.benchmark:
         raise ConfigError(f"corpus.source=benchmark needs a name; set corpus.benchmark to {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[config.benchmark]
+    benchmark = BENCHMARKS[config.benchmark]
+    if not (benchmark.on_hub or config.folder):
+        raise ConfigError(
+            f"corpus.benchmark={config.benchmark} is not on the hub; make a copy, and set corpus.folder to it: "
+            f"{_by_hand(benchmark)}"
+        )
+    return benchmark
+
+
+def brings_forged(config: CorpusConfig) -> bool:
+    """Whether the data may bring documents that mislead."""
+    return config.source == "records" or (config.source == "benchmark" and named(config).forged)
+
+
+def judges(config: CorpusConfig) -> bool:
+    """Whether the data is a benchmark that has test questions alone."""
+    return config.source == "benchmark" and set(named(config).files.values()) == {"test"}
 
 
 def made_by(config: CorpusConfig) -> dict[str, str]:
@@ -45,32 +62,36 @@ def made_by(config: CorpusConfig) -> dict[str, str]:
     benchmark = named(config)
     if not config.folder:
         return {"benchmark": config.benchmark, "repository": benchmark.repository, "revision": config.revision}
-    files = find(benchmark, Path(config.folder)).files
-    return {"benchmark": config.benchmark, "files": places.digest(places.at(str(path)) for path, _ in files)}
+    files = [path for path, _ in find(benchmark, Path(config.folder)).files]
+    every = [one for path in files for one in (path, *(benchmark.beside(path) if benchmark.beside else ()))]
+    return {"benchmark": config.benchmark, "files": places.digest(places.at(str(path)) for path in every)}
 
 
 def read(config: CorpusConfig) -> Counted[PublicRow]:
-    """The benchmark's rows, each question once, one in memory at a time; counted are the repository with its resolved
-    commit, the licence, whom to cite, and what was left out. A ConfigError if no benchmark is named, or the hub does
-    not have it or cannot be reached; a DataError for files of another form (and `corpus.broken` is stop)."""
+    """The benchmark's rows, each question once; counted are the repository with its resolved commit, the licence, whom
+    to cite, and what was left out. A ConfigError if no benchmark is named, or the hub does not have it or cannot be
+    reached; a DataError for files of another form (and `corpus.broken` is stop)."""
     benchmark = named(config)
     copy = find(benchmark, Path(config.folder)) if config.folder else _fetch(benchmark, config)
     counts = {"repository": benchmark.repository, "commit": copy.commit or "unknown"}
     counts |= {"licence": benchmark.licence, "citation": benchmark.citation}
-    repeated, seen, policy = 0, set[str](), Broken(config.broken, [])
+    repeated, unused, seen, policy = 0, 0, set[str](), Broken(config.broken, [])
     for path, split in copy.files:
-        for where, row in progress(fit(_rows(path, policy), policy), f"rows of {path.name}"):
+        rows = (benchmark.rows or _rows)(path, policy)
+        for where, row in progress(fit(rows, policy), f"rows of {path.name}"):
             try:
-                found = replace(benchmark.read(row, path.name), split=split)
-            except (KeyError, TypeError, AttributeError, DataError) as error:
+                found = benchmark.read(row, path.name)
+            except (KeyError, TypeError, AttributeError, ValueError, IndexError, DataError) as error:
                 problem = f"has no column {error}" if isinstance(error, KeyError) else str(error)
                 policy.add(where, f"{problem}; if {benchmark.repository} has changed, set corpus.revision to a commit")
                 continue
-            repeated += found.id in seen
-            if found.id not in seen:
+            unused += found is None
+            if found and found.id not in seen:
                 seen.add(found.id)
-                yield found
-    return {**counts, "repeated": repeated, "broken": policy.named}
+                yield replace(found, split=split)
+            elif found:
+                repeated += 1
+    return {**counts, "repeated": repeated, "unused": unused, "broken": policy.named}
 
 
 def find(benchmark: Benchmark, folder: Path, commit: str = "") -> Copy:
@@ -80,9 +101,10 @@ def find(benchmark: Benchmark, folder: Path, commit: str = "") -> Copy:
     """
     files = [(path, split) for pattern, split in benchmark.files.items() for path in sorted(folder.glob(pattern))]
     if not files:
+        whose = "the hub's " if benchmark.on_hub else ""
         raise ConfigError(
-            f"{folder} holds none of {', '.join(benchmark.files)}; corpus.folder must be a copy of the hub's "
-            f"{benchmark.repository}: {_by_hand(benchmark)}"
+            f"{folder} holds none of {', '.join(benchmark.files)}; corpus.folder must be a copy of "
+            f"{whose}{benchmark.repository}: {_by_hand(benchmark)}"
         )
     if not any(split == "test" for _, split in files):
         files = [(path, "") for path, _ in files]
@@ -116,14 +138,22 @@ def _fetch(benchmark: Benchmark, config: CorpusConfig) -> Copy:
 
 
 def _by_hand(benchmark: Benchmark) -> str:
+    if not benchmark.on_hub:
+        return f"`git clone {benchmark.repository} FOLDER`"
     patterns = " ".join(f"--include '{pattern}'" for pattern in benchmark.files)
     return f"`hf download {benchmark.repository} --repo-type dataset {patterns} --local-dir FOLDER`"
 
 
 def _commit_of(folder: Path, file: Path) -> str:
-    """The commit that the hub's client noted beside a file that it fetched into a folder; empty if it did not."""
+    """The commit that the hub's client noted beside a file that it fetched into a folder, or that of a clone; empty if
+    neither tells."""
     if _COMMIT.fullmatch(folder.name):
         return folder.name
+    if (head := folder / ".git" / "HEAD").is_file():
+        at = head.read_text().strip()
+        branch = folder / ".git" / at.removeprefix("ref: ")
+        at = branch.read_text().strip() if branch.is_file() else at
+        return at if _COMMIT.fullmatch(at) else ""
     note = folder / ".cache" / "huggingface" / "download" / f"{file.relative_to(folder)}.metadata"
     first = note.read_text().split("\n")[0].strip() if note.is_file() else ""
     return first if _COMMIT.fullmatch(first) else ""

@@ -7,99 +7,49 @@ Each is taken from a repository that carries the passages too, as RAFT cannot tr
     nq triviaqa webquestions  DPR's passages: the first that holds the answer, and BM25's best that do not
     popqa                     the long tail with the passages that Contriever found, as Self-RAG published it
     apibench                  documentation of an API as JSON; the answer is the call
+
+Those of `conflicts.py` judge alone: their documents contradict one another.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ragdist.data.matching import contains
+from ragdist.data.sources import conflicts
+from ragdist.data.sources.public_rows import PASSAGES, Benchmark, PublicRow, document, row_of
 from ragdist.errors import DataError
-from ragdist.records import content_id
 
-PASSAGES = 10
-"""At most so many of a question's passages are kept where the data set has a hundred."""
 _QUOTED_INSTRUCTION = re.compile(r"'Instruction': (.*?), 'Output': (.*)", re.DOTALL)
 _INSTRUCTION = re.compile(r"###\s*Instruction:(.*?)###\s*Output:(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicRow:
-    """A row in the form of question files.
-
-    Example: PublicRow(id="popqa-7", dataset="popqa", split="", question="...", answers=("...",), documents=({...},))
-    """
-
-    id: str
-    dataset: str
-    split: str
-    """train or test; empty where the data set names none, and a draw decides."""
-    question: str
-    answers: tuple[str, ...]
-    documents: tuple[dict[str, str], ...]
-    """Each {title, text, kind}."""
-    long_answer: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Benchmark:
-    """Where a benchmark comes from, and what its rows mean."""
-
-    repository: str
-    """Data set on the hub."""
-    files: Mapping[str, str]
-    """Split by the pattern of its files in the repository; an empty split leaves it to a draw."""
-    read: Callable[[dict[str, Any], str], PublicRow]
-    """(row, name of its file) -> our row, its split still empty; KeyError names a column that is not there."""
-    licence: str
-    citation: str
-
-
-def _document(title: str, text: str, kind: str) -> dict[str, str]:
-    return {"title": title, "text": text, "kind": kind}
-
-
-def _row(dataset: str, name: object, question: str, answers: Iterable[str], documents: Any, why: str = "") -> PublicRow:
-    answers, question = tuple(answers), question.strip()
-    return PublicRow(
-        id=f"{dataset}-{name or content_id(question, *answers)}",
-        dataset=dataset,
-        split="",
-        question=question,
-        answers=answers,
-        documents=tuple(document for document in documents if document["text"].strip()),
-        long_answer=why.strip(),
-    )
 
 
 def _hotpotqa(row: dict[str, Any], _: str) -> PublicRow:
     context, golden = row["context"], set(row["supporting_facts"]["title"])
     documents = [
-        _document(title, " ".join(map(str.strip, sentences)), "golden" if title in golden else "distractor")
+        document(title, " ".join(map(str.strip, sentences)), "golden" if title in golden else "distractor")
         for title, sentences in zip(context["title"], context["sentences"], strict=True)
     ]
-    return _row("hotpotqa", row["id"], row["question"], [row["answer"]], documents)
+    return row_of("hotpotqa", row["id"], row["question"], [row["answer"]], documents)
 
 
 def _pubmedqa(row: dict[str, Any], _: str) -> PublicRow:
     sections = zip(row["context"]["labels"], row["context"]["contexts"], strict=True)
     abstract = "\n".join(f"{label}: {text}" for label, text in sections)
-    documents = [_document("", abstract, "golden")]
-    return _row("pubmedqa", row["pubid"], row["question"], [row["final_decision"]], documents, row["long_answer"])
+    documents = [document("", abstract, "golden")]
+    return row_of("pubmedqa", row["pubid"], row["question"], [row["final_decision"]], documents, row["long_answer"])
 
 
 def _dpr(row: dict[str, Any], _: str, dataset: str) -> PublicRow:
     """DPR's rows as Tevatron packs them. Of several passages that hold the answer only the first is taken, which is the
     annotators' own where there is one: RAFT shows all oracles together, and one of these is enough."""
     golden, others = row["positive_passages"][:1], row["negative_passages"][: PASSAGES - 1]
-    documents = [_document(p.get("title", ""), p["text"], "golden") for p in golden]
-    documents += [_document(p.get("title", ""), p["text"], "distractor") for p in others]
-    return _row(dataset, row["query_id"], row["query"], row["answers"], documents)
+    documents = [document(p.get("title", ""), p["text"], "golden") for p in golden]
+    documents += [document(p.get("title", ""), p["text"], "distractor") for p in others]
+    return row_of(dataset, row["query_id"], row["query"], row["answers"], documents)
 
 
 def _popqa(row: dict[str, Any], _: str) -> PublicRow:
@@ -108,9 +58,9 @@ def _popqa(row: dict[str, Any], _: str) -> PublicRow:
     for passage in row["ctxs"][:PASSAGES]:
         title, text = passage.get("title") or "", passage["text"]
         holds = any(contains(f"{title} {text}", answer) for answer in row["answers"])
-        if not holds or all(document["kind"] == "distractor" for document in documents):
-            documents.append(_document(title, text, "golden" if holds else "distractor"))
-    return _row("popqa", row["id"], row["question"], row["answers"], documents)
+        if not holds or all(one["kind"] == "distractor" for one in documents):
+            documents.append(document(title, text, "golden" if holds else "distractor"))
+    return row_of("popqa", row["id"], row["question"], row["answers"], documents)
 
 
 def _apibench(row: dict[str, Any], file: str) -> PublicRow:
@@ -120,9 +70,9 @@ def _apibench(row: dict[str, Any], file: str) -> PublicRow:
     if not match:
         raise DataError(f"column 'code' holds no instruction: {row['code']!r:.80}")
     api = row["api_data"]
-    documents = [_document(str(api.get("api_name", "")), json.dumps(api, ensure_ascii=False), "golden")]
+    documents = [document(str(api.get("api_name", "")), json.dumps(api, ensure_ascii=False), "golden")]
     question = match[1].strip().strip("'\"")
-    return _row(f"apibench_{file.partition('_')[0]}", "", question, [row["api_call"]], documents, match[2])
+    return row_of(f"apibench_{file.partition('_')[0]}", "", question, [row["api_call"]], documents, match[2])
 
 
 DPR_FILES = {"*train*.jsonl*": "train", "*dev*.jsonl*": "test"}
@@ -177,4 +127,5 @@ BENCHMARKS = {
         licence="Apache-2.0",
         citation="Patil et al., Gorilla, arXiv 2305.15334",
     ),
+    **conflicts.BENCHMARKS,
 }

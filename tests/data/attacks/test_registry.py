@@ -11,8 +11,10 @@ from ragdist import planning
 from ragdist.config import Settings
 from ragdist.config.loader import resolve
 from ragdist.data import attacks as package
+from ragdist.data import defences, plugins
 from ragdist.data.attacks import registry
 from ragdist.data.attacks.forging import forge
+from ragdist.data.defences import registry as defence_registry
 from ragdist.errors import ConfigError
 from ragdist.systems.atm import mixing
 from tests.data.attack import opened
@@ -33,20 +35,20 @@ ATTACK = Attack(name="shout", source="mine", purpose="judging", write=shout, abo
 def install(tmp_path, monkeypatch):
     """Puts a package with these entry points where Python finds packages."""
 
-    def put(code=STRANGER, points="shout = {module}:ATTACK", name="shouting", version="1.0"):
+    def put(code=STRANGER, points="shout = {module}:ATTACK", name="shouting", version="1.0", group="attacks"):
         folder = tmp_path / f"{name}-{version}"
         info = folder / f"{name}-{version}.dist-info"
         info.mkdir(parents=True)
         module = re.sub(r"\W", "_", f"{name}_{version}_{tmp_path.name}")
         (folder / f"{module}.py").write_text(code)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[ragdist.attacks]\n{points.format(module=module)}\n")
+        (info / "entry_points.txt").write_text(f"[ragdist.{group}]\n{points.format(module=module)}\n")
         monkeypatch.syspath_prepend(str(folder))
-        registry._loaded.cache_clear()
+        plugins.loaded.cache_clear()
         return folder
 
     yield put
-    registry._loaded.cache_clear()
+    plugins.loaded.cache_clear()
 
 
 def test_a_strangers_attack_of_ten_lines_is_one_of_all(install):
@@ -64,6 +66,17 @@ def test_example_in_the_package_is_an_attack():
     found = {}
     exec(code, found)
     assert forge(found["ATTACK"], tower())[0].text == "When was the Eiffel Tower finished? 1925!"
+
+
+def test_example_of_a_defence_is_one_of_all_and_a_broken_one_is_named(install):
+    code = textwrap.dedent(inspect.getdoc(defences).partition("`ragdist.defences`:\n")[2].rpartition("docs/")[0])
+    install(code, "first-half = {module}:DEFENCE", "halving", group="defences")
+    assert defence_registry.names()[-1] == "first-half"
+    found = defence_registry.chosen(["all"])[-1]
+    assert found.name == "first-half" and found.source == "mine"
+    install("DEFENCE = 3", "all = {module}:DEFENCE", "alls", group="defences")
+    with pytest.raises(ConfigError, match=r"defence 'all' of package alls is a int, wanted a ragdist\.data\.def"):
+        defence_registry.named("all")
 
 
 def test_another_version_or_code_is_another_attack(install, monkeypatch):
