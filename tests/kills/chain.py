@@ -106,7 +106,8 @@ class Chain:
         blocks["cluster"] = {"start_timeout_s": 90, **blocks.get("cluster", {})}
         settings = game.settings(folder, model, **blocks)
         (folder / "settings.yaml").write_text(dump(settings))
-        (folder / "tmp").mkdir()
+        for name in ("tmp", "tmp-head"):
+            (folder / name).mkdir()
         self.command = [sys.executable, "-m", "ragdist", *command[:2], str(folder / "settings.yaml"), *command[2:]]
         self.command += ["--model", f"base={model}"] if job == "evaluate" else []
 
@@ -120,7 +121,7 @@ class Chain:
         """A Ray with a job server that outlives attempts, until something of it was killed."""
         self._head = self._head or self._end.enter_context(
             heads.started(
-                self.folder, {MARK: self.mark, "TMPDIR": str(self.folder / "tmp"), "RAY_worker_niceness": "0"}
+                self.folder, {MARK: self.mark, "TMPDIR": str(self.folder / "tmp-head"), "RAY_worker_niceness": "0"}
             )
         )
         return self._head
