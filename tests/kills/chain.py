@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -32,6 +33,8 @@ MARK = "RAGDIST_KILLS"
 ATTEMPT_S, GONE_S = 400, 30
 """Longest time of an attempt, and longest wait until all of it is gone after its end."""
 PAUSED_S = 3.0
+TIMES = ("minutes", "seconds", "idle_share")
+"""In summary.json, which else is the same."""
 VICTIMS = {
     "driver": lambda process, driver: process.pid == driver,
     "rank": lambda process, driver: bool(process.cmdline()) and process.cmdline()[0].startswith("ray::"),
@@ -103,7 +106,7 @@ class Chain:
         command, changes = JOBS[job]
         blocks = {name: dict(block) for name, block in changes.items()}
         blocks["run"] = {"name": "run", **blocks.get("run", {})}
-        blocks["cluster"] = {"start_timeout_s": 90, **blocks.get("cluster", {})}
+        blocks["cluster"] = {"start_timeout_s": 180, **blocks.get("cluster", {})}
         settings = game.settings(folder, model, **blocks)
         (folder / "settings.yaml").write_text(dump(settings))
         for name in ("tmp", "tmp-head"):
@@ -161,12 +164,7 @@ class Chain:
         found = {path.relative_to(runs): path.read_bytes() for path in runs.rglob("*.safetensors")}
         found |= {path.relative_to(runs): path.read_bytes() for path in (runs / "data").rglob("rows.jsonl")}
         for path in runs.rglob("summary.json"):
-            kept = {
-                name: value
-                for name, value in json.loads(path.read_text()).items()
-                if name not in ("minutes", "idle_share")
-            }
-            found[path.relative_to(runs)] = json.dumps(kept, sort_keys=True).encode()
+            found[path.relative_to(runs)] = json.dumps(_untimed(json.loads(path.read_text())), sort_keys=True).encode()
         for path in runs.rglob("answers.parquet"):
             found[path.relative_to(runs)] = repr(pq.read_table(path).to_pylist()).encode()
         return {str(name): hashlib.sha256(raw).hexdigest()[:12] for name, raw in sorted(found.items())}
@@ -246,6 +244,13 @@ class Chain:
         if left := [name for name in left if "wandb-" not in name]:  # wandb's own, of a process that was killed
             wrong.append(f"temporary files: {', '.join(left[:3])}")
         return wrong
+
+
+def _untimed(value: Any) -> Any:
+    """Without what says how long it took."""
+    if isinstance(value, dict):
+        return {name: _untimed(one) for name, one in value.items() if name not in TIMES}
+    return [*map(_untimed, value)] if isinstance(value, list) else value
 
 
 def _as_in_a_terminal() -> None:
