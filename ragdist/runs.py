@@ -317,7 +317,6 @@ def evaluate(
             asked, said = system.evaluate_service(pipeline, service, named, answerers, run.folder, settings)
         else:
             asked = system.evaluate(pipeline, named, answerers, run.folder, settings)
-            asked |= system.evaluate_defended(pipeline, named, asked, answerers, run.folder, settings)
             said = system.answers(pipeline, asked, settings)
         report = system.report(pipeline, asked, settings)
         label, source = list(named.items())[-1]

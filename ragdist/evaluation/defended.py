@@ -30,6 +30,8 @@ HONEST = 200
 """Documents of the corpus that a defence is given."""
 MOST_TOKENS = 256
 """Of a teacher's reply."""
+MOST_STEPS = 50
+"""After which a defence is taken to have no end."""
 
 
 def under(label: str, defence: Defence) -> str:
@@ -117,10 +119,10 @@ class Defences:
         return replace(found, cites_oracle=None)  # its numbers are those of lists that differ from the case's
 
 
-def drawn(chunks: Mapping[str, Chunk], seed: int) -> tuple[Shortened, ...]:
-    """Documents of the corpus, the same whatever is asked."""
-    ids = rng_for(seed, "honest", "").sample(sorted(chunks), min(HONEST, len(chunks)))
-    return _bare(chunks[name] for name in ids)
+def drawn(chunks: Iterable[Chunk], seed: int) -> tuple[Shortened, ...]:
+    """Documents of the corpus, the same whatever is asked and in whatever order they come."""
+    every = sorted(chunks, key=lambda chunk: chunk.id)
+    return _bare(rng_for(seed, "honest", "").sample(every, min(HONEST, len(every))))
 
 
 def _bare(documents: Iterable[Showable]) -> tuple[Shortened, ...]:
@@ -134,6 +136,7 @@ class _Run:
     defence: Defence
     asked: Asked
     steps: Steps | None = None
+    taken: int = 0
 
     @property
     def name(self) -> str:
@@ -142,7 +145,9 @@ class _Run:
 
     def __call__(self, replies: list[Any] | None) -> Any:
         """What it asks next, or the answer."""
-        self.steps = self.steps or self.defence.answer(self.asked)
+        self.steps, self.taken = self.steps or self.defence.answer(self.asked), self.taken + 1
+        if self.taken > MOST_STEPS:
+            raise parts.Unusable(f"no answer in {MOST_STEPS} steps")
         try:
             return self.steps.send(replies)  # type: ignore[arg-type]  # None begins
         except StopIteration as end:
@@ -163,11 +168,21 @@ def _in_step(runs: Mapping[str, _Run], asking: _Asking) -> dict[str, Said]:
 
 
 def _given(value: Any) -> list[Ask | Read] | Said:
-    if isinstance(value, Said):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(one, Ask | Read) for one in value):
-        return [*value]
+    match value:
+        case Said(str(), str(), bool()):
+            return value
+        case [*ones] if all(map(_can_be_asked, ones)):
+            return ones
     raise parts.Unusable(f"{value!r:.80}, wanted lists of Ask and Read, and in the end a Said")
+
+
+def _can_be_asked(one: Any) -> bool:
+    match one:
+        case Ask(str(), tuple(documents), str()):
+            return all(isinstance(document, Shortened) for document in documents)
+        case Read(Shortened()):
+            return True
+    return False
 
 
 class _Asking:
@@ -199,7 +214,7 @@ class _Asking:
     def _prompt(self, ask: Ask) -> Prompt:
         config, room, limit = self._config(ask.instruction), self.settings.answer_tokens, self.settings.model.max_tokens
         about = (ask.question, ask.documents, self.about.tokenizer, config)
-        made = prompts.prompt(*about, id="", max_tokens=limit, room=room)
+        made = prompts.prompt(*about, id=f"{ask.question:.80}", max_tokens=limit, room=room)
         if self._speaks:
             made = prompts.chat(made, *about, max_tokens=limit, room=room)
         return replace(made, id=content_id(*map(str, made.content)))

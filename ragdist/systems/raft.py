@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from ragdist.config import Settings
 from ragdist.config.address import address_of
@@ -72,9 +73,8 @@ def run(pipeline: Pipeline, tuner: Tuner, answerers: Answerers, folder: Path, se
     scored(pipeline, asked)  # what a metric of the user's own cannot judge is told before hours of training
     with span("train"):
         (tuned,) = tuner.tune([TrainingJob(TUNED, pipeline.examples.path, folder, settings.train)])
-    asked |= evaluate(pipeline, {TUNED: str(tuned)}, answerers, folder, settings)
-    models = {label: str(tuned) if label == TUNED else settings.model.source for label in asked}
-    asked |= evaluate_defended(pipeline, models, asked, answerers, folder, settings)
+    models = {**dict.fromkeys(asked, settings.model.source), TUNED: str(tuned)}
+    asked = evaluate(pipeline, models, answerers, folder, settings, asked)
     return RaftOutcome(tuned, report(pipeline, asked, settings), answers(pipeline, asked, settings))
 
 
@@ -89,52 +89,51 @@ def before(pipeline: Pipeline, answerers: Answerers, folder: Path, settings: Set
     every = cases(pipeline, tests, settings)
     stage = Stage("answers", {"base": predictions.made_of(BASE, [source], every, tests, settings)})
     shared = pipeline.store.path(stage)
-    with pipeline.store.holding(stage):
-        said = _asked(BASE, source, every, tests, answerers, shared, settings)
+    with pipeline.store.holding(stage), _opening(answerers, source) as opened:
+        said = _asked(BASE, source, every, tests, opened, shared, settings)
     for file in shared.iterdir():
         shutil.copyfile(file, make_folder(folder / EVALUATION) / file.name)
     return {BASE: said}
 
 
 def evaluate(
-    pipeline: Pipeline, models: dict[str, str], answerers: Answerers, folder: Path, settings: Settings
-) -> dict[str, list[Prediction]]:
-    """Each model's answers to every test question in every condition of `evaluation.conditions`."""
-    tests = test_questions(pipeline)
-    shown = _shown(pipeline, models, settings)
-    return {
-        label: _asked(label, source, shown[label], tests, answerers, folder / EVALUATION, settings)
-        for label, source in models.items()
-    }
-
-
-def evaluate_defended(
     pipeline: Pipeline,
     models: dict[str, str],
-    asked: Mapping[str, list[Prediction]],
     answerers: Answerers,
     folder: Path,
     settings: Settings,
+    plain: Mapping[str, list[Prediction]] = MappingProxyType({}),
 ) -> dict[str, list[Prediction]]:
-    """Each model's answers under each of `evaluation.defences`, by the name of both; arguments as of `evaluate`, and
-    what the models answered without one."""
-    if not (chosen := registry.chosen(settings.evaluation.defences)):
-        return {}
-    tests = {question.id: question for question in test_questions(pipeline)}
-    teacher = pipeline.teacher if settings.teacher.url or settings.teacher.model else None
-    honest, shown = defended.drawn(pipeline.chunk_by_id, settings.seed), _shown(pipeline, models, settings)
-    place = folder / EVALUATION
-    defences = defended.Defences(tests, honest, pipeline.tokenizer, teacher, place, settings)
-    found = dict[str, list[Prediction]]()
+    """Each model's answers to every test question in every condition of `evaluation.conditions`, and beside it those
+    under each of `evaluation.defences`; answers in `plain` are taken as they are."""
+    tests, place, found = test_questions(pipeline), folder / EVALUATION, dict[str, list[Prediction]]()
+    shown, chosen = _shown(pipeline, models, settings), registry.chosen(settings.evaluation.defences)
+    defences = _defences(pipeline, place, settings) if chosen else None
     for label, source in models.items():
-        with span(f"evaluate {label} defended"), ExitStack() as until:
-            model = defended.Model(label, source, _opens(answerers, source, until), shown[label], asked[label])
-            found |= {defended.under(label, one): defences.answers(one, model) for one in chosen}
+        with _opening(answerers, source) as opened:
+            if label in plain:
+                found[label] = plain[label]
+            else:
+                found[label] = _asked(label, source, shown[label], tests, opened, place, settings)
+            model = defended.Model(label, source, opened, shown[label], found[label])
+            for defence in chosen if defences else ():
+                with span(f"evaluate {defended.under(label, defence)}"):
+                    found[defended.under(label, defence)] = defences.answers(defence, model)
     return found
 
 
-def _opens(answerers: Answerers, source: str, until: ExitStack) -> Callable[[], Answerer]:
-    return cache(lambda: until.enter_context(answerers.open(source)))
+def _defences(pipeline: Pipeline, place: Path, settings: Settings) -> defended.Defences:
+    tests = {question.id: question for question in test_questions(pipeline)}
+    teacher = pipeline.teacher if settings.teacher.url or settings.teacher.model else None
+    honest = defended.drawn(pipeline.chunks, settings.seed)
+    return defended.Defences(tests, honest, pipeline.tokenizer, teacher, place, settings)
+
+
+@contextmanager
+def _opening(answerers: Answerers, source: str) -> Iterator[Callable[[], Answerer]]:
+    """Opens the model when it is asked for the first time, for as long as the block lasts."""
+    with ExitStack() as until:
+        yield cache(lambda: until.enter_context(answerers.open(source)))
 
 
 def _shown(pipeline: Pipeline, models: Mapping[str, str], settings: Settings) -> dict[str, list[Case]]:
@@ -197,15 +196,14 @@ def _asked(
     source: str,
     every: list[Case],
     tests: list[Question],
-    answerers: Answerers,
+    opened: Callable[[], Answerer],
     folder: Path,
     settings: Settings,
 ) -> list[Prediction]:
     with span(f"evaluate {label}"):
         if (kept := kept_predictions(label, [source], every, tests, folder, settings)) is not None:
             return kept
-        with answerers.open(source) as answerer:
-            return ask_cases(label, [source], answerer, every, tests, folder, settings)
+        return ask_cases(label, [source], opened(), every, tests, folder, settings)
 
 
 def answers(pipeline: Pipeline, asked: dict[str, list[Prediction]], settings: Settings) -> list[KeptAnswer]:

@@ -125,7 +125,7 @@ def setting(tmp_path, rule=world.majority, chats=False, **values):
     writer = Readable(rule)
     plain = ask_cases("m", ["nowhere"], writer, cases, QUESTIONS.values(), tmp_path, chosen)
     writer.asked.clear()
-    honest = drawn({name: world.CHUNKS[name] for name in sorted(world.CHUNKS)[40:80]}, chosen.seed)
+    honest = drawn([world.CHUNKS[name] for name in sorted(world.CHUNKS)[40:80]], chosen.seed)
     about = Defences(QUESTIONS, honest, tiny.tokenizer(), None, tmp_path, chosen)
     return about, Model("m", "nowhere", lambda: writer, cases, plain), writer
 
@@ -210,6 +210,11 @@ def test_a_teacher_is_asked_where_one_is_set(tmp_path):
     assert "in other words" in teacher.calls[0].text
 
 
+def _endless(one):
+    while True:
+        yield []
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
@@ -218,6 +223,12 @@ def test_a_teacher_is_asked_where_one_is_set(tmp_path):
         (lambda: None, "raised TypeError"),
         (lambda one: (yield "When?"), "gave what it must not"),
         (lambda one: (yield []), "None, wanted lists of Ask and Read, and in the end a Said"),
+        (lambda one: (yield [Ask("When?", list(one.documents))]), "gave what it must not"),
+        (lambda one: (yield [Ask("When?", ("a text",))]), "wanted lists of Ask and Read"),
+        (lambda one: (yield [Read("a text")]), "wanted lists of Ask and Read"),
+        (lambda one: (yield [Ask(None)]), "wanted lists of Ask and Read"),
+        (lambda one: [(yield []), Said("x", None)][1], "wanted lists of Ask and Read, and in the end a Said"),
+        (_endless, "no answer in 50 steps"),
     ],
 )
 def test_a_broken_defence_is_one_line_that_names_it(tmp_path, answer, why):
@@ -228,8 +239,9 @@ def test_a_broken_defence_is_one_line_that_names_it(tmp_path, answer, why):
 
 
 def test_defences_are_told_nothing_of_what_is_forged_and_draw_the_same_honest_documents():
-    few = drawn(world.CHUNKS, 0)
-    assert few == drawn(dict(reversed(world.CHUNKS.items())), 0) != drawn(world.CHUNKS, 1)
+    chunks = list(world.CHUNKS.values())
+    few = drawn(chunks, 0)
+    assert few == drawn(chunks[::-1], 0) != drawn(chunks, 1)
     assert {type(one) for one in few} == {Shortened} and len(few) == len(world.CHUNKS)
 
 
