@@ -357,7 +357,7 @@ def evaluate(
     then: Then = "",
     as_json: AsJson = False,
 ) -> None:
-    """Ask models the test questions: with honest lists, and under attack.
+    """Ask models the test questions, also under attack.
 
     Closed book, oracle, oracle absent, retrieved, attacked; by attacks of your choice; over a grid of lists.
     """
@@ -376,9 +376,9 @@ def matrix(
     then: Then = "",
     as_json: AsJson = False,
 ) -> None:
-    """Models, or a service, against attacks: all, or those of --attack.
+    """Models, or a service, against attacks.
 
-    Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
+    All attacks, or those of --attack. Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
     """
     asked = runs.with_suite(loader.load(settings or []), attack or ["all"], defences=defence)
     show_run(runs.evaluate(asked, model or [], service=_service(service, corpus_to, then)), as_json)

@@ -108,7 +108,7 @@ def evaluate(
     under each of `evaluation.defences`; answers in `plain` are taken as they are."""
     tests, place, found = test_questions(pipeline), folder / EVALUATION, dict[str, list[Prediction]]()
     shown, chosen = _shown(pipeline, models, settings), registry.chosen(settings.evaluation.defences)
-    defences = _defences(pipeline, place, settings) if chosen else None
+    defences = _defences(pipeline, place, settings)
     for label, source in models.items():
         with _opening(answerers, source) as opened:
             if label in plain:
@@ -116,7 +116,7 @@ def evaluate(
             else:
                 found[label] = _asked(label, source, shown[label], tests, opened, place, settings)
             model = defended.Model(label, source, opened, shown[label], found[label])
-            for defence in chosen if defences else ():
+            for defence in chosen:
                 with span(f"evaluate {defended.under(label, defence)}"):
                     found[defended.under(label, defence)] = defences.answers(defence, model)
     return found
@@ -125,7 +125,7 @@ def evaluate(
 def _defences(pipeline: Pipeline, place: Path, settings: Settings) -> defended.Defences:
     tests = {question.id: question for question in test_questions(pipeline)}
     teacher = pipeline.teacher if settings.teacher.url or settings.teacher.model else None
-    honest = defended.drawn(pipeline.chunks, settings.seed)
+    honest = defended.drawn(pipeline.chunks, settings.seed) if settings.evaluation.defences else ()
     return defended.Defences(tests, honest, pipeline.tokenizer, teacher, place, settings)
 
 
