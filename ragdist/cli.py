@@ -378,7 +378,8 @@ def matrix(
 ) -> None:
     """Models, or a service, against attacks.
 
-    All attacks, or those of --attack. Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
+    All attacks, or those of --attack.
+    Example: `ragdist matrix settings.yaml --model base=org/model --model RAFT=runs/mine/model`.
     """
     asked = runs.with_suite(loader.load(settings or []), attack or ["all"], defences=defence)
     show_run(runs.evaluate(asked, model or [], service=_service(service, corpus_to, then)), as_json)

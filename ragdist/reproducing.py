@@ -23,6 +23,8 @@ from ragdist.tracking.progress import say
 
 GAP = "gap over {}"
 """Name of a column, with what it is over."""
+JUDGED = {"evaluation.attacks": [], "evaluation.grid.attack": "", "evaluation.defences": []}
+"""What the judge asks, and no row's own run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,13 @@ class Reproduced:
 
     @property
     def _rows(self) -> list[tuple[str, TableRow]]:
-        return [*self.table.rows.items()]
+        """Those of the file, then the same models under each defence."""
+        others = {label: TableRow() for label in self.report.models if label not in self.table.rows}
+        return [*self.table.rows.items(), *others.items()]
 
     def _scores(self) -> dict[str, dict[str, Interval]]:
         """Subspan EM by label and condition or attack, and GAP."""
-        found = {label: dict[str, Interval]() for label in self.table.rows}
+        found = {label: dict[str, Interval]() for label, _ in self._rows}
         for name in self.report.conditions:
             for label in found:
                 if cell := self.report.cell(label, name):
@@ -114,7 +118,7 @@ def _settings_of(label: str, row: TableRow, table: TableFile, overrides: Sequenc
         found = loader.load([table.settings, row.settings, *overrides])
     except ConfigError as error:
         raise ConfigError(f"row {label!r} of the table: {error}") from None
-    return found.replaced({"run.name": f"{name}-{row.job}-{digest([row.job, row.settings])[:6]}"})
+    return found.replaced({"run.name": f"{name}-{row.job}-{digest([row.job, row.settings])[:6]}", **JUDGED})
 
 
 def _inside(folder: Path, row: TableRow, label: str) -> Path:
