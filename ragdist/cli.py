@@ -144,8 +144,9 @@ def demo(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A system on SmolLM2-135M with the API documentation of this machine, in minutes on two cores.
+    """A system on SmolLM2-135M, in minutes on two cores.
 
+    It learns from the API documentation of this machine.
     `raft` (the default) tunes a model; `atm` begins with that model and lets an attacker loose on it; `duet` tunes one
     that answers from memory, one that answers from documents, and who decides between them.
     """
@@ -391,9 +392,9 @@ def reproduce(
     settings: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train every row of a table, judge all alike, and compare with what was published.
+    """Train every row of a table, and judge all alike.
 
-    The same command goes on where it stopped.
+    Published numbers stand beside. The same command goes on where it stopped.
     """
     made = runs.reproduce(table, settings or [])
     if as_json:
