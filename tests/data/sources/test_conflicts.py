@@ -48,7 +48,12 @@ def poisonedrag(folder):
 def rgb(folder):
     shared = {"negative": [f"Noise {n}." for n in range(12)]}
     refined = [
-        {"id": 0, "query": "Who won in 2021?", "answer": [["Ann Lee", "A. Lee"]], "positive": ["No.", "A. Lee won."]},
+        {
+            "id": 0,
+            "query": "Who won in 2021?",
+            "answer": [["Ann Lee", "A. Lee"]],
+            "positive": ["No.", "A. Lee won.", "Ann Lee."],
+        },
         {"id": 1, "query": "Which day?", "answer": ["May 3"], "positive": ["On May 3.", "It was May 3."]},
     ]
     together = {
@@ -88,10 +93,11 @@ def ramdocs(folder):
         {"text": "Broken Bow has 10,000 people.", "type": "misinfo", "answer": "10,000 people"},
         {"text": "Broken Bow in Oklahoma has 4,120 people.", "type": "correct", "answer": "4,120 people"},
         {"text": "A bow may break.", "type": "noise", "answer": "unknown"},
+        {"text": "Broken Bow has 20,000 people.", "type": "misinfo", "answer": "20,000 people"},
     ]
     row = {"question": "What is the population of Broken Bow?", "documents": documents}
     row |= {"disambig_entity": ["Broken Bow, Nebraska", "Broken Bow, Oklahoma"]}
-    two = {**row, "gold_answers": ["3,559 people", "4,120 people"], "wrong_answers": ["10,000 people"]}
+    two = {**row, "gold_answers": ["3,559 people", "4,120 people"], "wrong_answers": ["10,000 people", "20,000 people"]}
     named = {"text": "Ann Lee did it.", "type": "correct", "answer": "Ann Lee"}
     one = {"question": "Who?", "documents": [named], "disambig_entity": [], "gold_answers": ["Ann Lee"]}
     lines(folder / "RAMDocs_test.jsonl", [two, {**one, "wrong_answers": []}])
@@ -221,8 +227,8 @@ def test_rgb_lists_of_lists_are_what_must_be_said_with_its_wordings(tmp_path):
 def test_ramdocs_asks_for_all_answers_and_says_what_each_forged_document_states(tmp_path):
     two, one = read("ramdocs", ramdocs(tmp_path))[0]
     assert two.meta == {"all_answers_required": True} and one.meta == {} and len(texts(two, "golden")) == 2
-    assert texts(two, "distractor") == ["A bow may break."] and two.wrong_answers == ("10,000 people",)
-    assert [one["states"] for one in two.documents if one["kind"] == "forged"] == ["10,000 people"]
+    assert texts(two, "distractor") == ["A bow may break."] and len(two.wrong_answers) == 2
+    assert [one["states"] for one in two.documents if one["kind"] == "forged"] == [*two.wrong_answers]
 
 
 def test_conflictqa_takes_the_side_that_states_the_truth(tmp_path):
@@ -294,7 +300,8 @@ def test_road_to_questions_and_forgeries(name, tmp_path):
     given = [one for one in made.forgeries if one.method == "dataset"]
     assert bool(given) is BENCHMARKS[name].forged
     if name == "ramdocs":
-        assert [(one.states, one.truthful) for one in given] == [("10,000 people", False)]
+        stated = [(one.states, one.truthful) for one in given]
+        assert stated == [("10,000 people", False), ("20,000 people", False)]
         assert {one.text: one.all_answers_required for one in questions}["Who?"] is False
         assert any(one.all_answers_required for one in questions)
     with pytest.raises(ConfigError, match=rf"corpus\.benchmark={name} has test questions alone, which judge"):
