@@ -88,7 +88,7 @@ def teacher(folder: Path) -> None:
     tiny.model_folder(folder).rename(folder / "model")
     (folder / "teacher.yaml").write_text(
         "corpus: {folder: documents}\nmodel: {source: model, max_tokens: 512}\n"
-        f"teacher: {{url: 'http://127.0.0.1:{_replying()}/v1', model: m, attempts: 1, deadline_s: 5}}\n"
+        f"teacher: {{url: 'http://127.0.0.1:{replying()}/v1', model: m, attempts: 1, deadline_s: 5}}\n"
     )
 
 
@@ -136,7 +136,8 @@ class _Take(BaseHTTPRequestHandler):
 
 
 @cache
-def _replying() -> int:
+def replying() -> int:
+    """The port of a server that says to everybody what lies in the file `reply`."""
     return _serve(socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Reply))
 
 
@@ -153,12 +154,14 @@ def _serve(server: socketserver.ThreadingTCPServer) -> int:
 
 BASES = {
     "settings": documents,
+    "suite": teacher,
     "overrides": documents,
     "arguments": documents,
     "questions": documents,
     "corpus": documents,
     "runs": runs,
     "models": models,
+    "asked": models,
     "teacher": teacher,
     "manifests": manifests,
 }
