@@ -107,16 +107,18 @@ class Surface:
 
     def __init__(self, name: str, part: float, base: Callable[[Path], object] = lambda folder: None) -> None:
         self.name, self.end = name, BUDGET_S * part
-        self.base = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
+        self._folder = tempfile.TemporaryDirectory(prefix=f"faults-{name}-", ignore_cleanup_errors=True)
+        self.base = Path(self._folder.name)
         self.count, self.ended, self.begun = 0, Counter[int](), 0.0
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # between the commands
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stop_if_told()
         base(self.base)
 
     def __enter__(self) -> Surface:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.base, ignore_errors=True)
+        self._folder.cleanup()
         seconds = time.monotonic() - (self.begun or time.monotonic())
         said = f"{self.name}: {self.count} inputs in {seconds:.0f} s, ended with {dict(self.ended)}, SEED={SEED}"
         print(said, flush=True)  # noqa: T201
@@ -126,29 +128,30 @@ class Surface:
         self.begun = self.begun or time.monotonic()
         if time.monotonic() - self.begun > self.end:
             return
-        with stopped_by_signals():
-            problem, code = run(case, self.base)
+        problem, code = run(case, self.base)
+        stop_if_told()
         self.count += 1
         if problem:
             raise AssertionError(f"{keep(case, self.name)}: {problem}")
         self.ended[code] += 1
 
 
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Raises KeyboardInterrupt in the end where SIGINT or SIGTERM came, whatever the command made of it."""
+@functools.cache
+def _signals() -> tuple[socket.socket, socket.socket]:
+    """Where the number of each signal comes out and goes in from now on, whatever a command makes of it."""
     heard, told = socket.socketpair()
-    with heard, told:
-        heard.setblocking(False)
-        told.setblocking(False)
-        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-        with contextlib.suppress(BlockingIOError):
-            if {signal.SIGINT, signal.SIGTERM} & {*heard.recv(4096)}:
-                raise KeyboardInterrupt
+    heard.setblocking(False)
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    return heard, told
+
+
+def stop_if_told() -> None:
+    """Raises KeyboardInterrupt once SIGINT or SIGTERM came."""
+    with contextlib.suppress(BlockingIOError):
+        if {signal.SIGINT, signal.SIGTERM} & {*_signals()[0].recv(4096)}:
+            raise KeyboardInterrupt
 
 
 def run(case: Case, base: Path) -> tuple[str, int]:
