@@ -64,15 +64,8 @@ def suite():
 @share(0.02)
 def test_attacks_grids_and_gates(suite, evaluation, options):
     """Of a tiny model, which is asked where the settings are good ones."""
-    asked = [
-        "gate",
-        "teacher.yaml",
-        "e.yaml",
-        "corpus.source=records",
-        "corpus.questions=[q.jsonl]",
-        "--model",
-        "model",
-    ]
+    asked = ["gate", "teacher.yaml", "e.yaml", "corpus.source=records", "corpus.questions=[q.jsonl]"]
+    asked += ["contexts.documents=3", "contexts.distractors=random", "--model", "m=model", "--max-misled", "0.5"]
     files = {"e.yaml": yaml.safe_dump({"evaluation": evaluation}).encode()}
     suite.run(Case([*asked, *(word.replace("\0", "") for option in options for word in option)], files))
 
