@@ -195,12 +195,12 @@ def service(folder: Path, settings: Settings, retriever: Retriever | None = None
     settings = settings.unchecked("parts", PartsConfig())
     is_duet = read_texts(folder / STATE, "job")["job"] == "duet"
     models = [folder / role / "model" for role in (RECITER, DISCOVERER)] if is_duet else [folder / "model"]
+    tokenizer = load_tokenizer(settings.model.at(str(models[0])))  # before documents are read, perhaps for minutes
     noted, stages = library.read(folder), library.data_folder(folder, settings)
     if noted is None:
         with pipeline(settings.unchecked("run.folder", str(stages.parent))) as made:
             noted = library.note(folder, made)
     documents = library.open_library(noted, stages, settings, embedder(settings), retriever)
-    tokenizer = load_tokenizer(settings.model.at(str(models[0])))
     serve, tokens = settings.serve, settings.evaluation.tokens_per_batch
     local = LocalAnswerers(settings.unchecked("evaluation.engine", "transformers"))
     with local.open(*map(str, models)) as opened, ExitStack() as until:

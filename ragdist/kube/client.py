@@ -5,6 +5,7 @@ The objects are sent as the files have them. What outlives a job (claims, volume
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 from ragdist.errors import ConfigError
 from ragdist.kube import check
 from ragdist.kube import status as standing
-from ragdist.kube.findings import Manifest, at, mappings, pod_specs
+from ragdist.kube.findings import Body, Manifest, at, mappings, pod_specs
+from ragdist.kube.names import SUBDOMAIN
 from ragdist.kube.request import PLURALS, Cluster, TakenError, path_of
 from ragdist.kube.status import Status, finished
 from ragdist.tracking.progress import say
@@ -21,6 +23,8 @@ __all__ = ["Cluster", "Status", "delete", "finished", "logs", "status", "submit"
 LASTING = ("PersistentVolume", "PersistentVolumeClaim")
 ENDED = ("Succeeded", "Failed")
 """Phases of a pod that has ended."""
+VERSION = re.compile(r"([a-z0-9.-]+/)?[a-z0-9]+")
+"""An apiVersion."""
 POLL_S = 1.0
 LOST_S = 60.0
 """Longest time, in seconds, that the server may not answer while a log is followed."""
@@ -157,14 +161,15 @@ def _refuse_used(claims: list[Manifest], main: Manifest, cluster: Cluster) -> No
 
 def _users(claim: Manifest, main: Manifest, cluster: Cluster) -> Iterator[str]:
     """Pods and jobs that mount a claim, whether they have pods yet or not, other than ours."""
-    run = {"ragdist.io/run": main.body["metadata"]["labels"]["ragdist.io/run"]}
+    run = at(main.body, "metadata.labels", {}).get("ragdist.io/run", "")
+    place = {"namespace": at(claim.body, "metadata.namespace", "default")}
     for kind in ("Pod", "RayJob", "RayService", "RayCluster"):
         version = "v1" if kind == "Pod" else "ray.io/v1"
-        about = {"apiVersion": version, "kind": kind, "metadata": {"namespace": claim.body["metadata"]["namespace"]}}
+        about = {"apiVersion": version, "kind": kind, "metadata": place}
         for body in mappings(cluster.call("GET", path_of(about, named=False)), "items"):
             over = at(body, "status.phase") in ENDED or at(body, "status.jobDeploymentStatus") in standing.OVER
             itself = (kind, at(body, "metadata.name")) == (main.kind, main.name)
-            ours = itself or run.items() <= at(body, "metadata.labels", {}).items()
+            ours = itself or at(body, "metadata.labels", {}).get("ragdist.io/run") == run
             owned = bool(at(body, "metadata.ownerReferences", [])) and kind != "Pod"  # its owner is asked
             found = Manifest("", {**body, "kind": kind})
             pods = [at(body, "spec", {})] if kind == "Pod" else [pod for _, pod in pod_specs(found)]
@@ -185,7 +190,20 @@ def _objects(folder: Path) -> list[Manifest]:
             f"{strange[0].file} holds a {strange[0].kind}, which is not ours to send; send the folder by "
             f"`kubectl apply -k {folder}`"
         )
+    if lost := [one for one in documents if not _has_address(one.body)]:
+        raise ConfigError(
+            f"{lost[0].file}: a {lost[0].kind} whose apiVersion, metadata.name and metadata.namespace make no address; "
+            f"wanted those of a Kubernetes object, see `ragdist k8s check {folder}`"
+        )
     return sorted(documents, key=lambda one: list(PLURALS).index(one.kind))
+
+
+def _has_address(body: Body) -> bool:
+    about = at(body, "metadata", {})
+    names = (about.get("name"), about.get("namespace", "default"))
+    return bool(VERSION.fullmatch(str(body.get("apiVersion")))) and all(
+        SUBDOMAIN.fullmatch(str(name)) for name in names
+    )
 
 
 def _main(objects: list[Manifest], folder: Path) -> Manifest:

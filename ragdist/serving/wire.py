@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ragdist.errors import DataError
 from ragdist.serving.service import Answer, Query, Shown, checked
+from ragdist.tracking.progress import visible
 
 LONGEST_HISTORY = 256
 """Messages of a request at most."""
@@ -29,7 +30,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, message: str, param: str = "") -> None:
         super().__init__(message)
-        self.status, self.message, self.param = status, message, param
+        self.status, self.message, self.param = status, visible(" ".join(message.split())), visible(param)
 
 
 class Part(BaseModel):

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +41,8 @@ LONG_KEY = 16
 """Characters of a key that no reply holds by chance."""
 AHEAD = 10_000
 """Replies that may wait for an earlier one; they wait on disk."""
+LARGEST = 16 << 20
+"""Bytes of a body, unpacked: a reply of a million tokens has a quarter of them."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 
 
@@ -160,7 +162,10 @@ class Endpoint:
             self._client = AsyncOpenAI(
                 base_url=address._replace(query="").geturl(),
                 default_query=dict(parse_qsl(address.query)),
-                http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # prompts go where they are sent
+                http_client=DefaultAsyncHttpxClient(
+                    follow_redirects=False,  # prompts go where they are sent
+                    event_hooks={"response": [_bound]},
+                ),
                 api_key=self._key or "none",
                 timeout=self.config.deadline_s,
                 max_retries=0,  # it would wait at most 60 s, whatever Retry-After says, and pays again after a restart
@@ -266,6 +271,21 @@ class Endpoint:
     @property
     def _key(self) -> str:
         return os.environ.get(self.config.key_variable, "").strip()
+
+
+async def _bound(response: Any) -> None:
+    """Has the reading of a body end, in an Again, where it unpacks to more than LARGEST. httpx unpacks by the piece."""
+    pieces = response.aiter_bytes
+
+    async def bounded() -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in pieces():
+            size += len(piece)
+            if size > LARGEST:
+                raise Again(f"a body that unpacks to more than {LARGEST >> 20} MiB")
+            yield piece
+
+    response.aiter_bytes = bounded
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

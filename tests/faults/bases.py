@@ -18,6 +18,11 @@ QUESTIONS = [
 ]
 
 
+def _with_libraries() -> None:
+    """Has what asks a model imported now: on a busy machine that takes more than a command's time."""
+    import ragdist.lm.continuous  # noqa: F401
+
+
 def documents(folder: Path) -> None:
     """Three documents, question files of every common form, a settings file."""
     (folder / "documents").mkdir()
@@ -55,6 +60,7 @@ def runs(folder: Path) -> None:
     from ragdist.tracking.run import metrics, open_run, span
     from tests.evaluation import test_kept_answers, test_report
 
+    _with_libraries()
     report = test_report.build(folder / "asked", "oracle", base=test_report.stubborn, RAFT=test_report.majority)
     for name in ("one", "two"):
         settings = loader.load([f"run.folder={folder / 'runs'}", f"run.name={name}", "model.source=no/model/here"])
@@ -75,6 +81,7 @@ def models(folder: Path) -> None:
 
     from tests.serving.finished import raft_run
 
+    _with_libraries()
     with contextlib.chdir(folder):
         model = AutoModelForCausalLM.from_pretrained(raft_run(Path()) / "model")
         peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=2)).save_pretrained("adapter")
@@ -84,11 +91,12 @@ def teacher(folder: Path) -> None:
     """Documents, a model, and settings that ask a server which replies what lies in the file `reply`, byte for byte."""
     from tests import tiny
 
+    _with_libraries()
     documents(folder)
     tiny.model_folder(folder).rename(folder / "model")
     (folder / "teacher.yaml").write_text(
         "corpus: {folder: documents}\nmodel: {source: model, max_tokens: 512}\n"
-        f"teacher: {{url: 'http://127.0.0.1:{_replying()}/v1', model: m, attempts: 1, deadline_s: 5}}\n"
+        f"teacher: {{url: 'http://127.0.0.1:{replying()}/v1', model: m, attempts: 1, deadline_s: 5}}\n"
     )
 
 
@@ -136,7 +144,8 @@ class _Take(BaseHTTPRequestHandler):
 
 
 @cache
-def _replying() -> int:
+def replying() -> int:
+    """The port of a server that says to everybody what lies in the file `reply`."""
     return _serve(socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Reply))
 
 
@@ -153,12 +162,14 @@ def _serve(server: socketserver.ThreadingTCPServer) -> int:
 
 BASES = {
     "settings": documents,
+    "suite": teacher,
     "overrides": documents,
     "arguments": documents,
     "questions": documents,
     "corpus": documents,
     "runs": runs,
     "models": models,
+    "asked": models,
     "teacher": teacher,
     "manifests": manifests,
 }

@@ -1,10 +1,11 @@
 """Commands on broken input: each ends in time, with 0 or 2 and a reason in a line, and leaves nothing half made.
 
     make test-faults              5,000 inputs, at most three minutes
-    make test-faults N=20000      more of them, for as long as they take
+    make test-faults N=20000      so many, for as long as they take
     make test-faults SEED=7       those of an earlier time, which said its seed
 
-A failure is made small and kept below cases/, where `test_cases.py` runs it from then on with the quick tests.
+SIGTERM or one Ctrl-C ends it when the command under way has ended. A failure is made small and kept below cases/, where
+`test_cases.py` runs it from then on with the quick tests.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -37,11 +39,12 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
 from ragdist import cli
+from tests.faults import bases
 
 INPUTS = int(os.environ.get("N") or 5000)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
-BUDGET_S = float(os.environ.get("BUDGET_S") or (150 if INPUTS <= 5000 else 1e9))
-"""Of all surfaces together; their shares of it are those of the inputs."""
+BUDGET_S = float(os.environ.get("BUDGET_S") or ("inf" if os.environ.get("N") else 150))
+"""Of all surfaces together, which have parts of it: where nobody says how many inputs."""
 DEADLINE_S = 20.0
 """Of one command on a busy machine; nothing here is large."""
 FINDS, FAILS = (0, 1, 2, 3), (0, 1, 2)
@@ -104,16 +107,21 @@ class Surface:
 
     def __init__(self, name: str, part: float, base: Callable[[Path], object] = lambda folder: None) -> None:
         self.name, self.end = name, BUDGET_S * part
-        self.base = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
+        self._folder = tempfile.TemporaryDirectory(prefix=f"faults-{name}-", ignore_cleanup_errors=True)
+        self.base = Path(self._folder.name)
         self.count, self.ended, self.begun = 0, Counter[int](), 0.0
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stop_if_told()
         base(self.base)
 
     def __enter__(self) -> Surface:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.base, ignore_errors=True)
-        print(f"{self.name}: {self.count} inputs, ended with {dict(self.ended)}, SEED={SEED}")  # noqa: T201
+        self._folder.cleanup()
+        seconds = time.monotonic() - (self.begun or time.monotonic())
+        said = f"{self.name}: {self.count} inputs in {seconds:.0f} s, ended with {dict(self.ended)}, SEED={SEED}"
+        print(said, flush=True)  # noqa: T201
 
     def run(self, case: Case) -> None:
         """Fails, with the case kept, where the command does not end as it should."""
@@ -121,10 +129,29 @@ class Surface:
         if time.monotonic() - self.begun > self.end:
             return
         problem, code = run(case, self.base)
+        stop_if_told()
         self.count += 1
         if problem:
             raise AssertionError(f"{keep(case, self.name)}: {problem}")
         self.ended[code] += 1
+
+
+@functools.cache
+def _signals() -> tuple[socket.socket, socket.socket]:
+    """Where the number of each signal comes out and goes in from now on, whatever a command makes of it."""
+    heard, told = socket.socketpair()
+    heard.setblocking(False)
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    return heard, told
+
+
+def stop_if_told() -> None:
+    """Raises KeyboardInterrupt once SIGINT or SIGTERM came."""
+    with contextlib.suppress(BlockingIOError):
+        if {signal.SIGINT, signal.SIGTERM} & {*_signals()[0].recv(4096)}:
+            raise KeyboardInterrupt
 
 
 def run(case: Case, base: Path) -> tuple[str, int]:
@@ -151,9 +178,9 @@ def call(arguments: list[str]) -> tuple[Any, str, str]:
     out, err = io.StringIO(), io.StringIO()
     streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     cluster = mock.patch.dict(os.environ, KUBECONFIG="kubeconfig")  # of the folder, if of any
-    with streams[0], streams[1], cluster, mock.patch.object(cli, "app", COMMANDS), _no_input(), _in_time():
+    with streams[0], streams[1], cluster, mock.patch.object(cli, "app", COMMANDS), _typed(), _in_time():
         try:
-            cli.main(arguments)
+            cli.main([word.replace("REPLYING", str(bases.replying())) for word in arguments])
             code: Any = "no exit"
         except SystemExit as ended:
             code = ended.code or 0
@@ -164,8 +191,10 @@ def call(arguments: list[str]) -> tuple[Any, str, str]:
 
 
 @contextlib.contextmanager
-def _no_input() -> Iterator[None]:
-    before, sys.stdin = sys.stdin, io.StringIO("")
+def _typed() -> Iterator[None]:
+    """What lies in the file `stdin`, if anything."""
+    typed = Path("stdin").read_bytes() if Path("stdin").exists() else b""
+    before, sys.stdin = sys.stdin, io.StringIO(typed.decode(errors="surrogateescape"))
     try:
         yield
     finally:

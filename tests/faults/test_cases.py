@@ -1,5 +1,7 @@
 """What `make test-faults` once found, small: it is found no more."""
 
+import signal
+
 import pytest
 
 from tests.faults import calls
@@ -22,3 +24,20 @@ def bases(tmp_path_factory):
 def test_a_case_that_was_found_once(path, bases):
     surface, case = calls.kept(path)
     assert calls.run(case, bases[surface])[0] == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_search_whatever_the_command_makes_of_it(monkeypatch, number):
+    def swallowing(case, base):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        return "", 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(calls, "run", swallowing)
+    try:
+        with calls.Surface("signals", 1.0) as surface, pytest.raises(KeyboardInterrupt):
+            surface.run(calls.Case([]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert surface.count == 0

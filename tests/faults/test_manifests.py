@@ -16,7 +16,10 @@ OBJECTS = st.fixed_dictionaries(
     optional={"kind": st.one_of(st.sampled_from(KINDS), ODD), "metadata": ODD, "spec": ODD, "data": ODD, "items": ODD},
 )
 COMMANDS = st.sampled_from(
-    ["k8s check bundle", "k8s check bundle --json", "k8s submit bundle", "k8s status bundle", "k8s delete bundle"]
+    [
+        *("k8s check bundle", "k8s check bundle --json", "k8s submit bundle", "k8s status bundle", "k8s logs bundle"),
+        *("k8s delete bundle", "k8s delete bundle --storage"),
+    ]
 )
 WHOLE = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: "
 NESTED = st.sampled_from(

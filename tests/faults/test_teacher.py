@@ -52,7 +52,9 @@ NAMES = st.sampled_from(
 )
 ASKED = ["teacher.questions_per_chunk=1"]
 RECORDS = ["corpus.source=records", "corpus.questions=[q.jsonl]", "contexts.documents=3", "contexts.distractors=random"]
-COMMANDS = st.sampled_from(
+SERVICE = ["--service", "http://127.0.0.1:REPLYING/v1", "--corpus-to", "corpus", "--then", "true"]
+ENDPOINT = ["--model", "m=http://127.0.0.1:REPLYING/v1#m"]
+BUILDS = st.sampled_from(
     [
         [*ASKED, "--until", "questions"],
         [*ASKED, "--until", "questions", "teacher.budget_tokens=100"],
@@ -60,6 +62,9 @@ COMMANDS = st.sampled_from(
         [*RECORDS, "teacher.reasoning=true", "teacher.invalid=keep"],
         [*ASKED, "teacher.judge=true", "--until", "questions"],
     ]
+).map(lambda asked: ["build", "teacher.yaml", *asked])
+ASKS = st.sampled_from([SERVICE, ENDPOINT]).map(
+    lambda asked: ["evaluate", "teacher.yaml", *RECORDS, *asked, "--attack", "template"]
 )
 
 
@@ -82,7 +87,8 @@ def surface():
         yield made
 
 
-@given(replies(), COMMANDS)
+@given(replies(), st.one_of(BUILDS, BUILDS, ASKS))
 @share(0.06)
 def test_replies(surface, reply, command):
-    surface.run(Case(["build", "teacher.yaml", *command], {"reply": reply}))
+    """Of a teacher, of a model behind an address, of a whole service."""
+    surface.run(Case(command, {"reply": reply}))

@@ -7,6 +7,7 @@ import subprocess
 import threading
 
 import pytest
+import yaml
 
 from ragdist import cli
 from ragdist.errors import ConfigError, TrainError
@@ -71,6 +72,35 @@ def test_from_submit_to_delete(server, bundle, capsys):
         "PersistentVolumeClaim/ragdist",
         "PersistentVolume/ragdist-ragdist",
     ]
+    assert kept(server) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"metadata": found} for found in (5, None, {}, {"name": "../../nodes/x"}, {"name": [1]})),
+        *({"metadata": {"name": "x", "namespace": found}} for found in (None, {"a": 1}, "a?x=1")),
+        *({"apiVersion": found} for found in ({}, "v1?x")),
+    ],
+    ids=str,
+)
+def test_R3_an_object_without_an_address_is_one_line_and_nothing_is_sent(changed, server, bundle, capsys):
+    path = bundle / "settings.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
+    for asked in ("submit", "delete"):
+        code, _, err = command(capsys, asked, bundle)
+        assert code == 2 and err.count("\n") == 1 and err.startswith("settings.yaml") and "wanted" in err
+    assert kept(server) == []
+
+
+@pytest.mark.parametrize("found", [None, 5, {"ragdist.io/run": 7}], ids=str)
+def test_R3_storage_of_a_job_without_labels_is_removed_all_the_same(found, server, bundle, capsys):
+    command(capsys, "submit", bundle)
+    (path,) = (one for one in bundle.glob("*.yaml") if "kind: RayJob\n" in one.read_text())
+    job = yaml.safe_load(path.read_text())
+    job["metadata"]["labels"] = found
+    path.write_text(yaml.safe_dump(job))
+    assert command(capsys, "delete", bundle, "--storage")[0] == 0
     assert kept(server) == []
 
 

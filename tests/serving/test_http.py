@@ -94,6 +94,7 @@ def test_messages_before_the_question_are_counted_not_shown(client):
         ({**ASKED, "stop": ["a"] * 17}, 400, "^stop: .*16"),
         ({**ASKED, "documents": [1]}, 400, "^documents.0: "),
         ({**ASKED, "tools": []}, 400, "no such field here: tools"),
+        ({**ASKED, "a\u2028\n\x1b[31m\u202eb": 1}, 400, r"^no such field here: a \\u001b\[31m\\u202eb$"),
         ({**ASKED, "documents": [{"txt": "a"}]}, 400, "documents"),
         ({**ASKED, "documents": ["\x08"]}, 400, "U\\+0008"),
         ({**ASKED, "documents": [""]}, 400, "document is empty"),

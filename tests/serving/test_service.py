@@ -1,5 +1,7 @@
 """What is served is what was judged."""
 
+import shutil
+
 import pytest
 
 from ragdist import asking, players
@@ -97,6 +99,16 @@ def test_what_cannot_be_served_is_one_line(tmp_path, spoil, overrides, wanted):
     run = raft_run(tmp_path)
     spoil(run)
     with pytest.raises(RagdistError, match=wanted) as raised, asking.open_service(run, overrides):
+        pass
+    assert "\n" not in str(raised.value)
+
+
+def test_R9_a_run_without_its_model_is_told_before_documents_are_read(tmp_path, monkeypatch):
+    run = raft_run(tmp_path)
+    shutil.rmtree(run / "model")
+    (run / "library.json").unlink()
+    monkeypatch.setattr(players, "pipeline", None)
+    with pytest.raises(RagdistError, match="is no folder here") as raised, asking.open_service(run):
         pass
     assert "\n" not in str(raised.value)
 

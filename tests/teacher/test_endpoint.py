@@ -1,5 +1,6 @@
 """Every reply once, in order, paid once, whatever the endpoint and the machine do meanwhile."""
 
+import gzip
 import itertools
 import json
 import logging
@@ -8,6 +9,8 @@ import random
 import signal
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -432,3 +435,42 @@ def test_R15_a_budget_is_held_against_an_endpoint_that_counts_backwards(endpoint
         pytest.raises(TeacherError, match="does not say how many tokens"),
     ):
         list(endpoint(proxy, budget_tokens=90).ask(faults.requests(3), what="replies"))
+
+
+def four_gigabytes(bits):
+    """Zeros, packed by zlib to four megabytes: the same block again and again."""
+    packer, zeros = zlib.compressobj(9, zlib.DEFLATED, bits), bytes(1 << 20)
+    first, block = (packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + 4095 * block
+
+
+BOMBS = {
+    "gzip": lambda: four_gigabytes(31),
+    "deflate": lambda: four_gigabytes(15),
+    "gzip, gzip": lambda: gzip.compress(four_gigabytes(31)),
+    "identity": lambda: b" " * (20 << 20),
+}
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("packing", BOMBS)
+def test_R8_a_reply_that_unpacks_to_gigabytes_is_garbage_in_bounded_memory(endpoint, packing, status):
+    fault = faults.Fault(status, {"Content-Encoding": packing}, BOMBS[packing]())
+    with faults.Proxy(fault=lambda *_: fault) as proxy:
+        teacher = endpoint(proxy, attempts=1, deadline_s=60)
+        tracemalloc.start()
+        try:
+            with pytest.raises(TeacherError, match=r"at last by a body that unpacks to more than 16 MiB; .*kept"):
+                list(teacher.ask(faults.requests(1), what="replies"))
+            assert tracemalloc.get_traced_memory()[1] < 100 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_packed_replies_are_taken(endpoint):
+    said = faults.completion("Because.")
+    for number, (packing, pack) in enumerate({"gzip": gzip.compress, "deflate": zlib.compress}.items()):
+        fault = faults.Fault(headers={"Content-Encoding": packing}, body=pack(said))
+        with faults.Proxy(fault=lambda *_, fault=fault: fault) as proxy:
+            (reply,) = endpoint(proxy).ask([Request(id=str(number), text="Why?", max_new_tokens=8)], what="replies")
+        assert reply.text == "Because."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ragdist.data.sources.places import FileAddress
+from ragdist.data.sources.unpacking import check_arrow
 
 WHOLE, SPLITS = "state.json", "dataset_dict.json"
 """Files that tell such a folder: of one table, and of one for each split."""
@@ -21,6 +22,8 @@ def rows(place: FileAddress) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(
             "is a folder, and none that `save_to_disk` wrote; name its files, or set corpus.folder for documents"
         )
+    for path in filter(Path.is_file, folder.rglob("*")):
+        check_arrow(path)
     from datasets import load_from_disk
 
     found = load_from_disk(str(folder))

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
+
+import pyarrow as pa
 
 from ragdist.errors import DataError
 
@@ -44,6 +49,35 @@ def excess(unpacked: int, packed: int) -> str:
         f"unpacks to more than {max(FLOOR, RATIO * packed) >> 20} MiB, {RATIO} times its size; give it as it is before "
         "it is packed, if that is meant"
     )
+
+
+def check_arrow(path: Path) -> None:
+    """A ValueError for an Arrow stream whose batches are packed: what they unpack to is only known when it is there.
+    All else, torn files too, is left to their reader."""
+    with suppress(pa.ArrowInvalid, OSError), pa.memory_map(str(path)) as file:
+        if any(map(_is_packed, pa.ipc.MessageReader.open_stream(file))):
+            raise ValueError("holds a packed table, which `save_to_disk` does not write; save it anew, or as parquet")
+
+
+def _is_packed(message: pa.ipc.Message) -> bool:
+    """By the flatbuffer of its metadata: its header, of a dictionary the batch in that, has a field `compression`."""
+    data = memoryview(message.metadata)
+    table = _field(data, _follow(data, 0), 2)
+    for _ in range(message.type == "dictionary"):
+        table = _field(data, _follow(data, table), 1)
+    return message.type in ("record batch", "dictionary") and bool(_field(data, _follow(data, table), 3))
+
+
+def _follow(data: memoryview, at: int) -> int:
+    return at + int(struct.unpack_from("<I", data, at)[0])
+
+
+def _field(data: memoryview, table: int, number: int) -> int:
+    """Where a table of a flatbuffer has this field; 0 where it has none."""
+    known = table - struct.unpack_from("<i", data, table)[0]
+    size = struct.unpack_from("<H", data, known)[0]
+    inside = struct.unpack_from("<H", data, known + 4 + 2 * number)[0] if 4 + 2 * number < size else 0
+    return inside and table + int(inside)
 
 
 class Unpacked(io.RawIOBase):

@@ -201,6 +201,17 @@ def test_U2_empty_torn_and_hostile_files_are_one_line(tmp_path, name):
     assert "\n" not in str(error.value) and name in str(error.value)
 
 
+def test_R8_a_saved_data_set_with_packed_tables_is_one_line(tmp_path):
+    Dataset.from_list([{"question": "How?", "answer": "So."}]).save_to_disk(tmp_path / "d")
+    (path,) = (tmp_path / "d").glob("*.arrow")
+    table = pa.table({"question": ["a" * 999], "answer": ["So."]})
+    with pa.ipc.new_stream(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as sink:
+        sink.write_table(table)
+    with pytest.raises(DataError, match=r"packed table.*save it anew") as error:
+        read(tmp_path / "d")
+    assert "\n" not in str(error.value)
+
+
 def test_U2_a_folder_that_is_no_data_set_says_so(tmp_path):
     (tmp_path / "some").mkdir()
     with pytest.raises(DataError, match="none that `save_to_disk` wrote"):
