@@ -109,6 +109,9 @@ class KubeConfig(SettingsBlock):
     deadline_s: int = Field(0, ge=0)
     """Longest time of one try, in seconds, from when it may start; it ends the job for good. A try that failed before
     begins the count anew, so that all may take `kube.retries` + 1 times as long. 0 has none."""
+    start_timeout_s: int = Field(0, ge=0)
+    """Longest wait, in seconds, for all pods of one try to be ready; then they are given back and the next try begins,
+    `kube.retries` times, after which the job has failed. Time in Kueue's queue does not count. 0 has none."""
     keep_s: int = Field(600, ge=0)
     """Seconds that the pods stay after the job has ended, to look at them."""
     egress_ports: tuple[int, ...] = (443,)

@@ -125,10 +125,8 @@ def _refuse(settings: Settings, standing: bool) -> None:
             raise ConfigError(
                 f"kube.env.{name} would be a secret in clear; put it into the secret {kube.secret!r} instead"
             )
-    if standing and kube.deadline_s:
-        raise ConfigError(
-            f"kube.deadline_s={kube.deadline_s} ends a job, and a cluster stays; leave it or --cluster out"
-        )
+    if standing:
+        refuse_deadlines(kube, "a cluster stays; leave it or --cluster out")
     if kube.queue and kube.autoscaling:
         raise ConfigError(
             f"kube.queue={kube.queue} admits a job with all of its pods, kube.autoscaling=true adds pods later; "
@@ -146,6 +144,13 @@ def _refuse(settings: Settings, standing: bool) -> None:
                     f"{key}={path!r} is not seen in the pods, which have {kube.mount}; copy it to the storage and name "
                     f"it {kube.mount}/..., or an address such as s3://bucket/path, or change kube.mount"
                 )
+
+
+def refuse_deadlines(kube: KubeConfig, instead: str) -> None:
+    """Stops deadlines of something that does not end, by a ConfigError."""
+    for name in ("deadline_s", "start_timeout_s"):
+        if seconds := getattr(kube, name):
+            raise ConfigError(f"kube.{name}={seconds} ends a job, and {instead}")
 
 
 def _warn(settings: Settings, groups: list[Pods]) -> None:
@@ -187,8 +192,8 @@ def _job(settings: Settings, name: str, job: KubeJob, labels: dict[str, str], ra
         "submitterPodTemplate": submitter,
         "rayClusterSpec": ray_cluster,
     }
-    if kube.deadline_s:
-        spec["activeDeadlineSeconds"] = kube.deadline_s
+    told = {"activeDeadlineSeconds": kube.deadline_s, "preRunningDeadlineSeconds": kube.start_timeout_s}
+    spec |= {key: seconds for key, seconds in told.items() if seconds}
     return named("ray.io/v1", "RayJob", name, settings, _queued(settings, labels), spec=spec)
 
 

@@ -72,8 +72,7 @@ def _refuse(folder: PurePosixPath, settings: Settings) -> None:
         )
     if kube.queue:
         raise ConfigError(f"kube.queue={kube.queue} admits jobs that end, and a service does not; leave it out")
-    if kube.deadline_s:
-        raise ConfigError(f"kube.deadline_s={kube.deadline_s} ends a job, and a service stays; leave it out")
+    render.refuse_deadlines(kube, "a service stays; leave it out")
     if not settings.serve.port:
         raise ConfigError("serve.port=0 takes any free port, which a Service could not name; set serve.port")
 

@@ -63,7 +63,7 @@ MAY_CHANGE = {
 KUBE_LATER = (
     *("clients", "env", "labels", "annotations", "priority_class", "user", "resources", "group_node_labels"),
     *("group_taints", "submitter_retries", "dns_namespace", "dns_addresses", "metadata_servers"),
-    "prometheus_namespace",
+    *("prometheus_namespace", "start_timeout_s"),
 )
 """Of `kube`, all of which is counted in at its defaults."""
 NAMES_NOTHING = (

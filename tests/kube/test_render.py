@@ -34,7 +34,7 @@ def test_every_bundle_is_valid(job, hardware, storage, tmp_path):
     "more",
     [
         ("kube.autoscaling=true",),
-        ("kube.queue=research", "kube.deadline_s=3600"),
+        ("kube.queue=research", "kube.deadline_s=3600", "kube.start_timeout_s=600"),
         ("kube.workers_per_pod=2", "kube.pull_secret=registry", "teacher.url=http://t:80/v1", "teacher.model=m"),
         ("kube.node_labels={pool: spot}", "kube.taints=[spot]", "attacker.resources={bandwidth: 2}"),
         ("kube.account_annotations={eks.amazonaws.com/role-arn: arn}", "kube.egress_ports=[]"),
@@ -279,10 +279,21 @@ def opened(manifests):
 def test_K8_a_queue_admits_a_standing_cluster_too_and_a_deadline_is_not_dropped(tmp_path):
     queued = rendered("raft", settings_of("raft", "cpu", "claim", "kube.queue=research"), standing=True)
     assert valid(queued, tmp_path)["cluster.yaml"][0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
-    with pytest.raises(ConfigError, match=r"kube\.deadline_s=60"):
-        rendered("raft", settings_of("raft", "cpu", "claim", "kube.deadline_s=60"), standing=True)
+    for name in ("deadline_s", "start_timeout_s"):
+        with pytest.raises(ConfigError, match=rf"kube\.{name}=60"):
+            rendered("raft", settings_of("raft", "cpu", "claim", f"kube.{name}=60"), standing=True)
     (field,) = [sentence for key, _, _, sentence in loader.describe() if key == "kube.deadline_s"]
     assert "one try" in field and "kube.retries" in field
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_K8_pods_that_never_come_end_a_try(job, tmp_path):
+    """KubeRay tries a job again that never had its pods, other than one that passed `activeDeadlineSeconds`."""
+    (plain,) = valid(rendered(job, settings_of(job)), tmp_path / "plain")["job.yaml"]
+    assert not [key for key in plain["spec"] if "Deadline" in key]
+    told = settings_of(job, "cpu", "claim", "kube.start_timeout_s=900", "kube.deadline_s=7200", "kube.queue=research")
+    (bound,) = valid(rendered(job, told), tmp_path / "bound")["job.yaml"]
+    assert (bound["spec"]["preRunningDeadlineSeconds"], bound["spec"]["activeDeadlineSeconds"]) == (900, 7200)
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -202,5 +202,6 @@ def test_K8_K9_K11_a_service_is_watched_has_a_name_of_its_own_and_no_deadline():
         for run in ("runs/demo", "runs/Demo", "other/demo", "/shared/other/Demo", "demo")
     }
     assert len(names) == 5 and "demo-serve" in names
-    with pytest.raises(ConfigError, match=r"kube\.deadline_s=60"):
-        service.manifests("runs/demo", loader.load([*TOLD, "kube.memory_gib=6", "kube.deadline_s=60"]), {})
+    for name in ("deadline_s", "start_timeout_s"):
+        with pytest.raises(ConfigError, match=rf"kube\.{name}=60"):
+            service.manifests("runs/demo", loader.load([*TOLD, "kube.memory_gib=6", f"kube.{name}=60"]), {})
