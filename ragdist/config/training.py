@@ -303,7 +303,7 @@ class EvaluationConfig(SettingsBlock):
     """Also report the list that retrieval would show if it found the oracle for this share of questions: each question
     counts so much with its oracle and the rest without (`mixed`). Nothing more is asked. RAFT's best P% can lie inside
     only where oracles are missing now and then (arXiv 2403.10131, section 5)."""
-    forgeries: int = Field(3, ge=1)
+    forgeries: int = Field(3, ge=1, le=1000)
     """Forged documents of the attacked condition."""
     attacks: tuple[str, ...] = ()
     """Attacks by name, each a condition of its own: the list of `permuted` with that attack's forgeries among it.
@@ -324,7 +324,7 @@ class EvaluationConfig(SettingsBlock):
     forms and widths of letters, with scripts without spaces and Korean compared by character, and keeps articles."""
     perplexity: bool = False
     """Also read the right answer's perplexity in every condition."""
-    resamples: int = Field(10000, ge=100)
+    resamples: int = Field(10000, ge=100, le=1_000_000)
     """Bootstrap resamples behind each 95% interval."""
     grid: GridConfig = GridConfig()
     answerers: AnswerersConfig = AnswerersConfig()

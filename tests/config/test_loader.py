@@ -166,3 +166,11 @@ def test_S3_an_address_with_a_secret_in_it_is_refused_and_not_repeated(url):
 )
 def test_R16_an_address_may_name_a_version(url):
     assert loader.load([f"teacher.url={url}", "teacher.model=m"]).teacher.url == url
+
+
+@pytest.mark.parametrize(
+    "said", ["evaluation.forgeries=6.8e16", "evaluation.forgeries=1001", "evaluation.resamples=1000000000"]
+)
+def test_R18_counts_that_would_take_all_time_or_memory_are_refused(said):
+    with pytest.raises(ConfigError, match=rf"^{said.partition('=')[0]}=.*less than or equal to 1000.*"):
+        loader.load([said])
