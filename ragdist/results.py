@@ -26,6 +26,7 @@ from ragdist.storage.atomic import (
     read_json,
     read_texts,
     translate_broken,
+    translate_errors,
 )
 from ragdist.tracking.progress import visible
 from ragdist.tracking.run import STATE, RunFolder, is_held
@@ -158,8 +159,9 @@ def refuse_no_file(paths: Iterable[Path]) -> None:
         StorageError: its folder cannot be made or written.
     """
     for path in paths:
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder, wanted the name of a file to write")
+        with translate_errors(path.parent, "name another place"):
+            if path.is_dir():
+                raise ConfigError(f"{path} is a folder, wanted the name of a file to write")
         make_folder(path.parent, "name another place")
 
 

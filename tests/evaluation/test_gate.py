@@ -181,10 +181,11 @@ def test_command_exits_0_1_or_2_and_writes_both_files(judged, tmp_path, capsys):
     assert gate_command("evaluation.attakcs=[flood]") == 2
 
 
-def test_a_place_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path):
+@pytest.mark.parametrize("place", ["file/j.xml", "é" * 300, "x/" + "a" * 300, "a" * 300 + "/j.xml"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path, place):
     (tmp_path / "file").write_text("")
     with pytest.raises((StorageError, ConfigError)):
-        results.refuse_no_file([tmp_path / "file" / "j.xml"])
+        results.refuse_no_file([tmp_path / place])
 
 
 def test_bad_limits_come_before_models_are_looked_for():
