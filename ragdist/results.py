@@ -159,10 +159,10 @@ def refuse_no_file(paths: Iterable[Path]) -> None:
         StorageError: its folder cannot be made or written.
     """
     for path in paths:
+        make_folder(path.parent, "name another place")
         with translate_errors(path.parent, "name another place"):
             if path.is_dir():
                 raise ConfigError(f"{path} is a folder, wanted the name of a file to write")
-        make_folder(path.parent, "name another place")
 
 
 def write_verdict(verdict: Verdict, place: str, junit: Path | None, sarif: Path | None) -> None:
