@@ -39,7 +39,7 @@ def faced(name, misled):
 
 def report(*, clean=0.8, template=0.1, attacks=(), cells=()):
     suite = Robustness(
-        attacks=tuple(attacks), cells=tuple(cells), gaps=(), areas=(), changes=(), notes=("ocr: left out.",)
+        attacks=tuple(attacks), cells=tuple(cells), gaps=(), areas=(), recalls=(), changes=(), notes=("ocr: left out.",)
     )
     return Report(
         baseline="",
