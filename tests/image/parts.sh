@@ -36,10 +36,10 @@ SOURCES
   mv "$HERE/part.tar" "$HERE/base.tar"
 fi
 
-cat constraints.txt pyproject.toml clusters/Dockerfile | sha256sum > "$HERE/wanted"
+extras=$(sed -n 's/.*EXTRAS=\([a-z,]*\).*/\1/p' clusters/Dockerfile | head -n 1)
+{ echo "$extras"; cat constraints.txt pyproject.toml; } | sha256sum > "$HERE/wanted"
 if ! cmp -s "$HERE/wanted" "$HERE/packages/.made"; then
   rm -rf "$HERE/packages"
-  extras=$(sed -n 's/.*EXTRAS=\([a-z,]*\).*/\1/p' clusters/Dockerfile | head -n 1)
   # The last five make packages of sources, deepspeed's and ours.
   .venv/bin/pip download -qq -d "$HERE/packages" -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
     ".[$extras]" "$(grep '^torch==' constraints.txt)" setuptools wheel hatchling hatch-fancy-pypi-readme editables
