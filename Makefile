@@ -9,11 +9,11 @@ EXTRAS ?= dev
 BIN := .venv/bin
 PINS := .venv/constraints.txt
 # Targets of their own.
-ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm and not kills and not faults and not apiserver
+ALWAYS := not sweeps and not multinode and not again and not gpu and not vllm and not kills and not faults and not apiserver and not image
 # Two processes of one thread each: on two cores, tests that compute little or wait for processes wait for nobody.
 PAIR := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm test-kills test-faults test-apiserver lint types bench docs site clean
+.PHONY: install demo quick test test-all test-clients test-again test-sweeps test-multinode test-gpu test-vllm test-kills test-faults test-apiserver test-image lint types bench docs site clean
 install: .venv/.made
 
 .venv/.made: pyproject.toml constraints.txt
@@ -88,6 +88,11 @@ test-gpu: install
 test-apiserver: install
 	sh tests/apiserver/build.sh
 	$(BIN)/pytest -m apiserver -rs tests/apiserver
+
+# The image, built by buildah from what is fetched once into ~/.cache/ragdist/image. As root; skipped, and said so, without.
+test-image: install
+	sh tests/image/parts.sh
+	$(BIN)/pytest -m image -rs tests/image
 
 lint: install
 	$(BIN)/ruff check .

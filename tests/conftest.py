@@ -75,6 +75,7 @@ NEEDS = {
     "kills": ("kills", "multinode/test_random.py"),
     "faults": tuple(f"faults/test_{name}.py" for name in FAULTS),
     "apiserver": ("apiserver",),
+    "image": ("image",),
     "cluster": (
         "systems/atm/test_adapters.py",
         "test_reproducing.py::test_rows_are_trained_once_judged_alike_and_shown_beside_what_was_published",
