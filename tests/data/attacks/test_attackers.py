@@ -102,14 +102,14 @@ def test_files_beside_those_of_the_game_are_none(played, name):
 @pytest.mark.parametrize("noted", ["null", "[1]", "[{}]", '[{"name": "00009"}]', '[{"name": "a\\u0000"}]'])
 def test_noted_files_that_cannot_be_are_one_error(played, noted):
     (played / "atm" / "test" / "forged-a1.json").write_text(noted)
-    with pytest.raises(StorageError, match="forged-a1.json is broken"):
+    with pytest.raises(StorageError, match=r"forged-a1\.json is broken"):
         registry.chosen([f"atm:{played}"])
 
 
 def test_torn_shard_is_one_error(played):
     shard = played / "atm" / "test" / "forged-a1" / "00000.parquet"
     shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(StorageError, match="forged-a1.json is broken"):
+    with pytest.raises(StorageError, match=r"forged-a1\.json is broken"):
         registry.chosen([f"atm:{played}"])
 
 
