@@ -48,6 +48,7 @@ class Reproduced:
             for label, row in self._rows
             if row.source or row.differs
         ]
+        notes += self.report.robustness.notes if self.report.robustness else ()
         blocks: list[Block] = [Table(title=self.table.title, columns=heads, rows=cells), Notes(lines=notes)]
         numbers = {
             label: {

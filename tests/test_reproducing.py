@@ -9,7 +9,10 @@ import pytest
 
 from ragdist import reproducing, runs
 from ragdist.config import loader
+from ragdist.config.table import TableFile
 from ragdist.errors import ConfigError, DataError
+from ragdist.evaluation.robustness import Robustness, Single
+from ragdist.evaluation.sheet import markdown
 from tests import game, tiny
 from tests.evaluation import test_gate as judged
 
@@ -172,3 +175,34 @@ def test_published_number_of_what_was_not_asked_has_a_column_of_its_own(table, p
 def test_table_that_cannot_be_is_one_line(name):
     with pytest.raises(ConfigError, match=r"no file .* robust-nq.yaml"):
         runs.reproduce(name)
+
+
+def test_each_number_stands_in_its_row_and_column_and_who_was_left_out_is_told(tmp_path):
+    labels = ["base", "RAFT"]
+    shares = {(label, name): (1 + 4 * a + b) / 10 for a, label in enumerate(labels) for b, name in enumerate("pfg")}
+    suite = Robustness(
+        attacks=tuple(
+            replace(judged.faced("flood", 0.2), model=one, accuracy=judged.share(shares[one, "f"])) for one in labels
+        ),
+        gaps=tuple(
+            Single(model=one, of="attacks", worst="flood", rows=9, value=judged.share(shares[one, "g"]))
+            for one in labels
+        ),
+        **dict.fromkeys(("cells", "areas", "recalls", "changes"), ()),
+        notes=("flood: 41 of 50 questions are left out.",),
+    )
+    cells = tuple(judged.cell(one, "permuted", shares[one, "p"]) for one in reversed(labels))
+    report = replace(judged.report(), cells=cells, robustness=suite)
+    rows = {"base": {"published": {"flood": 0.9}}, "RAFT": {"job": "raft", "published": {"permuted": 0.8}}}
+    sheet = reproducing.Reproduced(tmp_path, TableFile.model_validate({"title": "T", "rows": rows}), report).sheet()
+    ours = {label: {name: found["mean"] for name, found in row["ours"].items()} for label, row in sheet.numbers.items()}
+    assert ours == {
+        label: dict(
+            zip(("permuted", "flood", "gap over attacks"), (shares[label, name] for name in "pfg"), strict=True)
+        )
+        for label in labels
+    }
+    text = markdown(sheet).splitlines()
+    assert text[4].count("published") == 1 == text[5].count("published")
+    assert "published 0.90" in text[4].split(" | ")[2] and "published 0.80" in text[5].split(" | ")[1]
+    assert text[-1] == "- flood: 41 of 50 questions are left out."
