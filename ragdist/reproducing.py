@@ -39,7 +39,8 @@ class Reproduced:
     def sheet(self) -> Sheet:
         """Each row under each condition and attack, beside it what was published, and its robustness gap."""
         scores = self._scores()
-        names = list(dict.fromkeys(name for found in scores.values() for name in found))
+        columns: list[Mapping[str, object]] = [*scores.values(), *(row.published for row in self.table.rows.values())]
+        names = list(dict.fromkeys(name for column in columns for name in column))
         cells = [[label, *(_cell(scores[label].get(name), row, name) for name in names)] for label, row in self._rows]
         heads = ["", *(title(self.report, name) if name in CONDITIONS else name for name in names)]
         notes = [
@@ -47,6 +48,7 @@ class Reproduced:
             for label, row in self._rows
             if row.source or row.differs
         ]
+        notes += self.report.robustness.notes if self.report.robustness else ()
         blocks: list[Block] = [Table(title=self.table.title, columns=heads, rows=cells), Notes(lines=notes)]
         numbers = {
             label: {
@@ -88,21 +90,25 @@ def reproduce(
     path: Path,
     overrides: Sequence[str],
     jobs: Mapping[str, Callable[[Settings], Run]],
-    judge: Callable[[Settings, Sequence[str]], Run],
+    judge: Callable[[Settings, Mapping[str, str]], Run],
+    check: Callable[[Settings, Mapping[str, str]], object],
 ) -> Reproduced:
-    """See `runs.reproduce`; `jobs` by name, and `judge` is `runs.evaluate`."""
+    """See `runs.reproduce`; `jobs` by name, `judge` is `runs.evaluate`, and `check` refuses what it would."""
     table = loader.load_table(path)
     shared = loader.load([table.settings, *overrides])
     name = shared.run.name or path.stem
+    judging = shared.replaced({"run.name": name})
     rows = {label: _settings_of(label, row, table, overrides, name) for label, row in table.rows.items()}
-    models = []
+    models = dict.fromkeys(rows, shared.model.source)
+    check(judging, models)
+    for label, row in table.rows.items():
+        if row.job:
+            check(rows[label], {})
     for number, (label, row) in enumerate(table.rows.items(), 1):
-        source = shared.model.source
         if row.job:
             say(f"{label}: row {number} of {len(rows)}, by `ragdist train {row.job}`")
-            source = str(_inside(jobs[row.job](rows[label]).folder, row, label))
-        models.append(f"{label}={source}")
-    run = judge(shared.replaced({"run.name": name}), models)
+            models[label] = str(_inside(jobs[row.job](rows[label]).folder, row, label))
+    run = judge(judging, models)
     assert isinstance(run.report, Report)
     made = Reproduced(run.folder, table, run.report)
     sheet = made.sheet()

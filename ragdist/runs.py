@@ -7,7 +7,7 @@ the functions, so that `ragdist --help` loads neither torch nor ray.
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -271,7 +271,7 @@ def _game(pipeline: Pipeline, run: RunFolder, settings: Settings, until: str = "
 
 def evaluate(
     settings: Settings,
-    models: Sequence[str] = (),
+    models: Sequence[str] | Mapping[str, str] = (),
     questions: QuestionRows | None = None,
     *,
     retriever: Retriever | None = None,
@@ -285,7 +285,8 @@ def evaluate(
     Args:
         settings: which questions, which conditions.
         models: folders, hub ids, or addresses of OpenAI-compatible endpoints (`https://host/v1#MODEL`), each perhaps
-            as `label=source`; empty takes the base model and the tuned model of the RAFT run with these settings.
+            as `label=source`, or sources by label; empty takes the base model and the tuned model of the RAFT run with
+            these settings.
         questions: as for `raft`.
         retriever: finds what is shown, in place of `retrieval.kind`; see `parts.Retriever`.
         attack: forges the documents of attacked lists, in place of the template attack; see `parts.Attack`.
@@ -386,8 +387,16 @@ def reproduce(table: str, overrides: Sequence[str] = ()) -> Reproduced:
     """
     from ragdist import reproducing
 
-    path = Path(table) if Path(table).is_file() else settings_file(f"{table.removesuffix('.yaml')}.yaml", "tables")
-    return reproducing.reproduce(path, overrides, {"raft": raft, "atm": atm, "duet": duet}, evaluate)
+    path = Path(table).expanduser()
+    if not os.path.isfile(path):
+        path = settings_file(table if path.suffix else f"{table}.yaml", "tables")
+    return reproducing.reproduce(path, overrides, {"raft": raft, "atm": atm, "duet": duet}, evaluate, _may_judge)
+
+
+def _may_judge(settings: Settings, models: Mapping[str, str]) -> None:
+    """What `evaluate` refuses at once; raises as it does."""
+    _named(models, settings)
+    check_data(settings)
 
 
 def build(
@@ -543,10 +552,21 @@ def settings_file(name: str, kind: str = "settings") -> Path:
     return there[name]
 
 
-def _named(models: Sequence[str], settings: Settings) -> dict[str, str]:
+def _named(models: Sequence[str] | Mapping[str, str], settings: Settings) -> dict[str, str]:
     """The sources of models by label; those of the RAFT run with these settings where none are named."""
-    named = [_labelled(model) for model in models] or [*_models_of(settings).items()]
+    from ragdist.data.defences import registry
+
+    if isinstance(models, Mapping):
+        named = [(label, _weights_at(source)) for label, source in models.items()]
+    else:
+        named = [_labelled(model) for model in models] or [*_models_of(settings).items()]
     labels = [label for label, _ in named]
+    if not all(map(str.strip, labels)):
+        raise ConfigError("a model is called by an empty name; reports need one")
+    if defences := registry.chosen(settings.evaluation.defences):
+        from ragdist.evaluation.defended import under
+
+        labels += [under(label, defence) for label in labels for defence in defences]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ConfigError(f"{len(twice)} models are called {twice[0]!r}; name them as --model LABEL=SOURCE")
     reading = _reading(settings)
@@ -577,11 +597,16 @@ def _labelled(model: str) -> tuple[str, str]:
     label, equals, source = model.partition("=")
     if not equals:
         label, source = "", model
-    tuned = os.path.join(source, "model")
-    if os.path.isdir(tuned) and not os.path.exists(os.path.join(source, "config.json")):  # a run's folder
-        source = tuned
+    source = _weights_at(source)
     run = Path(source).parent if os.path.isdir(source) and Path(source).name == "model" else Path(source)
     return label or run.name or source, source
+
+
+def _weights_at(source: str) -> str:
+    """The model's folder where a run's is named."""
+    tuned = os.path.join(source, "model")
+    is_run = os.path.isdir(tuned) and not os.path.exists(os.path.join(source, "config.json"))
+    return tuned if is_run else source
 
 
 def _models_of(settings: Settings) -> dict[str, str]:

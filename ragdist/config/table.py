@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from ragdist.config.block import SettingsBlock
+
+OF_DUET = ("reciter/model", "discoverer/model", "DSF/model")
 
 
 class TableRow(SettingsBlock):
@@ -22,8 +25,16 @@ class TableRow(SettingsBlock):
     """The paper that it is from."""
     differs: str = ""
     """What is not as in that paper."""
-    published: dict[str, float] = Field(default_factory=dict)
+    published: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """The paper's numbers by condition, shares between 0 and 1."""
+
+    @model_validator(mode="after")
+    def _trained_as_it_says(self) -> Self:
+        if not self.job and (self.settings or self.model != "model"):
+            raise PydanticCustomError("row", "settings and model are of what is trained; name a job, or leave them out")
+        if self.job == "duet" and self.model not in OF_DUET:
+            raise PydanticCustomError("row", f"of job: duet model is one of {', '.join(OF_DUET)}")
+        return self
 
 
 class TableFile(SettingsBlock):

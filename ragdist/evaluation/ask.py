@@ -14,12 +14,14 @@ from ragdist.config import Settings
 from ragdist.evaluation.answers import Tally
 from ragdist.evaluation.cases import Case
 from ragdist.evaluation.predictions import judge, made_of, score_of
-from ragdist.records import Example, Prediction, Prompt, Question, Written, as_row, from_row
+from ragdist.records import Example, Prediction, Prompt, Question, Written, as_row, content_id, from_row
 from ragdist.roles import Answerer, Writer
 from ragdist.storage.append import AppendLog, kept_rows
 from ragdist.tracking.progress import Bar
 
 PERPLEXITY = ".perplexity.jsonl"
+LONGEST = 100
+"""Characters of a label in the name of a file."""
 
 
 def write(
@@ -153,7 +155,10 @@ def kept_predictions(
 
 def path_of(folder: Path, label: str) -> Path:
     """Where the predictions of this label are kept."""
-    return folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}.jsonl"
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", label)
+    if len(plain) > LONGEST or not label.isascii():  # what others may be called too
+        plain = f"{plain[:LONGEST]}-{content_id(label)}"
+    return folder / f"{plain}.jsonl"
 
 
 def read_perplexities(

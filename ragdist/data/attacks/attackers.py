@@ -6,6 +6,7 @@ the same words. Questions that the game did not ask about are left out and count
 
 from __future__ import annotations
 
+import os.path
 import random
 import re
 from collections import defaultdict
@@ -17,7 +18,7 @@ from ragdist.config.block import digest
 from ragdist.data.attacks.plugin import Attack, Lie, Target
 from ragdist.errors import ConfigError
 from ragdist.records import Forgery
-from ragdist.storage.atomic import read_json
+from ragdist.storage.atomic import read_json, translate_broken
 from ragdist.storage.tables import rows_at
 
 PREFIX = "atm:"
@@ -32,11 +33,13 @@ def attackers(name: str) -> list[Attack]:
         ConfigError: there is no such game, or no such attacker.
         StorageError: what it left is broken.
     """
-    place, _, version = name.removeprefix(PREFIX).partition("@")
-    folder = Path(place).expanduser()
-    written = sorted((folder / "atm" / "test").glob("forged-a*.json"), key=lambda path: int(_version(path)))
-    if version:
-        written = [path for path in written if _version(path) == version]
+    place, version = re.findall(r"(?s)^(.*?)(?:@([0-9]*))?$", name.removeprefix(PREFIX))[0]
+    folder = Path(os.path.expanduser(place))
+    noted = (folder / "atm" / "test").glob("forged-a*.json") if os.path.isdir(folder) else ()
+    versions = {
+        int(_version(path)): path for path in noted if re.fullmatch("[0-9]+", _version(path)) and path.is_file()
+    }
+    written = [versions[number] for number in sorted(versions) if version in ("", str(number))]
     if not written:
         raise ConfigError(
             f"{name!r} is no attacker: {folder} holds no atm/test/forged-a{version or 0}.json, as a run of ATM does; "
@@ -51,10 +54,13 @@ def _version(path: Path) -> str:
 
 
 def _attack(name: str, noted: Path) -> Attack:
-    files = [noted.with_suffix("") / f"{row['name']}.parquet" for row in read_json(noted)]
     told: Told = defaultdict(list)
-    for forgery in (row for file in files for row in rows_at(file)):
-        told[forgery.question_id] += [] if forgery.truthful else [forgery]
+    with translate_broken(noted):
+        files = [noted.with_suffix("") / f"{row['name']}.parquet" for row in read_json(noted)]
+        if not all(map(os.path.isfile, files)):
+            raise LookupError("not all files that it names are beside it")
+        for forgery in (row for file in files for row in rows_at(file)):
+            told[forgery.question_id] += [] if forgery.truthful else [forgery]
     return Attack(
         name=name,
         source="arXiv 2405.18111",

@@ -76,6 +76,43 @@ def test_game_or_version_that_is_not_there_is_refused(played, name, why):
         registry.chosen([name.format(played)])
 
 
+@pytest.mark.parametrize("place", ["me@work", "a b", "v@2"])
+def test_game_may_lie_in_a_folder_of_any_name(tmp_path, monkeypatch, place):
+    game(tmp_path / place / "g", a0=[wrote(0, "1925.", attacker=0)], a1=[wrote(0, "In 1925.")])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for folder in (f"{place}/g", f"~/{place}/g/", f"{tmp_path}/{place}/g"):
+        assert [one.name for one in registry.chosen([f"atm:{folder}"])] == ["g-a0", "g-a1"]
+        assert registry.named(f"atm:{folder}@1").name == "g-a1"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/g", "a\0b", "{}@last", "{}@01"])
+def test_name_of_no_folder_is_refused(played, name):
+    with pytest.raises(ConfigError, match="no attacker"):
+        registry.chosen([f"atm:{name}".format(played)])
+
+
+@pytest.mark.parametrize("name", ["forged-a1 (copy).json", "forged-a².json", "forged-a.json"])
+def test_files_beside_those_of_the_game_are_none(played, name):
+    (played / "atm" / "test" / name).write_text("[]")
+    (played / "atm" / "test" / "forged-a7.json").mkdir()
+    assert len(registry.chosen([f"atm:{played}"])) == 2
+
+
+@pytest.mark.parametrize("noted", ["null", "[1]", "[{}]", '[{"name": "00009"}]', '[{"name": "a\\u0000"}]'])
+def test_noted_files_that_cannot_be_are_one_error(played, noted):
+    (played / "atm" / "test" / "forged-a1.json").write_text(noted)
+    with pytest.raises(StorageError, match=r"forged-a1\.json is broken"):
+        registry.chosen([f"atm:{played}"])
+
+
+def test_torn_shard_is_one_error(played):
+    shard = played / "atm" / "test" / "forged-a1" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(StorageError, match=r"forged-a1\.json is broken"):
+        registry.chosen([f"atm:{played}"])
+
+
 def test_broken_game_is_one_error_and_no_model_learns_from_test_questions(played):
     with pytest.raises(ConfigError, match=r"2 attackers, wanted one; take .*@1"):
         registry.named(f"atm:{played}")
