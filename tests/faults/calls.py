@@ -110,7 +110,8 @@ class Surface:
         self._folder = tempfile.TemporaryDirectory(prefix=f"faults-{name}-", ignore_cleanup_errors=True)
         self.base = Path(self._folder.name)
         self.count, self.ended, self.begun = 0, Counter[int](), 0.0
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell begins what it puts into the background without Ctrl-C
+            signal.signal(number, signal.default_int_handler)
         stop_if_told()
         base(self.base)
 

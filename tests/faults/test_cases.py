@@ -33,11 +33,12 @@ def test_a_signal_ends_the_search_whatever_the_command_makes_of_it(monkeypatch, 
             signal.raise_signal(number)
         return "", 0
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(calls, "run", swallowing)
     try:
         with calls.Surface("signals", 1.0) as surface, pytest.raises(KeyboardInterrupt):
             surface.run(calls.Case([]))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, how in before.items():
+            signal.signal(one, how)
     assert surface.count == 0
