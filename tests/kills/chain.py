@@ -28,6 +28,8 @@ from ragdist.config.loader import dump
 from tests import game
 from tests.cluster import heads
 
+KILLS, SEED = int(os.environ.get("N", "20")), int(os.environ.get("SEED", "0"))
+"""As `make test-kills` was told."""
 MARK = "RAGDIST_KILLS"
 """In the environment of everything that an attempt starts."""
 ATTEMPT_S, GONE_S = 400, 30

@@ -7,8 +7,7 @@ import pytest
 
 from tests import tiny
 from tests.kills import chain
-
-KILLS, SEED = int(os.environ.get("N", "20")), int(os.environ.get("SEED", "0"))
+from tests.kills.chain import KILLS, SEED
 
 
 @pytest.mark.timeout(0)

@@ -1,16 +1,16 @@
 """Machines killed, or cut off, at random moments: part of `make test-kills`, and as its `N` and `SEED` say."""
 
-import os
 import random
+import subprocess
 
 import pytest
 
 from tests import game
+from tests.kills.chain import KILLS, SEED
 from tests.multinode import drivers
 from tests.multinode.drivers import ATTACKER, GENERATOR
 from tests.training import losses, weights_hash
 
-KILLS, SEED = int(os.environ.get("N", "20")), int(os.environ.get("SEED", "0"))
 LONGEST_S = 60
 pytestmark = [pytest.mark.kills, pytest.mark.timeout(0), pytest.mark.xdist_group("machines")]
 
@@ -25,7 +25,7 @@ def test_job_whose_machine_is_killed_or_cut_off_goes_on_elsewhere_to_the_same_bi
     lost = machines.labelled(labels)
     try:
         driver.process.wait(after_s)
-    except drivers.subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired:
         getattr(lost, way)()
         machines.add(labels)
     driver.finish()
