@@ -20,7 +20,7 @@ from typing import Any
 from ragdist.data.matching import contains
 from ragdist.data.sources import places
 from ragdist.data.sources.files import READ_ERRORS, Broken, json_lines
-from ragdist.data.sources.public_rows import PASSAGES, Benchmark, PublicRow, document, row_of
+from ragdist.data.sources.public_rows import PASSAGES, Benchmark, PublicRow, document, row_of, says
 from ragdist.errors import ConfigError
 
 LONGEST = 2000
@@ -128,18 +128,14 @@ def _conflictqa(row: dict[str, Any], _: str) -> PublicRow | None:
     """The side whose answer states the truth has the golden document; both documents of the other mislead. None where
     not exactly one side does, or where no document of the right one shows the answer."""
     answers = row["ground_truth"]
-    right, wrong = ([side for side in SIDES if _says(row[side[0]], answers) is so] for so in (True, False))
+    right, wrong = ([side for side in SIDES if says(row[side[0]], answers) is so] for so in (True, False))
     if not (right and wrong):
         return None
-    golden = [row[name] for name in right[0][1:] if _says(row[name], answers)][:1]
+    golden = [row[name] for name in right[0][1:] if says(row[name], answers)][:1]
     if not golden:
         return None
     documents = [document("", golden[0], "golden")] + [document("", row[name], "forged") for name in wrong[0][1:]]
     return row_of("conflictqa_popqa", "", row["question"], answers, documents)
-
-
-def _says(text: str, answers: Sequence[str]) -> bool:
-    return any(contains(text, answer) for answer in answers)
 
 
 def _realtimeqa(row: dict[str, Any], _: str) -> PublicRow | None:

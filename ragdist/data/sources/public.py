@@ -18,9 +18,8 @@ import re
 from functools import partial
 from typing import Any
 
-from ragdist.data.matching import contains
 from ragdist.data.sources import conflicts
-from ragdist.data.sources.public_rows import PASSAGES, Benchmark, PublicRow, document, row_of
+from ragdist.data.sources.public_rows import PASSAGES, Benchmark, PublicRow, document, row_of, says
 from ragdist.errors import DataError
 
 _QUOTED_INSTRUCTION = re.compile(r"'Instruction': (.*?), 'Output': (.*)", re.DOTALL)
@@ -57,7 +56,7 @@ def _popqa(row: dict[str, Any], _: str) -> PublicRow:
     documents: list[dict[str, str]] = []
     for passage in row["ctxs"][:PASSAGES]:
         title, text = passage.get("title") or "", passage["text"]
-        holds = any(contains(f"{title} {text}", answer) for answer in row["answers"])
+        holds = says(f"{title} {text}", row["answers"])
         if not holds or all(one["kind"] == "distractor" for one in documents):
             documents.append(document(title, text, "golden" if holds else "distractor"))
     return row_of("popqa", row["id"], row["question"], row["answers"], documents)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ragdist.data.matching import contains
 from ragdist.data.sources.files import Broken
 from ragdist.records import content_id
 
@@ -64,6 +65,11 @@ class Benchmark:
 def document(title: str, text: str, kind: str, **more: str) -> dict[str, str]:
     """A document as question files have it."""
     return {"title": title, "text": text, "kind": kind, **more}
+
+
+def says(text: str, answers: Iterable[str]) -> bool:
+    """Whether a text contains one of these answers."""
+    return any(contains(text, answer) for answer in answers)
 
 
 def row_of(
